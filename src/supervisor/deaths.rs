@@ -1,0 +1,205 @@
+//! Workers leaving the books: asked to go, killed when they do not, each end with its one cause.
+
+use super::{
+    Supervisor,
+    action::Action,
+    event::{Ended, Oom},
+    report::{Cause, End, Report, Who},
+    spec::Kind,
+    worker::{By, Drain, Leave, Life, Worker},
+};
+use crate::units::{Bytes, Signal, Timestamp, WorkerId};
+
+impl Supervisor {
+    /// A worker that its server does not end any more is asked to finish and go.
+    pub(super) fn send_away(
+        &mut self,
+        now: Timestamp,
+        id: WorkerId,
+        cause: Cause,
+        until: Timestamp,
+    ) {
+        let leave = Leave {
+            cause,
+            limit: None,
+            until,
+            by: By::Signal,
+        };
+        if self.note_drain(now, id, leave) {
+            let signal = self
+                .habits()
+                .map_or(self.spec.stop.signal, |habits| habits.retire);
+            self.act(Action::SignalWorker { worker: id, signal });
+        }
+    }
+
+    /// Notes that a worker drains from now on; asking it is the caller's. False if it does so
+    /// already, or is gone.
+    pub(super) fn note_drain(&mut self, now: Timestamp, id: WorkerId, leave: Leave) -> bool {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return false;
+        };
+        let ready_since = match worker.life {
+            Life::Ready { since } => since,
+            Life::Starting => now,
+            Life::Draining(_) => return false,
+        };
+        let memory = worker.memory.value();
+        worker.life = Life::Draining(Drain {
+            leave,
+            since: now,
+            memory,
+            killed: false,
+            ready_since,
+        });
+        self.spare.on_change(now);
+        self.tell(Report::Draining {
+            worker: id,
+            cause: leave.cause,
+        });
+        true
+    }
+
+    /// Kills what has not gone in its time, helpers included.
+    pub(super) fn end_drains(&mut self, now: Timestamp) {
+        let mut late = Vec::new();
+        for (&id, worker) in &mut self.workers {
+            if let Life::Draining(drain) = &mut worker.life
+                && !drain.killed
+                && drain.leave.until <= now
+            {
+                drain.killed = true;
+                late.push(id);
+            }
+        }
+        for worker in late {
+            self.act(Action::KillWorker { worker });
+            self.tell(Report::Killed { worker });
+        }
+    }
+
+    pub(super) fn on_worker_ended(
+        &mut self,
+        now: Timestamp,
+        id: WorkerId,
+        (ended, oom, peak): (Ended, Oom, Option<Bytes>),
+    ) {
+        let Some(worker) = self.workers.remove(&id) else {
+            return;
+        };
+        let cause = self.cause_of(&worker, ended, oom);
+        let drain = worker.drain().copied();
+        let peak = worker.memory.peak().max(peak.unwrap_or_default());
+        let limit = if cause == Cause::Cap {
+            self.limits.cap.bytes
+        } else if cause == Cause::Budget {
+            self.limits.budget.bytes
+        } else {
+            drain.and_then(|drain| drain.leave.limit)
+        };
+        let memory = if cause == Cause::Cap {
+            peak
+        } else {
+            drain.map_or(worker.memory.value(), |drain| drain.memory)
+        };
+        self.record_end(End {
+            who: Who::Worker(id),
+            pid: worker.pid,
+            cause,
+            memory,
+            peak: peak.max(memory),
+            limit,
+            age: worker.age(now),
+            tasks: None,
+            drain: drain.map(|drain| now.since(drain.since)),
+            killed: drain.is_some_and(|drain| drain.killed),
+            at: now,
+        });
+        self.spare.on_change(now);
+        if drain.is_some() {
+            self.spare.on_recycled(now);
+            if matches!(self.spec.kind, Kind::Single) {
+                self.service.expect_end();
+            }
+        }
+        if worker.is_starting() && oom == Oom::Cap && !self.is_job() {
+            self.on_capped_at_boot(id, memory);
+        }
+        self.operator.on_gone(id);
+        self.replan = true;
+    }
+
+    /// An import that does not fit under the cap: a server would try it for ever.
+    pub(super) fn on_capped_at_boot(&mut self, id: WorkerId, memory: Bytes) {
+        let cap = self.limits.cap.bytes.unwrap_or(memory);
+        self.warn_once("capped at boot", || {
+            format!("{id} met its cap of {cap} while it booted: give a larger --cap")
+        });
+        self.capped_at_boot = self.capped_at_boot.saturating_add(1);
+        let server = matches!(self.spec.kind, Kind::Server(_));
+        if server && self.capped_at_boot > self.spec.restart.limit {
+            self.give_up_on_boots();
+        }
+    }
+
+    pub(super) fn cause_of(&mut self, worker: &Worker, ended: Ended, oom: Oom) -> Cause {
+        let by_kernel = Cause::of(ended, oom);
+        if oom != Oom::No {
+            return by_kernel;
+        }
+        let asked_for = matches!(
+            ended,
+            Ended::Exit(0) | Ended::Unseen | Ended::Signal(Signal::TERM)
+        );
+        if let Some(drain) = worker.drain() {
+            let killed = drain.killed && ended == Ended::Signal(Signal::KILL);
+            return match ended {
+                Ended::Exit(_) | Ended::Unseen | Ended::Signal(Signal::TERM) => drain.leave.cause,
+                Ended::Signal(signal) if signal == self.spec.stop.signal || killed => {
+                    drain.leave.cause
+                }
+                Ended::Signal(_) if self.service.is_stopping() => Cause::Stop,
+                Ended::Signal(_) => by_kernel,
+            };
+        }
+        if self.service.is_stopping() {
+            return Cause::Stop;
+        }
+        match worker.expected {
+            Some(cause) if asked_for => cause,
+            _ if asked_for && self.server_chose_another() => Cause::Scale,
+            _ => by_kernel,
+        }
+    }
+
+    /// RACE: we ask the server for one worker fewer and mean its oldest, W1. In the same moment the
+    /// oldest is another one in the server's books, and that one goes. W1 was never asked: it
+    /// serves on and is due again.
+    pub(super) fn server_chose_another(&mut self) -> bool {
+        for worker in self.workers.values_mut() {
+            if let Life::Draining(drain) = worker.life
+                && drain.leave.by == By::Server
+            {
+                worker.life = Life::Ready {
+                    since: drain.ready_since,
+                };
+                worker.told_due = None;
+                return true;
+            }
+        }
+        false
+    }
+
+    pub(super) fn on_helper_killed(&mut self, worker: WorkerId, oom: Oom) {
+        if self.workers.contains_key(&worker) {
+            let limit = if oom == Oom::Cap {
+                "its cap"
+            } else {
+                "a limit further up"
+            };
+            self.tell(Report::Warning(format!(
+                "the kernel ended a helper process of {worker} at {limit}; {worker} itself lives on"
+            )));
+        }
+    }
+}

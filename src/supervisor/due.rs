@@ -1,0 +1,194 @@
+//! Who is to be replaced, and why: ceiling, age, budget, an operator's wish.
+
+use super::{
+    Supervisor,
+    report::{Cause, Report},
+    worker::Worker,
+};
+use crate::units::{Bytes, Timestamp, WorkerId};
+
+/// All together are recycled from here on, a little before the kernel would act.
+const BUDGET_SHARE: f64 = 0.95;
+/// For the budget's sake only workers go that have grown by this part since their birth.
+const WORTH_IT: f64 = 0.1;
+/// So many workers in a row that were over the ceiling before they might be recycled, and did not
+/// grow: the ceiling is too low for this program.
+const FAT_IN_A_ROW: u32 = 3;
+
+/// A worker that is to be replaced.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Due {
+    pub(super) worker: WorkerId,
+    pub(super) cause: Cause,
+    pub(super) memory: Bytes,
+    pub(super) limit: Option<Bytes>,
+}
+
+impl Due {
+    /// The kernel would end it sooner or later.
+    pub(super) const fn is_urgent(&self) -> bool {
+        matches!(self.cause, Cause::Budget | Cause::Ceiling)
+    }
+}
+
+impl Supervisor {
+    /// The workers that are to be replaced, the most urgent first.
+    pub(super) fn all_due(&mut self, now: Timestamp) -> Vec<Due> {
+        if self.is_job() {
+            return Vec::new();
+        }
+        let mut due = Vec::new();
+        let mut wakes = Vec::new();
+        for worker in self.workers.values().filter(|worker| worker.is_ready()) {
+            match self.due(now, worker) {
+                Ok(one) => due.push(one),
+                Err(wake) => wakes.extend(wake),
+            }
+        }
+        for wake in wakes {
+            self.wake_at(now, wake);
+        }
+        if let Some(one) = self.over_budget(now)
+            && !due.iter().any(|other| other.worker == one.worker)
+        {
+            due.push(one);
+        }
+        // What the kernel would end first goes first; then as they came.
+        due.sort_by_key(|one| (!one.is_urgent(), one.worker));
+        due
+    }
+
+    /// Why this worker is to be replaced now, or when to ask again.
+    pub(super) fn due(&self, now: Timestamp, worker: &Worker) -> Result<Due, Option<Timestamp>> {
+        let memory = worker.memory.value();
+        let due = |cause, limit| Due {
+            worker: worker.id,
+            cause,
+            memory,
+            limit,
+        };
+        if let Some(cause) = worker.wanted_gone {
+            return Ok(due(cause, None));
+        }
+        let recycle = self.spec.recycle;
+        let ceiling = self.ceiling_of(worker);
+        let over = worker.birth.is_some()
+            && ceiling.is_some_and(|ceiling| memory >= ceiling)
+            && worker.memory.strikes() >= self.spec.memory.strikes;
+        let young = worker.age(now) < recycle.min_age;
+        if over && (!young || self.would_die(now, worker)) {
+            return Ok(due(Cause::Ceiling, ceiling));
+        }
+        let max_age = worker.max_age(recycle.max_age, recycle.jitter);
+        let old_at = max_age.map(|age| worker.seen.later(age.max(recycle.min_age)));
+        if old_at.is_some_and(|at| at <= now) {
+            return Ok(due(Cause::Age, None));
+        }
+        let grown_up = over.then(|| worker.seen.later(recycle.min_age));
+        Err(old_at.into_iter().chain(grown_up).min())
+    }
+
+    /// A fast leak is recycled, not left to die: waiting for `min_age` and then for the drain could
+    /// carry this worker to its cap.
+    pub(super) fn would_die(&self, now: Timestamp, worker: &Worker) -> bool {
+        let Some(cap) = self.limits.cap.bytes else {
+            return false;
+        };
+        let wait = self.spec.recycle.min_age.saturating_sub(worker.age(now));
+        let done = wait.saturating_add(self.spec.stop.grace);
+        worker.memory.time_to(cap).is_some_and(|left| left <= done)
+    }
+
+    /// The fattest, when all together are close to the budget.
+    pub(super) fn over_budget(&self, now: Timestamp) -> Option<Due> {
+        let budget = self.limits.budget.bytes?;
+        if self.total() < budget.scaled(BUDGET_SHARE) || self.count().draining > 0 {
+            return None;
+        }
+        // An upper bound is no reason to let anybody go: the exact look is on its way.
+        let unsure = |worker: &Worker| worker.is_ready() && !worker.memory.is_sure();
+        if self.workers.values().any(unsure) {
+            return None;
+        }
+        let old_enough =
+            |worker: &&Worker| worker.is_ready() && worker.age(now) >= self.spec.recycle.min_age;
+        // The successor of one that has not grown would hold no less.
+        let gives_back = |worker: &&Worker| {
+            let birth = worker.birth.map(|birth| birth.scaled(1.0 + WORTH_IT));
+            birth.is_some_and(|least| worker.memory.value() > least)
+        };
+        let fattest = self
+            .workers
+            .values()
+            .filter(old_enough)
+            .filter(gives_back)
+            .max_by_key(|worker| worker.memory.value())?;
+        Some(Due {
+            worker: fattest.id,
+            cause: Cause::Budget,
+            memory: fattest.memory.value(),
+            limit: Some(budget),
+        })
+    }
+
+    /// All workers and the server itself.
+    pub(super) fn total(&self) -> Bytes {
+        self.workers
+            .values()
+            .fold(self.server_memory, |total, worker| {
+                total.plus(worker.memory.value())
+            })
+    }
+
+    /// A newborn beside all that live now fits into the budget.
+    pub(super) fn has_room(&self) -> bool {
+        let budget = self.limits.budget.bytes.unwrap_or(self.limits.available);
+        self.total().plus(self.newborn) <= budget
+    }
+
+    pub(super) fn tell_due(&mut self, due: Due) {
+        let dry_run = self.spec.dry_run && !matches!(due.cause, Cause::Request | Cause::Reload);
+        let Some(worker) = self.workers.get_mut(&due.worker) else {
+            return;
+        };
+        if worker.told_due.replace(due.cause) == Some(due.cause) {
+            return;
+        }
+        let Due {
+            worker,
+            cause,
+            memory,
+            limit,
+        } = due;
+        self.tell(Report::Due {
+            worker,
+            cause,
+            memory,
+            limit,
+            dry_run,
+        });
+    }
+
+    /// A program whose workers are over the ceiling as soon as they have done a little, and do not
+    /// grow from there, is not cured by recycling: after a few in a row the loop stops.
+    pub(super) fn is_worth_it(&mut self, now: Timestamp, due: Due) -> bool {
+        let recycle = self.spec.recycle;
+        let Some(worker) = self.workers.get(&due.worker) else {
+            return false;
+        };
+        let quick = worker.age(now) < recycle.min_age.mul_f64(1.5);
+        if !quick || worker.memory.still_grows() || self.would_die(now, worker) {
+            self.fat_in_a_row = 0;
+            return true;
+        }
+        self.fat_in_a_row = self.fat_in_a_row.saturating_add(1);
+        if self.fat_in_a_row <= FAT_IN_A_ROW {
+            return true;
+        }
+        if let Some(worker) = self.workers.get_mut(&due.worker) {
+            worker.born_fat = true;
+        }
+        self.warn_of_ceiling(due.memory, due.limit.unwrap_or(due.memory));
+        false
+    }
+}

@@ -1,0 +1,259 @@
+//! Everything that can have happened, the passing of time included.
+//!
+//! Late news is normal: an event about a worker or a run that is over is ignored.
+
+use std::time::Duration;
+
+use crate::units::{Bytes, RequestId, RunId, Signal, Timestamp, WorkerId};
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The deadline that was asked for has passed.
+    Deadline,
+    /// What this service may have, read at start and again whenever it changes: the smallest limit
+    /// up its own cgroup path, else the machine's RAM.
+    Available(Bytes),
+    /// What this machine lets us enforce was found out. Comes once, before the first start.
+    Machine(Machine),
+
+    /// The command is executed. A single program's process is its worker.
+    Started {
+        /// Which start.
+        run: RunId,
+        /// The process that executes it.
+        pid: i32,
+    },
+    /// The command could not be executed.
+    StartFailed {
+        /// Which start.
+        run: RunId,
+        /// `errno` of execve(2) or of what came before it.
+        errno: i32,
+        /// What was tried, and why it failed.
+        error: String,
+    },
+    /// The service answers by the sign that was wished for ([`super::spec::ReadyWhen`]).
+    Answers {
+        /// Which start.
+        run: RunId,
+    },
+    /// The command's main process ended.
+    CommandEnded {
+        /// Which start.
+        run: RunId,
+        /// How.
+        ended: Ended,
+        /// A further master that goes on serving (gunicorn's USR2): the run goes on with it.
+        successor: Option<i32>,
+    },
+    /// Nothing that this run started is left.
+    RunOver {
+        /// Which start.
+        run: RunId,
+    },
+    /// So many masters of one server serve now (two during gunicorn's USR2).
+    Masters {
+        /// Which start.
+        run: RunId,
+        /// How many.
+        count: u32,
+    },
+
+    /// A worker of a server was seen for the first time. Several come oldest first.
+    WorkerSeen {
+        /// Of which start.
+        run: RunId,
+        /// Its process.
+        pid: i32,
+    },
+    /// What was taken for a worker is none (it executed another program, or never held a
+    /// heartbeat): it is the server's own helper and no longer watched as a worker.
+    NoWorker {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// A worker has begun to serve.
+    WorkerReady {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// A worker's process is gone.
+    WorkerEnded {
+        /// Which.
+        worker: WorkerId,
+        /// How.
+        ended: Ended,
+        /// What the kernel says of its memory.
+        oom: Oom,
+        /// The highest its memory ever was, where the kernel kept it.
+        peak: Option<Bytes>,
+    },
+    /// The kernel ended a helper process of a worker that lives on.
+    HelperKilled {
+        /// Of which worker.
+        worker: WorkerId,
+        /// At whose limit.
+        oom: Oom,
+    },
+
+    /// A look at a worker's memory.
+    Sampled {
+        /// Whose.
+        worker: WorkerId,
+        /// What was seen.
+        sample: Sample,
+    },
+    /// Its group has grown by what the trip wire allowed. Says no more than: look now.
+    Tripped {
+        /// Whose.
+        worker: WorkerId,
+    },
+    /// The server's own processes, workers excluded.
+    ServerSampled {
+        /// Their private memory.
+        private: Bytes,
+    },
+
+    /// We were sent a signal.
+    Signalled(Signal),
+    /// An operator asks.
+    Asked {
+        /// To be answered with [`super::action::Action::Reply`], exactly once.
+        request: RequestId,
+        /// What for.
+        ask: Ask,
+    },
+
+    /// Something that was asked of the world did not work. Nothing else follows from the action.
+    Failed {
+        /// What was tried on which object, and why it failed.
+        what: String,
+        /// The worker it was for.
+        worker: Option<WorkerId>,
+        /// Which promise is off because of it.
+        effect: Effect,
+    },
+}
+
+/// What a failed action was for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Effect {
+    /// A cap.
+    Cap,
+    /// The budget.
+    Budget,
+    /// A trip wire.
+    Wire,
+    /// A signal or a kill.
+    Signal,
+    /// A look at memory.
+    Look,
+    /// Anything else.
+    Other,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ended {
+    /// It exited with this status.
+    Exit(i32),
+    /// A signal ended it.
+    Signal(Signal),
+    /// It is gone, and this kernel does not tell us how (not our child, and neither
+    /// `PIDFD_GET_INFO` of Linux 6.15 nor the process connector is there).
+    Unseen,
+}
+
+/// What the kernel's counters say about a death.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Oom {
+    /// The OOM killer was not there.
+    #[default]
+    No,
+    /// It came because of this worker's own cap.
+    Cap,
+    /// It came because of the budget.
+    Budget,
+    /// It came because of a limit further up, or because the machine was full.
+    Elsewhere,
+}
+
+/// A look at a worker's memory, all its processes together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// When the figures were read.
+    pub at: Timestamp,
+    /// Resident pages (`/proc/PID/statm`).
+    pub rss: Bytes,
+    /// Resident pages that no file backs (`statm`: resident less shared).
+    pub anon: Bytes,
+    /// What its cgroup is charged with, where it has one.
+    pub cgroup: Option<Bytes>,
+    /// Only in an exact look.
+    pub exact: Option<Exact>,
+    /// How many processes it is.
+    pub processes: u32,
+}
+
+/// The dear figures (`/proc/PID/smaps_rollup`).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Exact {
+    /// Private pages and their swap.
+    pub private: Bytes,
+    /// Private pages and its share of the shared ones, and swap.
+    pub pss: Bytes,
+    /// Anonymous pages charged to its own cgroup, where it has one.
+    pub charged: Option<Bytes>,
+    /// How long the look took; the target was stalled for a part of it.
+    pub took: Duration,
+}
+
+/// What this machine lets us enforce.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Machine {
+    /// What holds a cap.
+    pub caps: CapMechanism,
+    /// Why it is not a cgroup, if it is not, and how to get one.
+    pub why_not: Option<String>,
+    /// There is a trip wire.
+    pub wire: bool,
+    /// A group that holds all workers together can carry the budget.
+    pub budget: bool,
+    /// A priority that was lowered can be raised again.
+    pub priority: bool,
+}
+
+/// What holds a cap.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum CapMechanism {
+    /// cgroup v2 `memory.max`.
+    CgroupV2,
+    /// cgroup v1 `memory.limit_in_bytes`.
+    CgroupV1,
+    /// `RLIMIT_DATA`, for each process by itself.
+    #[default]
+    Rlimit,
+}
+
+/// What an operator asks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ask {
+    /// Replace this worker.
+    Recycle(WorkerId),
+    /// Replace all that live now, one after the other.
+    RecycleAll,
+    /// The same, for new code.
+    Reload,
+    /// End the service.
+    Stop(Stop),
+}
+
+/// How a service ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stop {
+    /// What is in flight is finished first.
+    Graceful,
+    /// At once.
+    Now,
+}

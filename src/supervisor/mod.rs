@@ -1,0 +1,314 @@
+//! DECIDES. Events in; actions, reports and a deadline out. No clock, no kernel, no async, no log.
+//!
+//! The contract: after [`Supervisor::new`] and after each [`Supervisor::handle_event`], drain
+//! [`Supervisor::poll_action`] and [`Supervisor::poll_report`], in that order; when the moment of
+//! [`Supervisor::poll_deadline`] has passed, hand in [`Event::Deadline`]. The first two events are
+//! [`Event::Machine`] and [`Event::Available`]; the last action is [`Action::Exit`].
+//!
+//! `mod.rs` is the door. What follows from an event is decided in `service` (the command's life,
+//! the operator's wishes), `watch` (memory) and `recycle` (who is replaced, and when).
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::wildcard_enum_match_arm,
+    clippy::match_wildcard_for_single_variants
+)]
+
+pub mod action;
+mod births;
+mod cause;
+mod deaths;
+mod due;
+mod endings;
+pub mod event;
+mod limits;
+mod memory;
+mod operator;
+mod recycle;
+pub mod report;
+mod restart;
+mod service;
+mod spare;
+pub mod spec;
+pub mod tell;
+mod watch;
+mod worker;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use action::Action;
+use event::{Event, Machine};
+use report::{Cause, End, Limits, Report, Snapshot};
+use spec::{Kind, RestartWhen, Spec};
+use worker::Worker;
+
+use crate::units::{Bytes, Habits, Timestamp, WorkerId};
+
+/// The whole decision, and all that it rests on.
+#[derive(Debug)]
+pub struct Supervisor {
+    spec: Spec,
+    seed: u64,
+    machine: Option<Machine>,
+    available: Option<Bytes>,
+    limits: Limits,
+    /// The limits were told once all workers were up.
+    told_limits: Option<Limits>,
+    service: service::Service,
+    workers: BTreeMap<WorkerId, Worker>,
+    next_worker: WorkerId,
+    spare: spare::Spare,
+    operator: operator::Operator,
+    /// Private memory of the server's own processes.
+    server_memory: Bytes,
+    /// A worker needs so long from being seen to being ready.
+    boot_time: Option<Duration>,
+    /// The largest baseline seen: what a newborn is expected to need.
+    newborn: Bytes,
+    /// So many workers in a row were over their ceiling by the time they might be recycled.
+    fat_in_a_row: u32,
+    /// So many workers in a row met their cap while they booted.
+    capped_at_boot: u32,
+    /// What was warned of is not warned of again.
+    warned: BTreeSet<String>,
+    /// Something changed that may make a worker due, or let one go.
+    replan: bool,
+    /// When to think about recycling again though nothing happens.
+    next_plan: Option<Timestamp>,
+    recycles: BTreeMap<String, u64>,
+    unplanned: BTreeMap<String, u64>,
+    ends: VecDeque<End>,
+    actions: VecDeque<Action>,
+    reports: VecDeque<Report>,
+}
+
+impl Supervisor {
+    /// A service that has not begun. `seed` is for the jitter.
+    pub fn new(spec: Spec, seed: u64, now: Timestamp) -> Self {
+        let measure_zero = Bytes::ZERO;
+        Self {
+            service: service::Service::new(spec.restart, now),
+            spare: spare::Spare::new(now),
+            spec,
+            seed,
+            machine: None,
+            available: None,
+            limits: Limits::default(),
+            told_limits: None,
+            workers: BTreeMap::new(),
+            next_worker: WorkerId::FIRST,
+            operator: operator::Operator::default(),
+            server_memory: measure_zero,
+            boot_time: None,
+            newborn: measure_zero,
+            fat_in_a_row: 0,
+            capped_at_boot: 0,
+            warned: BTreeSet::new(),
+            replan: false,
+            next_plan: None,
+            recycles: BTreeMap::new(),
+            unplanned: BTreeMap::new(),
+            ends: VecDeque::new(),
+            actions: VecDeque::new(),
+            reports: VecDeque::new(),
+        }
+    }
+
+    /// Takes in what happened at `now`.
+    pub fn handle_event(&mut self, now: Timestamp, event: Event) {
+        match event {
+            Event::Deadline => {}
+            Event::Available(bytes) => self.on_available(now, bytes),
+            Event::Machine(machine) => self.on_machine(now, machine),
+            Event::Started { run, pid } => self.on_started(now, run, pid),
+            Event::StartFailed { run, errno, error } => {
+                self.on_start_failed(now, run, errno, &error);
+            }
+            Event::Answers { run } => self.on_answers(now, run),
+            Event::CommandEnded {
+                run,
+                ended,
+                successor,
+            } => {
+                self.on_command_ended(now, run, ended, successor);
+            }
+            Event::RunOver { run } => self.on_run_over(now, run),
+            Event::Masters { run, count } => self.on_masters(now, run, count),
+            Event::WorkerSeen { run, pid } => self.on_worker_seen(now, run, pid),
+            Event::NoWorker { worker } => self.on_no_worker(now, worker),
+            Event::WorkerReady { worker } => self.on_worker_ready(now, worker),
+            Event::WorkerEnded {
+                worker,
+                ended,
+                oom,
+                peak,
+            } => {
+                self.on_worker_ended(now, worker, (ended, oom, peak));
+            }
+            Event::HelperKilled { worker, oom } => self.on_helper_killed(worker, oom),
+            Event::Sampled { worker, sample } => self.on_sampled(now, worker, sample),
+            Event::Tripped { worker } => self.on_tripped(now, worker),
+            Event::ServerSampled { private } => self.server_memory = private,
+            Event::Signalled(signal) => self.on_signal(now, signal),
+            Event::Asked { request, ask } => self.on_asked(now, request, ask),
+            Event::Failed {
+                what,
+                worker,
+                effect,
+            } => self.on_failed(worker, effect, &what),
+        }
+        self.on_time(now);
+    }
+
+    /// What to do next, oldest first.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// What to tell next, oldest first.
+    pub fn poll_report(&mut self) -> Option<Report> {
+        self.reports.pop_front()
+    }
+
+    /// When to hand in [`Event::Deadline`] at the latest.
+    pub fn poll_deadline(&self) -> Option<Timestamp> {
+        let drains = self.workers.values().filter_map(|worker| {
+            worker
+                .drain()
+                .filter(|drain| !drain.killed)
+                .map(|drain| drain.leave.until)
+        });
+        let looks = self.workers.values().map(|worker| worker.memory.look_at());
+        drains
+            .chain(looks)
+            .chain(self.service_deadline())
+            .chain(self.recycle_deadline())
+            .min()
+    }
+
+    /// The whole picture.
+    pub fn snapshot(&self, now: Timestamp) -> Snapshot {
+        let machine = self.machine.clone().unwrap_or_default();
+        let mode = match (self.spec.kind, self.is_job()) {
+            (Kind::Server(_), _) => "server",
+            (Kind::Single, true) => "job",
+            (Kind::Single, false) => "fleet",
+        };
+        Snapshot {
+            name: self.spec.name.clone(),
+            mode: mode.to_owned(),
+            command_pid: self.service.pid(),
+            ready: self.service.answers() && !self.service.is_stopping(),
+            stopping: self.service.is_stopping(),
+            caps: machine.caps,
+            enforced: self.limits.cap.bytes.is_some()
+                && machine.caps != event::CapMechanism::Rlimit
+                && !self.warned.contains("cap"),
+            why_not: self.why_not(&machine),
+            wire: machine.wire && self.spec.memory.wire,
+            measure: self.spec.memory.measure.to_string(),
+            limits: self.limits.clone(),
+            workers: self
+                .workers
+                .values()
+                .map(|worker| worker.view(now, self.ceiling_of(worker)))
+                .collect(),
+            recycles: self.recycles.clone(),
+            unplanned: self.unplanned.clone(),
+            restarts: self.service.restarts(),
+            ends: self.ends.iter().cloned().collect(),
+        }
+    }
+
+    fn why_not(&self, machine: &Machine) -> Option<String> {
+        if self.limits.cap.bytes.is_none() {
+            return Some("there is no cap to hold: it is switched off".to_owned());
+        }
+        if self.warned.contains("cap") {
+            return Some("a cap could not be set; the events say which and why".to_owned());
+        }
+        machine.why_not.clone()
+    }
+
+    /// All that follows from the time alone, and from what an event has changed.
+    fn on_time(&mut self, now: Timestamp) {
+        self.end_drains(now);
+        self.look(now);
+        self.mind_service(now);
+        self.mind_recycling(now);
+    }
+
+    const fn is_job(&self) -> bool {
+        matches!(self.spec.restart.when, RestartWhen::Never)
+    }
+
+    const fn habits(&self) -> Option<Habits> {
+        match self.spec.kind {
+            Kind::Server(habits) => Some(habits),
+            Kind::Single => None,
+        }
+    }
+
+    fn ceiling_of(&self, worker: &Worker) -> Option<Bytes> {
+        worker.ceiling(self.limits.ceiling.bytes, self.spec.recycle.jitter)
+    }
+
+    fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    fn tell(&mut self, report: Report) {
+        self.reports.push_back(report);
+    }
+
+    /// Warns of a thing once; `about` is what makes two warnings the same.
+    fn warn_once(&mut self, about: impl Into<String>, message: impl FnOnce() -> String) {
+        if self.warned.insert(about.into()) {
+            self.tell(Report::Warning(message()));
+        }
+    }
+
+    /// Keeps an end for asking, counts it, and tells it.
+    fn record_end(&mut self, end: End) {
+        let planned = matches!(
+            end.cause,
+            Cause::Ceiling
+                | Cause::Budget
+                | Cause::Tasks
+                | Cause::Age
+                | Cause::Request
+                | Cause::Reload
+                | Cause::Scale
+                | Cause::Unready
+                | Cause::Hung
+        );
+        let counts = if planned {
+            &mut self.recycles
+        } else {
+            &mut self.unplanned
+        };
+        let count = counts.entry(end.cause.to_string()).or_default();
+        *count = count.saturating_add(1);
+        if self.ends.len() >= self.spec.control.history {
+            self.ends.pop_front();
+        }
+        self.ends.push_back(end.clone());
+        self.tell(Report::Ended(end));
+    }
+
+    /// A number from 0 to 1 for each worker, from the seed: no two runs of one seed differ.
+    fn chance(&self, worker: WorkerId) -> f64 {
+        // splitmix64, by Sebastiano Vigna, public domain.
+        let mut bits = worker.to_string().bytes().fold(self.seed, |bits, byte| {
+            bits.rotate_left(8)
+                .wrapping_add(u64::from(byte))
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        });
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let upper = u32::try_from((bits ^ (bits >> 31)) >> 32).unwrap_or(0);
+        f64::from(upper) / f64::from(u32::MAX)
+    }
+}

@@ -1,0 +1,226 @@
+//! What was wished for, validated: the one input of the whole program. `config` makes it.
+
+use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, time::Duration};
+
+use crate::units::{Habits, Signal, Size};
+
+/// Everything one service is to be.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The service's name: its socket, its cgroup, its log lines.
+    pub name: String,
+    /// What is run.
+    pub command: CommandSpec,
+    /// How it is understood.
+    pub kind: Kind,
+    /// Limits on memory.
+    pub memory: MemorySpec,
+    /// Any other rlimit, per worker, by its lower-case name without `RLIMIT_` (`nofile`).
+    pub rlimits: BTreeMap<String, Rlimit>,
+    /// When a healthy worker is replaced.
+    pub recycle: RecycleSpec,
+    /// What follows an unplanned end of the command.
+    pub restart: RestartSpec,
+    /// How it is stopped.
+    pub stop: StopSpec,
+    /// When it counts as up.
+    pub ready: ReadySpec,
+    /// Say what would have been recycled, and do nothing.
+    pub dry_run: bool,
+    /// How operators reach it.
+    pub control: ControlSpec,
+    /// How it logs.
+    pub log: LogSpec,
+}
+
+/// The command, as it will be executed.
+#[derive(Clone, Debug)]
+pub struct CommandSpec {
+    /// The program, found and executable when the spec was made.
+    pub program: PathBuf,
+    /// The command line as given; the first word is what the user typed for the program.
+    pub argv: Vec<OsString>,
+    /// Added to the environment.
+    pub env: BTreeMap<OsString, OsString>,
+    /// Where it runs; `None` is where we are.
+    pub directory: Option<PathBuf>,
+    /// Whose it is; `None` is ours. The name exists.
+    pub user: Option<String>,
+}
+
+/// How the command is understood.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// A server whose own children are the workers.
+    Server(Habits),
+    /// Any program: one worker.
+    Single,
+}
+
+/// A limit as wished.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Limit {
+    /// Derived from what the service may have (DESIGN §3).
+    Auto,
+    /// Switched off.
+    Off,
+    /// That much.
+    At(Size),
+}
+
+/// Which figure of a worker is held against its ceiling.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Measure {
+    /// Private pages and their swap (USS): what its end would give back.
+    Private,
+    /// Resident pages, shared ones included.
+    Rss,
+    /// Private pages and its share of the shared ones.
+    Pss,
+    /// What its cgroup is charged with, page cache included.
+    Cgroup,
+}
+
+impl fmt::Display for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Private => "private",
+            Self::Rss => "rss",
+            Self::Pss => "pss",
+            Self::Cgroup => "cgroup",
+        })
+    }
+}
+
+/// `[memory]`.
+#[derive(Clone, Copy, Debug)]
+pub struct MemorySpec {
+    /// Over it, a worker is recycled gracefully.
+    pub ceiling: Limit,
+    /// Over it, the kernel ends the worker.
+    pub cap: Limit,
+    /// Over it, all workers together are too many.
+    pub budget: Limit,
+    /// What is held against the ceiling.
+    pub measure: Measure,
+    /// So many samples in a row must be over the ceiling; at least 1.
+    pub strikes: u32,
+    /// Swap a worker may use where its cap is a cgroup.
+    pub swap: Limit,
+    /// Use the trip wire where there is one.
+    pub wire: bool,
+}
+
+/// A soft and a hard rlimit; `None` is unlimited.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rlimit {
+    /// The value that is enforced.
+    pub soft: Option<u64>,
+    /// How far the process may raise it.
+    pub hard: Option<u64>,
+}
+
+/// `[recycle]`.
+#[derive(Clone, Copy, Debug)]
+pub struct RecycleSpec {
+    /// So many workers may be away at a time; at least 1.
+    pub at_once: u32,
+    /// No worker is recycled before it is that old, unless it would die of its growth.
+    pub min_age: Duration,
+    /// Older workers are recycled.
+    pub max_age: Option<Duration>,
+    /// Equal limits are spread by up to this part of them, 0 to 1.
+    pub jitter: f64,
+    /// A spare worker raised for a recycle is given back after that long without another one due.
+    pub settle: Duration,
+    /// Raise the replacement before the old one goes, where it can be.
+    pub capacity_first: bool,
+}
+
+/// `[restart]`.
+#[derive(Clone, Copy, Debug)]
+pub struct RestartSpec {
+    /// Which ends are followed by another start.
+    pub when: RestartWhen,
+    /// The wait after the first unplanned end; it doubles with each further one.
+    pub delay_min: Duration,
+    /// The longest wait.
+    pub delay_max: Duration,
+    /// More ends than this within `window` and the service is given up (exit status 75).
+    pub limit: u32,
+    /// Over which ends are counted.
+    pub window: Duration,
+}
+
+/// Which ends are followed by another start.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RestartWhen {
+    /// All that were not asked for.
+    Always,
+    /// Those by a signal or with a status other than 0.
+    OnFailure,
+    /// None: a job.
+    Never,
+}
+
+/// `[stop]`.
+#[derive(Clone, Copy, Debug)]
+pub struct StopSpec {
+    /// Asks the command to end.
+    pub signal: Signal,
+    /// Between asking and SIGKILL, for a worker and for the whole.
+    pub grace: Duration,
+}
+
+/// `[ready]`.
+#[derive(Clone, Debug)]
+pub struct ReadySpec {
+    /// The sign.
+    pub when: ReadyWhen,
+    /// A worker or service that is not ready after that long is reported.
+    pub timeout: Duration,
+}
+
+/// The sign that a service is up.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ReadyWhen {
+    /// A server: its first worker's heartbeat. Another program: it has lived for a second.
+    Auto,
+    /// It says `READY=1` on its `NOTIFY_SOCKET`.
+    Notify,
+    /// A TCP connection succeeds, `HOST:PORT`.
+    Tcp(String),
+    /// `GET` is answered with a status below 400, `http://HOST:PORT/PATH`.
+    Http(String),
+    /// It has lived that long.
+    Delay(Duration),
+}
+
+/// `[control]`.
+#[derive(Clone, Debug)]
+pub struct ControlSpec {
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// Serves the reading half over TCP as well, `HOST:PORT`.
+    pub metrics: Option<std::net::SocketAddr>,
+    /// So many ends and events are kept for asking; at least 1.
+    pub history: usize,
+}
+
+/// `[log]`.
+#[derive(Clone, Copy, Debug)]
+pub struct LogSpec {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// Also what is only of use to us.
+    pub verbose: bool,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

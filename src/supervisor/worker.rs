@@ -1,0 +1,170 @@
+//! One process life: its states, its memory, and why it is to go.
+
+use std::time::Duration;
+
+use super::{
+    action::Priority,
+    memory::Memory,
+    report::{Cause, WorkerView},
+};
+use crate::units::{Bytes, Timestamp, WorkerId};
+
+/// One worker.
+#[derive(Clone, Debug)]
+pub(super) struct Worker {
+    pub(super) id: WorkerId,
+    pub(super) pid: i32,
+    pub(super) slot: u32,
+    pub(super) seen: Timestamp,
+    pub(super) life: Life,
+    pub(super) memory: Memory,
+    /// An operator's wish that it be replaced.
+    pub(super) wanted_gone: Option<Cause>,
+    /// The passing of this limit was told; told once.
+    pub(super) told_due: Option<Cause>,
+    /// If it goes by itself now, this is why: its server was told to reload or to shrink.
+    pub(super) expected: Option<Cause>,
+    /// Its server was told so, and until then it is taken to be on its way out.
+    pub(super) leaves_by: Option<Timestamp>,
+    /// Its own part of the jitter, 0 to 1: limits are lowered by it, never raised.
+    pub(super) jitter: f64,
+    /// What it held when it began to serve.
+    pub(super) birth: Option<Bytes>,
+    /// Its warm-up is over.
+    pub(super) warm: bool,
+    /// Over its ceiling at birth: recycling cannot help.
+    pub(super) born_fat: bool,
+    pub(super) priority: Priority,
+    /// The cap the kernel was told, so that it is told only of changes.
+    pub(super) cap: Option<Bytes>,
+    pub(super) wire: Option<Wire>,
+}
+
+/// The states of a life. Each holds only what exists then.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Life {
+    /// It boots.
+    Starting,
+    /// It serves.
+    Ready {
+        /// Since then.
+        since: Timestamp,
+    },
+    /// It was asked to go.
+    Draining(Drain),
+}
+
+/// A worker on its way out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Drain {
+    /// Why and how.
+    pub(super) leave: Leave,
+    /// Asked then.
+    pub(super) since: Timestamp,
+    /// Its memory then: an interpreter that ends frees before it goes.
+    pub(super) memory: Bytes,
+    /// It has been killed.
+    pub(super) killed: bool,
+    /// What it goes back to should its server retire another one instead.
+    pub(super) ready_since: Timestamp,
+}
+
+/// Why and how a worker is to go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Leave {
+    /// Why.
+    pub(super) cause: Cause,
+    /// The limit it passed.
+    pub(super) limit: Option<Bytes>,
+    /// It is killed then.
+    pub(super) until: Timestamp,
+    /// Who ends it.
+    pub(super) by: By,
+}
+
+/// Who ends a draining worker.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum By {
+    /// A signal of ours to itself, or to the command it is.
+    Signal,
+    /// Its server, which was asked for one worker fewer.
+    Server,
+}
+
+/// An armed trip wire.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Wire {
+    /// Armed then.
+    pub(super) at: Timestamp,
+    /// The group's charge at which it trips, where the charge is known.
+    pub(super) trips_at: Option<Bytes>,
+}
+
+impl Worker {
+    /// It serves, and nobody has told it to go.
+    pub(super) const fn is_ready(&self) -> bool {
+        self.serves() && self.leaves_by.is_none()
+    }
+
+    /// It has booted, and we have not asked it to go.
+    pub(super) const fn serves(&self) -> bool {
+        matches!(self.life, Life::Ready { .. })
+    }
+
+    /// It goes: we asked it to, or its server was told something that makes it.
+    pub(super) const fn is_leaving(&self) -> bool {
+        matches!(self.life, Life::Draining(_)) || self.leaves_by.is_some()
+    }
+
+    pub(super) const fn is_starting(&self) -> bool {
+        matches!(self.life, Life::Starting)
+    }
+
+    pub(super) const fn drain(&self) -> Option<&Drain> {
+        match &self.life {
+            Life::Draining(drain) => Some(drain),
+            Life::Starting | Life::Ready { .. } => None,
+        }
+    }
+
+    pub(super) const fn age(&self, now: Timestamp) -> Duration {
+        now.since(self.seen)
+    }
+
+    /// The ceiling this worker is held against: the service's, lowered by its own jitter. A worker
+    /// that is born between the two gets the whole.
+    pub(super) fn ceiling(&self, ceiling: Option<Bytes>, jitter: f64) -> Option<Bytes> {
+        if self.born_fat {
+            return None;
+        }
+        let full = ceiling?;
+        let lowered = full.scaled(1.0 - jitter * self.jitter);
+        match self.birth {
+            Some(birth) if birth >= lowered => Some(full),
+            _ => Some(lowered),
+        }
+    }
+
+    /// The age at which this worker is recycled, lowered by its own jitter.
+    pub(super) fn max_age(&self, max_age: Option<Duration>, jitter: f64) -> Option<Duration> {
+        Some(max_age?.mul_f64((1.0 - jitter * self.jitter).clamp(0.0, 1.0)))
+    }
+
+    pub(super) fn view(&self, now: Timestamp, ceiling: Option<Bytes>) -> WorkerView {
+        let state = match self.life {
+            Life::Starting => "starting",
+            Life::Ready { .. } => "ready",
+            Life::Draining(_) => "draining",
+        };
+        WorkerView {
+            id: self.id,
+            pid: self.pid,
+            slot: self.slot,
+            state: state.to_owned(),
+            age: self.age(now),
+            tasks: None,
+            processes: self.memory.last().map_or(1, |last| last.processes),
+            memory: self.memory.view(ceiling),
+        }
+    }
+}
