@@ -1,0 +1,185 @@
+//! Wishes to `Spec`: each key read, the whole judged.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use crate::supervisor::spec::{
+    ControlSpec, LogSpec, MemorySpec, ReadySpec, RecycleSpec, RestartSpec, Rlimit, Spec, StopSpec,
+};
+
+use super::{
+    Facts, command,
+    environment::Environ,
+    keys::nearest,
+    limits, place,
+    wish::{Book, Wishes},
+    words,
+};
+
+/// The names of getrlimit(2), in lower case and without `RLIMIT_`.
+const RLIMITS: [&str; 16] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+/// More of anything that is counted is a slip of the finger.
+const COUNT_MAX: u32 = 10_000;
+
+/// So many ends and events are a few hundred bytes each.
+const HISTORY_MAX: u32 = 100_000;
+
+/// The spec; good only if the book has no complaints afterwards.
+pub(super) fn lower(
+    wishes: &Wishes,
+    environ: &Environ,
+    facts: &dyn Facts,
+    book: &mut Book,
+) -> Spec {
+    let command = command::lower(wishes, environ, facts, book);
+    let kind = command::kind(&command.argv, book);
+    let name = name(wishes, command.argv.first().map(PathBuf::from), book);
+    Spec {
+        kind,
+        memory: memory(book),
+        rlimits: rlimits(book),
+        recycle: recycle(book),
+        restart: restart(book),
+        stop: StopSpec {
+            signal: book.value("stop.signal", words::signal),
+            grace: book.value("stop.grace", words::duration),
+        },
+        ready: ReadySpec {
+            when: book.value("ready.when", words::ready),
+            timeout: book.value("ready.timeout", words::span),
+        },
+        dry_run: book.value("dry_run", words::switch),
+        control: control(&name, environ, facts, book),
+        log: LogSpec {
+            format: book.value("log.format", |value| words::choice(value, &words::FORMATS)),
+            verbose: book.value("log.verbose", words::switch),
+        },
+        name,
+        command,
+    }
+}
+
+/// As said, else after the file, else after the program.
+fn name(wishes: &Wishes, program: Option<PathBuf>, book: &mut Book) -> String {
+    let checked = |value: &_| {
+        let name = words::text(value)?;
+        place::check_name(&name).map(|()| name)
+    };
+    book.optional("name", checked).unwrap_or_else(|| {
+        let config = wishes.config.as_deref().and_then(|path| path.file_stem());
+        let source = config.or_else(|| program.as_deref().and_then(|path| path.file_name()));
+        place::name_from(&source.unwrap_or_default().to_string_lossy())
+    })
+}
+
+fn memory(book: &mut Book) -> MemorySpec {
+    let memory = MemorySpec {
+        ceiling: book.value("memory.ceiling", words::limit),
+        cap: book.value("memory.cap", words::limit),
+        budget: book.value("memory.budget", words::limit),
+        measure: book.value("memory.measure", |value| {
+            words::choice(value, &words::MEASURES)
+        }),
+        strikes: book.value("memory.strikes", |value| words::count(value, 1..=COUNT_MAX)),
+        swap: book.value("memory.swap", words::swap),
+        wire: book.value("memory.wire", |value| words::choice(value, &words::WIRES)),
+    };
+    limits::check(&memory, book);
+    memory
+}
+
+fn rlimits(book: &mut Book) -> BTreeMap<String, Rlimit> {
+    let mut rlimits = BTreeMap::new();
+    for name in book.names("rlimit") {
+        let key = format!("rlimit.{name}");
+        let lower = name.to_ascii_lowercase();
+        let plain = lower.strip_prefix("rlimit_").unwrap_or(&lower);
+        if !RLIMITS.contains(&plain) {
+            let hint = nearest(plain, RLIMITS).map_or_else(
+                || format!("there are {}", RLIMITS.join(", ")),
+                |near| format!("did you mean `{near}`?"),
+            );
+            book.complain(
+                &book.origin(&key),
+                &key,
+                format!("`{name}` is no rlimit; {hint}"),
+            );
+        }
+        if let Some(rlimit) = book.optional(&key, words::rlimit) {
+            rlimits.insert(plain.to_owned(), rlimit);
+        }
+    }
+    rlimits
+}
+
+fn recycle(book: &mut Book) -> RecycleSpec {
+    let recycle = RecycleSpec {
+        at_once: book.value("recycle.at_once", |value| {
+            words::count(value, 1..=COUNT_MAX)
+        }),
+        min_age: book.value("recycle.min_age", words::duration),
+        max_age: book.value("recycle.max_age", words::maybe_span),
+        jitter: book.value("recycle.jitter", words::part),
+        settle: book.value("recycle.settle", words::duration),
+        capacity_first: book.value("recycle.capacity_first", words::switch),
+    };
+    if recycle.max_age.is_some_and(|max| max < recycle.min_age) {
+        let text = "recycle.max_age is below recycle.min_age; raise the one or lower the other";
+        book.complain_of_both("recycle.max_age", "recycle.min_age", text);
+    }
+    recycle
+}
+
+fn restart(book: &mut Book) -> RestartSpec {
+    let restart = RestartSpec {
+        when: book.value("restart.when", |value| words::choice(value, &words::WHENS)),
+        delay_min: book.value("restart.delay_min", words::span),
+        delay_max: book.value("restart.delay_max", words::span),
+        limit: book.value("restart.limit", |value| words::count(value, 1..=COUNT_MAX)),
+        window: book.value("restart.window", words::span),
+    };
+    if restart.delay_max < restart.delay_min {
+        let text = "restart.delay_max is below restart.delay_min; raise the one or lower the other";
+        book.complain_of_both("restart.delay_max", "restart.delay_min", text);
+    }
+    restart
+}
+
+fn control(name: &str, environ: &Environ, facts: &dyn Facts, book: &mut Book) -> ControlSpec {
+    let socket = book
+        .optional("control.socket", words::path)
+        .map(|path| facts.here().join(path))
+        .unwrap_or_else(|| {
+            let directories = place::runtime_dirs(environ.clone(), facts.uid());
+            let first = directories.into_iter().next().unwrap_or_default();
+            place::socket_in(&first, name)
+        });
+    if let Err(text) = place::check_socket(&socket) {
+        book.complain(&book.origin("control.socket"), "control.socket", text);
+    }
+    let history = book.value("control.history", |value| {
+        words::count(value, 1..=HISTORY_MAX)
+    });
+    ControlSpec {
+        socket,
+        metrics: book.value("control.metrics", words::address),
+        history: usize::try_from(history).unwrap_or(usize::MAX),
+    }
+}

@@ -1,0 +1,125 @@
+//! What a service is called, and where its socket is. Used by the service and by its clients.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+/// The longest name: with the directory before it, it has to fit into a socket's address.
+const NAME_MAX: usize = 64;
+
+/// `sun_path` holds 108 bytes with its NUL (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Says what is wrong with a name. It becomes a file's and a cgroup's name, so it may not climb.
+pub fn check_name(name: &str) -> Result<(), String> {
+    if name.len() > NAME_MAX {
+        return Err(format!(
+            "`{name}` is longer than {NAME_MAX} letters; choose a shorter name"
+        ));
+    }
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(is_safe) {
+        return Err(format!(
+            "`{name}` is no name; write letters, digits, `.`, `_` and `-`, no `.` first"
+        ));
+    }
+    Ok(())
+}
+
+/// A name made out of any text.
+pub(super) fn name_from(text: &str) -> String {
+    let safe: String = text
+        .trim_start_matches('.')
+        .chars()
+        .map(|c| if is_safe(c) { c } else { '-' })
+        .take(NAME_MAX)
+        .collect();
+    if safe.is_empty() {
+        "service".to_owned()
+    } else {
+        safe
+    }
+}
+
+fn is_safe(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
+
+/// The directories a service's socket may be in. A service takes the first; a client, which may
+/// have another environment than its service, looks through all.
+pub fn runtime_dirs(
+    environ: impl IntoIterator<Item = (OsString, OsString)>,
+    uid: u32,
+) -> Vec<PathBuf> {
+    let environ: BTreeMap<OsString, OsString> = environ.into_iter().collect();
+    let absolute = |name: &str| {
+        let text = environ.get(&OsString::from(name))?.to_str()?;
+        // systemd gives several directories with colons between them (systemd.exec(5)).
+        let first = text.split(':').next().unwrap_or_default();
+        first.starts_with('/').then(|| PathBuf::from(first))
+    };
+    let last = if uid == 0 {
+        PathBuf::from("/run/supervise")
+    } else {
+        PathBuf::from(format!("/tmp/supervise-{uid}"))
+    };
+    let session = absolute("XDG_RUNTIME_DIR").map(|directory| directory.join("supervise"));
+    [absolute("RUNTIME_DIRECTORY"), session, Some(last)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// A service's socket in one of those directories.
+pub fn socket_in(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.sock"))
+}
+
+/// Says what is wrong with a socket's path.
+pub(super) fn check_socket(path: &Path) -> Result<(), String> {
+    let length = path.as_os_str().len();
+    if length > SOCKET_PATH_MAX {
+        return Err(format!(
+            "{} has {length} bytes, and a socket's path has at most {SOCKET_PATH_MAX}",
+            path.display()
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dirs(environ: &[(&str, &str)], uid: u32) -> Vec<PathBuf> {
+        let owned = environ.iter().map(|(k, v)| (k.into(), v.into()));
+        runtime_dirs(owned, uid)
+    }
+
+    #[test]
+    fn the_runtime_directory_is_the_first_that_is_given() {
+        let both = [
+            ("RUNTIME_DIRECTORY", "/run/a:/run/b"),
+            ("XDG_RUNTIME_DIR", "/run/user/7"),
+        ];
+        let expected = ["/run/a", "/run/user/7/supervise", "/tmp/supervise-7"].map(PathBuf::from);
+        assert_eq!(dirs(&both, 7), expected);
+        assert_eq!(dirs(&[], 0), [PathBuf::from("/run/supervise")]);
+        assert_eq!(
+            dirs(&[("XDG_RUNTIME_DIR", "here")], 7),
+            [PathBuf::from("/tmp/supervise-7")]
+        );
+    }
+
+    #[test]
+    fn a_name_cannot_climb() {
+        for name in ["shop", "shop_2", "a.b-c"] {
+            assert_eq!(check_name(name), Ok(()));
+        }
+        for name in ["", ".", "..", "a/b", "a b", "ä", &"a".repeat(65)] {
+            assert!(check_name(name).is_err(), "{name}");
+            assert_eq!(check_name(&name_from(name)), Ok(()), "{name}");
+        }
+    }
+}
