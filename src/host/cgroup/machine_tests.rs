@@ -1,0 +1,399 @@
+//! Real groups on this machine, in whichever version has its memory controller here.
+//!
+//! Needs root, or a delegated group; without it each test says `NOT RUN` and why.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::{fd::BorrowedFd, unix::process::ExitStatusExt},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{Mutex, MutexGuard},
+    time::Duration,
+};
+
+use nix::{
+    poll::{PollTimeout, poll},
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout},
+};
+
+use super::*;
+use crate::{
+    host::procfs::Proc,
+    supervisor::event::{CapMechanism, Oom},
+};
+
+/// Time for what takes milliseconds, on a machine that has much else to do.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Grows by so many mebibytes for each line, and answers each.
+const GROWS: &str = "
+import sys
+kept = []
+print('up', flush=True)
+for line in sys.stdin:
+    kept.append(bytearray(b'x') * (int(line) << 20))
+    print('grown', flush=True)
+";
+
+/// A child forks a grandchild that leaves its session, and ends; both sleep.
+const FORKS_AWAY: &str = "
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+time.sleep(600)
+";
+
+/// One service's groups, taken away in the end.
+struct House {
+    groups: Groups,
+    /// In version 2 our own process moves, so one test at a time.
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl House {
+    fn new(name: &str) -> Option<Self> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let found = Found::discover(&Proc::default()).unwrap();
+        let groups = Groups::create(&found, name, us());
+        if let Some(obstacle) = groups.obstacle() {
+            eprintln!("NOT RUN: needs a writable memory controller: {obstacle}");
+            return None;
+        }
+        Some(Self {
+            groups,
+            _alone: alone,
+        })
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        self.groups.kill_all().unwrap();
+        wait_until("all are gone", || self.groups.is_empty());
+        let left = self.groups.remove_all();
+        assert!(left.is_empty() || std::thread::panicking(), "{left:?} stay");
+    }
+}
+
+/// A program that lives in a group from its first instruction.
+struct Program {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Program {
+    fn start(code: &str, group: &Group) -> Self {
+        let files: Vec<String> = group
+            .procs_files()
+            .iter()
+            .map(|file| format!("echo 0 > {} && ", file.display()))
+            .collect();
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("{} exec python3 -c \"$0\"", files.concat())])
+            .arg(code)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut program = Self {
+            child,
+            input,
+            output,
+        };
+        assert_ne!(program.line(), "", "the program did not start");
+        program
+    }
+
+    /// Its next line; empty when it has ended.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// False when that was its end.
+    fn grow(&mut self, mebibytes: u32) -> bool {
+        let input = self.input.as_mut().unwrap();
+        writeln!(input, "{mebibytes}").is_ok() && self.line() == "grown\n"
+    }
+
+    fn pid(&self) -> i32 {
+        self.child.id().try_into().unwrap()
+    }
+
+    fn is_killed(&mut self) -> bool {
+        self.child.wait().unwrap().signal() == Some(9)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn count(group: &Group) -> usize {
+    let mut pids = Vec::new();
+    group.pids(&mut pids).unwrap();
+    pids.len()
+}
+
+fn us() -> i32 {
+    std::process::id().try_into().unwrap()
+}
+
+/// The group's file becomes ready within that time, waited for as the driver would.
+fn is_ready(group: &Group, fd: BorrowedFd<'_>, within: Duration) -> bool {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+    epoll.add(fd, EpollEvent::new(group.interest(), 0)).unwrap();
+    let timeout = EpollTimeout::try_from(within).unwrap();
+    epoll.wait(&mut [EpollEvent::empty()], timeout).unwrap() > 0
+}
+
+/// A state that comes soon. The wait between two looks is an empty poll(2).
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..SOON.as_millis() / 5 {
+        if is_so() {
+            return;
+        }
+        poll(&mut [], PollTimeout::from(5_u8)).unwrap();
+    }
+    panic!("{what}: not within {SOON:?}");
+}
+
+#[test]
+fn a_program_that_outgrows_its_cap_ends_with_the_cause_cap() {
+    let Some(house) = House::new("t-cap") else {
+        return;
+    };
+    let mut group = house.groups.leaf("w1").unwrap();
+    group
+        .set_cap(Some(Bytes::mib(64)), Some(Bytes::ZERO))
+        .unwrap();
+    let mut program = Program::start(GROWS, &group);
+    assert!(program.grow(20));
+    assert_eq!(house.groups.oom(&mut group), Oom::No);
+    assert!(!program.grow(256));
+    assert!(program.is_killed());
+    assert!(is_ready(&group, group.oom_fd().unwrap(), SOON));
+    assert_eq!(house.groups.oom(&mut group), Oom::Cap);
+    assert_eq!(house.groups.oom(&mut group), Oom::No);
+    let peak = group.peak().unwrap();
+    assert!(peak > Bytes::mib(62) && peak <= Bytes::mib(64), "{peak}");
+}
+
+#[test]
+fn a_signal_is_no_oom() {
+    let Some(house) = House::new("t-signal") else {
+        return;
+    };
+    let mut group = house.groups.leaf("w1").unwrap();
+    group
+        .set_cap(Some(Bytes::mib(64)), Some(Bytes::ZERO))
+        .unwrap();
+    let mut program = Program::start(GROWS, &group);
+    program.child.kill().unwrap();
+    assert!(program.is_killed());
+    assert_eq!(house.groups.oom(&mut group), Oom::No);
+}
+
+#[test]
+fn the_budget_ends_one_with_the_cause_budget_and_the_other_stays() {
+    let Some(mut house) = House::new("t-budget") else {
+        return;
+    };
+    house.groups.set_budget(Some(Bytes::mib(96))).unwrap();
+    let mut fat = house.groups.leaf("w1").unwrap();
+    let mut lean = house.groups.leaf("w2").unwrap();
+    for group in [&mut fat, &mut lean] {
+        group
+            .set_cap(Some(Bytes::mib(90)), Some(Bytes::ZERO))
+            .unwrap();
+    }
+    let mut stays = Program::start(GROWS, &lean);
+    assert!(stays.grow(20));
+    let mut goes = Program::start(GROWS, &fat);
+    while goes.grow(10) {}
+    assert!(goes.is_killed());
+    assert_eq!(house.groups.oom(&mut fat), Oom::Budget);
+    assert_eq!(house.groups.oom(&mut lean), Oom::No);
+
+    // What the budget did before is not laid at its door when the other meets its own cap.
+    lean.set_cap(Some(Bytes::mib(48)), Some(Bytes::ZERO))
+        .unwrap();
+    assert!(!stays.grow(64));
+    assert!(stays.is_killed());
+    assert_eq!(house.groups.oom(&mut lean), Oom::Cap);
+}
+
+#[test]
+fn the_wire_is_touched_by_the_growth_it_was_given_and_not_before() {
+    let Some(house) = House::new("t-wire") else {
+        return;
+    };
+    let mut group = house.groups.leaf("w1").unwrap();
+    let mut program = Program::start(GROWS, &group);
+    for _ in 0..2 {
+        group.arm(Bytes::mib(20)).unwrap();
+        assert!(program.grow(15));
+        assert!(!is_ready(&group, group.wire_fd().unwrap(), Duration::ZERO));
+        assert!(!group.take_wire());
+        assert!(program.grow(8));
+        assert!(is_ready(&group, group.wire_fd().unwrap(), SOON));
+        assert!(group.take_wire());
+        assert!(group.wire_fd().is_none() && !group.take_wire());
+    }
+}
+
+#[test]
+fn the_end_of_a_group_is_no_touch_of_its_wire() {
+    let Some(house) = House::new("t-end") else {
+        return;
+    };
+    let mut group = house.groups.leaf("w1").unwrap();
+    group.arm(Bytes::mib(20)).unwrap();
+    group.remove().unwrap();
+    assert!(is_ready(&group, group.wire_fd().unwrap(), SOON));
+    assert!(!group.take_wire());
+    assert_eq!(house.groups.oom(&mut group), Oom::No);
+}
+
+#[test]
+fn killing_a_group_ends_the_grandchild_that_left_its_session() {
+    let Some(house) = House::new("t-kill") else {
+        return;
+    };
+    let group = house.groups.leaf("w1").unwrap();
+    let mut program = Program::start(FORKS_AWAY, &group);
+    wait_until("the child between has ended", || count(&group) == 2);
+    let mut pids = Vec::new();
+    group.pids(&mut pids).unwrap();
+    assert!(pids.contains(&program.pid()));
+    assert!(!group.is_empty());
+    group.remove().unwrap_err();
+
+    group.kill().unwrap();
+    assert!(program.is_killed());
+    wait_until("the grandchild is gone", || group.is_empty());
+    wait_until("it can be removed", || group.remove().is_ok());
+}
+
+#[test]
+fn without_cgroup_kill_a_tree_is_ended_as_well() {
+    let Some(mut house) = House::new("t-loop") else {
+        return;
+    };
+    if house.groups.v1.is_none() {
+        eprintln!("NOT RUN: needs a version 1 hierarchy");
+        return;
+    }
+    let v2 = house.groups.v2.take();
+    let group = house.groups.leaf("w1").unwrap();
+    let mut program = Program::start(FORKS_AWAY, &group);
+    wait_until("the child between has ended", || count(&group) == 2);
+    group.kill().unwrap();
+    assert!(program.is_killed());
+    wait_until("the grandchild is gone", || group.is_empty());
+    group.remove().unwrap();
+    house.groups.v2 = v2;
+}
+
+#[test]
+fn a_running_process_is_moved_and_its_new_memory_is_charged_here() {
+    let Some(house) = House::new("t-move") else {
+        return;
+    };
+    let nursery = house.groups.leaf("server").unwrap();
+    let mut group = house.groups.leaf("w1").unwrap();
+    let mut program = Program::start(GROWS, &nursery);
+    assert!(program.grow(30));
+    group.add(program.pid()).unwrap();
+    assert!(nursery.is_empty());
+    let before = group.usage().unwrap();
+    assert!(before < Bytes::mib(5), "{before} moved along");
+    assert!(program.grow(30));
+    let usage = group.usage().unwrap();
+    assert!(usage > Bytes::mib(28) && usage < Bytes::mib(40), "{usage}");
+    let anon = group.charged_anon().unwrap();
+    assert!(anon > Bytes::mib(28) && anon <= usage, "{anon} of {usage}");
+    let error = group.add(i32::MAX).unwrap_err();
+    assert!(error.is_gone(), "{error}");
+}
+
+#[test]
+fn a_cap_is_raised_lowered_and_taken_away() {
+    let Some(house) = House::new("t-caps") else {
+        return;
+    };
+    let mut group = house.groups.leaf("w1").unwrap();
+    for mebibytes in [64, 128, 32, 256] {
+        let cap = Some(Bytes::mib(mebibytes));
+        for swap in [Some(Bytes::ZERO), None, Some(Bytes::mib(1))] {
+            group.set_cap(cap, swap).unwrap();
+        }
+    }
+    group.set_cap(None, None).unwrap();
+    let mut program = Program::start(GROWS, &group);
+    assert!(program.grow(100));
+}
+
+#[test]
+fn what_a_killed_supervisor_left_is_ended_and_removed() {
+    let Some(house) = House::new("t-live") else {
+        return;
+    };
+    let proc = Proc::default();
+    let found = Found::discover(&proc).unwrap();
+    // The pid of a process that has ended is in the name of a service that has.
+    let mut ended = Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let service = house.groups.dirs().next().unwrap();
+    let stale = service.with_file_name(format!("supervise-t-stale.{}", ended.id()));
+    let dir = stale.join("w1");
+    files::make(&stale).unwrap();
+    files::make(&dir).unwrap();
+    let group = Group {
+        name: "w1".to_owned(),
+        v1: Some(dir),
+        v2: None,
+        memory: None,
+        seen: super::oom::Counts::default(),
+    };
+    let mut program = Program::start(FORKS_AWAY, &group);
+    let remove = |name, pid| remove_stale(&found, &proc, name, pid);
+    wait_until("nothing is left", || remove("t-stale", us()).is_empty());
+    assert!(program.is_killed());
+    assert!(!stale.exists());
+    // A service that lives is left alone.
+    assert!(remove("t-live", us() + 1).is_empty());
+    assert!(service.exists());
+}
+
+#[test]
+fn what_is_promised_was_tried() {
+    let Some(house) = House::new("t-trial") else {
+        return;
+    };
+    let trial = house.groups.trial();
+    assert!(trial.cap && trial.budget && trial.wire, "{trial:?}");
+    assert_ne!(house.groups.caps(), CapMechanism::Rlimit);
+}
+
+#[test]
+fn what_we_may_have_is_more_than_nothing_and_no_more_than_the_machine() {
+    let proc = Proc::default();
+    let found = Found::discover(&proc).unwrap();
+    let available = found.available(&proc).unwrap();
+    assert!(available > Bytes::mib(1) && available <= proc.mem_total().unwrap());
+}

@@ -1,0 +1,29 @@
+//! The monotonic clock, read here and handed in everywhere else.
+
+use std::time::Duration;
+
+use crate::units::Timestamp;
+
+/// Now, on `CLOCK_MONOTONIC` (clock_gettime(2)).
+#[expect(unsafe_code, reason = "std hides the number behind Instant")]
+pub fn now() -> Timestamp {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to our own variable; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Timestamp::default().later(Duration::new(seconds, nanos))
+}
+
+/// Seconds since 1970, for what people and other programs read.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place where it is read"
+)]
+pub fn unix_seconds() -> f64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
+}

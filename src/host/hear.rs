@@ -1,0 +1,194 @@
+//! Waiting for many things at once, and what each of them says.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+};
+
+use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
+
+use super::{Host, forks::Forks, probe};
+use crate::{
+    supervisor::event::{Event, Oom},
+    units::{Signal, Timestamp, WorkerId},
+};
+
+/// At most so many wake-ups are looked at in one turn, so that no source starves the loop.
+const WAKES_MAX: usize = 64;
+
+/// What a descriptor is for. The order is that in which news is told: the ends of processes come
+/// before anything that might be done about them.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Source {
+    Worker(WorkerId),
+    Keeper,
+    Forks,
+    Wire(WorkerId),
+    Oom(WorkerId),
+    Looker,
+    Bell,
+    Ear,
+    Signals,
+}
+
+impl Host {
+    /// Gathers what has happened.
+    pub fn collect(&mut self, now: Timestamp) {
+        let mut wakes = [EpollEvent::empty(); WAKES_MAX];
+        let count = self.epoll.wait(&mut wakes, EpollTimeout::ZERO).unwrap_or(0);
+        let tokens = wakes[..count].iter().map(EpollEvent::data);
+        let mut woken: Vec<_> = tokens
+            .filter_map(|token| Some((*self.sources.get(&token)?, token)))
+            .collect();
+        woken.sort_unstable();
+        for (source, token) in woken {
+            match source {
+                Source::Worker(worker) => self.on_worker_end(worker, token),
+                Source::Keeper => self.on_keeper(now),
+                Source::Forks => self.on_forks(now),
+                Source::Wire(worker) => self.on_wire(worker, token),
+                Source::Oom(worker) => self.on_oom(now, worker),
+                Source::Looker => self.on_looked(),
+                Source::Bell => self.on_bell(),
+                Source::Ear => self.on_ear(),
+                Source::Signals => self.on_signals(now),
+            }
+        }
+        self.discover(now);
+        self.keep_up(now);
+    }
+
+    pub(super) fn watch_own(&mut self) -> io::Result<()> {
+        let fds = [
+            (self.signals.as_fd().as_raw_fd(), Source::Signals),
+            (self.looker.as_fd().as_raw_fd(), Source::Looker),
+            (self.bell.as_fd().as_raw_fd(), Source::Bell),
+        ];
+        let forks = self
+            .forks
+            .as_ref()
+            .map(|forks| (forks.as_fd().as_raw_fd(), Source::Forks));
+        for (fd, source) in fds.into_iter().chain(forks) {
+            self.watch_raw(fd, source)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn watch(&mut self, fd: &impl AsFd, source: Source) -> io::Result<u64> {
+        self.watch_raw(fd.as_fd().as_raw_fd(), source)
+    }
+
+    pub(super) fn watch_raw(&mut self, fd: RawFd, source: Source) -> io::Result<u64> {
+        let token = self.next_token;
+        self.next_token += 1;
+        // Version 1 groups wake with IN, version 2 files with PRI.
+        let mut flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI;
+        if matches!(source, Source::Oom(_)) {
+            // Its count is read when somebody has ended, not when it wakes us.
+            flags |= EpollFlags::EPOLLET;
+        }
+        #[expect(
+            unsafe_code,
+            reason = "epoll_ctl wants a borrow, and the owner is a part of us"
+        )]
+        // SAFETY: the descriptor is open: our callers hold what it belongs to.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        self.epoll.add(fd, EpollEvent::new(flags, token))?;
+        self.sources.insert(token, source);
+        Ok(token)
+    }
+
+    pub(super) fn unwatch(&mut self, fd: &impl AsFd, token: u64) {
+        self.sources.remove(&token);
+        // A closed descriptor has left by itself (epoll(7)).
+        let _ = self.epoll.delete(fd);
+    }
+
+    pub(super) fn on_worker_end(&mut self, worker: WorkerId, token: u64) {
+        self.sources.remove(&token);
+        let Some(tracked) = self.workers.get(&worker) else {
+            return;
+        };
+        let pid = tracked.process.pid();
+        let ended = tracked.process.ended(&self.proc);
+        let oom = self.oom_of(worker, ended);
+        let peak = self.workers.get(&worker).and_then(|tracked| match oom {
+            Oom::Cap => tracked.group.peak(),
+            Oom::No | Oom::Budget | Oom::Elsewhere => None,
+        });
+        self.untrack(worker);
+        if let Some(discovery) = self.run.as_mut().and_then(|run| run.discovery.as_mut()) {
+            discovery.forget(pid);
+        }
+        self.events.push_back(Event::WorkerEnded {
+            worker,
+            ended,
+            oom,
+            peak,
+        });
+    }
+
+    pub(super) fn on_forks(&mut self, now: Timestamp) {
+        if self.forks.as_ref().is_some_and(Forks::take)
+            && let Some(discovery) = self.run.as_mut().and_then(|run| run.discovery.as_mut())
+        {
+            discovery.hurry(now);
+        }
+    }
+
+    pub(super) fn on_wire(&mut self, worker: WorkerId, token: u64) {
+        let Some(tracked) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        if tracked.group.take_wire() {
+            self.sources.remove(&token);
+            self.events.push_back(Event::Tripped { worker });
+        }
+    }
+
+    /// Whom it ended is asked when the worker has ended, or a little later if it lives on.
+    pub(super) fn on_oom(&mut self, now: Timestamp, worker: WorkerId) {
+        if let Some(tracked) = self.workers.get_mut(&worker) {
+            tracked.oom_since.get_or_insert(now);
+        }
+    }
+
+    pub(super) fn on_looked(&mut self) {
+        for (worker, sample) in self.looker.take() {
+            let Some(tracked) = self.workers.get_mut(&worker) else {
+                continue;
+            };
+            let Some(mut sample) = sample else { continue };
+            sample.cgroup = tracked.group.usage();
+            if let Some(exact) = &mut sample.exact {
+                exact.charged = tracked.group.charged_anon();
+            }
+            self.events.push_back(Event::Sampled { worker, sample });
+        }
+    }
+
+    pub(super) fn on_bell(&mut self) {
+        let _ = self.bell.read();
+        let Some(run) = &self.run else { return };
+        if run.probe.as_ref().is_some_and(probe::Probe::take) {
+            self.events.push_back(Event::Answers { run: run.id });
+        }
+    }
+
+    pub(super) fn on_ear(&mut self) {
+        let Some(run) = &self.run else { return };
+        if run.ear.as_ref().is_some_and(|(ear, _)| ear.heard_ready()) {
+            self.events.push_back(Event::Answers { run: run.id });
+        }
+    }
+
+    pub(super) fn on_signals(&mut self, now: Timestamp) {
+        for signal in self.signals.take() {
+            if signal == Signal::CHLD {
+                self.on_child(now);
+            } else {
+                self.events.push_back(Event::Signalled(signal));
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! TOUCHES THE KERNEL: carries out what was decided, and tells what happened. The only room with
+//! `unsafe` in it.
+//!
+//! [`Host::carry_out`] takes one action; [`Host::collect`] gathers what the kernel has to tell when
+//! [`Host`] (an epoll descriptor) is readable or [`Host::deadline`] has passed;
+//! [`Host::poll_event`] gives it out. Nothing here waits, but for system calls that the kernel
+//! answers at once; what takes long (exact looks, questions to the service) has threads of its own.
+
+pub mod cgroup;
+pub mod clock;
+mod discovery;
+pub mod doctor;
+mod forks;
+mod hear;
+pub mod heartbeat;
+pub mod keeper;
+mod looker;
+mod notify;
+mod pidfd;
+mod probe;
+pub mod proc_memory;
+pub mod procfs;
+mod reaper;
+pub mod rights;
+pub mod rlimit;
+mod run;
+mod signals;
+mod spawn;
+mod tracked;
+mod upkeep;
+pub mod users;
+mod workers;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    os::fd::{AsRawFd, RawFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::sys::{
+    epoll::{Epoll, EpollCreateFlags},
+    eventfd::{EfdFlags, EventFd},
+};
+
+use tokio::io::unix::AsyncFd;
+
+use crate::{
+    supervisor::{
+        action::{Action, Notice},
+        event::{Effect, Event, Machine},
+        spec::{Limit, RestartWhen, Spec},
+    },
+    units::{Bytes, Timestamp, WorkerId},
+};
+use cgroup::{Found, Group, Groups};
+use forks::Forks;
+use hear::Source;
+use looker::Looker;
+use notify::Manager;
+use procfs::Proc;
+use run::Run;
+use signals::Signals;
+use tracked::Tracked;
+
+/// The machine we run on, with the command on it.
+#[derive(Debug)]
+pub struct Host {
+    spec: Spec,
+    proc: Proc,
+    epoll: Epoll,
+    sources: BTreeMap<u64, Source>,
+    next_token: u64,
+    signals: Signals,
+    forks: Option<Forks>,
+    looker: Looker,
+    bell: Arc<EventFd>,
+    found: Found,
+    groups: Groups,
+    swap: Option<Bytes>,
+    server_group: Option<Group>,
+    run: Option<Run>,
+    workers: BTreeMap<WorkerId, Tracked>,
+    /// Groups of what has ended, until they are empty and can be removed.
+    gone: Vec<Group>,
+    manager: Manager,
+    oom_score_adj: i32,
+    available: Bytes,
+    upkeep: upkeep::Upkeep,
+    events: VecDeque<Event>,
+}
+
+impl Host {
+    /// Takes hold of the machine: groups are made, signals are heard, and we become the nearest
+    /// relative of all orphans to come. Nothing is started yet.
+    pub fn take(spec: &Spec, now: Timestamp) -> io::Result<Self> {
+        nix::sys::prctl::set_child_subreaper(true)?;
+        let proc = Proc::default();
+        let found = Found::discover(&proc).map_err(io::Error::other)?;
+        let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+        cgroup::remove_stale(&found, &proc, &spec.name, own);
+        let groups = Groups::create(&found, &spec.name, own);
+        let available = found.available(&proc).map_err(io::Error::other)?;
+        let oom_score_adj = rights::protect_from_oom(&proc, own);
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let mut host = Self {
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            sources: BTreeMap::new(),
+            next_token: 0,
+            signals: Signals::listen()?,
+            forks: Forks::listen().ok(),
+            looker: Looker::start(proc.clone())?,
+            bell: Arc::new(EventFd::from_flags(flags)?),
+            swap: swap_allowed(spec.memory.swap, available),
+            spec: spec.clone(),
+            proc,
+            found,
+            groups,
+            server_group: None,
+            run: None,
+            workers: BTreeMap::new(),
+            gone: Vec::new(),
+            manager: Manager::find(),
+            oom_score_adj,
+            available,
+            upkeep: upkeep::Upkeep::new(now),
+            events: VecDeque::new(),
+        };
+        rights::watch_in_real_time();
+        host.watch_own()?;
+        let machine = host.machine();
+        host.events.push_back(Event::Machine(machine));
+        host.events.push_back(Event::Available(available));
+        Ok(host)
+    }
+
+    /// For a tokio runtime to wait for.
+    #[expect(
+        unsafe_code,
+        reason = "tokio cannot see that the descriptor stays the same"
+    )]
+    pub fn into_async(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: the epoll descriptor is ours, and is neither closed nor changed while we live.
+        let registered =
+            unsafe { AsyncFd::register_with_interest(self, tokio::io::Interest::READABLE) };
+        registered.map_err(io::Error::from)
+    }
+
+    fn machine(&self) -> Machine {
+        let trial = self.groups.trial();
+        let why_not = self
+            .groups
+            .obstacle()
+            .map(|obstacle| format!("{}; {}", obstacle.why, obstacle.how));
+        Machine {
+            caps: self.groups.caps(),
+            why_not,
+            wire: trial.wire,
+            budget: trial.budget,
+            priority: rights::may_raise_priority(),
+        }
+    }
+
+    /// Does what was decided. What does not work becomes an event.
+    pub fn carry_out(&mut self, now: Timestamp, action: Action) {
+        match action {
+            Action::Start { run, worker } => self.start(run, worker),
+            Action::Adopt {
+                run: _,
+                worker,
+                pid,
+                cap,
+            } => self.adopt(worker, pid, cap),
+            Action::Cap { worker, cap } => self.cap(worker, cap),
+            Action::Budget { budget } => self.budget(budget),
+            Action::ArmWire { worker, room } => self.arm_wire(worker, room),
+            Action::Look { worker, how } => self.look(now, worker, how),
+            Action::SignalCommand { run, signal } => self.signal_command(run, signal),
+            Action::SignalWorker { worker, signal } => self.signal_worker(worker, signal),
+            Action::KillWorker { worker } => self.kill_worker(now, worker),
+            Action::KillRun { run } => self.kill_run(run),
+            Action::Prioritize { worker, priority } => {
+                if let Some(tracked) = self.workers.get_mut(&worker) {
+                    tracked.prioritize(&self.proc, now, priority);
+                }
+            }
+            Action::Notify(notice) => self.notify(now, &notice),
+            // The driver's: it knows who asked, and it is the one that ends.
+            Action::Reply { .. } | Action::Exit { .. } => {}
+        }
+    }
+
+    /// The next thing that happened, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`Host::collect`] at the latest.
+    pub fn deadline(&self) -> Timestamp {
+        let discovery = self.run.as_ref().and_then(|run| run.discovery.as_ref());
+        let scan = discovery.map(discovery::Discovery::deadline);
+        scan.into_iter().fold(self.upkeep.deadline(), Ord::min)
+    }
+
+    /// How often the service manager wants to hear that we are alive.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.manager.watchdog()
+    }
+
+    /// Tells the service manager that we are alive.
+    pub fn pat_watchdog(&self) {
+        self.manager.pat();
+    }
+
+    /// Tells the service manager something.
+    pub fn notify(&self, now: Timestamp, notice: &Notice) {
+        self.manager.tell(notice, now.as_nanos() / 1000);
+    }
+
+    /// Leaves the machine as it was: our groups are removed. To be called when nothing that we
+    /// started lives any more.
+    pub fn leave(&mut self) {
+        self.gone.clear();
+        self.workers.clear();
+        self.groups.remove_all();
+    }
+
+    /// Our own resident memory.
+    pub fn own_memory(&self) -> Option<Bytes> {
+        let own = i32::try_from(std::process::id()).ok()?;
+        self.proc
+            .statm(own)
+            .and_then(|statm| statm.read())
+            .ok()
+            .map(|seen| seen.resident)
+    }
+
+    const fn is_job(&self) -> bool {
+        matches!(self.spec.restart.when, RestartWhen::Never)
+    }
+
+    fn fail(&mut self, what: String, worker: Option<WorkerId>, effect: Effect) {
+        self.events.push_back(Event::Failed {
+            what,
+            worker,
+            effect,
+        });
+    }
+}
+
+impl AsRawFd for Host {
+    fn as_raw_fd(&self) -> RawFd {
+        self.epoll.0.as_raw_fd()
+    }
+}
+
+/// How much of a cap may be swap; nothing, unless it was wished for.
+fn swap_allowed(limit: Limit, available: Bytes) -> Option<Bytes> {
+    match limit {
+        Limit::Off | Limit::Auto => Some(Bytes::ZERO),
+        Limit::At(size) => Some(size.of(available)),
+    }
+}

@@ -1,0 +1,197 @@
+//! What `/proc` says of memory: of a process, cheaply or exactly, and of the machine (proc(5)).
+#![expect(
+    unsafe_code,
+    reason = "the size of a page is only to be had from sysconf(3)"
+)]
+
+use std::{fs::File, os::unix::fs::FileExt, path::PathBuf};
+
+use super::procfs::{Proc, ProcError, read, reading};
+use crate::units::Bytes;
+
+/// Exact memory of a process (`smaps_rollup`).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Rollup {
+    /// Pages that only it has, and its share of the swap: what its end would give back. A share,
+    /// because pages that were shared before they were swapped out count whole in `Swap` for
+    /// everybody who shares them.
+    pub private: Bytes,
+    /// Private pages, its share of the shared ones, and its share of the swap.
+    pub pss: Bytes,
+    /// Resident pages.
+    pub rss: Bytes,
+    /// Swapped pages, shared ones whole.
+    pub swap: Bytes,
+}
+
+/// Resident pages of a process.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Resident {
+    /// All of them.
+    pub resident: Bytes,
+    /// Those that a file backs, or that are shared memory.
+    pub shared: Bytes,
+}
+
+/// `/proc/PID/statm`, kept open: 1.3 us a look against 5.6 us.
+///
+/// The kernel counts per CPU and adds up late: off by up to 256 KiB on two CPUs, more on many.
+#[derive(Debug)]
+pub struct Statm {
+    path: PathBuf,
+    file: File,
+}
+
+impl Statm {
+    /// Reads it. Fails when the process is gone.
+    pub fn read(&self) -> Result<Resident, ProcError> {
+        let mut buffer = [0; 128];
+        let length = self
+            .file
+            .read_at(&mut buffer, 0)
+            .map_err(reading(&self.path))?;
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        let mut pages = text.split_ascii_whitespace().skip(1).map(str::parse);
+        match (pages.next(), pages.next()) {
+            (Some(Ok(resident)), Some(Ok(shared))) => Ok(Resident {
+                resident: pages_to_bytes(resident),
+                shared: pages_to_bytes(shared),
+            }),
+            _ => Err(ProcError::strange(&self.path, "no page counts in it")),
+        }
+    }
+}
+
+impl Proc {
+    /// Keeps the cheap figures of a process open.
+    pub fn statm(&self, pid: i32) -> Result<Statm, ProcError> {
+        let path = self.of(pid, "statm");
+        let file = File::open(&path).map_err(reading(&path))?;
+        Ok(Statm { path, file })
+    }
+
+    /// The exact figures. About 20 ms a gigabyte, and the process cannot map memory meanwhile.
+    pub fn rollup(&self, pid: i32) -> Result<Rollup, ProcError> {
+        let path = self.of(pid, "smaps_rollup");
+        let text = read(&path)?;
+        let sum = |names: &[&str]| {
+            let known = names.iter().filter_map(|name| kib(&text, name));
+            known.fold(Bytes::ZERO, Bytes::plus)
+        };
+        if kib(&text, "Rss").is_none() {
+            // A process that is ending has no memory left to tell of.
+            return Err(ProcError::strange(&path, "no `Rss` in it"));
+        }
+        Ok(Rollup {
+            private: sum(&[
+                "Private_Clean",
+                "Private_Dirty",
+                "Private_Hugetlb",
+                "SwapPss",
+            ]),
+            pss: sum(&["Pss", "SwapPss"]),
+            rss: sum(&["Rss"]),
+            swap: sum(&["Swap"]),
+        })
+    }
+
+    /// The highest its resident memory ever was since its execve(2) (`VmHWM`).
+    pub fn peak(&self, pid: i32) -> Result<Bytes, ProcError> {
+        let path = self.of(pid, "status");
+        let text = read(&path)?;
+        kib(&text, "VmHWM").ok_or_else(|| ProcError::strange(&path, "no `VmHWM` in it"))
+    }
+
+    /// The memory of the machine.
+    pub fn mem_total(&self) -> Result<Bytes, ProcError> {
+        let text = self.text("meminfo")?;
+        let path = self.root.join("meminfo");
+        kib(&text, "MemTotal").ok_or_else(|| ProcError::strange(&path, "no `MemTotal` in it"))
+    }
+}
+
+/// The value of a `Name:   123 kB` line.
+fn kib(text: &str, name: &str) -> Option<Bytes> {
+    text.lines().find_map(|line| {
+        let value = line.strip_prefix(name)?.strip_prefix(':')?;
+        let number: u64 = value.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+        Some(Bytes(number << 10))
+    })
+}
+
+fn pages_to_bytes(pages: u64) -> Bytes {
+    // SAFETY: sysconf takes a number, gives a number and touches no memory of ours.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    Bytes(pages.saturating_mul(u64::try_from(page).unwrap_or(4096)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{
+        super::procfs::tests::{kernel, us},
+        *,
+    };
+
+    const ROLLUP: &str = "562791940000-7ffd9d599000 ---p 00000000 00:00 0          [rollup]
+Rss:                1656 kB
+Pss:                 360 kB
+Pss_Dirty:           116 kB
+Shared_Clean:       1492 kB
+Private_Clean:        48 kB
+Private_Dirty:       116 kB
+Private_Hugetlb:    2048 kB
+Swap:                100 kB
+SwapPss:              25 kB
+Locked:                0 kB
+";
+
+    #[test]
+    fn private_memory_is_what_an_end_would_give_back() {
+        let (_root, proc) = kernel(&[("7/smaps_rollup", ROLLUP)]);
+        let expected = Rollup {
+            private: Bytes((48 + 116 + 2048 + 25) << 10),
+            pss: Bytes((360 + 25) << 10),
+            rss: Bytes(1656 << 10),
+            swap: Bytes(100 << 10),
+        };
+        assert_eq!(proc.rollup(7).unwrap(), expected);
+    }
+
+    #[test]
+    fn resident_pages_are_read_again_from_the_kept_file() {
+        let (root, proc) = kernel(&[("7/statm", "765 439 410 5 0 123 0\n")]);
+        let statm = proc.statm(7).unwrap();
+        assert_eq!(statm.read().unwrap().resident, pages_to_bytes(439));
+        assert_eq!(statm.read().unwrap().shared, pages_to_bytes(410));
+        fs::write(root.path().join("7/statm"), "765 500 410 5 0 123 0\n").unwrap();
+        assert_eq!(statm.read().unwrap().resident, pages_to_bytes(500));
+    }
+
+    #[test]
+    fn the_size_of_the_machine_and_the_peak_are_in_kibibytes() {
+        let (_root, proc) = kernel(&[
+            (
+                "meminfo",
+                "MemTotal:       24684084 kB\nMemFree:  24297204 kB\n",
+            ),
+            (
+                "7/status",
+                "Name:\tcat\nVmHWM:\t    1760 kB\nVmRSS:\t 1700 kB\n",
+            ),
+        ]);
+        assert_eq!(proc.mem_total().unwrap(), Bytes(24_684_084 << 10));
+        assert_eq!(proc.peak(7).unwrap(), Bytes(1760 << 10));
+    }
+
+    #[test]
+    fn this_kernel_is_understood() {
+        let proc = Proc::default();
+        let rollup = proc.rollup(us()).unwrap();
+        assert!(rollup.private > Bytes::ZERO && rollup.private <= rollup.pss);
+        assert!(proc.statm(us()).unwrap().read().unwrap().resident > Bytes::mib(1));
+        assert!(proc.peak(us()).unwrap() > Bytes::mib(1));
+        assert!(proc.rollup(i32::MAX).unwrap_err().is_gone());
+    }
+}

@@ -1,0 +1,432 @@
+//! One start of the command, from its keeper to the end of all that it started.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{
+    Host,
+    discovery::{Discovery, Finding},
+    hear::Source,
+    keeper::{END_ALL, Word, ended},
+    notify::Ear,
+    pidfd::PidFd,
+    probe::Probe,
+    reaper::{kill_children, reap},
+    rlimit,
+    spawn::Keeper,
+    tracked::{Tracked, gone_is_fine},
+};
+use crate::{
+    supervisor::{
+        event::{CapMechanism, Effect, Ended, Event, Oom},
+        spec::{Kind, ReadyWhen},
+    },
+    units::{Bytes, RunId, Signal, Timestamp, WorkerId},
+};
+
+/// A worker goes before its server does, should all together be too much for the machine.
+const WORKERS_FIRST: i32 = 100;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) id: RunId,
+    keeper: Keeper,
+    keeper_token: u64,
+    /// The keeper is gone and was not done: what it kept is ours to bury.
+    orphaned: bool,
+    /// The command's own process.
+    pub(super) root: Option<i32>,
+    worker: Option<(WorkerId, Option<Bytes>)>,
+    pub(super) discovery: Option<Discovery>,
+    pub(super) probe: Option<Probe>,
+    pub(super) ear: Option<(Ear, u64)>,
+}
+
+impl Host {
+    pub(super) fn start(&mut self, run: RunId, worker: Option<(WorkerId, Option<Bytes>)>) {
+        if let Err(error) = self.try_start(run, worker) {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            let error = format!("start its keeper: {error}");
+            self.events
+                .push_back(Event::StartFailed { run, errno, error });
+            self.events.push_back(Event::RunOver { run });
+        }
+    }
+
+    fn try_start(
+        &mut self,
+        id: RunId,
+        worker: Option<(WorkerId, Option<Bytes>)>,
+    ) -> std::io::Result<()> {
+        let ear = match self.spec.ready.when {
+            ReadyWhen::Notify => {
+                let ear = Ear::open(&self.notify_path())?;
+                let token = self.watch(&ear, Source::Ear)?;
+                Some((ear, token))
+            }
+            ReadyWhen::Auto | ReadyWhen::Tcp(_) | ReadyWhen::Http(_) | ReadyWhen::Delay(_) => None,
+        };
+        let path = ear.as_ref().map(|(ear, _)| ear.path());
+        let keeper = Keeper::start(&self.spec.name, &self.spec.command, self.is_job(), path)?;
+        let keeper_token = self.watch(&keeper, Source::Keeper)?;
+        self.run = Some(Run {
+            id,
+            keeper,
+            keeper_token,
+            orphaned: false,
+            root: None,
+            worker,
+            discovery: None,
+            probe: None,
+            ear,
+        });
+        Ok(())
+    }
+
+    fn notify_path(&self) -> PathBuf {
+        self.spec.control.socket.with_extension("notify")
+    }
+
+    /// What the keeper says.
+    pub(super) fn on_keeper(&mut self, now: Timestamp) {
+        let words = self
+            .run
+            .as_mut()
+            .map(|run| run.keeper.words())
+            .unwrap_or_default();
+        for word in words {
+            match word {
+                Word::Waiting { pid } => self.prepare(pid),
+                Word::Executed { pid } => self.on_executed(now, pid),
+                Word::Failed { errno } => self.on_exec_failed(errno),
+                Word::Reaped {
+                    pid,
+                    status,
+                    peak_kib,
+                } => {
+                    self.on_reaped(pid, ended(status), peak_kib);
+                }
+            }
+        }
+    }
+
+    /// The command's process waits: it gets its group and its limits before its first instruction.
+    fn prepare(&mut self, pid: i32) {
+        let Some(run) = &mut self.run else { return };
+        run.root = Some(pid);
+        let worker = run.worker;
+        let name = worker.map_or_else(|| "server".to_owned(), |(worker, _)| worker.to_string());
+        let made = self.groups.leaf(&name).and_then(|mut group| {
+            if let Some((_, cap)) = worker
+                && self.groups.caps() != CapMechanism::Rlimit
+            {
+                group.set_cap(cap, self.swap)?;
+            }
+            group.add(pid).map(|()| group)
+        });
+        // Ours is never the command's: it must not be the last that the OOM killer takes.
+        let _ = self.proc.set_oom_score_adj(pid, self.oom_score_adj);
+        match (made, worker) {
+            (Ok(group), Some((worker, cap))) => self.track_command(worker, pid, group, cap),
+            (Ok(group), None) => self.server_group = Some(group),
+            (Err(error), _) => {
+                let worker = worker.map(|(worker, _)| worker);
+                self.fail(error.to_string(), worker, Effect::Cap);
+            }
+        }
+        for (name, limit) in &self.spec.rlimits.clone() {
+            if let Err(error) = rlimit::set(pid, name, *limit) {
+                self.fail(error.to_string(), None, Effect::Other);
+            }
+        }
+        // A keeper that is gone executes nothing, and its end is on its way.
+        let _ = self.run.as_mut().map(|run| run.keeper.go());
+    }
+
+    fn track_command(
+        &mut self,
+        worker: WorkerId,
+        pid: i32,
+        group: super::cgroup::Group,
+        cap: Option<Bytes>,
+    ) {
+        match PidFd::open(pid) {
+            Ok(process) => {
+                let tracked = Tracked::new(process, group, true);
+                self.track(worker, tracked);
+                self.rail(worker, cap);
+            }
+            Err(error) => self.fail(format!("hold process {pid}: {error}"), None, Effect::Other),
+        }
+    }
+
+    fn on_executed(&mut self, now: Timestamp, pid: i32) {
+        let hears = self.forks.is_some();
+        let server = matches!(self.spec.kind, Kind::Server(_));
+        let Some(run) = &mut self.run else { return };
+        if server {
+            run.discovery = Some(Discovery::new(pid, hears, now));
+        }
+        run.probe = Probe::start(&self.spec.ready.when, Arc::clone(&self.bell));
+        self.events.push_back(Event::Started { run: run.id, pid });
+    }
+
+    fn on_exec_failed(&mut self, errno: i32) {
+        let program = self.spec.command.program.display();
+        let error = format!(
+            "execute {program}: {}",
+            std::io::Error::from_raw_os_error(errno)
+        );
+        let Some(run) = &self.run else { return };
+        self.events.push_back(Event::StartFailed {
+            run: run.id,
+            errno,
+            error,
+        });
+        if let Some((worker, _)) = run.worker {
+            self.untrack(worker);
+        }
+    }
+
+    /// A child of the keeper was buried: the command, or an orphan of its tree.
+    fn on_reaped(&mut self, pid: i32, ended: Ended, peak_kib: i64) {
+        let Some(run) = &mut self.run else { return };
+        if let Some(discovery) = &mut run.discovery {
+            discovery.forget(pid);
+        }
+        if run.root != Some(pid) {
+            return;
+        }
+        let id = run.id;
+        let successor = run
+            .discovery
+            .as_mut()
+            .and_then(|found| found.successor(&self.proc));
+        run.root = successor;
+        if let Some((worker, _)) = run
+            .worker
+            .filter(|(worker, _)| self.workers.contains_key(worker))
+        {
+            let oom = self.oom_of(worker, ended);
+            let peak = match oom {
+                Oom::Cap => self
+                    .workers
+                    .get(&worker)
+                    .and_then(|tracked| tracked.group.peak()),
+                Oom::No | Oom::Budget | Oom::Elsewhere => None,
+            };
+            // ru_maxrss survives execve(2), so that it is the keeper's where that was larger; the
+            // keeper is a few MB small.
+            let resident = Bytes(u64::try_from(peak_kib).unwrap_or(0).saturating_mul(1024));
+            let peak = peak.or(Some(resident));
+            self.untrack(worker);
+            self.events.push_back(Event::WorkerEnded {
+                worker,
+                ended,
+                oom,
+                peak,
+            });
+        }
+        self.events.push_back(Event::CommandEnded {
+            run: id,
+            ended,
+            successor,
+        });
+    }
+
+    /// A child of ours has ended.
+    pub(super) fn on_child(&mut self, now: Timestamp) {
+        for dead in reap() {
+            let Some(run) = &self.run else { continue };
+            if dead.pid == run.keeper.pid() {
+                // Its last words may still be in the socket.
+                self.on_keeper(now);
+                self.on_keeper_gone(ended(dead.status));
+            } else if run.orphaned {
+                self.on_reaped(dead.pid, ended(dead.status), dead.peak_kib);
+            }
+        }
+        self.bury_orphans();
+    }
+
+    fn on_keeper_gone(&mut self, how: Ended) {
+        let Some(run) = &mut self.run else { return };
+        if how == Ended::Exit(0) {
+            self.end_run();
+            return;
+        }
+        // RACE: somebody killed the keeper. All that it kept are our children now (we are their
+        // nearest subreaper), and go the way they would have gone.
+        run.orphaned = true;
+        let what = format!("keep the command: its keeper ended ({how:?}); ending what it kept");
+        self.fail(what, None, Effect::Other);
+        let _ = self.groups.kill_all();
+    }
+
+    fn bury_orphans(&mut self) {
+        if self.run.as_ref().is_some_and(|run| run.orphaned) && !kill_children(None) {
+            self.end_run();
+        }
+    }
+
+    fn end_run(&mut self) {
+        let Some(run) = self.run.take() else { return };
+        self.unwatch(&run.keeper, run.keeper_token);
+        if let Some((ear, token)) = &run.ear {
+            self.unwatch(ear, *token);
+        }
+        self.gone.extend(self.server_group.take());
+        self.events.push_back(Event::RunOver { run: run.id });
+    }
+
+    /// SIGKILL for everything that this run started.
+    pub(super) fn kill_run(&mut self, id: RunId) {
+        let Some(run) = self.run.as_ref().filter(|run| run.id == id) else {
+            return;
+        };
+        if run.orphaned {
+            kill_children(None);
+            return;
+        }
+        let keeper = nix::unistd::Pid::from_raw(run.keeper.pid());
+        // Not reaped yet, so its number is its own.
+        if let Err(error) = nix::sys::signal::kill(keeper, END_ALL) {
+            self.fail(format!("signal the keeper: {error}"), None, Effect::Signal);
+        }
+        // Quicker for many processes; the keeper alone would do.
+        let _ = self.groups.kill_all();
+    }
+
+    /// To the server's master, wherever a wrapper or a launcher has put it, else to the command.
+    pub(super) fn signal_command(&mut self, id: RunId, signal: Signal) {
+        let Some(run) = self.run.as_ref().filter(|run| run.id == id) else {
+            return;
+        };
+        let master = run.discovery.as_ref().and_then(Discovery::main);
+        let Some(pid) = master.or(run.root) else {
+            return;
+        };
+        let sent = PidFd::open(pid).and_then(|process| process.signal(signal));
+        if let Err(error) = sent.or_else(gone_is_fine) {
+            self.fail(
+                format!("send {signal} to pid {pid}: {error}"),
+                None,
+                Effect::Signal,
+            );
+        }
+    }
+
+    /// Looks for workers, and tells what was found.
+    pub(super) fn discover(&mut self, now: Timestamp) {
+        let Some(run) = &mut self.run else { return };
+        let Some(discovery) = run
+            .discovery
+            .as_mut()
+            .filter(|found| found.deadline() <= now)
+        else {
+            return;
+        };
+        let before = discovery.masters();
+        let findings = discovery.scan(&self.proc, now);
+        let masters = discovery.masters();
+        let id = run.id;
+        if before != masters
+            && let Some(forks) = &self.forks
+            && forks.watch(&masters).is_err()
+        {
+            // The slow scan goes on; it is only later by up to a second.
+            self.forks = None;
+        }
+        for finding in findings {
+            let event = match finding {
+                Finding::Seen { pid } => Event::WorkerSeen { run: id, pid },
+                Finding::Masters { count } => Event::Masters { run: id, count },
+                Finding::NoWorker { pid } => match self.worker_of(pid) {
+                    Some(worker) => {
+                        self.give_to_server(worker);
+                        Event::NoWorker { worker }
+                    }
+                    None => continue,
+                },
+                Finding::Ready { pid } => match self.worker_of(pid) {
+                    Some(worker) => Event::WorkerReady { worker },
+                    None => continue,
+                },
+            };
+            self.events.push_back(event);
+        }
+    }
+
+    fn worker_of(&self, pid: i32) -> Option<WorkerId> {
+        self.workers
+            .iter()
+            .find(|(_, tracked)| tracked.process.pid() == pid)
+            .map(|(id, _)| *id)
+    }
+
+    /// What was taken for a worker is the server's own helper.
+    fn give_to_server(&mut self, worker: WorkerId) {
+        let Some(tracked) = self.untrack(worker) else {
+            return;
+        };
+        let pid = tracked.process.pid();
+        if let Some(server) = &mut self.server_group
+            && let Err(error) = server.add(pid)
+        {
+            self.fail(error.to_string(), None, Effect::Cap);
+        }
+    }
+
+    /// A process of the server is a worker from now on.
+    pub(super) fn adopt(&mut self, worker: WorkerId, pid: i32, cap: Option<Bytes>) {
+        let Ok(process) = PidFd::open(pid) else {
+            // RACE: it was gone before we held it, and its master has buried it.
+            let (ended, oom, peak) = (Ended::Unseen, Oom::No, None);
+            self.events.push_back(Event::WorkerEnded {
+                worker,
+                ended,
+                oom,
+                peak,
+            });
+            return;
+        };
+        let group = match self.groups.leaf(&worker.to_string()) {
+            Ok(group) => group,
+            Err(error) => {
+                self.fail(error.to_string(), Some(worker), Effect::Cap);
+                super::cgroup::Group::nowhere(&worker.to_string())
+            }
+        };
+        let mut tracked = Tracked::new(process, group, false);
+        if tracked.group.holds_processes() {
+            let capped = match self.groups.caps() {
+                CapMechanism::Rlimit => Ok(()),
+                CapMechanism::CgroupV1 | CapMechanism::CgroupV2 => {
+                    tracked.group.set_cap(cap, self.swap)
+                }
+            };
+            // A worker that forks while we move it leaves that child behind: move the tree after
+            // it.
+            let moved = capped.and_then(|()| tracked.group.add(pid)).and_then(|()| {
+                let helpers = self.proc.descendants(pid);
+                helpers.into_iter().try_for_each(|helper| {
+                    tracked
+                        .group
+                        .add(helper)
+                        .or_else(|error| if error.is_gone() { Ok(()) } else { Err(error) })
+                })
+            });
+            if let Err(error) = moved
+                && !error.is_gone()
+            {
+                self.fail(error.to_string(), Some(worker), Effect::Cap);
+            }
+        }
+        let _ = self.proc.set_oom_score_adj(
+            pid,
+            self.oom_score_adj.saturating_add(WORKERS_FIRST).min(1000),
+        );
+        self.track(worker, tracked);
+        self.rail(worker, cap);
+    }
+}

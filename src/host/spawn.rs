@@ -1,0 +1,107 @@
+//! Starting the command: the keeper, and the moment before the command executes in which it gets
+//! its group and its limits.
+
+use std::{
+    ffi::OsString,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    path::Path,
+    process::Command,
+};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+use super::keeper::{Orders, WORD_LENGTH, Word};
+use crate::supervisor::spec::CommandSpec;
+
+/// Set for our service manager's eyes, not for the command's.
+const NOT_INHERITED: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
+/// A keeper that was started, seen from the supervisor.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    pid: i32,
+    socket: UnixStream,
+    /// What of the next word has come.
+    buffer: Vec<u8>,
+}
+
+impl Keeper {
+    /// Starts a keeper. `notify` is where the command says that it is ready, if it is to say it.
+    pub(super) fn start(
+        name: &str,
+        command: &CommandSpec,
+        foreground: bool,
+        notify: Option<&Path>,
+    ) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        // Ours stays close-on-exec. Nothing else forks between here and its closing below.
+        fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        let orders = Orders {
+            socket: theirs.as_raw_fd(),
+            parent: i32::try_from(std::process::id()).map_err(io::Error::other)?,
+            foreground,
+            name: name.into(),
+            user: command.user.clone().map(OsString::from).unwrap_or_default(),
+            program: command.program.clone().into_os_string(),
+            argv: command.argv.clone(),
+        };
+        // The binary that runs, even if another one has taken its name.
+        let mut keeper = Command::new("/proc/self/exe");
+        keeper
+            .arg0("supervise-keeper")
+            .args(orders.into_args())
+            .envs(&command.env);
+        for name in NOT_INHERITED {
+            keeper.env_remove(name);
+        }
+        if let Some(notify) = notify {
+            keeper.env("NOTIFY_SOCKET", notify);
+        }
+        if let Some(directory) = &command.directory {
+            keeper.current_dir(directory);
+        }
+        let child = keeper.spawn()?;
+        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+        Ok(Self {
+            pid,
+            socket: ours,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Our child, which the reaper waits for.
+    pub(super) const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The waiting command may execute.
+    pub(super) fn go(&mut self) -> io::Result<()> {
+        self.socket.write_all(&[1])
+    }
+
+    /// What it has said since the last time.
+    pub(super) fn words(&mut self) -> Vec<Word> {
+        let mut chunk = [0; WORD_LENGTH * 16];
+        // End of file and errors both mean that it says no more; the reaper tells of its end.
+        while let Ok(length @ 1..) = self.socket.read(&mut chunk) {
+            self.buffer.extend_from_slice(&chunk[..length]);
+        }
+        let whole = self.buffer.len() / WORD_LENGTH * WORD_LENGTH;
+        let bytes: Vec<u8> = self.buffer.drain(..whole).collect();
+        bytes
+            .chunks_exact(WORD_LENGTH)
+            .filter_map(Word::from_bytes)
+            .collect()
+    }
+}
+
+impl AsFd for Keeper {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,104 @@
+//! What has to be done now and then: groups removed, limits read again, the server itself looked
+//! at.
+
+use std::time::Duration;
+
+use super::Host;
+use crate::{
+    supervisor::event::{Event, Oom},
+    units::{Bytes, Timestamp},
+};
+
+const EVERY: Duration = Duration::from_secs(1);
+/// A group whose last process is still on its way out is tried again after this.
+const SOON: Duration = Duration::from_millis(50);
+/// What this service may have is read every so many turns.
+const AVAILABLE: u64 = 5;
+/// The OOM killer was about, and the worker lives on: it was a helper.
+const SPARED: Duration = Duration::from_millis(500);
+
+/// When it is time again.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    next: Timestamp,
+    turn: u64,
+    soon: bool,
+}
+
+impl Upkeep {
+    pub(super) const fn new(now: Timestamp) -> Self {
+        Self {
+            next: now,
+            turn: 0,
+            soon: false,
+        }
+    }
+
+    pub(super) const fn deadline(&self) -> Timestamp {
+        self.next
+    }
+
+    /// Something has ended that may leave an empty group.
+    pub(super) const fn soon(&mut self) {
+        self.soon = true;
+    }
+}
+
+impl Host {
+    pub(super) fn keep_up(&mut self, now: Timestamp) {
+        if std::mem::take(&mut self.upkeep.soon) {
+            self.upkeep.next = self.upkeep.next.min(now.later(SOON));
+        }
+        if now < self.upkeep.next {
+            return;
+        }
+        self.upkeep.next = now.next_multiple(EVERY);
+        self.upkeep.turn += 1;
+        // Helpers that outlive their worker may finish what they do: their group goes after them.
+        self.gone
+            .retain(|group| group.remove().is_err_and(|error| !error.is_gone()));
+        self.tell_spared(now);
+        self.sample_server();
+        if self.upkeep.turn.is_multiple_of(AVAILABLE)
+            && let Ok(available) = self.found.available(&self.proc)
+            && available != self.available
+        {
+            self.available = available;
+            self.events.push_back(Event::Available(available));
+        }
+    }
+
+    /// Workers that outlived a visit of the OOM killer to their group.
+    fn tell_spared(&mut self, now: Timestamp) {
+        for (&worker, tracked) in &mut self.workers {
+            if tracked
+                .oom_since
+                .is_some_and(|since| now.since(since) >= SPARED)
+            {
+                tracked.oom_since = None;
+                let oom = self.groups.oom(&mut tracked.group);
+                if oom != Oom::No {
+                    self.events.push_back(Event::HelperKilled { worker, oom });
+                }
+            }
+        }
+    }
+
+    /// The masters' anonymous pages: what a preloaded application shares with its workers is
+    /// theirs.
+    fn sample_server(&mut self) {
+        let Some(discovery) = self.run.as_ref().and_then(|run| run.discovery.as_ref()) else {
+            return;
+        };
+        let masters = discovery.masters();
+        let anon = |pid: &i32| {
+            let seen = self.proc.statm(*pid).and_then(|statm| statm.read()).ok()?;
+            Some(seen.resident.minus(seen.shared))
+        };
+        let private = masters
+            .iter()
+            .filter_map(anon)
+            .fold(Bytes::ZERO, Bytes::plus);
+        self.events.push_back(Event::ServerSampled { private });
+    }
+}

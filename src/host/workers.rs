@@ -1,0 +1,168 @@
+//! What is done to one worker: held, looked at, limited, signalled, let go.
+
+use std::os::fd::AsRawFd;
+
+use super::{
+    Host,
+    cgroup::Group,
+    hear::Source,
+    looker::Job,
+    rlimit,
+    tracked::{Tracked, gone_is_fine},
+};
+use crate::{
+    supervisor::{
+        action::Look,
+        event::{CapMechanism, Effect, Ended, Event, Oom},
+    },
+    units::{Bytes, Signal, Timestamp, WorkerId},
+};
+
+impl Host {
+    pub(super) fn track(&mut self, worker: WorkerId, tracked: Tracked) {
+        let watched = if tracked.is_command {
+            Ok(0)
+        } else {
+            self.watch(&tracked.process, Source::Worker(worker))
+        };
+        let oom = tracked.group.oom_fd().map(|fd| fd.as_raw_fd());
+        let watched = watched.and_then(|_| match oom {
+            Some(fd) => self.watch_raw(fd, Source::Oom(worker)).map(drop),
+            None => Ok(()),
+        });
+        self.workers.insert(worker, tracked);
+        if let Err(error) = watched {
+            self.fail(
+                format!("watch {worker}: {error}"),
+                Some(worker),
+                Effect::Other,
+            );
+        }
+    }
+
+    /// Lets go of a worker; its group is removed when it is empty.
+    pub(super) fn untrack(&mut self, worker: WorkerId) -> Option<Tracked> {
+        let mut tracked = self.workers.remove(&worker)?;
+        let its = [
+            Source::Worker(worker),
+            Source::Wire(worker),
+            Source::Oom(worker),
+        ];
+        self.sources.retain(|_, source| !its.contains(source));
+        let group = std::mem::replace(&mut tracked.group, Group::nowhere(""));
+        self.gone.push(group);
+        self.upkeep.soon();
+        Some(tracked)
+    }
+
+    /// Whether the OOM killer was it.
+    pub(super) fn oom_of(&mut self, worker: WorkerId, ended: Ended) -> Oom {
+        let killed = matches!(ended, Ended::Signal(Signal::KILL) | Ended::Unseen);
+        match self.workers.get_mut(&worker) {
+            Some(tracked) if killed => self.groups.oom(&mut tracked.group),
+            Some(_) | None => Oom::No,
+        }
+    }
+
+    pub(super) fn look(&mut self, now: Timestamp, worker: WorkerId, how: Look) {
+        let Some(tracked) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        match how {
+            Look::Cheap => {
+                if let Some(sample) = tracked.look(&self.proc, now) {
+                    self.events.push_back(Event::Sampled { worker, sample });
+                }
+            }
+            Look::Exact => {
+                let pids = tracked.pids(&self.proc, now).to_vec();
+                self.looker.ask(Job { worker, pids });
+            }
+        }
+    }
+
+    pub(super) fn cap(&mut self, worker: WorkerId, cap: Option<Bytes>) {
+        let Some(tracked) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        if self.groups.caps() == CapMechanism::Rlimit || !tracked.group.holds_processes() {
+            self.rail(worker, cap);
+        } else if let Err(error) = tracked.group.set_cap(cap, self.swap)
+            && !error.is_gone()
+        {
+            self.fail(error.to_string(), Some(worker), Effect::Cap);
+        }
+    }
+
+    /// Where no group holds a cap, `RLIMIT_DATA` does, for each process by itself. So it is on a
+    /// machine without groups, and for a worker whose group could not be made.
+    pub(super) fn rail(&mut self, worker: WorkerId, cap: Option<Bytes>) {
+        let Some(tracked) = self.workers.get(&worker) else {
+            return;
+        };
+        if self.groups.caps() != CapMechanism::Rlimit && tracked.group.holds_processes() {
+            return;
+        }
+        let pid = tracked.process.pid();
+        if let Err(error) = rlimit::set_rail(&self.proc, pid, cap)
+            && !error.is_gone()
+        {
+            self.fail(error.to_string(), Some(worker), Effect::Cap);
+        }
+    }
+
+    pub(super) fn budget(&mut self, budget: Option<Bytes>) {
+        if self.groups.trial().budget
+            && let Err(error) = self.groups.set_budget(budget)
+        {
+            self.fail(error.to_string(), None, Effect::Budget);
+        }
+    }
+
+    pub(super) fn arm_wire(&mut self, worker: WorkerId, room: Bytes) {
+        let Some(tracked) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        self.sources
+            .retain(|_, source| *source != Source::Wire(worker));
+        let armed = tracked.group.arm(room);
+        let fd = tracked.group.wire_fd().map(|fd| fd.as_raw_fd());
+        let result = match (armed, fd) {
+            (Ok(()), Some(fd)) => self
+                .watch_raw(fd, Source::Wire(worker))
+                .map(drop)
+                .map_err(|error| error.to_string()),
+            (Err(error), _) if !error.is_gone() => Err(error.to_string()),
+            (Ok(()) | Err(_), _) => Ok(()),
+        };
+        if let Err(what) = result {
+            self.fail(what, Some(worker), Effect::Wire);
+        }
+    }
+
+    pub(super) fn signal_worker(&mut self, worker: WorkerId, signal: Signal) {
+        let Some(tracked) = self.workers.get(&worker) else {
+            return;
+        };
+        if let Err(error) = tracked.process.signal(signal).or_else(gone_is_fine) {
+            self.fail(
+                format!("send {signal} to {worker}: {error}"),
+                Some(worker),
+                Effect::Signal,
+            );
+        }
+    }
+
+    pub(super) fn kill_worker(&mut self, now: Timestamp, worker: WorkerId) {
+        let Some(tracked) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        if let Err(error) = tracked.kill(&self.proc, now) {
+            self.fail(
+                format!("kill {worker}: {error}"),
+                Some(worker),
+                Effect::Signal,
+            );
+        }
+    }
+}
