@@ -1,0 +1,371 @@
+//! The asking side: finds a service's socket and talks to it.
+
+use std::{
+    io,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1::{self, SendRequest},
+    header::HOST,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, time::timeout};
+
+use super::door::is_live;
+
+/// A question that changes nothing is answered within this.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Why no service could be chosen.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// None is there.
+    #[error("no service is running (looked in {})", directory.display())]
+    None {
+        /// Where sockets are.
+        directory: PathBuf,
+    },
+    /// There are several.
+    #[error("several services are running: {}; choose one with --name", names.join(", "))]
+    Several {
+        /// Their names, sorted.
+        names: Vec<String>,
+    },
+    /// Not this one.
+    #[error(
+        "no service `{name}` is running (looked in {}){}",
+        directory.display(),
+        others(running)
+    )]
+    NoSuch {
+        /// The name that was asked for.
+        name: String,
+        /// Where sockets are.
+        directory: PathBuf,
+        /// Those that are there, sorted.
+        running: Vec<String>,
+    },
+    /// The directory cannot be read.
+    #[error("list {}: {source}", directory.display())]
+    Unreadable {
+        /// Where sockets are.
+        directory: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody lets us in.
+    #[error("connect to {}: {source}", socket.display())]
+    Connect {
+        /// The service's socket.
+        socket: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("ask {}: {source}", socket.display())]
+    Broken {
+        /// The service's socket.
+        socket: PathBuf,
+        /// Why.
+        source: hyper::Error,
+    },
+    /// The supervisor does not answer.
+    #[error("ask {}: no answer within {}s", socket.display(), ANSWER_MAX.as_secs())]
+    Silent {
+        /// The service's socket.
+        socket: PathBuf,
+    },
+    /// The request cannot be written down.
+    #[error("ask for {path}: {source}")]
+    Unaskable {
+        /// What was asked for.
+        path: String,
+        /// Why not.
+        source: hyper::http::Error,
+    },
+    /// It does not stream, and says why.
+    #[error("follow: {status}: {body}")]
+    Refused {
+        /// The status.
+        status: u16,
+        /// The document that came with it.
+        body: String,
+    },
+}
+
+/// One server-sent event.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Message {
+    /// To go on after it.
+    pub id: Option<u64>,
+    /// Its kind.
+    pub event: String,
+    /// Its document.
+    pub data: String,
+}
+
+/// A connection. Good for one question, as the server closes after its answer.
+#[derive(Debug)]
+pub struct Client {
+    socket: PathBuf,
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Client {
+    /// Connects to the service at `socket`.
+    pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(socket).await;
+        let stream = stream.map_err(|source| ClientError::Connect {
+            socket: socket.to_owned(),
+            source,
+        })?;
+        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = shaken.map_err(|source| ClientError::Broken {
+            socket: socket.to_owned(),
+            source,
+        })?;
+        // Ends with the connection; what breaks it is said where the answer is awaited.
+        tokio::spawn(connection);
+        Ok(Self {
+            socket: socket.to_owned(),
+            sender,
+        })
+    }
+
+    /// Asks what changes nothing: the status and the document.
+    pub async fn get(self, path: &str) -> Result<(u16, String), ClientError> {
+        let silent = ClientError::Silent {
+            socket: self.socket.clone(),
+        };
+        let answer = timeout(ANSWER_MAX, self.ask(Method::GET, path, ""));
+        answer.await.unwrap_or(Err(silent))
+    }
+
+    /// Asks for a change and waits, for minutes if need be, until it is made or refused.
+    pub async fn post(self, path: &str, body: &str) -> Result<(u16, String), ClientError> {
+        self.ask(Method::POST, path, body).await
+    }
+
+    /// Hands on each event of a stream until `each` has enough or the service ends.
+    pub async fn follow(
+        mut self,
+        path: &str,
+        mut each: impl FnMut(Message) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        let response = self.send(Method::GET, path, "").await?;
+        if response.status() != StatusCode::OK {
+            let status = response.status().as_u16();
+            let body = self.text(response).await?;
+            return Err(ClientError::Refused { status, body });
+        }
+        let mut body = response.into_body();
+        let mut lines = Lines::default();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|source| self.broken(source))?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            for message in lines.take(&data) {
+                if each(message).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask(
+        mut self,
+        method: Method,
+        path: &str,
+        body: &str,
+    ) -> Result<(u16, String), ClientError> {
+        let response = self.send(method, path, body).await?;
+        let status = response.status().as_u16();
+        Ok((status, self.text(response).await?))
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: &str,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "supervise");
+        let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes())));
+        let request = request.map_err(|source| ClientError::Unaskable {
+            path: path.to_owned(),
+            source,
+        })?;
+        let response = self.sender.send_request(request).await;
+        response.map_err(|source| self.broken(source))
+    }
+
+    async fn text(&self, response: Response<Incoming>) -> Result<String, ClientError> {
+        let body = response.into_body().collect().await;
+        let body = body.map_err(|source| self.broken(source))?.to_bytes();
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    fn broken(&self, source: hyper::Error) -> ClientError {
+        ClientError::Broken {
+            socket: self.socket.clone(),
+            source,
+        }
+    }
+}
+
+/// Puts the lines of a stream together (HTML, "Server-sent events": interpreting an event stream).
+#[derive(Debug, Default)]
+struct Lines {
+    rest: Vec<u8>,
+    message: Message,
+}
+
+impl Lines {
+    fn take(&mut self, data: &[u8]) -> Vec<Message> {
+        self.rest.extend_from_slice(data);
+        let mut whole = Vec::new();
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            match line.trim_end().split_once(": ") {
+                Some(("id", id)) => self.message.id = id.parse().ok(),
+                Some(("event", event)) => event.clone_into(&mut self.message.event),
+                Some(("data", data)) => data.clone_into(&mut self.message.data),
+                Some(_) => {}
+                None if self.message.data.is_empty() => {}
+                None => whole.push(std::mem::take(&mut self.message)),
+            }
+        }
+        whole
+    }
+}
+
+/// The socket of the service `name` in `directory`; without a name, of the only one.
+pub fn find(directory: &Path, name: Option<&str>) -> Result<PathBuf, FindError> {
+    let mut running = running(directory)?;
+    let socket = |name: &str| directory.join(format!("{name}.sock"));
+    match name {
+        Some(name) if running.iter().any(|other| other == name) => Ok(socket(name)),
+        Some(name) => Err(FindError::NoSuch {
+            name: name.to_owned(),
+            directory: directory.to_owned(),
+            running,
+        }),
+        None if running.len() > 1 => Err(FindError::Several { names: running }),
+        None => running
+            .pop()
+            .map(|name| socket(&name))
+            .ok_or(FindError::None {
+                directory: directory.to_owned(),
+            }),
+    }
+}
+
+fn running(directory: &Path) -> Result<Vec<String>, FindError> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => {
+            return Err(FindError::Unreadable {
+                directory: directory.to_owned(),
+                source,
+            });
+        }
+    };
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let name = path.file_name()?.to_str()?.strip_suffix(".sock")?;
+            is_live(&path).then(|| name.to_owned())
+        })
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+fn others(running: &[String]) -> String {
+    if running.is_empty() {
+        return String::new();
+    }
+    format!("; running: {}", running.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn one_service_needs_no_name_and_several_do() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path();
+        let bind = |name: &str| UnixListener::bind(directory.join(name)).unwrap();
+        let error = find(directory, None).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("no service is running (looked in {})", directory.display())
+        );
+
+        let _shop = bind("shop.sock");
+        drop(bind("dead.sock"));
+        std::fs::write(directory.join("shop.lock"), "").unwrap();
+        assert_eq!(find(directory, None).unwrap(), directory.join("shop.sock"));
+
+        let _etl = bind("etl.sock");
+        let error = find(directory, None).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "several services are running: etl, shop; choose one with --name"
+        );
+        assert_eq!(
+            find(directory, Some("etl")).unwrap(),
+            directory.join("etl.sock")
+        );
+        let error = find(directory, Some("dead")).unwrap_err().to_string();
+        assert!(error.ends_with("; running: etl, shop"), "{error}");
+        assert!(find(&directory.join("missing"), Some("x")).is_err());
+    }
+
+    #[test]
+    fn a_stream_is_read_in_any_pieces() {
+        let stream =
+            b":\n\nid: 3\nevent: due\ndata: {\"a\": \"b: c\"}\n\nevent: missed\ndata: 1\n\n";
+        let expected = [
+            Message {
+                id: Some(3),
+                event: "due".to_owned(),
+                data: "{\"a\": \"b: c\"}".to_owned(),
+            },
+            Message {
+                id: None,
+                event: "missed".to_owned(),
+                data: "1".to_owned(),
+            },
+        ];
+        for size in 1..stream.len() {
+            let mut lines = Lines::default();
+            let messages: Vec<_> = stream
+                .chunks(size)
+                .flat_map(|piece| lines.take(piece))
+                .collect();
+            assert_eq!(messages, expected, "in pieces of {size}");
+        }
+    }
+}

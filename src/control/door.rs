@@ -1,0 +1,288 @@
+//! The socket's place in the file system: one service for each name, and nobody else's way in.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    io::{self, Read as _, Seek as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    os::unix::{
+        fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _},
+        net::UnixDatagram,
+    },
+    path::{Path, PathBuf},
+};
+
+use tokio::net::{UnixListener, UnixSocket};
+
+/// So many clients may wait to be let in.
+const BACKLOG: u32 = 128;
+
+/// Why the control socket could not be opened. Nothing has been started then.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Another supervisor has this name.
+    #[error(
+        "`{name}` is already running{}; give this one another --name",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+    )]
+    AlreadyRunning {
+        /// The service's name.
+        name: String,
+        /// The other supervisor.
+        pid: Option<u32>,
+    },
+    /// The socket's directory is missing and cannot be made.
+    #[error(
+        "create the directory {}: {source}; --socket or control.socket names another",
+        path.display()
+    )]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The lock beside the socket cannot be had.
+    #[error("lock {}: {source}; --socket or control.socket names another place", path.display())]
+    Lock {
+        /// The lock.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Something that is not ours has the socket's path.
+    #[error("bind {}: {what}; --socket or control.socket names another", path.display())]
+    Taken {
+        /// The socket.
+        path: PathBuf,
+        /// What is there.
+        what: &'static str,
+    },
+    /// The socket cannot be bound.
+    #[error("bind {}: {source}; --socket or control.socket names another", path.display())]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The port for the reading half cannot be had.
+    #[error("listen on {address}: {source}; --metrics or control.metrics names another")]
+    Metrics {
+        /// The wished address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// The bound socket. Dropping it takes the socket away, then the lock.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) listener: UnixListener,
+    socket: PathBuf,
+    /// Held for as long as we live; the kernel gives it back however we end.
+    _lock: File,
+}
+
+impl Door {
+    /// Binds `socket` for the service `name`, within a tokio runtime.
+    pub(super) fn open(socket: &Path, name: &str) -> Result<Self, ControlError> {
+        if let Some(directory) = socket.parent().filter(|path| !path.as_os_str().is_empty()) {
+            let mut builder = DirBuilder::new();
+            let made = builder.recursive(true).mode(0o700).create(directory);
+            made.map_err(|source| ControlError::Directory {
+                path: directory.to_owned(),
+                source,
+            })?;
+        }
+        let lock = lock(&socket.with_extension("lock"), name)?;
+        clear(socket)?;
+        let listener = bind(socket).map_err(|source| ControlError::Bind {
+            path: socket.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            listener,
+            socket: socket.to_owned(),
+            _lock: lock,
+        })
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // Nobody is left to be told, and a socket that stays is replaced by the next one.
+        let _gone = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// Listens for the reading half.
+pub(super) fn listen(address: SocketAddr) -> Result<tokio::net::TcpListener, ControlError> {
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener)
+    });
+    listener.map_err(|source| ControlError::Metrics { address, source })
+}
+
+/// Somebody listens at `path`. Never blocks: a datagram socket cannot be connected to a stream
+/// socket, so the kernel refuses with ECONNREFUSED when nobody has it open, and otherwise with
+/// EPROTOTYPE (unix(7), connect(2)).
+pub(super) fn is_live(path: &Path) -> bool {
+    match UnixDatagram::unbound().and_then(|socket| socket.connect(path)) {
+        Ok(()) => true,
+        Err(error) => !matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+        ),
+    }
+}
+
+/// The lock stays when we go: removing it would let two newcomers lock two different files.
+fn lock(path: &Path, name: &str) -> Result<File, ControlError> {
+    let fail = |source| ControlError::Lock {
+        path: path.to_owned(),
+        source,
+    };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let mut file = options.mode(0o600).open(path).map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            // Without a pid the message is still right.
+            let _read = file.read_to_string(&mut text);
+            return Err(ControlError::AlreadyRunning {
+                name: name.to_owned(),
+                pid: text.trim().parse().ok(),
+            });
+        }
+        Err(TryLockError::Error(source)) => return Err(fail(source)),
+    }
+    (file.set_len(0))
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(fail)?;
+    Ok(file)
+}
+
+/// Removes what a supervisor left that could not clean up. We hold the lock, so it is not one of
+/// ours that lives; a stranger's socket is left alone.
+fn clear(socket: &Path) -> Result<(), ControlError> {
+    let taken = |what| ControlError::Taken {
+        path: socket.to_owned(),
+        what,
+    };
+    match socket.symlink_metadata() {
+        Err(_) => return Ok(()),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(taken("a file that is no socket is there"));
+        }
+        Ok(_) if is_live(socket) => return Err(taken("another program listens there")),
+        Ok(_) => {}
+    }
+    std::fs::remove_file(socket).map_err(|source| ControlError::Bind {
+        path: socket.to_owned(),
+        source,
+    })
+}
+
+/// Between bind(2) and chmod(2) the umask decides who may connect. Nobody can: a socket that does
+/// not listen yet refuses everyone.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    }
+
+    #[test]
+    fn the_socket_is_only_for_its_owner_and_goes_with_the_door() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("run/shop.sock");
+        let runtime = runtime();
+        let _inside = runtime.enter();
+        let door = Door::open(&path, "shop").unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        assert!(is_live(&path));
+        drop(door);
+        assert!(!path.exists() && !is_live(&path));
+    }
+
+    #[test]
+    fn a_second_service_of_one_name_leaves_the_first_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("shop.sock");
+        let runtime = runtime();
+        let _inside = runtime.enter();
+        let first = Door::open(&path, "shop").unwrap();
+        let error = Door::open(&path, "shop").unwrap_err().to_string();
+        let pid = std::process::id();
+        let expected =
+            format!("`shop` is already running (pid {pid}); give this one another --name");
+        assert_eq!(error, expected);
+        assert!(is_live(&path));
+        drop(first);
+        Door::open(&path, "shop").unwrap();
+    }
+
+    #[test]
+    fn a_dead_ones_socket_is_replaced_and_a_strangers_is_not() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("shop.sock");
+        let runtime = runtime();
+        let _inside = runtime.enter();
+        // Dropping std's listener closes it and leaves the path, as SIGKILL does.
+        let stranger = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = Door::open(&path, "shop").unwrap_err().to_string();
+        assert!(error.contains("another program listens there"), "{error}");
+        drop(stranger);
+        assert!(path.exists());
+        drop(Door::open(&path, "shop").unwrap());
+
+        std::fs::write(&path, "a file").unwrap();
+        let error = Door::open(&path, "shop").unwrap_err().to_string();
+        assert!(
+            error.contains("no socket") && error.contains("--socket"),
+            "{error}"
+        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file");
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_named_with_its_option() {
+        let home = tempfile::tempdir().unwrap();
+        let runtime = runtime();
+        let _inside = runtime.enter();
+        let file = home.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = Door::open(&file.join("shop.sock"), "shop")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("create the directory") && error.contains("--socket"),
+            "{error}"
+        );
+
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = listen(taken.local_addr().unwrap()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("listen on 127.0.0.1:") && error.contains("--metrics"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,361 @@
+//! The picture as a document, and back.
+
+use std::time::Duration;
+
+use crate::{
+    supervisor::{
+        event::CapMechanism,
+        report::{Effective, End, Limits, MemoryView, Snapshot, Who, WorkerView},
+    },
+    units::{Bytes, Timestamp},
+};
+
+use super::wire::{
+    CapsDoc, EndDoc, LimitDoc, LimitsDoc, Mechanism, MemoryDoc, Status, TotalsDoc, WorkerDoc,
+    millis,
+};
+
+/// What a snapshot does not know about the supervisor it comes from.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The supervisor's own process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Its start, in Unix seconds.
+    pub started: f64,
+    /// Added to the seconds of a [`Timestamp`], gives Unix seconds.
+    pub offset: f64,
+}
+
+/// A document that the other end cannot have meant.
+#[derive(Debug, thiserror::Error)]
+#[error("read the status: {0}")]
+pub struct Misread(String);
+
+impl Status {
+    /// The picture as it travels.
+    pub fn of(snapshot: &Snapshot, context: &Context) -> Self {
+        Self {
+            name: snapshot.name.clone(),
+            pid: context.pid,
+            version: context.version.clone(),
+            started: context.started,
+            mode: snapshot.mode.clone(),
+            command_pid: snapshot.command_pid,
+            ready: snapshot.ready,
+            stopping: snapshot.stopping,
+            caps: CapsDoc {
+                mechanism: snapshot.caps.into(),
+                enforced: snapshot.enforced,
+                why_not: snapshot.why_not.clone(),
+                wire: snapshot.wire,
+            },
+            limits: LimitsDoc {
+                measure: snapshot.measure.clone(),
+                available: snapshot.limits.available.get(),
+                ceiling: (&snapshot.limits.ceiling).into(),
+                cap: (&snapshot.limits.cap).into(),
+                budget: (&snapshot.limits.budget).into(),
+            },
+            workers: snapshot.workers.iter().map(WorkerDoc::from).collect(),
+            totals: TotalsDoc {
+                recycles: snapshot.recycles.clone(),
+                ends: snapshot.unplanned.clone(),
+                restarts: snapshot.restarts,
+                tasks: None,
+                requests: None,
+            },
+            ends: (snapshot.ends.iter())
+                .map(|end| EndDoc::of(end, context.offset))
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<Status> for Snapshot {
+    type Error = Misread;
+
+    /// The picture as it was, but for its clock: moments count from the Unix epoch.
+    fn try_from(status: Status) -> Result<Self, Misread> {
+        Ok(Self {
+            name: status.name,
+            mode: status.mode,
+            command_pid: status.command_pid,
+            ready: status.ready,
+            stopping: status.stopping,
+            caps: status.caps.mechanism.into(),
+            enforced: status.caps.enforced,
+            why_not: status.caps.why_not,
+            wire: status.caps.wire,
+            measure: status.limits.measure,
+            limits: Limits {
+                available: Bytes(status.limits.available),
+                ceiling: status.limits.ceiling.into(),
+                cap: status.limits.cap.into(),
+                budget: status.limits.budget.into(),
+            },
+            workers: (status.workers.into_iter().map(WorkerView::try_from))
+                .collect::<Result<_, _>>()?,
+            recycles: status.totals.recycles,
+            unplanned: status.totals.ends,
+            restarts: status.totals.restarts,
+            ends: (status.ends.iter().map(End::try_from)).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<CapMechanism> for Mechanism {
+    fn from(caps: CapMechanism) -> Self {
+        match caps {
+            CapMechanism::CgroupV2 => Self::CgroupV2,
+            CapMechanism::CgroupV1 => Self::CgroupV1,
+            CapMechanism::Rlimit => Self::Rlimit,
+        }
+    }
+}
+
+impl From<Mechanism> for CapMechanism {
+    fn from(mechanism: Mechanism) -> Self {
+        match mechanism {
+            Mechanism::CgroupV2 => Self::CgroupV2,
+            Mechanism::CgroupV1 => Self::CgroupV1,
+            Mechanism::Rlimit => Self::Rlimit,
+        }
+    }
+}
+
+impl From<&Effective> for LimitDoc {
+    fn from(limit: &Effective) -> Self {
+        Self {
+            bytes: limit.bytes.map(Bytes::get),
+            from: limit.from.clone(),
+        }
+    }
+}
+
+impl From<LimitDoc> for Effective {
+    fn from(limit: LimitDoc) -> Self {
+        Self {
+            bytes: limit.bytes.map(Bytes),
+            from: limit.from,
+        }
+    }
+}
+
+impl From<&WorkerView> for WorkerDoc {
+    fn from(worker: &WorkerView) -> Self {
+        let memory = &worker.memory;
+        Self {
+            id: worker.id.to_string(),
+            pid: worker.pid,
+            slot: worker.slot,
+            state: worker.state.clone(),
+            age_s: seconds(worker.age),
+            tasks: worker.tasks,
+            processes: worker.processes,
+            memory: MemoryDoc {
+                private: memory.private.get(),
+                rss: memory.rss.get(),
+                pss: memory.pss.map(Bytes::get),
+                cgroup: memory.cgroup.map(Bytes::get),
+                peak: memory.peak.get(),
+                baseline: memory.baseline.map(Bytes::get),
+                slope_bps: memory.slope_bps.map(f64::round),
+                to_ceiling_s: memory.to_ceiling.map(seconds),
+            },
+        }
+    }
+}
+
+impl TryFrom<WorkerDoc> for WorkerView {
+    type Error = Misread;
+
+    fn try_from(worker: WorkerDoc) -> Result<Self, Misread> {
+        let memory = worker.memory;
+        Ok(Self {
+            id: worker.id.parse().map_err(Misread)?,
+            pid: worker.pid,
+            slot: worker.slot,
+            state: worker.state,
+            age: duration(worker.age_s),
+            tasks: worker.tasks,
+            processes: worker.processes,
+            memory: MemoryView {
+                private: Bytes(memory.private),
+                rss: Bytes(memory.rss),
+                pss: memory.pss.map(Bytes),
+                cgroup: memory.cgroup.map(Bytes),
+                peak: Bytes(memory.peak),
+                baseline: memory.baseline.map(Bytes),
+                slope_bps: memory.slope_bps,
+                to_ceiling: memory.to_ceiling_s.map(duration),
+            },
+        })
+    }
+}
+
+impl EndDoc {
+    fn of(end: &End, offset: f64) -> Self {
+        Self {
+            worker: end.who.to_string(),
+            pid: end.pid,
+            cause: end.cause.to_string(),
+            memory: end.memory.get(),
+            peak: end.peak.get(),
+            limit: end.limit.map(Bytes::get),
+            age_s: seconds(end.age),
+            tasks: end.tasks,
+            drain_s: end.drain.map(seconds),
+            killed: end.killed,
+            at: millis(end.at.since(Timestamp::default()).as_secs_f64() + offset),
+            report: None,
+        }
+    }
+}
+
+impl TryFrom<&EndDoc> for End {
+    type Error = Misread;
+
+    fn try_from(end: &EndDoc) -> Result<Self, Misread> {
+        Ok(Self {
+            who: match end.worker.as_str() {
+                "server" => Who::Server,
+                worker => Who::Worker(worker.parse().map_err(Misread)?),
+            },
+            pid: end.pid,
+            cause: end.cause.parse().map_err(Misread)?,
+            memory: Bytes(end.memory),
+            peak: Bytes(end.peak),
+            limit: end.limit.map(Bytes),
+            age: duration(end.age_s),
+            tasks: end.tasks,
+            drain: end.drain_s.map(duration),
+            killed: end.killed,
+            at: Timestamp::default().later(duration(end.at)),
+        })
+    }
+}
+
+fn seconds(time: Duration) -> f64 {
+    millis(time.as_secs_f64())
+}
+
+/// Zero for what is no span of time.
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use crate::{supervisor::report::Cause, units::WorkerId};
+
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        let effective = |mib, from: &str| Effective {
+            bytes: Some(Bytes::mib(mib)),
+            from: from.to_owned(),
+        };
+        Snapshot {
+            name: "shop".to_owned(),
+            mode: "server".to_owned(),
+            command_pid: Some(40),
+            ready: true,
+            caps: CapMechanism::CgroupV1,
+            enforced: true,
+            wire: true,
+            measure: "private".to_owned(),
+            limits: Limits {
+                available: Bytes::mib(2048),
+                ceiling: effective(300, "given"),
+                cap: effective(600, "twice the ceiling"),
+                budget: Effective::default(),
+            },
+            workers: vec![WorkerView {
+                id: WorkerId::FIRST,
+                pid: 41,
+                slot: 0,
+                state: "ready".to_owned(),
+                age: Duration::from_millis(1500),
+                tasks: None,
+                processes: 1,
+                memory: MemoryView {
+                    private: Bytes(7),
+                    slope_bps: Some(3.0),
+                    to_ceiling: Some(Duration::from_secs(9)),
+                    ..MemoryView::default()
+                },
+            }],
+            recycles: BTreeMap::from([("ceiling".to_owned(), 2)]),
+            ends: vec![End {
+                who: Who::Server,
+                pid: 39,
+                cause: Cause::Exit(3),
+                memory: Bytes(1),
+                peak: Bytes(2),
+                limit: None,
+                age: Duration::from_secs(4),
+                tasks: None,
+                drain: Some(Duration::from_millis(300)),
+                killed: false,
+                at: Timestamp::from_nanos(5_000_000_000),
+            }],
+            ..Snapshot::default()
+        }
+    }
+
+    fn context(offset: f64) -> Context {
+        Context {
+            pid: 38,
+            version: "0.1.0".to_owned(),
+            started: 1000.0,
+            offset,
+        }
+    }
+
+    #[test]
+    fn a_status_has_the_fields_that_are_promised() {
+        let status = serde_json::to_value(Status::of(&snapshot(), &context(1000.0))).unwrap();
+        let expected = json!({
+            "name": "shop", "pid": 38, "version": "0.1.0", "started": 1000.0, "mode": "server",
+            "command_pid": 40, "ready": true, "stopping": false,
+            "caps": {"mechanism": "cgroup-v1", "enforced": true, "why_not": null, "wire": true},
+            "limits": {
+                "measure": "private", "available": 2_147_483_648_u64,
+                "ceiling": {"bytes": 314_572_800, "from": "given"},
+                "cap": {"bytes": 629_145_600, "from": "twice the ceiling"},
+                "budget": {"bytes": null, "from": ""},
+            },
+            "workers": [{
+                "id": "w1", "pid": 41, "slot": 0, "state": "ready", "age_s": 1.5, "tasks": null,
+                "processes": 1,
+                "memory": {
+                    "private": 7, "rss": 0, "pss": null, "cgroup": null, "peak": 0,
+                    "baseline": null, "slope_bps": 3.0, "to_ceiling_s": 9.0,
+                },
+            }],
+            "totals": {
+                "recycles": {"ceiling": 2}, "ends": {}, "restarts": 0, "tasks": null,
+                "requests": null,
+            },
+            "ends": [{
+                "worker": "server", "pid": 39, "cause": "exit:3", "memory": 1, "peak": 2,
+                "limit": null, "age_s": 4.0, "tasks": null, "drain_s": 0.3, "killed": false,
+                "at": 1005.0, "report": null,
+            }],
+        });
+        assert_eq!(status, expected);
+    }
+
+    #[test]
+    fn a_status_reads_back_as_the_picture_it_was() {
+        let text = serde_json::to_string(&Status::of(&snapshot(), &context(0.0))).unwrap();
+        let back: Status = serde_json::from_str(&text).unwrap();
+        assert_eq!(Snapshot::try_from(back).unwrap(), snapshot());
+    }
+}

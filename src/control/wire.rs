@@ -1,0 +1,226 @@
+//! Documents as they travel. They stay still while the inside moves.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::supervisor::tell::{Fact, Told};
+
+/// `GET /v1/status` (DESIGN §8). Sizes are bytes, `at` and `started` Unix seconds, `_s` seconds.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "fields are named as in the snapshot, which says what they hold"
+)]
+pub struct Status {
+    pub name: String,
+    pub pid: u32,
+    pub version: String,
+    pub started: f64,
+    pub mode: String,
+    pub command_pid: Option<i32>,
+    pub ready: bool,
+    pub stopping: bool,
+    pub caps: CapsDoc,
+    pub limits: LimitsDoc,
+    pub workers: Vec<WorkerDoc>,
+    pub totals: TotalsDoc,
+    pub ends: Vec<EndDoc>,
+}
+
+/// What holds a cap.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "fields are named as in the snapshot, which says what they hold"
+)]
+pub struct CapsDoc {
+    pub mechanism: Mechanism,
+    pub enforced: bool,
+    pub why_not: Option<String>,
+    pub wire: bool,
+}
+
+/// The name of what holds a cap.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "each is named as what it stands for")]
+pub enum Mechanism {
+    #[serde(rename = "cgroup-v2")]
+    CgroupV2,
+    #[serde(rename = "cgroup-v1")]
+    CgroupV1,
+    #[serde(rename = "rlimit")]
+    Rlimit,
+}
+
+/// The limits in force.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "fields are named as in the snapshot, which says what they hold"
+)]
+pub struct LimitsDoc {
+    pub measure: String,
+    pub available: u64,
+    pub ceiling: LimitDoc,
+    pub cap: LimitDoc,
+    pub budget: LimitDoc,
+}
+
+/// One limit; `bytes` is null when it is off.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "fields are named as in the snapshot, which says what they hold"
+)]
+pub struct LimitDoc {
+    pub bytes: Option<u64>,
+    pub from: String,
+}
+
+/// One live worker.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "fields are named as in the snapshot, which says what they hold"
+)]
+pub struct WorkerDoc {
+    pub id: String,
+    pub pid: i32,
+    pub slot: u32,
+    pub state: String,
+    pub age_s: f64,
+    pub tasks: Option<u64>,
+    pub processes: u32,
+    pub memory: MemoryDoc,
+}
+
+/// One worker's memory.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "fields are named as in the snapshot, which says what they hold"
+)]
+pub struct MemoryDoc {
+    pub private: u64,
+    pub rss: u64,
+    pub pss: Option<u64>,
+    pub cgroup: Option<u64>,
+    pub peak: u64,
+    pub baseline: Option<u64>,
+    pub slope_bps: Option<f64>,
+    pub to_ceiling_s: Option<f64>,
+}
+
+/// Sums since the supervisor's start: `recycles` are planned ends by cause, `ends` all others.
+/// `tasks` and `requests` are null where nobody counts them.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "fields are named as in the snapshot, which says what they hold"
+)]
+pub struct TotalsDoc {
+    pub recycles: BTreeMap<String, u64>,
+    pub ends: BTreeMap<String, u64>,
+    pub restarts: u64,
+    pub tasks: Option<u64>,
+    pub requests: Option<u64>,
+}
+
+/// One end. `worker` is `server` for the wrapped server's own main process.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "fields are named as in the snapshot, which says what they hold"
+)]
+pub struct EndDoc {
+    pub worker: String,
+    pub pid: i32,
+    pub cause: String,
+    pub memory: u64,
+    pub peak: u64,
+    pub limit: Option<u64>,
+    pub age_s: f64,
+    pub tasks: Option<u64>,
+    pub drain_s: Option<f64>,
+    pub killed: bool,
+    pub at: f64,
+    pub report: Option<Value>,
+}
+
+/// One event, its figures beside it (docs/events.md).
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "docs/events.md says what they hold")]
+pub struct EventDoc {
+    pub id: u64,
+    pub at: f64,
+    pub mono_ns: u64,
+    pub event: String,
+    pub message: String,
+    #[serde(flatten)]
+    pub facts: Map<String, Value>,
+}
+
+impl From<&Told> for EventDoc {
+    fn from(told: &Told) -> Self {
+        let facts = told.report.facts().into_iter();
+        Self {
+            id: told.id,
+            at: millis(told.at),
+            mono_ns: told.mono_ns,
+            event: told.report.kind().to_owned(),
+            message: told.report.message(),
+            facts: facts
+                .map(|(name, fact)| (name.to_owned(), value(fact)))
+                .collect(),
+        }
+    }
+}
+
+fn value(fact: Fact) -> Value {
+    match fact {
+        Fact::Text(text) => text.into(),
+        Fact::Bytes(bytes) => bytes.get().into(),
+        Fact::Seconds(time) => millis(time.as_secs_f64()).into(),
+        Fact::Number(number) => number.into(),
+        Fact::Flag(flag) => flag.into(),
+    }
+}
+
+/// Milliseconds are as fine as anybody reads.
+pub(super) fn millis(seconds: f64) -> f64 {
+    (seconds * 1e3).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::{supervisor::report::Report, units::WorkerId};
+
+    use super::*;
+
+    #[test]
+    fn an_event_has_its_figures_beside_it() {
+        let told = Told {
+            id: 7,
+            at: 12.5,
+            mono_ns: 7,
+            report: Report::WorkerSeen {
+                worker: WorkerId::FIRST,
+                pid: 41,
+            },
+        };
+        let event = EventDoc::from(&told);
+        assert_eq!(
+            serde_json::to_value(&event).unwrap(),
+            json!({
+                "id": 7, "at": 12.5, "mono_ns": 7, "event": "worker-seen", "message": "w1 seen as pid 41",
+                "worker": "w1", "pid": 41,
+            })
+        );
+        let text = serde_json::to_string(&event).unwrap();
+        assert_eq!(serde_json::from_str::<EventDoc>(&text).unwrap(), event);
+    }
+}
