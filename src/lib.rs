@@ -2,12 +2,13 @@
 //!
 //! The rooms, in reading order: [`units`] are the words all share; `cli` and [`config`] read
 //! wishes into a `Spec`; [`supervisor`] decides; [`servers`] knows the wrapped programs; [`host`]
-//! touches the kernel; [`control`] talks to operators; `observe` tells; `driver` is the one
+//! touches the kernel; [`control`] talks to operators; [`observe`] tells; `driver` is the one
 //! loop between them.
 
 pub mod config;
 pub mod control;
 pub mod host;
+pub mod observe;
 pub mod servers;
 pub mod supervisor;
 pub mod units;

@@ -1,0 +1,330 @@
+//! The picture as Prometheus text (exposition format 0.0.4). docs/metrics.md lists every name.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{Display, Write as _},
+};
+
+use crate::{
+    supervisor::report::{Snapshot, WorkerView},
+    units::Bytes,
+};
+
+/// What a snapshot does not know about the supervisor it comes from.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// Its version.
+    pub version: String,
+    /// Its start, in Unix seconds.
+    pub started: f64,
+    /// What it takes itself.
+    pub rss: Bytes,
+    /// Lines of its log that nobody will read.
+    pub lost_log_lines: u64,
+}
+
+/// Counted from zero, so that the first of its kind is seen as a step.
+const PLANNED: [&str; 4] = ["age", "ceiling", "reload", "request"];
+const UNPLANNED: [&str; 3] = ["budget", "cap", "oom"];
+
+/// The page.
+pub fn render(snapshot: &Snapshot, own: &Own) -> String {
+    let mut page = Page::default();
+    of_service(&mut page, snapshot, own);
+    of_limits(&mut page, snapshot);
+    of_workers(&mut page, &snapshot.workers);
+    page.family(
+        "supervise_recycles_total",
+        "counter",
+        "Workers replaced on purpose, by cause.",
+    );
+    page.by("cause", &PLANNED, &snapshot.recycles);
+    page.family(
+        "supervise_ends_total",
+        "counter",
+        "Ends that nobody planned, by cause.",
+    );
+    page.by("cause", &UNPLANNED, &snapshot.unplanned);
+    page.family(
+        "supervise_restarts_total",
+        "counter",
+        "Starts of the command after the first.",
+    );
+    page.sample(&[], snapshot.restarts);
+    page.text
+}
+
+fn of_service(page: &mut Page, snapshot: &Snapshot, own: &Own) {
+    page.family("supervise_info", "gauge", "What runs here; always 1.");
+    let info = [
+        ("name", snapshot.name.as_str()),
+        ("version", &own.version),
+        ("mode", &snapshot.mode),
+    ];
+    page.sample(&info, 1);
+    page.family("supervise_up", "gauge", "The supervisor answers; always 1.");
+    page.sample(&[], 1);
+    page.family("supervise_ready", "gauge", "The service answers.");
+    page.sample(&[], u8::from(snapshot.ready));
+    page.family(
+        "supervise_start_time_seconds",
+        "gauge",
+        "The supervisor's start, in Unix seconds.",
+    );
+    page.sample(&[], own.started);
+    page.family(
+        "supervise_resident_memory_bytes",
+        "gauge",
+        "What the supervisor takes itself.",
+    );
+    page.sample(&[], own.rss.get());
+    page.family(
+        "supervise_log_lines_lost_total",
+        "counter",
+        "Lines of the log nobody will read.",
+    );
+    page.sample(&[], own.lost_log_lines);
+}
+
+fn of_limits(page: &mut Page, snapshot: &Snapshot) {
+    let limits = &snapshot.limits;
+    page.family(
+        "supervise_available_bytes",
+        "gauge",
+        "The memory that the service may have.",
+    );
+    page.sample(&[], limits.available.get());
+    page.family(
+        "supervise_limit_bytes",
+        "gauge",
+        "Limits in force; one that is off is not there.",
+    );
+    for (name, limit) in [
+        ("ceiling", &limits.ceiling),
+        ("cap", &limits.cap),
+        ("budget", &limits.budget),
+    ] {
+        page.maybe(&[("limit", name)], limit.bytes.map(Bytes::get));
+    }
+    page.family(
+        "supervise_cap_enforced",
+        "gauge",
+        "The kernel holds the cap for whole workers.",
+    );
+    page.sample(&[], u8::from(snapshot.enforced));
+}
+
+fn of_workers(page: &mut Page, workers: &[WorkerView]) {
+    page.family("supervise_workers", "gauge", "Live workers, by state.");
+    let mut states = BTreeMap::new();
+    for worker in workers {
+        *states.entry(worker.state.clone()).or_insert(0_u64) += 1;
+    }
+    page.by("state", &["draining", "ready", "starting"], &states);
+
+    page.family(
+        "supervise_worker_memory_bytes",
+        "gauge",
+        "A worker's memory, by measure.",
+    );
+    for worker in workers {
+        let memory = &worker.memory;
+        for (measure, bytes) in [
+            ("private", Some(memory.private)),
+            ("rss", Some(memory.rss)),
+            ("pss", memory.pss),
+            ("cgroup", memory.cgroup),
+        ] {
+            page.of_worker(worker, &[("measure", measure)], bytes.map(Bytes::get));
+        }
+    }
+    page.family(
+        "supervise_worker_peak_bytes",
+        "gauge",
+        "The highest its memory ever was.",
+    );
+    for worker in workers {
+        page.of_worker(worker, &[], Some(worker.memory.peak.get()));
+    }
+    page.family(
+        "supervise_worker_baseline_bytes",
+        "gauge",
+        "Its memory after warm-up.",
+    );
+    for worker in workers {
+        page.of_worker(worker, &[], worker.memory.baseline.map(Bytes::get));
+    }
+    page.family(
+        "supervise_worker_slope_bytes_per_second",
+        "gauge",
+        "How fast it grows.",
+    );
+    for worker in workers {
+        page.of_worker(worker, &[], worker.memory.slope_bps);
+    }
+    page.family("supervise_worker_age_seconds", "gauge", "How old it is.");
+    for worker in workers {
+        page.of_worker(worker, &[], Some(worker.age.as_secs_f64()));
+    }
+}
+
+/// Text being written: a family's head, then its samples.
+#[derive(Debug, Default)]
+struct Page {
+    text: String,
+    name: &'static str,
+}
+
+impl Page {
+    fn family(&mut self, name: &'static str, kind: &str, help: &str) {
+        self.name = name;
+        self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        self.push(self.name);
+        for (at, (label, text)) in labels.iter().enumerate() {
+            let before = if at == 0 { '{' } else { ',' };
+            self.push(format_args!("{before}{label}=\"{}\"", escaped(text)));
+        }
+        let end = if labels.is_empty() { "" } else { "}" };
+        self.push(format_args!("{end} {value}\n"));
+    }
+
+    fn maybe(&mut self, labels: &[(&str, &str)], value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.sample(labels, value);
+        }
+    }
+
+    fn of_worker(
+        &mut self,
+        worker: &WorkerView,
+        more: &[(&str, &str)],
+        value: Option<impl Display>,
+    ) {
+        // The slot lives on; the worker keeps two in one slot apart while one replaces the other.
+        let (slot, id) = (worker.slot.to_string(), worker.id.to_string());
+        let labels = [&[("slot", slot.as_str()), ("worker", &id)], more].concat();
+        self.maybe(&labels, value);
+    }
+
+    /// One sample for each word: those of `always`, and what else was counted.
+    fn by(&mut self, label: &str, always: &[&str], counts: &BTreeMap<String, u64>) {
+        let mut all: BTreeMap<&str, u64> = always.iter().map(|word| (*word, 0)).collect();
+        all.extend(counts.iter().map(|(word, count)| (word.as_str(), *count)));
+        for (word, count) in all {
+            self.sample(&[(label, word)], count);
+        }
+    }
+
+    fn push(&mut self, text: impl Display) {
+        // Writing to a string does not fail.
+        let _written = write!(self.text, "{text}");
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use crate::{
+        supervisor::report::{Effective, MemoryView},
+        units::WorkerId,
+    };
+
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../../docs/metrics.md");
+
+    fn page() -> String {
+        let mut snapshot = Snapshot {
+            name: "a \"shop\"".to_owned(),
+            mode: "server".to_owned(),
+            ready: true,
+            recycles: BTreeMap::from([("ceiling".to_owned(), 2)]),
+            workers: vec![WorkerView {
+                id: WorkerId::FIRST.next(),
+                pid: 41,
+                slot: 0,
+                state: "ready".to_owned(),
+                age: Duration::from_millis(1500),
+                tasks: None,
+                processes: 1,
+                memory: MemoryView {
+                    private: Bytes(7),
+                    slope_bps: Some(-3.5),
+                    ..MemoryView::default()
+                },
+            }],
+            ..Snapshot::default()
+        };
+        snapshot.limits.ceiling = Effective {
+            bytes: Some(Bytes::mib(300)),
+            from: "given".to_owned(),
+        };
+        let own = Own {
+            version: "0.1.0".to_owned(),
+            started: 1000.5,
+            rss: Bytes::mib(5),
+            lost_log_lines: 0,
+        };
+        render(&snapshot, &own)
+    }
+
+    #[test]
+    fn samples_carry_their_labels() {
+        let page = page();
+        for line in [
+            "supervise_info{name=\"a \\\"shop\\\"\",version=\"0.1.0\",mode=\"server\"} 1",
+            "supervise_ready 1",
+            "supervise_start_time_seconds 1000.5",
+            "supervise_limit_bytes{limit=\"ceiling\"} 314572800",
+            "supervise_workers{state=\"draining\"} 0",
+            "supervise_workers{state=\"ready\"} 1",
+            "supervise_worker_memory_bytes{slot=\"0\",worker=\"w2\",measure=\"private\"} 7",
+            "supervise_worker_slope_bytes_per_second{slot=\"0\",worker=\"w2\"} -3.5",
+            "supervise_recycles_total{cause=\"ceiling\"} 2",
+            "supervise_ends_total{cause=\"cap\"} 0",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+        }
+        assert!(!page.contains("measure=\"pss\"") && !page.contains("limit=\"cap\""));
+    }
+
+    #[test]
+    fn the_document_lists_every_metric_with_its_labels_and_no_other() {
+        let page = page();
+        let rendered: BTreeSet<String> = page
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| Some(line.rsplit_once(' ')?.0))
+            .map(|series| {
+                let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+                let labels = labels
+                    .split(',')
+                    .filter_map(|label| Some(label.split_once('=')?.0));
+                format!("{name}: {}", labels.collect::<Vec<_>>().join(" "))
+            })
+            .collect();
+        // The one worker of the page has no baseline.
+        let unseen = "supervise_worker_baseline_bytes: slot worker".to_owned();
+        let rendered: BTreeSet<_> = rendered.into_iter().chain([unseen]).collect();
+        let documented: BTreeSet<String> = DOCUMENT
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `"))
+            .map(|row| {
+                let cells: Vec<_> = row.split(" | ").collect();
+                let labels = cells[2].replace([',', '`'], "");
+                format!("{}: {labels}", cells[0].trim_end_matches('`'))
+            })
+            .collect();
+        assert_eq!(rendered, documented);
+    }
+}
