@@ -1,12 +1,14 @@
 //! `supervise` keeps Python processes within their memory, from outside.
 //!
-//! The rooms, in reading order: [`units`] are the words all share; `cli` and [`config`] read
+//! The rooms, in reading order: [`units`] are the words all share; [`cli`] and [`config`] read
 //! wishes into a `Spec`; [`supervisor`] decides; [`servers`] knows the wrapped programs; [`host`]
-//! touches the kernel; [`control`] talks to operators; [`observe`] tells; `driver` is the one
+//! touches the kernel; [`control`] talks to operators; [`observe`] tells; [`driver`] is the one
 //! loop between them.
 
+pub mod cli;
 pub mod config;
 pub mod control;
+pub mod driver;
 pub mod host;
 pub mod observe;
 pub mod servers;

@@ -1,0 +1,307 @@
+//! The words of the command line: arguments in, a [`Command`] or one clear message out. It carries
+//! nothing out.
+
+mod mistakes;
+mod options;
+pub mod run;
+#[cfg(test)]
+mod tests;
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::{
+    config::{self, Wish, Wishes},
+    units::WorkerId,
+};
+
+use options::Options;
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Command {
+    /// Keep a program running within its memory.
+    Run(Box<Wishes>),
+    /// Judge the wishes, and print what would hold.
+    Check(Box<Wishes>),
+    /// Print workers, memory, limits and recent ends.
+    Status {
+        /// Which service.
+        client: Client,
+        /// As JSON.
+        json: bool,
+    },
+    /// Print what happened, oldest first.
+    Events {
+        /// Which service.
+        client: Client,
+        /// Go on with what happens next.
+        follow: bool,
+        /// As JSON.
+        json: bool,
+    },
+    /// Replace workers gracefully.
+    Recycle {
+        /// Which service.
+        client: Client,
+        /// Which of its workers.
+        target: Target,
+    },
+    /// Replace all that runs by what its files say now.
+    Reload {
+        /// Which service.
+        client: Client,
+    },
+    /// End the service.
+    Stop {
+        /// Which service.
+        client: Client,
+        /// Without waiting for what is in flight.
+        now: bool,
+    },
+    /// Say what this machine lets us enforce.
+    Doctor,
+    /// Print the manual page.
+    Man,
+}
+
+/// How a client finds its service; with neither, the one that runs.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Client {
+    /// By its name.
+    pub name: Option<String>,
+    /// By its control socket.
+    pub socket: Option<PathBuf>,
+}
+
+/// Whom to recycle.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Target {
+    /// One after the other.
+    All,
+    /// One.
+    Worker(WorkerId),
+}
+
+/// What to print instead of doing anything: a mistake, or the help that was asked for.
+#[derive(Debug)]
+pub struct Usage {
+    /// The whole text; for standard output if `status` is 0, else for standard error.
+    pub text: String,
+    /// The exit status.
+    pub status: i32,
+}
+
+const FORMS: &str = "supervise [OPTIONS] -- COMMAND [ARG]...
+       supervise [OPTIONS] run CONFIG [-- COMMAND [ARG]...]
+       supervise [OPTIONS] SUBCOMMAND";
+
+const NOTES: &str = "\
+Flags override the file, the file overrides SUPERVISE_* variables (SUPERVISE_CEILING for --ceiling).
+Durations have a unit: 500ms, 30s, 6h. Sizes are binary: 300M is 300 times 1024 times 1024 bytes.
+
+Exit status: COMMAND's own (128+n for signal n) with --restart never; 0 after a clean stop; 2 wrong
+use; 70 a fault of ours; 75 gave up restarting; 78 bad configuration; 125 could not set up; 126
+COMMAND not executable; 127 COMMAND not found.";
+
+/// Keeps Python processes within their memory, from outside
+#[derive(Debug, Parser)]
+#[command(name = "supervise", version, override_usage = FORMS, after_help = NOTES)]
+#[command(subcommand_value_name = "SUBCOMMAND")]
+struct Line {
+    #[command(flatten)]
+    options: Options,
+    /// Read the wishes of a file
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The program to keep and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+    #[command(subcommand)]
+    word: Option<Word>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Word {
+    /// Keep the program of a file running within its memory
+    Run(FromFile),
+    /// Validate a file, and print the effective configuration
+    Check(FromFile),
+    /// Show workers, memory, limits and recent ends
+    Status {
+        #[command(flatten)]
+        at: At,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what happened, oldest first
+    Events {
+        #[command(flatten)]
+        at: At,
+        /// Go on with what happens next
+        #[arg(long, short)]
+        follow: bool,
+        /// Print one JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Replace a worker, or all of them, gracefully
+    Recycle {
+        #[command(flatten)]
+        at: At,
+        /// Its name, as `status` shows it: w17
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        worker: Option<WorkerId>,
+        /// One after the other
+        #[arg(long)]
+        all: bool,
+    },
+    /// Replace all workers one after the other, for new code
+    Reload {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Stop the service gracefully
+    Stop {
+        #[command(flatten)]
+        at: At,
+        /// Kill at once
+        #[arg(long)]
+        now: bool,
+    },
+    /// Say what this machine lets us enforce, and how to get more
+    Doctor,
+    #[command(hide = true)]
+    Man,
+}
+
+#[derive(Args, Debug)]
+struct FromFile {
+    /// The file
+    #[arg(value_name = "CONFIG")]
+    config: PathBuf,
+    #[command(flatten)]
+    options: Options,
+    /// In place of the file's command
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+struct At {
+    /// Name of the service; not needed while only one runs
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Its control socket
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+/// Reads the words, the program's own name first.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Usage> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let line = Line::try_parse_from(&args).map_err(|error| mistakes::explain(error, &args))?;
+    let given = Given {
+        flags: line.options.0,
+        config: line.config,
+        command: line.command,
+    };
+    match line.word {
+        None => given.run().map(Command::Run),
+        Some(Word::Run(file)) => given.with(file).map(Command::Run),
+        Some(Word::Check(file)) => given.with(file).map(Command::Check),
+        Some(Word::Status { at, json }) => {
+            let client = given.client("status", Some(at))?;
+            Ok(Command::Status { client, json })
+        }
+        Some(Word::Events { at, follow, json }) => Ok(Command::Events {
+            client: given.client("events", Some(at))?,
+            follow,
+            json,
+        }),
+        Some(Word::Recycle { at, worker, .. }) => Ok(Command::Recycle {
+            client: given.client("recycle", Some(at))?,
+            target: worker.map_or(Target::All, Target::Worker),
+        }),
+        Some(Word::Reload { at }) => {
+            let client = given.client("reload", Some(at))?;
+            Ok(Command::Reload { client })
+        }
+        Some(Word::Stop { at, now }) => {
+            let client = given.client("stop", Some(at))?;
+            Ok(Command::Stop { client, now })
+        }
+        Some(Word::Doctor) => given.client("doctor", None).map(|_| Command::Doctor),
+        Some(Word::Man) => given.client("man", None).map(|_| Command::Man),
+    }
+}
+
+/// The manual page, in the language of man(7).
+pub fn man() -> std::io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Line::command()).render(&mut page)?;
+    Ok(page)
+}
+
+/// What stood before the subcommand.
+struct Given {
+    flags: Vec<Wish>,
+    config: Option<PathBuf>,
+    command: Vec<OsString>,
+}
+
+impl Given {
+    fn run(self) -> Result<Box<Wishes>, Usage> {
+        if self.config.is_none() && self.command.is_empty() {
+            return Err(mistakes::nothing_to_run());
+        }
+        Ok(Box::new(Wishes {
+            config: self.config,
+            command: self.command,
+            flags: self.flags,
+        }))
+    }
+
+    fn with(mut self, file: FromFile) -> Result<Box<Wishes>, Usage> {
+        if self.config.is_some() {
+            return Err(mistakes::wrong("`--config` names a second file; give one"));
+        }
+        self.flags.extend(file.options.0);
+        Ok(Box::new(Wishes {
+            config: Some(file.config),
+            command: file.command,
+            flags: self.flags,
+        }))
+    }
+
+    /// `--name` and `--socket` may stand on either side of the subcommand; nothing else means
+    /// anything to a client.
+    fn client(self, word: &str, at: Option<At>) -> Result<Client, Usage> {
+        let is_client = at.is_some();
+        let mut client = Client::default();
+        let (mut name, mut socket) = at.map_or((None, None), |at| (at.name, at.socket));
+        for wish in self.flags {
+            let (config::Origin::Flag(flag), config::Value::Words(text)) =
+                (&wish.origin, &wish.value)
+            else {
+                continue;
+            };
+            match wish.key.as_str() {
+                "name" if is_client => name = name.or_else(|| Some(text.clone())),
+                "control.socket" if is_client => socket = socket.or_else(|| Some(text.into())),
+                _ => return Err(mistakes::idle(flag, word)),
+            }
+        }
+        if self.config.is_some() {
+            return Err(mistakes::idle("--config", word));
+        }
+        if let Some(Err(text)) = name.as_deref().map(config::check_name) {
+            return Err(mistakes::wrong(&format!("--name: {text}")));
+        }
+        client.name = name;
+        client.socket = socket;
+        Ok(client)
+    }
+}

@@ -1,0 +1,299 @@
+//! Wires each command to the rooms that carry it out.
+
+use std::{
+    env,
+    io::{self, Write},
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{Client, Command, Target, Usage, man};
+use crate::{
+    config::{self, ConfigError, Loaded, Machine, Wishes},
+    control::{
+        self,
+        client::{self, ClientError},
+        wire,
+    },
+    driver::Driver,
+    host::{clock, doctor, users},
+    observe::{log::Log, view},
+    supervisor::{report::Snapshot, spec::Spec},
+    units::{Bytes, Timestamp},
+};
+
+const WRONG_USE: i32 = 2;
+const OUR_BUG: i32 = 70;
+const NOT_SET_UP: i32 = 125;
+/// The last lines of the log are waited for as long; standard error may be a pipe nobody reads.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// A page is no wider than this.
+const WIDTH: usize = 120;
+
+/// Carries out a command; the result is the exit status.
+pub fn run(command: Command) -> i32 {
+    match command {
+        Command::Run(wishes) => supervise(&wishes),
+        Command::Check(wishes) => check(&wishes),
+        Command::Status { client, json } => {
+            ask(&client, async |socket| status(&socket, json).await)
+        }
+        Command::Events {
+            client,
+            follow,
+            json,
+        } => ask(&client, async |socket| events(&socket, follow, json).await),
+        Command::Recycle { client, target } => {
+            let path = match target {
+                Target::All => "/v1/recycle".to_owned(),
+                Target::Worker(worker) => format!("/v1/workers/{worker}/recycle"),
+            };
+            ask(&client, async |socket| change(&socket, &path).await)
+        }
+        Command::Reload { client } => {
+            ask(&client, async |socket| change(&socket, "/v1/reload").await)
+        }
+        Command::Stop { client, now } => {
+            let path = if now { "/v1/stop?now" } else { "/v1/stop" };
+            ask(&client, async |socket| change(&socket, path).await)
+        }
+        Command::Doctor => diagnose(),
+        Command::Man => match man() {
+            Ok(page) => print(&String::from_utf8_lossy(&page)),
+            Err(error) => fail(&error.to_string(), OUR_BUG),
+        },
+    }
+}
+
+/// What is wrong with the words of the command line, or the help that they asked for.
+pub fn explain(usage: &Usage) -> i32 {
+    if usage.status == 0 {
+        print(&usage.text)
+    } else {
+        fail(&usage.text, usage.status)
+    }
+}
+
+fn supervise(wishes: &Wishes) -> i32 {
+    let spec = match load(wishes) {
+        Ok(Loaded { spec, warnings }) => {
+            warnings.iter().for_each(|warning| complain(warning));
+            spec
+        }
+        Err(error) => return fail(&error.to_string(), error.status()),
+    };
+    let available = match doctor::available() {
+        Ok(available) => available,
+        Err(error) => return fail(&error.to_string(), NOT_SET_UP),
+    };
+    if let Err(error) = config::judge(&spec, available) {
+        return fail(&error.to_string(), error.status());
+    }
+    match Log::start(spec.log) {
+        Ok(log) => in_runtime(serve(spec, log)),
+        Err(error) => fail(&error.to_string(), NOT_SET_UP),
+    }
+}
+
+async fn serve(spec: Spec, log: Log) -> i32 {
+    let server = match control::server::Server::bind(&spec.control, &spec.name) {
+        Ok(server) => server,
+        Err(error) => return fail(&error.to_string(), NOT_SET_UP),
+    };
+    let (driver, questions) = match Driver::new(spec, log) {
+        Ok(driver) => driver,
+        Err(error) => return fail(&format!("take hold of this machine: {error}"), NOT_SET_UP),
+    };
+    let doors = tokio::spawn(server.run(questions));
+    let (status, log) = driver.run().await;
+    // The driver is gone, so that the doors close; answers under way are still delivered.
+    let _ = doors.await;
+    log.flush(FAREWELL);
+    status
+}
+
+fn check(wishes: &Wishes) -> i32 {
+    let spec = match load(wishes) {
+        Ok(Loaded { spec, warnings }) => {
+            warnings.iter().for_each(|warning| complain(warning));
+            spec
+        }
+        Err(error) => return fail(&error.to_string(), error.status()),
+    };
+    let available = doctor::available().unwrap_or(Bytes(u64::MAX));
+    match config::judge(&spec, available) {
+        Ok(()) => print(&config::render(&spec)),
+        Err(error) => fail(&error.to_string(), error.status()),
+    }
+}
+
+fn load(wishes: &Wishes) -> Result<Loaded, ConfigError> {
+    let machine = Machine {
+        uid: users::own_id(),
+        user_exists: users::exists,
+    };
+    config::load(wishes, env::vars_os(), &machine)
+}
+
+fn diagnose() -> i32 {
+    match doctor::examine() {
+        Ok(diagnosis) => print(&diagnosis.to_string()),
+        Err(error) => fail(&error.to_string(), NOT_SET_UP),
+    }
+}
+
+async fn status(socket: &Path, json: bool) -> Result<i32, ClientError> {
+    let (code, body) = client::Client::connect(socket)
+        .await?
+        .get("/v1/status")
+        .await?;
+    if code != 200 {
+        return Ok(fail(&body, 1));
+    }
+    if json {
+        return Ok(print(&format!("{body}\n")));
+    }
+    let status: wire::Status = match serde_json::from_str(&body) {
+        Ok(status) => status,
+        Err(error) => return Ok(fail(&format!("read the status: {error}"), OUR_BUG)),
+    };
+    let now = Duration::try_from_secs_f64(clock::unix_seconds()).unwrap_or_default();
+    let started = Duration::try_from_secs_f64(status.started).unwrap_or_default();
+    let about = view::About {
+        pid: status.pid,
+        version: status.version.clone(),
+        up: now.saturating_sub(started),
+        now: Timestamp::default().later(now),
+    };
+    match Snapshot::try_from(status) {
+        Ok(snapshot) => Ok(print(&view::table(&snapshot, &about, WIDTH))),
+        Err(error) => Ok(fail(&error.to_string(), OUR_BUG)),
+    }
+}
+
+async fn events(socket: &Path, follow: bool, json: bool) -> Result<i32, ClientError> {
+    let show = |document: &str| -> ControlFlow<()> {
+        let line = if json {
+            document.to_owned()
+        } else {
+            in_words(document)
+        };
+        if print(&format!("{line}\n")) == 0 {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    };
+    let client = client::Client::connect(socket).await?;
+    if follow {
+        client
+            .follow("/v1/events?follow", |message| show(&message.data))
+            .await?;
+        return Ok(0);
+    }
+    let (code, body) = client.get("/v1/events").await?;
+    let documents: Vec<serde_json::Value> = match serde_json::from_str(&body) {
+        Ok(documents) if code == 200 => documents,
+        Ok(_) | Err(_) => return Ok(fail(&body, 1)),
+    };
+    for document in documents {
+        if show(&document.to_string()).is_break() {
+            break;
+        }
+    }
+    Ok(0)
+}
+
+/// One event for people; what cannot be read is shown as it is.
+fn in_words(document: &str) -> String {
+    match serde_json::from_str::<wire::EventDoc>(document) {
+        Ok(event) => {
+            let at = Duration::try_from_secs_f64(event.at).unwrap_or_default();
+            let at = humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + at);
+            format!("{at} {:<13} {}", event.event, event.message)
+        }
+        Err(_) => document.to_owned(),
+    }
+}
+
+/// Asks for a change and waits until it is made or refused.
+async fn change(socket: &Path, path: &str) -> Result<i32, ClientError> {
+    let (code, body) = client::Client::connect(socket)
+        .await?
+        .post(path, "")
+        .await?;
+    let document: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+    let word = |name: &str| {
+        document
+            .get(name)
+            .and_then(serde_json::Value::as_str)
+            .map(str::to_owned)
+    };
+    if code == 200 {
+        Ok(print(&format!("{}\n", word("done").unwrap_or(body))))
+    } else {
+        Ok(fail(&word("error").unwrap_or(body), 1))
+    }
+}
+
+fn ask(wanted: &Client, question: impl AsyncFnOnce(PathBuf) -> Result<i32, ClientError>) -> i32 {
+    let socket = match find(wanted) {
+        Ok(socket) => socket,
+        Err(message) => return fail(&message, WRONG_USE),
+    };
+    match in_runtime(question(socket)) {
+        Ok(status) => status,
+        Err(error) => fail(&error.to_string(), 1),
+    }
+}
+
+/// The service that is meant: the one of that socket or name, or the only one that runs.
+fn find(wanted: &Client) -> Result<PathBuf, String> {
+    if let Some(socket) = &wanted.socket {
+        return Ok(socket.clone());
+    }
+    let directories = config::runtime_dirs(env::vars_os(), users::own_id());
+    let name = wanted.name.as_deref();
+    let mut first_error = None;
+    for directory in &directories {
+        match client::find(directory, name) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => {
+                first_error.get_or_insert_with(|| error.to_string());
+            }
+        }
+    }
+    Err(first_error.unwrap_or_else(|| "no directory to look for services in".to_owned()))
+}
+
+/// One thread: the command dies with the one that started it, and that must be one that lives.
+fn in_runtime<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => unreachable!("the kernel gives us no epoll: {error}"),
+    }
+}
+
+/// A broken pipe is a quiet success: whoever read has enough.
+fn print(text: &str) -> i32 {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => 0,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        Err(error) => fail(&format!("write the answer: {error}"), 1),
+    }
+}
+
+fn fail(message: &str, status: i32) -> i32 {
+    complain(message);
+    status
+}
+
+fn complain(message: &str) {
+    // Where standard error is closed nobody can be told.
+    let _ = writeln!(io::stderr(), "supervise: {}", message.trim_end());
+}

@@ -1,0 +1,295 @@
+//! The one loop: wait for one thing, hand it in, carry out what comes out.
+//!
+//! The only code that holds both sides. It reads the clock; nothing that it calls waits.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    time::Duration,
+};
+
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{broadcast, mpsc, oneshot},
+    time::sleep,
+};
+
+use crate::{
+    control::{Asked, Context, Question, Reply, wire},
+    host::{Host, clock},
+    observe::{
+        log::{self, Log},
+        metrics,
+    },
+    supervisor::{
+        Supervisor,
+        action::{Action, Answer, Notice},
+        event::Event,
+        report::{Report, Snapshot},
+        spec::Spec,
+        tell::Told,
+    },
+    units::{Bytes, RequestId, Timestamp},
+};
+
+/// Followers that lag by more than this are told how many events they have missed.
+const FOLLOWERS_BEHIND: usize = 1024;
+/// Questions that wait to be taken in; whoever asks more waits at the socket.
+const QUESTIONS: usize = 64;
+
+/// The loop and what it holds.
+#[derive(Debug)]
+pub struct Driver {
+    supervisor: Supervisor,
+    host: AsyncFd<Host>,
+    questions: mpsc::Receiver<Asked>,
+    waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
+    next_request: u64,
+    /// Oldest first; never longer than `history`.
+    past: VecDeque<Told>,
+    history: usize,
+    next_event: u64,
+    live: broadcast::Sender<Told>,
+    context: Context,
+    watchdog: Option<(Duration, Timestamp)>,
+    log: Log,
+    exit: Option<i32>,
+}
+
+/// Where questions are sent to reach the loop.
+pub type Questions = mpsc::Sender<Asked>;
+
+impl Driver {
+    /// Takes hold of the machine. Nothing is started before [`Driver::run`]. To be called within a
+    /// tokio runtime, on the thread that will run it: the command dies with this thread.
+    pub fn new(spec: Spec, log: Log) -> io::Result<(Self, Questions)> {
+        let now = clock::now();
+        let host = Host::take(&spec, now)?;
+        let watchdog = host.watchdog().map(|every| (every, now));
+        let history = spec.control.history;
+        let context = Context {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: clock::unix_seconds(),
+            offset: clock::unix_seconds() - now.since(Timestamp::default()).as_secs_f64(),
+        };
+        let (sender, questions) = mpsc::channel(QUESTIONS);
+        // The jitter differs from start to start, so that services that start together spread.
+        let seed = now.as_nanos() ^ u64::from(context.pid).rotate_left(32);
+        let driver = Self {
+            supervisor: Supervisor::new(spec, seed, now),
+            host: host.into_async()?,
+            questions,
+            waiting: BTreeMap::new(),
+            next_request: 0,
+            past: VecDeque::new(),
+            history,
+            next_event: 1,
+            live: broadcast::channel(FOLLOWERS_BEHIND).0,
+            context,
+            watchdog,
+            log,
+            exit: None,
+        };
+        Ok((driver, sender))
+    }
+
+    /// Runs until the service is over. The result is the exit status, and the log, to be flushed
+    /// when all is said.
+    pub async fn run(mut self) -> (i32, Log) {
+        loop {
+            self.settle();
+            if let Some(status) = self.exit {
+                self.host.get_mut().leave();
+                self.refuse_late();
+                return (status, self.log);
+            }
+            self.wait().await;
+        }
+    }
+
+    /// Carries out what is asked, tells what is to be told, hands in what has happened, until
+    /// nothing of it is left.
+    fn settle(&mut self) {
+        loop {
+            while let Some(action) = self.supervisor.poll_action() {
+                self.perform(action);
+            }
+            while let Some(report) = self.supervisor.poll_report() {
+                self.tell(report);
+            }
+            // The time is read for each event: one may have taken long to carry out.
+            let Some(event) = self.host.get_mut().poll_event() else {
+                return;
+            };
+            self.supervisor.handle_event(clock::now(), event);
+        }
+    }
+
+    /// Waits for one thing. The order matters: what the kernel tells comes before a deadline, for a
+    /// worker that has ended in time must not be killed for being late.
+    async fn wait(&mut self) {
+        let now = clock::now();
+        let deadline = self.deadline();
+        let ready = tokio::select! {
+            biased;
+            ready = self.host.readable_mut() => {
+                // Whatever is not taken now keeps the descriptor readable.
+                ready.map(|mut guard| guard.clear_ready()).is_ok()
+            }
+            Some(asked) = self.questions.recv() => {
+                self.on_asked(asked);
+                false
+            }
+            () = sleep(deadline.since(now)) => false,
+        };
+        let now = clock::now();
+        if ready || self.host.get_ref().deadline() <= now {
+            self.host.get_mut().collect(now);
+        }
+        self.pat_watchdog(now);
+        if self.supervisor.poll_deadline().is_some_and(|at| at <= now) {
+            // What the kernel has told in the meantime is handed in first.
+            self.host.get_mut().collect(now);
+            self.settle();
+            self.supervisor.handle_event(clock::now(), Event::Deadline);
+        }
+    }
+
+    fn deadline(&self) -> Timestamp {
+        let host = self.host.get_ref().deadline();
+        let supervisor = self.supervisor.poll_deadline();
+        let watchdog = self.watchdog.map(|(_, next)| next);
+        supervisor.into_iter().chain(watchdog).fold(host, Ord::min)
+    }
+
+    fn pat_watchdog(&mut self, now: Timestamp) {
+        if let Some((every, next)) = &mut self.watchdog
+            && *next <= now
+        {
+            *next = now.later(*every);
+            self.host.get_ref().pat_watchdog();
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Reply { request, answer } => {
+                if let Some(reply) = self.waiting.remove(&request) {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(Reply::Answer(answer));
+                }
+            }
+            Action::Exit { status } => self.exit = Some(status),
+            action => self.host.get_mut().carry_out(clock::now(), action),
+        }
+    }
+
+    fn tell(&mut self, report: Report) {
+        let moved = matches!(
+            report,
+            Report::WorkerReady { .. } | Report::Ended(_) | Report::Ready { .. }
+        );
+        let told = Told {
+            id: self.next_event,
+            at: clock::unix_seconds(),
+            mono_ns: clock::now().as_nanos(),
+            report,
+        };
+        self.next_event += 1;
+        log::tell(&told);
+        if self.past.len() >= self.history {
+            self.past.pop_front();
+        }
+        self.past.push_back(told.clone());
+        // Nobody may be following.
+        let _ = self.live.send(told);
+        if moved {
+            let now = clock::now();
+            let status = Notice::Status(status_line(&self.supervisor.snapshot(now)));
+            self.host.get_ref().notify(now, &status);
+        }
+    }
+
+    fn on_asked(&mut self, Asked { question, reply }: Asked) {
+        let now = clock::now();
+        let answer = match question {
+            Question::Status => {
+                let snapshot = self.supervisor.snapshot(now);
+                Reply::Status(Box::new(wire::Status::of(&snapshot, &self.context)))
+            }
+            Question::Events { after, follow } => Reply::Events {
+                past: self
+                    .past
+                    .iter()
+                    .filter(|told| Some(told.id) > after)
+                    .cloned()
+                    .collect(),
+                live: follow.then(|| self.live.subscribe()),
+            },
+            Question::Metrics => {
+                Reply::Text(metrics::render(&self.supervisor.snapshot(now), &self.own()))
+            }
+            // The loop turns, or this would not be answered.
+            Question::Health => Reply::Is {
+                ok: true,
+                why: String::new(),
+            },
+            Question::Readiness => {
+                let snapshot = self.supervisor.snapshot(now);
+                let why = if snapshot.stopping {
+                    "the service is stopping"
+                } else {
+                    "the service does not answer yet"
+                };
+                Reply::Is {
+                    ok: snapshot.ready,
+                    why: why.to_owned(),
+                }
+            }
+            Question::Do(ask) => {
+                let request = RequestId(self.next_request);
+                self.next_request += 1;
+                self.waiting.insert(request, reply);
+                self.supervisor
+                    .handle_event(now, Event::Asked { request, ask });
+                return;
+            }
+        };
+        let _ = reply.send(answer);
+    }
+
+    /// Whoever has no answer yet gets one.
+    fn refuse_late(&mut self) {
+        for (_, reply) in std::mem::take(&mut self.waiting) {
+            let _ = reply.send(Reply::Answer(Answer::Refused(
+                "the service is over".to_owned(),
+            )));
+        }
+    }
+
+    fn own(&self) -> metrics::Own {
+        metrics::Own {
+            version: self.context.version.clone(),
+            started: self.context.started,
+            rss: self.host.get_ref().own_memory().unwrap_or(Bytes::ZERO),
+            lost_log_lines: self.log.lost(),
+        }
+    }
+}
+
+/// What `systemctl status` shows in one line.
+fn status_line(snapshot: &Snapshot) -> String {
+    let total = snapshot.workers.iter().fold(Bytes::ZERO, |total, worker| {
+        total.plus(worker.memory.private)
+    });
+    let recycles: u64 = snapshot.recycles.values().sum();
+    let budget = match snapshot.limits.budget.bytes {
+        Some(budget) => format!(" of {budget}"),
+        None => String::new(),
+    };
+    format!(
+        "{} workers, {total}{budget}, {recycles} recycled",
+        snapshot.workers.len()
+    )
+}
