@@ -1,0 +1,85 @@
+//! The kernel's part: whose memory passes its wire, its cap or the budget, and when.
+
+use std::time::Duration;
+
+use supervise::{
+    supervisor::event::{CapMechanism, Ended, Event, Oom},
+    units::{Signal, Timestamp},
+};
+
+use crate::{
+    process::Process,
+    world::{MASTER, World},
+};
+
+impl World {
+    /// Whose memory passes a line next: its wire, its cap, or all together the budget.
+    pub(crate) fn next_crossing(&self) -> Option<(Timestamp, i32)> {
+        let now = self.now;
+        let lines = self.processes.values().filter_map(|process| {
+            let lines = process.cap.into_iter().chain(process.wire);
+            let line = lines.fold(f64::INFINITY, f64::min);
+            Some((process.charged_at(now, line)?, process.pid))
+        });
+        lines.chain(self.budget_crossing()).min()
+    }
+
+    fn budget_crossing(&self) -> Option<(Timestamp, i32)> {
+        let budget = self.budget?;
+        let rate: f64 = self.processes.values().map(Process::rate).sum();
+        let room = budget - self.total();
+        let fattest = self
+            .processes
+            .values()
+            .max_by(|a, b| a.private(self.now).total_cmp(&b.private(self.now)))?;
+        if room <= 0.0 {
+            return Some((self.now, fattest.pid));
+        }
+        let left = Duration::try_from_secs_f64(room / rate).ok()?;
+        let at = self.now.later(left + Duration::from_micros(1));
+        (rate > 0.0).then_some((at, fattest.pid))
+    }
+
+    pub(crate) fn total(&self) -> f64 {
+        let workers: f64 = self.processes.values().map(|p| p.private(self.now)).sum();
+        workers + MASTER.as_f64()
+    }
+
+    pub(crate) fn on_crossing(&mut self, pid: i32) {
+        let (now, total) = (self.now, self.total());
+        let rlimit = self.scenario.machine.caps == CapMechanism::Rlimit;
+        let Some(process) = self.processes.get_mut(&pid) else {
+            return;
+        };
+        let charge = process.charge(now);
+        let Some(worker) = process.worker else {
+            // In nobody's group yet: only the budget can have met it.
+            self.end(pid, Ended::Signal(Signal::KILL), Oom::Budget);
+            return;
+        };
+        if process.wire.is_some_and(|line| charge >= line) {
+            process.wire = None;
+            let wait = self.chance.micros(20, 900);
+            self.tell(wait, Event::Tripped { worker });
+        } else if process.cap.is_some_and(|line| charge >= line) {
+            if rlimit {
+                process.cap = None;
+                process.grow(now, 0.0);
+                if self.chance.yes(0.5) {
+                    self.end(pid, Ended::Exit(1), Oom::No);
+                }
+            } else if process.helper > process.held(now) {
+                process.helper = 0.0;
+                let oom = Oom::Cap;
+                self.tell(
+                    Duration::from_millis(1),
+                    Event::HelperKilled { worker, oom },
+                );
+            } else {
+                self.end(pid, Ended::Signal(Signal::KILL), Oom::Cap);
+            }
+        } else if self.budget.is_some_and(|budget| total >= budget) {
+            self.end(pid, Ended::Signal(Signal::KILL), Oom::Budget);
+        }
+    }
+}

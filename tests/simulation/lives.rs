@@ -1,0 +1,261 @@
+//! The lives of workers in the pretend machine: forked, taken, ready, asked to go, gone.
+
+use std::time::Duration;
+
+use supervise::{
+    supervisor::{
+        action::Look,
+        event::{CapMechanism, Effect, Ended, Event, Oom},
+        spec::{Kind, ReadyWhen},
+    },
+    units::{Bytes, Signal, Timestamp, WorkerId},
+};
+
+use crate::{
+    process::{Asker, Phase, Process, bytes},
+    world::{Command, Fate, Happening, MASTER, World},
+};
+
+impl World {
+    /// A new worker process begins.
+    pub(crate) fn spawn(&mut self, pid: i32) {
+        let plan = self.scenario.program.plan(&mut self.chance, self.calm);
+        let boot = plan.boot;
+        self.processes
+            .insert(pid, Process::new(pid, self.now, plan));
+        self.after(boot, Happening::Ready(pid));
+    }
+
+    /// It has its name and its group from now on.
+    pub(crate) fn take(&mut self, worker: WorkerId, pid: i32, cap: Option<Bytes>) {
+        self.names.insert(worker, pid);
+        let fails = self.yes(self.scenario.faults.cap);
+        let group = self.scenario.machine.caps != CapMechanism::Rlimit;
+        let (now, single) = (self.now, matches!(self.scenario.spec.kind, Kind::Single));
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.worker = Some(worker);
+            process.elsewhere = if single { 0.0 } else { process.private(now) };
+            process.grouped = group && !fails;
+            process.cap = cap.filter(|_| !fails).map(Bytes::as_f64);
+        }
+        if fails {
+            self.fail("move a worker", Some(worker), Effect::Cap);
+        }
+    }
+
+    pub(crate) fn adopt(&mut self, worker: WorkerId, pid: i32, cap: Option<Bytes>) {
+        self.take(worker, pid, cap);
+        let Some(process) = self.processes.get(&pid) else {
+            // Gone before it could be taken, or the server's own helper.
+            let helper = pid < 0;
+            let event = if helper {
+                Event::NoWorker { worker }
+            } else {
+                Event::WorkerEnded {
+                    worker,
+                    ended: Ended::Unseen,
+                    oom: Oom::No,
+                    peak: None,
+                }
+            };
+            let wait = if helper {
+                self.chance.millis(500, 3000)
+            } else {
+                self.chance.micros(10, 2000)
+            };
+            self.tell(wait, event);
+            return;
+        };
+        if process.phase == Phase::Serving {
+            let wait = self.chance.millis(0, 50);
+            self.tell(wait, Event::WorkerReady { worker });
+        }
+    }
+
+    pub(crate) fn signal_worker(&mut self, worker: WorkerId, signal: Signal) {
+        if self.yes(self.scenario.faults.signal) {
+            self.fail("signal a worker", Some(worker), Effect::Signal);
+        } else if let Some(pid) = self.names.get(&worker).copied()
+            && signal == Signal::TERM
+        {
+            self.ask_to_go(pid, Asker::Decider);
+        }
+    }
+
+    pub(crate) fn ask_to_go(&mut self, pid: i32, asker: Asker) {
+        let now = self.now;
+        let Some(process) = self.processes.get_mut(&pid) else {
+            return;
+        };
+        if process.asked == Asker::Nobody {
+            process.asked = asker;
+        }
+        let (Some(drain), true) = (process.plan.drain, process.phase != Phase::Leaving) else {
+            return;
+        };
+        // One that boots finishes that first.
+        let at = now.later(drain).max(process.boots_until);
+        let goes = process.plan.goes;
+        if process.phase == Phase::Serving {
+            process.phase = Phase::Leaving;
+        }
+        self.at(at, Happening::Exit(pid, goes));
+    }
+
+    pub(crate) fn on_ready(&mut self, pid: i32) {
+        let now = self.now;
+        let Some(process) = self.processes.get_mut(&pid) else {
+            return;
+        };
+        let plan = process.plan.clone();
+        process.grow(
+            now,
+            if process.asked == Asker::Nobody {
+                plan.rate
+            } else {
+                0.0
+            },
+        );
+        if process.phase == Phase::Booting {
+            process.phase = Phase::Serving;
+        }
+        let worker = process.worker;
+        if let Some((wait, ended)) = plan.crash {
+            self.after(wait, Happening::Exit(pid, ended));
+            if wait == Duration::ZERO {
+                return;
+            }
+        }
+        if let Some((wait, ..)) = plan.spike {
+            self.after(wait, Happening::Spike(pid));
+        }
+        if let Some((wait, _)) = plan.helper {
+            self.after(wait, Happening::Helper(pid));
+        }
+        let wait = self.chance.millis(0, 50);
+        let signs = !matches!(
+            self.scenario.spec.ready.when,
+            ReadyWhen::Auto | ReadyWhen::Delay(_)
+        );
+        let run = match &self.command {
+            Some(Command::Server(arbiter)) => arbiter.run,
+            Some(Command::Single { run, .. }) => *run,
+            None => return,
+        };
+        if signs {
+            self.tell(wait * 2, Event::Answers { run });
+        }
+        let server = matches!(self.command, Some(Command::Server(_)));
+        if let Some(worker) = worker.filter(|_| server) {
+            self.tell(wait, Event::WorkerReady { worker });
+        }
+    }
+
+    pub(crate) fn on_spike(&mut self, pid: i32) {
+        let gigabyte = 1e9;
+        let Some(process) = self.processes.get(&pid) else {
+            return;
+        };
+        let (Some((every, size, lasts)), rate) = (process.plan.spike, process.rate()) else {
+            return;
+        };
+        if self.calm {
+            return;
+        }
+        let takes = Duration::from_secs_f64(size.as_f64() / gigabyte);
+        self.after(Duration::ZERO, Happening::Rate(pid, gigabyte));
+        self.after(takes, Happening::Rate(pid, rate));
+        self.after(takes + lasts, Happening::GiveBack(pid, size.as_f64()));
+        self.after(takes + lasts + every, Happening::Spike(pid));
+    }
+
+    pub(crate) fn change(&mut self, pid: i32, how: impl FnOnce(&mut Process, Timestamp)) {
+        let now = self.now;
+        if let Some(process) = self.processes.get_mut(&pid) {
+            how(process, now);
+        }
+    }
+
+    pub(crate) fn answer(&mut self, worker: WorkerId, how: Look) {
+        if self.yes(self.scenario.faults.look) {
+            self.fail("look", Some(worker), Effect::Look);
+            return;
+        }
+        let now = self.now;
+        if let Some(process) = self.process_of(worker) {
+            let sample = process.sample(now, how == Look::Exact);
+            let took = sample.exact.map_or(Duration::ZERO, |exact| exact.took);
+            self.tell(took, Event::Sampled { worker, sample });
+        }
+        if self.chance.yes(0.05) {
+            self.tell(Duration::ZERO, Event::ServerSampled { private: MASTER });
+        }
+    }
+
+    /// A process is gone; whoever is its parent reaps it.
+    pub(crate) fn end(&mut self, pid: i32, ended: Ended, oom: Oom) {
+        let Some(process) = self.processes.remove(&pid) else {
+            return;
+        };
+        let now = self.now;
+        if process.helper > 0.0 && ended != Ended::Signal(Signal::KILL) {
+            self.strays += 1;
+        }
+        let halt_at = now.later(self.scenario.graceful_timeout);
+        let reaps = self.chance.micros(50, 5000);
+        let mut command_first = None;
+        match &mut self.command {
+            Some(Command::Server(arbiter)) => {
+                let status = match ended {
+                    Ended::Exit(status) => Some(status),
+                    Ended::Signal(_) | Ended::Unseen => None,
+                };
+                arbiter.on_child_gone(pid, status, halt_at);
+                let master = arbiter.pid;
+                arbiter.wake(now.later(reaps));
+                self.after(reaps, Happening::MasterWakes(master));
+            }
+            Some(Command::Single { run, pid: own }) if *own == pid => {
+                let run = *run;
+                self.command = None;
+                if self.scenario.command_first {
+                    self.command_ended(run, ended);
+                } else {
+                    command_first = Some(run);
+                }
+            }
+            Some(Command::Single { .. }) | None => {}
+        }
+        self.tell_end(&process, ended, oom);
+        if let Some(run) = command_first {
+            self.command_ended(run, ended);
+        }
+        self.mind_over();
+    }
+
+    pub(crate) fn tell_end(&mut self, process: &Process, ended: Ended, oom: Oom) {
+        let Some(worker) = process.worker else { return };
+        let single = matches!(self.scenario.spec.kind, Kind::Single);
+        let fate = Fate {
+            asked: process.asked,
+            grew: process.plan.rate > 0.0
+                || process.private(self.now).max(process.peak) > process.plan.base.as_f64() * 1.05,
+        };
+        self.fates.insert(worker, fate);
+        let unseen = self.scenario.faults.unseen && !single;
+        let peak = bytes(process.peak.max(process.private(self.now)));
+        let event = Event::WorkerEnded {
+            worker,
+            ended: if unseen { Ended::Unseen } else { ended },
+            oom,
+            peak: process.grouped.then_some(peak),
+        };
+        let wait = self.chance.micros(50, 3000);
+        let mut at = self.now.later(wait);
+        if single {
+            at = at.max(self.told_at);
+        }
+        self.told_at = self.told_at.max(at);
+        self.at(at, Happening::Tell(event));
+    }
+}
