@@ -1,0 +1,29 @@
+//! `supervise` itself beside real servers, real signals and real memory.
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a helper of a test fails the test, with its log, where it stands"
+)]
+
+mod around;
+#[expect(dead_code, reason = "the benches use the rest")]
+mod client;
+mod client_classes;
+mod client_gunicorn;
+mod clock;
+mod examples;
+mod faults;
+mod house;
+mod http;
+mod job;
+mod leaks;
+mod operator;
+mod orphans;
+#[expect(dead_code, reason = "the benches use the rest")]
+mod proc;
+mod runaway;
+mod signals;
+mod turn;
+#[expect(dead_code, reason = "the benches use the rest")]
+mod venv;
+mod wrong_use;

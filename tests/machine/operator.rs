@@ -1,0 +1,233 @@
+//! What an operator can ask, and what he is answered.
+
+use std::{io::Read, net::TcpStream, time::Duration};
+
+use super::{
+    client::Load,
+    house::{House, Plan, free_port, pids, recycles, workers},
+    proc, turn,
+    venv::{FLASK, NEWEST},
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn served(options: &[&str]) -> (House, Load) {
+    let port = free_port();
+    let mut all = vec!["--ceiling", "200M", "--name", "shop"];
+    all.extend(options);
+    let house = Plan::supervise(&all, &NEWEST.gunicorn(port, FLASK)).start();
+    house.ready(2);
+    (house, Load::on(port))
+}
+
+#[test]
+fn status_says_what_the_contract_says() {
+    let _turn = turn::beside();
+    let (house, _) = served(&[]);
+    let status = house.ready(2);
+    assert_eq!(status["name"], "shop");
+    assert_eq!(status["pid"], house.pid());
+    assert_eq!(status["mode"], "server");
+    assert!(status["version"].is_string() && !status["started"].is_null());
+    assert!(status["caps"]["mechanism"].is_string());
+    assert!(status["caps"]["enforced"].is_boolean());
+    assert!(!status["limits"].is_null());
+    for worker in workers(&status) {
+        let pid = i32::try_from(worker["pid"].as_i64().unwrap()).unwrap();
+        assert!(worker["id"].as_str().unwrap().starts_with('w'));
+        assert!(proc::command_line(pid).contains("gunicorn"), "{worker:#}");
+        let seen = worker["memory"]["rss"].as_u64().unwrap();
+        let (real, _) = proc::resident(pid).unwrap();
+        assert!(seen.abs_diff(real) < 5 << 20, "{seen} {real}");
+        assert!(worker["memory"]["private"].as_u64().unwrap() <= seen);
+    }
+    assert_eq!(status["ends"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn the_private_figure_is_right() {
+    let _turn = turn::beside();
+    let (house, load) = served(&[]);
+    load.once("/alloc?mb=40").unwrap();
+    // Pages of a library count as private while nobody else has it mapped, so that the exact figure
+    // of a process changes by some MB whenever another Python starts or ends.
+    let slack = 10 << 20;
+    house.wait("the right figures", SOON, || {
+        let status = house.status()?;
+        let figures: Option<Vec<_>> = workers(&status)
+            .iter()
+            .map(|worker| {
+                let (real, _) = proc::exact(i32::try_from(worker["pid"].as_i64()?).ok()?)?;
+                Some((worker["memory"]["private"].as_u64()?, real))
+            })
+            .collect();
+        let figures = figures?;
+        let are_right = figures
+            .iter()
+            .all(|(seen, real)| seen.abs_diff(*real) < slack);
+        (are_right && figures.iter().any(|(seen, _)| *seen > 45 << 20)).then_some(())
+    });
+}
+
+#[test]
+fn a_recycle_is_answered_when_it_has_come_true() {
+    let _turn = turn::alone();
+    let (house, load) = served(&[]);
+    let before = house.ready(2);
+    let id = workers(&before)[0]["id"].as_str().unwrap().to_owned();
+    let load = Load {
+        rate: Some(50.0),
+        path: "/pid".to_owned(),
+        lasts: Duration::from_secs(30),
+        ..load
+    }
+    .start();
+    let output = house.client(&["recycle", &id]);
+    assert!(output.status.success(), "{output:?}");
+    let after = house.status().unwrap();
+    assert!(workers(&after).iter().all(|worker| worker["id"] != *id));
+    assert_eq!(recycles(&after, "request"), 1, "{after:#}");
+    house.ready(2);
+    let outcome = load.finish();
+    assert_eq!(outcome.failed(), 0, "{outcome}");
+}
+
+#[test]
+fn all_workers_can_be_recycled_at_one_word() {
+    let _turn = turn::alone();
+    let (house, load) = served(&[]);
+    let before = pids(&house.ready(2));
+    let load = Load {
+        rate: Some(50.0),
+        path: "/pid".to_owned(),
+        lasts: Duration::from_secs(60),
+        ..load
+    }
+    .start();
+    let output = house.client(&["recycle", "--all"]);
+    assert!(output.status.success(), "{output:?}");
+    let after = pids(&house.ready(2));
+    assert!(after.iter().all(|pid| !before.contains(pid)));
+    let outcome = load.finish();
+    assert_eq!(outcome.failed(), 0, "{outcome}");
+}
+
+#[test]
+fn a_worker_that_is_not_there_is_said_to_be_unknown() {
+    let _turn = turn::beside();
+    let (house, _) = served(&[]);
+    let output = house.client(&["recycle", "w999"]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("w999"));
+}
+
+#[test]
+fn events_tell_what_happened_oldest_first() {
+    let _turn = turn::beside();
+    let (house, _) = served(&[]);
+    let id = workers(&house.ready(2))[0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(house.client(&["recycle", &id]).status.success());
+    let kinds: Vec<_> = house
+        .events()
+        .iter()
+        .map(|event| event["event"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    let place = |kind: &str| kinds.iter().position(|known| known == kind);
+    for kind in ["started", "ready", "due", "worker-ended"] {
+        assert!(place(kind).is_some(), "no {kind} in {kinds:?}");
+    }
+    assert!(place("started") < place("due") && place("due") < place("worker-ended"));
+}
+
+#[test]
+fn metrics_and_health_are_served() {
+    let _turn = turn::beside();
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let (house, _) = served(&["--metrics", &address]);
+    assert_eq!(house.ask("/healthz").0, 200);
+    assert_eq!(house.ask("/readyz").0, 200);
+    let (status, text) = house.ask("/metrics");
+    assert_eq!(status, 200);
+    assert!(text.contains("# TYPE supervise_"), "{text}");
+    assert!(over_tcp(port, "GET /metrics").contains("supervise_"));
+    // The half that changes something is not there over TCP.
+    let answer = over_tcp(port, "POST /v1/stop");
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    house.ready(2);
+}
+
+fn over_tcp(port: u16, line: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let request = format!(
+        "{line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn stop_is_answered_and_ends_the_service() {
+    let _turn = turn::beside();
+    let (mut house, _) = served(&[]);
+    let output = house.client(&["stop"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(house.ends(SOON).code(), Some(0));
+}
+
+#[test]
+fn a_second_supervise_of_the_same_name_leaves_the_first_alone() {
+    let _turn = turn::beside();
+    let (house, load) = served(&[]);
+    let before = pids(&house.ready(2));
+    let socket = house.socket();
+    let socket = socket.to_str().unwrap();
+    let second = Plan::supervise(
+        &["--name", "shop", "--socket", socket],
+        &["/bin/sh", "-c", "echo started"],
+    )
+    .run(SOON);
+    assert_eq!(second.status.code(), Some(125), "{}", second.stderr);
+    assert!(second.stderr.contains("shop"), "{}", second.stderr);
+    assert!(!second.stdout.contains("started"));
+    assert_eq!(pids(&house.ready(2)), before);
+    assert!(load.once("/pid").is_ok());
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_do_and_does_nothing() {
+    let _turn = turn::beside();
+    let port = free_port();
+    let house = Plan::supervise(
+        &["--ceiling", "100M", "--min-age", "1s", "--dry-run"],
+        &NEWEST.gunicorn(port, FLASK),
+    )
+    .start();
+    let before = pids(&house.ready(2));
+    Load::on(port).once("/alloc?mb=120").unwrap();
+    house.wait("the word of it", SOON, || {
+        house
+            .events()
+            .iter()
+            .any(|event| event["event"] == "due")
+            .then_some(())
+    });
+    assert_eq!(pids(&house.ready(2)), before);
+}
+
+#[test]
+fn check_and_doctor_answer_without_a_service() {
+    let _turn = turn::beside();
+    let doctor = std::process::Command::new(env!("CARGO_BIN_EXE_supervise"))
+        .arg("doctor")
+        .output()
+        .unwrap();
+    assert!(doctor.status.success(), "{doctor:?}");
+    let text = String::from_utf8_lossy(&doctor.stdout);
+    assert!(text.contains("cap"), "{text}");
+}

@@ -1,0 +1,17 @@
+"""Leaves a grandchild that has a session and a parent of its own and is deaf to TERM; then waits."""
+
+import os
+import signal
+import time
+
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        print(f"daemon {os.getpid()}", flush=True)
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+print("ready", flush=True)
+time.sleep(600)

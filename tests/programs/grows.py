@@ -1,0 +1,54 @@
+"""Grows at RATE_MB a second and writes down when its private memory passed CEILING bytes.
+
+The line in the file CROSSINGS is `PID MONOTONIC_NS PRIVATE`. The cheap figure (resident less shared)
+is looked at after every step; what it lacks of the private memory is measured from time to time.
+"""
+
+import mmap
+import os
+import signal
+import time
+
+CEILING = int(os.environ["CEILING"])
+RATE = float(os.environ["RATE_MB"]) * (1 << 20)
+STEP = 64 << 10
+NEAR = 4 << 20
+PAGE = mmap.PAGESIZE
+
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+statm = os.open("/proc/self/statm", os.O_RDONLY)
+
+
+def anonymous():
+    fields = os.pread(statm, 128, 0).split()
+    return (int(fields[1]) - int(fields[2])) * PAGE
+
+
+def private():
+    with open("/proc/self/smaps_rollup", encoding="ascii") as file:
+        lines = [line.split() for line in file]
+    return sum(int(line[1]) << 10 for line in lines if line[0].startswith("Private_"))
+
+
+# One mapping written page by page: no allocator decides when the memory comes.
+room = mmap.mmap(-1, CEILING * 3, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+page = b"x" * STEP
+lacks = private() - anonymous()
+begun, taken, crossed = time.monotonic(), 0, False
+while taken + STEP <= CEILING * 3:
+    room[taken : taken + STEP] = page
+    taken += STEP
+    now = time.monotonic_ns()
+    left = CEILING - anonymous() - lacks
+    # Pages of a library are private as long as nobody else has it mapped: what the cheap figure
+    # lacks changes whenever another Python starts or ends, and is measured anew close to the ceiling.
+    if not crossed and (left <= 0 or (left < NEAR and taken % (8 * STEP) == 0)):
+        lacks = private() - anonymous()
+        crossed = CEILING <= anonymous() + lacks
+        if crossed:
+            with open(os.environ["CROSSINGS"], "a", encoding="ascii") as file:
+                file.write(f"{os.getpid()} {now} {anonymous() + lacks}\n")
+    ahead = taken / RATE - (time.monotonic() - begun)
+    if ahead > 0.0005:
+        time.sleep(ahead)
+time.sleep(600)
