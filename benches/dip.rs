@@ -1,0 +1,74 @@
+//! Throughput in steps of 100 ms while workers that take 1.5 s to import are recycled, against the
+//! same service left alone.
+
+use std::time::Duration;
+
+use super::{
+    client::{Load, Outcome},
+    clock,
+    house::{House, Plan, free_port, workers},
+    venv::{Gunicorn, NEWEST},
+};
+
+const RECYCLES: usize = 3;
+
+/// Prints both.
+pub(crate) fn run(_: &[String]) {
+    println!("| run | requests | failed | mean per 100 ms | worst 100 ms | part of the mean |");
+    println!("|---|---|---|---|---|---|");
+    show(
+        "left alone",
+        &load(|_| clock::rest(Duration::from_secs(12))),
+    );
+    show("3 recycles", &load(recycle));
+}
+
+fn load(meanwhile: fn(&House)) -> Outcome {
+    let port = free_port();
+    let gunicorn = Gunicorn {
+        workers: 3,
+        ..Gunicorn::of("sync")
+    };
+    let house = Plan::supervise(&["--ceiling", "500M"], &NEWEST.gunicorn(port, gunicorn))
+        .env("IMPORT_SLEEP", "1.5")
+        .start();
+    house.ready(3);
+    let running = Load {
+        path: "/sleep?s=0.01".to_owned(),
+        lasts: Duration::from_secs(120),
+        keep_alive: false,
+        ..Load::on(port)
+    }
+    .start();
+    clock::rest(Duration::from_secs(2));
+    meanwhile(&house);
+    let outcome = running.finish();
+    house.stop(Duration::from_secs(20));
+    outcome
+}
+
+fn recycle(house: &House) {
+    for _ in 0..RECYCLES {
+        let status = house.ready(3);
+        let id = workers(&status)[0]["id"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let output = house.client(&["recycle", &id]);
+        assert!(output.status.success(), "{output:?}");
+        house.ready(3);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a few hundred buckets")]
+fn show(name: &str, outcome: &Outcome) {
+    let inner = &outcome.buckets[1..outcome.buckets.len() - 2];
+    let mean = f64::from(inner.iter().sum::<u32>()) / inner.len() as f64;
+    println!(
+        "| {name} | {} | {} | {mean:.1} | {} | {:.0} % |",
+        outcome.ok,
+        outcome.failed(),
+        inner.iter().min().unwrap_or(&0),
+        outcome.dip() * 100.0,
+    );
+}

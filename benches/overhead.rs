@@ -1,0 +1,123 @@
+//! Wrapped against bare gunicorn, second by second in turn; then the weight of a supervisor with
+//! four workers at rest.
+
+use std::time::Duration;
+
+use super::{
+    client::{Load, Outcome},
+    clock,
+    house::{Plan, free_port},
+    proc,
+    venv::{FLASK, Gunicorn, NEWEST},
+    watch::settled,
+};
+
+const ROUNDS: usize = 40;
+const GRACE: Duration = Duration::from_secs(20);
+const SLICE: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_secs(30);
+
+/// Prints both.
+pub(crate) fn run(_: &[String]) {
+    let command = |port| NEWEST.gunicorn(port, FLASK);
+    let (bare, wrapped) = (free_port(), free_port());
+    let options = ["--ceiling", "500M"];
+    let houses = [
+        Plan::bare(&command(bare)).start(),
+        Plan::supervise(&options, &command(wrapped)).start(),
+    ];
+    for (house, port) in houses.iter().zip([bare, wrapped]) {
+        settled(house, &load(port));
+    }
+    let mut ratios = Vec::new();
+    let mut sums = [Outcome::default(), Outcome::default()];
+    for number in 0..ROUNDS {
+        // Slices so short that a busy machine is as busy for both; who is first changes.
+        let (first, second) = if number % 2 == 0 { (0, 1) } else { (1, 0) };
+        let mut pair = [Outcome::default(), Outcome::default()];
+        for who in [first, second] {
+            pair[who] = load([bare, wrapped][who]).run();
+        }
+        ratios.push(pair[1].rate() / pair[0].rate());
+        for (sum, outcome) in sums.iter_mut().zip(pair) {
+            sum.then(outcome);
+        }
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("| run | requests | failed | req/s | p50 ms | p99 ms |");
+    println!("|---|---|---|---|---|---|");
+    for (name, sum) in ["bare", "wrapped"].iter().zip(&sums) {
+        println!(
+            "| {name} | {} | {} | {:.0} | {:.2} | {:.2} |",
+            sum.ok,
+            sum.failed(),
+            sum.rate(),
+            sum.quantile(0.5).as_secs_f64() * 1e3,
+            sum.quantile(0.99).as_secs_f64() * 1e3,
+        );
+    }
+    println!(
+        "\nratio of throughput: median {:.3} (at least 0.99), quartiles {:.3} and {:.3}, {ROUNDS} pairs",
+        ratios[ROUNDS / 2],
+        ratios[ROUNDS / 4],
+        ratios[ROUNDS * 3 / 4],
+    );
+    for house in houses {
+        house.stop(GRACE);
+    }
+    at_rest();
+}
+
+fn load(port: u16) -> Load {
+    Load {
+        path: "/pid".to_owned(),
+        // Kept connections fall to the workers by chance, and half the throughput with them.
+        keep_alive: false,
+        lasts: SLICE,
+        ..Load::on(port)
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "bytes and nanoseconds of small things"
+)]
+fn at_rest() {
+    let four = Gunicorn {
+        workers: 4,
+        ..FLASK
+    };
+    let house =
+        Plan::supervise(&["--ceiling", "500M"], &NEWEST.gunicorn(free_port(), four)).start();
+    house.ready(4);
+    clock::rest(Duration::from_secs(5));
+    let ours: Vec<_> = house
+        .everybody()
+        .into_iter()
+        .filter(|pid| !proc::is_python(*pid))
+        .collect();
+    let cpu = || ours.iter().map(|pid| proc::cpu_nanos(*pid)).sum::<u64>();
+    let before = cpu();
+    clock::rest(REST);
+    let part = (cpu() - before) as f64 / REST.as_nanos() as f64;
+    for pid in &ours {
+        let (rss, _) = proc::resident(*pid).unwrap_or_default();
+        let (private, pss) = proc::exact(*pid).unwrap_or_default();
+        println!(
+            "process {pid} {}: RSS {:.1} MB, PSS {:.1} MB, private {:.1} MB",
+            proc::command_line(*pid)
+                .split(' ')
+                .next()
+                .unwrap_or_default(),
+            rss as f64 / 1e6,
+            pss as f64 / 1e6,
+            private as f64 / 1e6,
+        );
+    }
+    println!(
+        "idle with 4 workers: {:.3} % of a core over {} s (at most 0.1)",
+        part * 100.0,
+        REST.as_secs()
+    );
+    house.stop(GRACE);
+}
