@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::{
     client::{Load, Outcome},
-    clock,
     house::{House, Plan, free_port, workers},
     venv::{Gunicorn, NEWEST},
+    watch::rest,
 };
 
 const RECYCLES: usize = 3;
@@ -16,10 +16,7 @@ const RECYCLES: usize = 3;
 pub(crate) fn run(_: &[String]) {
     println!("| run | requests | failed | mean per 100 ms | worst 100 ms | part of the mean |");
     println!("|---|---|---|---|---|---|");
-    show(
-        "left alone",
-        &load(|_| clock::rest(Duration::from_secs(12))),
-    );
+    show("left alone", &load(|_| rest(Duration::from_secs(12))));
     show("3 recycles", &load(recycle));
 }
 
@@ -40,7 +37,7 @@ fn load(meanwhile: fn(&House)) -> Outcome {
         ..Load::on(port)
     }
     .start();
-    clock::rest(Duration::from_secs(2));
+    rest(Duration::from_secs(2));
     meanwhile(&house);
     let outcome = running.finish();
     house.stop(Duration::from_secs(20));

@@ -7,10 +7,9 @@ use nix::sys::signal::Signal;
 
 use super::{
     client::{Load, Outcome},
-    clock,
     house::{Plan, free_port, recycles, send},
     venv::{G20, G23, Gunicorn, NEWEST, UVICORN, Venv},
-    watch::{settled, workers_below},
+    watch::{rest, settled, workers_below},
 };
 
 /// A worker of 110 MB is full in three seconds.
@@ -104,7 +103,7 @@ fn plain_terms(venv: Venv, class: &'static str, keep_alive: bool) -> (Outcome, u
     let running = load.start();
     let mut terms = 0;
     for _ in 0..(PLAIN.as_secs() / BETWEEN_TERMS.as_secs() - 1) {
-        clock::rest(BETWEEN_TERMS);
+        rest(BETWEEN_TERMS);
         if let Some(pid) = workers_below(house.pid()).first() {
             send(*pid, Signal::SIGTERM);
             terms += 1;

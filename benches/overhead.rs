@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use super::{
     client::{Load, Outcome},
-    clock,
     house::{Plan, free_port},
     proc,
     venv::{FLASK, Gunicorn, NEWEST},
-    watch::settled,
+    watch::{cost_at_rest, settled},
 };
 
 const ROUNDS: usize = 40;
@@ -90,16 +89,7 @@ fn at_rest() {
     let house =
         Plan::supervise(&["--ceiling", "500M"], &NEWEST.gunicorn(free_port(), four)).start();
     house.ready(4);
-    clock::rest(Duration::from_secs(5));
-    let ours: Vec<_> = house
-        .everybody()
-        .into_iter()
-        .filter(|pid| !proc::is_python(*pid))
-        .collect();
-    let cpu = || ours.iter().map(|pid| proc::cpu_nanos(*pid)).sum::<u64>();
-    let before = cpu();
-    clock::rest(REST);
-    let part = (cpu() - before) as f64 / REST.as_nanos() as f64;
+    let (ours, part) = cost_at_rest(&house, REST);
     for pid in &ours {
         let (rss, _) = proc::resident(*pid).unwrap_or_default();
         let (private, pss) = proc::exact(*pid).unwrap_or_default();

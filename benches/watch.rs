@@ -111,7 +111,29 @@ pub(crate) fn settled(house: &House, load: &Load) {
     house.wait("an answer", Duration::from_secs(20), || {
         load.once("/pid").ok()
     });
-    clock::rest(Duration::from_secs(2));
+    rest(Duration::from_secs(2));
+}
+
+/// Returns after `time`: a figure is of a span of time, and nothing is waited for.
+pub(crate) fn rest(time: Duration) {
+    clock::until(clock::now() + time);
+}
+
+/// The processes that are ours, not the command's, and the part of a core that they take in
+/// `lasts`, after a while in which what has started settles.
+#[expect(clippy::cast_precision_loss, reason = "nanoseconds of seconds")]
+pub(crate) fn cost_at_rest(house: &House, lasts: Duration) -> (Vec<i32>, f64) {
+    rest(Duration::from_secs(5));
+    let ours: Vec<_> = house
+        .everybody()
+        .into_iter()
+        .filter(|pid| !proc::is_python(*pid))
+        .collect();
+    let cpu = || ours.iter().map(|pid| proc::cpu_nanos(*pid)).sum::<u64>();
+    let before = cpu();
+    rest(lasts);
+    let part = (cpu() - before) as f64 / lasts.as_nanos() as f64;
+    (ours, part)
 }
 
 /// Python processes whose parent is a Python process: gunicorn's workers, whoever started gunicorn.

@@ -55,7 +55,7 @@ fn main() {
     let running = load.start();
     let begun = clock::now();
     while clock::now() - begun < LASTS {
-        clock::rest(Duration::from_secs(5));
+        clock::until(clock::now() + Duration::from_secs(5));
         println!("  now: {}", sizes(&status(&supervise)));
     }
     let outcome = running.join();

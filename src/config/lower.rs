@@ -2,8 +2,12 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::supervisor::spec::{
-    ControlSpec, LogSpec, MemorySpec, ReadySpec, RecycleSpec, RestartSpec, Rlimit, Spec, StopSpec,
+use crate::{
+    supervisor::spec::{
+        ControlSpec, LogSpec, MemorySpec, ReadySpec, RecycleSpec, RestartSpec, Rlimit, Spec,
+        StopSpec,
+    },
+    units::RLIMITS,
 };
 
 use super::{
@@ -14,26 +18,6 @@ use super::{
     wish::{Book, Wishes},
     words,
 };
-
-/// The names of getrlimit(2), in lower case and without `RLIMIT_`.
-const RLIMITS: [&str; 16] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
 
 /// More of anything that is counted is a slip of the finger.
 const COUNT_MAX: u32 = 10_000;

@@ -20,6 +20,9 @@ use super::{
     http::{Connection, Failure},
 };
 
+/// A service that is down is asked again after this.
+const BACK_OFF: Duration = Duration::from_millis(1);
+
 /// The width of a bucket of throughput.
 pub(crate) const BUCKET: Duration = Duration::from_millis(100);
 
@@ -110,8 +113,7 @@ impl Load {
             outcome.count(begun, due, answer);
             match every {
                 Some(every) => due += every,
-                // A service that is down is asked again after a moment, not a million times.
-                None if answer.is_err() => clock::rest(Duration::from_millis(1)),
+                None if answer.is_err() => clock::until(clock::now() + BACK_OFF),
                 None => {}
             }
         }

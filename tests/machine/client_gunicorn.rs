@@ -7,7 +7,6 @@ use nix::sys::signal::Signal;
 
 use super::{
     client::{Load, Outcome},
-    clock,
     house::{House, Plan, free_port, send},
     proc, turn,
     venv::{G23, Gunicorn, NEWEST, Venv},
@@ -30,14 +29,19 @@ fn three_ends(venv: Venv, class: &'static str, keep_alive: bool) -> Outcome {
     };
     house.wait("an answer", Duration::from_secs(20), || load.once("/").ok());
     let mut known = new_workers(&house, &[], 3);
+    let probe = Load::on(port);
     let running = load.start();
     for number in 0..3 {
-        clock::rest(Duration::from_millis(700));
         send(known[number], Signal::SIGTERM);
         let new = new_workers(&house, &known, 1);
+        // It serves: the next one goes from a whole server again.
+        house.wait(
+            "an answer of the new worker",
+            Duration::from_secs(10),
+            || probe.once("/pid").ok().filter(|pid| new.contains(pid)),
+        );
         known.extend(new);
     }
-    clock::rest(Duration::from_millis(700));
     running.finish()
 }
 

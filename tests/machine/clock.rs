@@ -23,11 +23,6 @@ pub(crate) fn until(moment: Instant) {
     thread::sleep(moment.saturating_duration_since(now()));
 }
 
-/// Returns after `time`.
-pub(crate) fn rest(time: Duration) {
-    thread::sleep(time);
-}
-
 /// Looks again and again until `look` has an answer; `None` when `limit` is over.
 pub(crate) fn poll<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = now() + limit;

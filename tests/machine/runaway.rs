@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{
     client::Load,
-    clock,
     house::{House, Plan, free_port, pids, workers},
     turn,
     venv::{Gunicorn, NEWEST},
@@ -65,7 +66,12 @@ fn a_ceiling_below_birth_is_said_once_and_nobody_is_recycled_for_it() {
         (!warnings.is_empty()).then_some(warnings)
     });
     assert!(said[0].contains("10M"), "{said:?}");
-    clock::rest(Duration::from_secs(3));
+    // Old enough thirty times over to be recycled, if anybody were to be.
+    house.wait("workers of three seconds", Duration::from_secs(15), || {
+        let status = house.status()?;
+        let old = |worker: &Value| worker["age_s"].as_f64().is_some_and(|age| age >= 3.0);
+        workers(&status).iter().all(old).then_some(())
+    });
     assert_eq!(warnings(&house), said);
     assert_eq!(pids(&house.ready(2)), before);
 }

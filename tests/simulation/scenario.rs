@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use supervise::{
+    servers::gunicorn,
     supervisor::{
         event::{CapMechanism, Machine},
         spec::{
@@ -10,21 +11,10 @@ use supervise::{
             ReadySpec, ReadyWhen, RecycleSpec, RestartSpec, RestartWhen, Spec, StopSpec,
         },
     },
-    units::{Bytes, Habits, ServerKind, Signal, Size},
+    units::{Bytes, Signal, Size},
 };
 
 use crate::{chance::Chance, characters::Program};
-
-pub(crate) const GUNICORN: Habits = Habits {
-    kind: ServerKind::Gunicorn,
-    retire: Signal::TERM,
-    raise: Signal::TTIN,
-    lower: Signal::TTOU,
-    reload: Signal::HUP,
-    second_master: Signal::USR2,
-    quit: Signal::QUIT,
-    boot_failures: [3, 4],
-};
 
 /// How likely each thing is to go wrong; a swarm: most are 0 in most seeds.
 #[derive(Clone, Debug, Default)]
@@ -176,7 +166,7 @@ fn spec(chance: &mut Chance, single: bool, memory: MemorySpec) -> Spec {
         kind: if single {
             Kind::Single
         } else {
-            Kind::Server(GUNICORN)
+            Kind::Server(gunicorn::HABITS)
         },
         memory,
         rlimits: BTreeMap::new(),
