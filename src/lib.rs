@@ -2,9 +2,10 @@
 //!
 //! The rooms, in reading order: [`units`] are the words all share; [`cli`] and [`config`] read
 //! wishes into a `Spec`; [`supervisor`] decides; [`servers`] knows the wrapped programs; [`host`]
-//! touches the kernel; [`control`] talks to operators; [`observe`] tells; [`driver`] is the one
-//! loop between them.
+//! touches the kernel; [`agent`] talks to Python; [`control`] talks to operators; [`observe`]
+//! tells; [`driver`] is the one loop between them.
 
+pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod control;

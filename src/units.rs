@@ -41,14 +41,8 @@ impl Bytes {
 
     /// `self` times `part` (0.5 is a half); a negative or absurd part gives zero or the largest
     /// size.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "float casts saturate, and memory sizes keep 53 bits of precision"
-    )]
     pub fn scaled(self, part: f64) -> Self {
-        Self((self.0 as f64 * part) as u64)
+        Self(scaled(self.0, part))
     }
 
     /// As a float, for slopes and ratios.
@@ -59,6 +53,17 @@ impl Bytes {
     pub const fn as_f64(self) -> f64 {
         self.0 as f64
     }
+}
+
+/// `whole` times `part`; a negative or absurd part gives zero or the largest number.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "float casts saturate, and sizes and counts keep 53 bits of precision"
+)]
+pub fn scaled(whole: u64, part: f64) -> u64 {
+    (whole as f64 * part) as u64
 }
 
 impl fmt::Display for Bytes {
@@ -360,6 +365,35 @@ pub const RLIMITS: [&str; 16] = [
     "sigpending",
     "stack",
 ];
+
+/// A report that is kept: counts up, and goes on counting after a restart of the supervisor.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ReportId(pub u64);
+
+impl ReportId {
+    /// The one after it.
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for ReportId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "r{}", self.0)
+    }
+}
+
+impl FromStr for ReportId {
+    type Err = String;
+
+    /// Reads what `Display` writes.
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.strip_prefix('r')
+            .and_then(|number| number.parse().ok())
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is no report; its id is like r3"))
+    }
+}
 
 /// A make of server that is known (see `servers`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -9,23 +9,11 @@ use crate::config::nearest;
 use super::Usage;
 
 /// What older notes and other tools may have taught, and this version does not have.
-const LATER: [&str; 11] = [
-    "--max-tasks",
-    "--max-requests",
-    "-n",
-    "--workers",
-    "--listen",
-    "--agent",
-    "--leaks",
-    "map",
-    "report",
-    "top",
-    "scale",
-];
+const LATER: [&str; 6] = ["-n", "--workers", "--listen", "map", "top", "scale"];
 
 /// The subcommands that run no program.
-const CLIENTS: [&str; 7] = [
-    "status", "events", "recycle", "reload", "stop", "doctor", "help",
+const CLIENTS: [&str; 8] = [
+    "status", "events", "report", "recycle", "reload", "stop", "doctor", "help",
 ];
 
 /// Says what clap found, and says it better where we know more.

@@ -1,8 +1,10 @@
 //! The words of the command line: arguments in, a [`Command`] or one clear message out. It carries
 //! nothing out.
 
+mod command;
 mod mistakes;
 mod options;
+mod report;
 pub mod run;
 #[cfg(test)]
 mod tests;
@@ -18,80 +20,7 @@ use crate::{
 
 use options::Options;
 
-/// What is to be done.
-#[derive(Debug)]
-pub enum Command {
-    /// Keep a program running within its memory.
-    Run(Box<Wishes>),
-    /// Judge the wishes, and print what would hold.
-    Check(Box<Wishes>),
-    /// Print workers, memory, limits and recent ends.
-    Status {
-        /// Which service.
-        client: Client,
-        /// As JSON.
-        json: bool,
-    },
-    /// Print what happened, oldest first.
-    Events {
-        /// Which service.
-        client: Client,
-        /// Go on with what happens next.
-        follow: bool,
-        /// As JSON.
-        json: bool,
-    },
-    /// Replace workers gracefully.
-    Recycle {
-        /// Which service.
-        client: Client,
-        /// Which of its workers.
-        target: Target,
-    },
-    /// Replace all that runs by what its files say now.
-    Reload {
-        /// Which service.
-        client: Client,
-    },
-    /// End the service.
-    Stop {
-        /// Which service.
-        client: Client,
-        /// Without waiting for what is in flight.
-        now: bool,
-    },
-    /// Say what this machine lets us enforce.
-    Doctor,
-    /// Print the manual page.
-    Man,
-}
-
-/// How a client finds its service; with neither, the one that runs.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Client {
-    /// By its name.
-    pub name: Option<String>,
-    /// By its control socket.
-    pub socket: Option<PathBuf>,
-}
-
-/// Whom to recycle.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Target {
-    /// One after the other.
-    All,
-    /// One.
-    Worker(WorkerId),
-}
-
-/// What to print instead of doing anything: a mistake, or the help that was asked for.
-#[derive(Debug)]
-pub struct Usage {
-    /// The whole text; for standard output if `status` is 0, else for standard error.
-    pub text: String,
-    /// The exit status.
-    pub status: i32,
-}
+pub use command::{Client, Command, Form, Subject, Target, Usage};
 
 const FORMS: &str = "supervise [OPTIONS] -- COMMAND [ARG]...
        supervise [OPTIONS] run CONFIG [-- COMMAND [ARG]...]
@@ -104,6 +33,10 @@ Durations have a unit: 500ms, 30s, 6h. Sizes are binary: 300M is 300 times 1024 
 Exit status: COMMAND's own (128+n for signal n) with --restart never; 0 after a clean stop; 2 wrong
 use; 70 a fault of ours; 75 gave up restarting; 78 bad configuration; 125 could not set up; 126
 COMMAND not executable; 127 COMMAND not found.";
+
+const REPORT_NOTES: &str = "\
+A graph is drawn by `supervise report --dot | dot -Tsvg >why.svg`. The exit status is 1 when there
+is no such report, or the worker cannot be asked.";
 
 /// Keeps Python processes within their memory, from outside
 #[derive(Debug, Parser)]
@@ -146,6 +79,21 @@ enum Word {
         /// Print one JSON object a line
         #[arg(long)]
         json: bool,
+    },
+    /// Say why a worker is fat: ask it now, or show what was kept
+    #[command(after_help = REPORT_NOTES)]
+    Report {
+        #[command(flatten)]
+        at: At,
+        /// A live worker (w7) to be asked now, or a kept report (r3) [default: the last one kept]
+        #[arg(value_name = "WORKER|REPORT")]
+        subject: Option<Subject>,
+        /// Print JSON: all that are kept, newest last, or the one that is meant
+        #[arg(long)]
+        json: bool,
+        /// Print who holds what as a graph, for graphviz
+        #[arg(long, conflicts_with = "json")]
+        dot: bool,
     },
     /// Replace a worker, or all of them, gracefully
     Recycle {
@@ -220,6 +168,20 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Usage>
             client: given.client("events", Some(at))?,
             follow,
             json,
+        }),
+        Some(Word::Report {
+            at,
+            subject,
+            json,
+            dot,
+        }) => Ok(Command::Report {
+            client: given.client("report", Some(at))?,
+            subject: subject.unwrap_or(Subject::Last),
+            form: match (json, dot) {
+                (true, _) => Form::Json,
+                (false, true) => Form::Dot,
+                (false, false) => Form::Page,
+            },
         }),
         Some(Word::Recycle { at, worker, .. }) => Ok(Command::Recycle {
             client: given.client("recycle", Some(at))?,

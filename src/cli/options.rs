@@ -75,6 +75,12 @@ fn option(key: &'static Key) -> Arg {
         return arg.action(ArgAction::SetTrue);
     }
     let arg = arg.value_name(key.value).allow_negative_numbers(true);
+    let arg = if key.name == "recycle.max_tasks" {
+        // As gunicorn and others call it.
+        arg.visible_alias("max-requests")
+    } else {
+        arg
+    };
     if key.is_map() {
         arg.action(ArgAction::Append).value_parser(pair)
     } else {
@@ -86,6 +92,7 @@ fn heading(table: &str) -> &'static str {
     match table {
         "memory" | "rlimit" => "Memory and other limits",
         "recycle" => "Recycling",
+        "agent" | "leaks" => "Asking workers",
         "restart" | "stop" | "ready" => "Starting and stopping",
         "control" | "log" => "Seeing",
         _ => "Service",

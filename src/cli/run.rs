@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Client, Command, Target, Usage, man};
+use super::{Client, Command, Target, Usage, man, report};
 use crate::{
     config::{self, ConfigError, Loaded, Machine, Wishes},
     control::{
@@ -24,12 +24,12 @@ use crate::{
 };
 
 const WRONG_USE: i32 = 2;
-const OUR_BUG: i32 = 70;
+pub(super) const OUR_BUG: i32 = 70;
 const NOT_SET_UP: i32 = 125;
 /// The last lines of the log are waited for as long; standard error may be a pipe nobody reads.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// A page is no wider than this.
-const WIDTH: usize = 120;
+pub(super) const WIDTH: usize = 120;
 
 /// Carries out a command; the result is the exit status.
 pub fn run(command: Command) -> i32 {
@@ -44,6 +44,13 @@ pub fn run(command: Command) -> i32 {
             follow,
             json,
         } => ask(&client, async |socket| events(&socket, follow, json).await),
+        Command::Report {
+            client,
+            subject,
+            form,
+        } => ask(&client, async |socket| {
+            report::show(&socket, subject, form).await
+        }),
         Command::Recycle { client, target } => {
             let path = match target {
                 Target::All => "/v1/recycle".to_owned(),
@@ -223,18 +230,23 @@ async fn change(socket: &Path, path: &str) -> Result<i32, ClientError> {
         .await?
         .post(path, "")
         .await?;
-    let document: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
-    let word = |name: &str| {
-        document
-            .get(name)
-            .and_then(serde_json::Value::as_str)
-            .map(str::to_owned)
-    };
     if code == 200 {
-        Ok(print(&format!("{}\n", word("done").unwrap_or(body))))
+        Ok(print(&format!("{}\n", word("done", body))))
     } else {
-        Ok(fail(&word("error").unwrap_or(body), 1))
+        Ok(fail(&refusal(body), 1))
     }
+}
+
+/// Why something was not done.
+pub(super) fn refusal(body: String) -> String {
+    word("error", body)
+}
+
+/// One word of a document; what cannot be read is shown as it is.
+fn word(name: &str, body: String) -> String {
+    let document: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+    let word = document.get(name).and_then(serde_json::Value::as_str);
+    word.map_or(body, str::to_owned)
 }
 
 fn ask(wanted: &Client, question: impl AsyncFnOnce(PathBuf) -> Result<i32, ClientError>) -> i32 {
@@ -279,7 +291,7 @@ fn in_runtime<T>(work: impl Future<Output = T>) -> T {
 }
 
 /// A broken pipe is a quiet success: whoever read has enough.
-fn print(text: &str) -> i32 {
+pub(super) fn print(text: &str) -> i32 {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => 0,
@@ -288,7 +300,7 @@ fn print(text: &str) -> i32 {
     }
 }
 
-fn fail(message: &str, status: i32) -> i32 {
+pub(super) fn fail(message: &str, status: i32) -> i32 {
     complain(message);
     status
 }

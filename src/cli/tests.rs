@@ -122,6 +122,16 @@ fn a_client_is_told_its_service_on_either_side() {
 fn other_words_are_what_they_say() {
     for (line, shown) in [
         ("supervise recycle w17", "Worker(WorkerId(17))"),
+        ("supervise report", "subject: Last, form: Page"),
+        ("supervise report --json", "subject: Last, form: Json"),
+        (
+            "supervise report w7",
+            "subject: Live(WorkerId(7)), form: Page",
+        ),
+        (
+            "supervise report --dot r3",
+            "subject: Kept(ReportId(3)), form: Dot",
+        ),
         (
             "supervise events --follow --json",
             "follow: true, json: true",
@@ -142,6 +152,7 @@ fn help_and_version_are_no_mistakes() {
         ("supervise --help", "--ceiling"),
         ("supervise run --help", "--ceiling"),
         ("supervise help status", "--json"),
+        ("supervise report --help", "dot -Tsvg"),
         ("supervise --version", "supervise 0."),
     ] {
         let usage = said(line).unwrap_err();
@@ -174,15 +185,8 @@ fn a_mistake_is_answered_by_what_would_be_right() {
         ("supervise stauts", "did you mean `supervise status`?"),
         ("supervise status x", "unexpected argument 'x'"),
         ("supervise --celing 1G -- a", "'--ceiling'"),
-        (
-            "supervise --max-tasks 4 -- a",
-            "`--max-tasks` is not in this version",
-        ),
         ("supervise -n4 -- a", "`-n` is not in this version"),
-        (
-            "supervise --workers=4 -- a",
-            "`--workers` is not in this version",
-        ),
+        ("supervise --workers=4 -- a", "`--workers` is not in"),
         (
             "supervise run f --listen :80",
             "`--listen` is not in this version",
@@ -212,6 +216,15 @@ fn a_mistake_is_answered_by_what_would_be_right() {
         ("supervise run", "CONFIG"),
         ("supervise recycle", "WORKER"),
         ("supervise recycle 17", "`w1`, `w2`"),
+        (
+            "supervise report x9",
+            "`x9` is neither a worker, like w7, nor a report, like r3",
+        ),
+        ("supervise report r", "nor a report, like r3"),
+        ("supervise report w7 r3", "unexpected argument 'r3'"),
+        ("supervise report --json --dot", "cannot be used with"),
+        ("supervise reprot", "did you mean `supervise report`?"),
+        ("supervise top", "`top` is not in this version"),
     ] {
         let usage = said(line).unwrap_err();
         assert_eq!(usage.status, 2, "{line}");

@@ -34,7 +34,7 @@ const fn key(
 }
 
 /// All keys, by table, in the order in which they are shown.
-pub const KEYS: [Key; 35] = [
+pub const KEYS: [Key; 44] = [
     key(
         "name",
         "name",
@@ -128,6 +128,13 @@ pub const KEYS: [Key; 35] = [
         "Let the kernel tell when a worker passes the ceiling, where it can",
     ),
     key(
+        "memory.gc_first",
+        "gc-first",
+        "true|false",
+        "true",
+        "Over its ceiling, a worker collects garbage first and stays if that was enough",
+    ),
+    key(
         "rlimit.*",
         "rlimit",
         "NAME=SOFT[:HARD]",
@@ -156,6 +163,20 @@ pub const KEYS: [Key; 35] = [
         "Recycle a worker older than this: 30s, 6h, none",
     ),
     key(
+        "recycle.max_tasks",
+        "max-tasks",
+        "N",
+        "none",
+        "Recycle a worker after so many requests or tasks; none",
+    ),
+    key(
+        "recycle.ignore_paths",
+        "ignore-paths",
+        "PATH,...",
+        "",
+        "Do not count requests on these paths: /healthz,/livez",
+    ),
+    key(
         "recycle.jitter",
         "jitter",
         "PART",
@@ -175,6 +196,48 @@ pub const KEYS: [Key; 35] = [
         "true|false",
         "true",
         "Raise the replacement before the old worker goes, where the budget has room",
+    ),
+    key(
+        "agent.load",
+        "agent",
+        "auto|on|off",
+        "auto",
+        "Put the agent into Python workers: where a feature needs it, or warn where it is not, or never",
+    ),
+    key(
+        "agent.drain",
+        "drain",
+        "DUR",
+        "2s",
+        "Let kept-alive connections end by an answer, for up to this long, where a server resets them; 0s: off",
+    ),
+    key(
+        "leaks.ask",
+        "leaks",
+        "auto|on|off",
+        "auto",
+        "Ask a worker why it is fat before it goes; on: trace it from its first request on",
+    ),
+    key(
+        "leaks.time_box",
+        "leaks-time-box",
+        "DUR",
+        "2s",
+        "A report takes no longer",
+    ),
+    key(
+        "leaks.kept",
+        "leaks-kept",
+        "N",
+        "32",
+        "So many reports are kept",
+    ),
+    key(
+        "leaks.directory",
+        "leaks-directory",
+        "DIR",
+        "",
+        "Where reports are kept [default: reports/NAME in the state directory]",
     ),
     key(
         "restart.when",

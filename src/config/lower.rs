@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
     supervisor::spec::{
-        ControlSpec, LogSpec, MemorySpec, ReadySpec, RecycleSpec, RestartSpec, Rlimit, Spec,
-        StopSpec,
+        AgentSpec, ControlSpec, LeaksSpec, LogSpec, MemorySpec, ReadySpec, RecycleSpec,
+        RestartSpec, Rlimit, Spec, StopSpec,
     },
     units::RLIMITS,
 };
@@ -25,6 +25,9 @@ const COUNT_MAX: u32 = 10_000;
 /// So many ends and events are a few hundred bytes each.
 const HISTORY_MAX: u32 = 100_000;
 
+/// So many reports are up to 64 KiB each.
+const KEPT_MAX: u32 = 1_000;
+
 /// The spec; good only if the book has no complaints afterwards.
 pub(super) fn lower(
     wishes: &Wishes,
@@ -40,6 +43,8 @@ pub(super) fn lower(
         memory: memory(book),
         rlimits: rlimits(book),
         recycle: recycle(book),
+        agent: agent(book),
+        leaks: leaks(&name, environ, facts, book),
         restart: restart(book),
         stop: StopSpec {
             signal: book.value("stop.signal", words::signal),
@@ -84,6 +89,7 @@ fn memory(book: &mut Book) -> MemorySpec {
         strikes: book.value("memory.strikes", |value| words::count(value, 1..=COUNT_MAX)),
         swap: book.value("memory.swap", words::swap),
         wire: book.value("memory.wire", |value| words::choice(value, &words::WIRES)),
+        gc_first: book.value("memory.gc_first", words::switch),
     };
     limits::check(&memory, book);
     memory
@@ -120,6 +126,7 @@ fn recycle(book: &mut Book) -> RecycleSpec {
         }),
         min_age: book.value("recycle.min_age", words::duration),
         max_age: book.value("recycle.max_age", words::maybe_span),
+        max_tasks: book.value("recycle.max_tasks", words::maybe_count),
         jitter: book.value("recycle.jitter", words::part),
         settle: book.value("recycle.settle", words::duration),
         capacity_first: book.value("recycle.capacity_first", words::switch),
@@ -129,6 +136,30 @@ fn recycle(book: &mut Book) -> RecycleSpec {
         book.complain_of_both("recycle.max_age", "recycle.min_age", text);
     }
     recycle
+}
+
+fn agent(book: &mut Book) -> AgentSpec {
+    AgentSpec {
+        load: book.value("agent.load", |value| words::choice(value, &words::LOADS)),
+        drain: book.value("agent.drain", words::duration),
+        ignore_paths: book
+            .optional("recycle.ignore_paths", words::paths)
+            .unwrap_or_default(),
+    }
+}
+
+fn leaks(name: &str, environ: &Environ, facts: &dyn Facts, book: &mut Book) -> LeaksSpec {
+    let kept = book.value("leaks.kept", |value| words::count(value, 1..=KEPT_MAX));
+    let directory = book
+        .optional("leaks.directory", words::path)
+        .map(|path| facts.here().join(path))
+        .or_else(|| place::state_dir(environ.clone(), facts.uid(), name));
+    LeaksSpec {
+        ask: book.value("leaks.ask", |value| words::choice(value, &words::LEAKS)),
+        time_box: book.value("leaks.time_box", words::span),
+        kept: usize::try_from(kept).unwrap_or(usize::MAX),
+        directory,
+    }
 }
 
 fn restart(book: &mut Book) -> RestartSpec {

@@ -71,6 +71,33 @@ pub fn runtime_dirs(
         .collect()
 }
 
+/// Where a service keeps what outlives it; `None` where there is no home for it.
+pub(super) fn state_dir(
+    environ: impl IntoIterator<Item = (OsString, OsString)>,
+    uid: u32,
+    name: &str,
+) -> Option<PathBuf> {
+    let environ: BTreeMap<OsString, OsString> = environ.into_iter().collect();
+    let absolute = |variable: &str| {
+        let text = environ.get(&OsString::from(variable))?.to_str()?;
+        let first = text.split(':').next().unwrap_or_default();
+        first.starts_with('/').then(|| PathBuf::from(first))
+    };
+    // systemd.exec(5) and the XDG base directory specification.
+    let own = || absolute("STATE_DIRECTORY");
+    let home = || {
+        let state = absolute("XDG_STATE_HOME");
+        let state = state.or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+        state.map(|state| state.join("supervise"))
+    };
+    let base = if uid == 0 {
+        own().or_else(|| Some(PathBuf::from("/var/lib/supervise")))
+    } else {
+        own().or_else(home)
+    };
+    base.map(|base| base.join("reports").join(name))
+}
+
 /// A service's socket in one of those directories.
 pub fn socket_in(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}.sock"))

@@ -9,7 +9,7 @@ use crate::{
     units::{Bytes, Size},
 };
 
-use super::words::{FORMATS, MEASURES, SERVERS, WHENS, WIRES};
+use super::words::{FORMATS, LEAKS, LOADS, MEASURES, SERVERS, WHENS, WIRES};
 
 /// The effective configuration. A text that is not UTF-8 is shown as well as it can be.
 pub fn render(spec: &Spec) -> String {
@@ -33,6 +33,8 @@ pub fn render(spec: &Spec) -> String {
     put_some(&mut all, "rlimit", rlimits.collect());
     put(&mut all, "memory", memory(spec));
     put(&mut all, "recycle", recycle(spec));
+    put(&mut all, "agent", agent(spec));
+    put(&mut all, "leaks", leaks(spec));
     put(&mut all, "restart", restart(spec));
     put(&mut all, "stop", stop(spec));
     put(&mut all, "ready", ready(spec));
@@ -54,6 +56,7 @@ fn memory(spec: &Spec) -> Table {
     put(&mut table, "strikes", i64::from(memory.strikes));
     put(&mut table, "swap", limit(memory.swap));
     put(&mut table, "wire", named(&WIRES, memory.wire));
+    put(&mut table, "gc_first", memory.gc_first);
     table
 }
 
@@ -64,9 +67,43 @@ fn recycle(spec: &Spec) -> Table {
     put(&mut table, "min_age", duration(recycle.min_age));
     let max_age = recycle.max_age.map_or_else(|| "none".to_owned(), duration);
     put(&mut table, "max_age", max_age);
+    match recycle.max_tasks {
+        Some(tasks) => put(
+            &mut table,
+            "max_tasks",
+            i64::try_from(tasks).unwrap_or(i64::MAX),
+        ),
+        None => put(&mut table, "max_tasks", "none"),
+    }
+    if !spec.agent.ignore_paths.is_empty() {
+        put(&mut table, "ignore_paths", spec.agent.ignore_paths.clone());
+    }
     put(&mut table, "jitter", recycle.jitter);
     put(&mut table, "settle", duration(recycle.settle));
     put(&mut table, "capacity_first", recycle.capacity_first);
+    table
+}
+
+fn agent(spec: &Spec) -> Table {
+    let mut table = Table::new();
+    put(&mut table, "load", named(&LOADS, spec.agent.load));
+    put(&mut table, "drain", duration(spec.agent.drain));
+    table
+}
+
+fn leaks(spec: &Spec) -> Table {
+    let leaks = &spec.leaks;
+    let mut table = Table::new();
+    put(&mut table, "ask", named(&LEAKS, leaks.ask));
+    put(&mut table, "time_box", duration(leaks.time_box));
+    put(
+        &mut table,
+        "kept",
+        i64::try_from(leaks.kept).unwrap_or(i64::MAX),
+    );
+    if let Some(directory) = &leaks.directory {
+        put(&mut table, "directory", text(directory.as_os_str()));
+    }
     table
 }
 

@@ -5,7 +5,9 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr
 
 use crate::{
     servers::gunicorn,
-    supervisor::spec::{Kind, Limit, LogFormat, Measure, ReadyWhen, RestartWhen, Rlimit},
+    supervisor::spec::{
+        AgentLoad, Kind, Leaks, Limit, LogFormat, Measure, ReadyWhen, RestartWhen, Rlimit,
+    },
     units::{Signal, Size},
 };
 
@@ -34,6 +36,20 @@ pub(super) const WHENS: [(&str, RestartWhen); 3] = [
     ("always", RestartWhen::Always),
     ("on-failure", RestartWhen::OnFailure),
     ("never", RestartWhen::Never),
+];
+
+/// The words for whether the agent is put into the workers.
+pub(super) const LOADS: [(&str, AgentLoad); 3] = [
+    ("auto", AgentLoad::Auto),
+    ("on", AgentLoad::On),
+    ("off", AgentLoad::Off),
+];
+
+/// The words for when workers are asked why they are fat.
+pub(super) const LEAKS: [(&str, Leaks); 3] = [
+    ("auto", Leaks::Auto),
+    ("on", Leaks::On),
+    ("off", Leaks::Off),
 ];
 
 /// The words for how a log line looks.
@@ -171,6 +187,36 @@ pub(super) fn count(value: &Value, range: RangeInclusive<u32>) -> Read<u32> {
         .and_then(|number| u32::try_from(number).ok())
         .filter(|number| range.contains(number))
         .ok_or_else(|| format!("{value} is not {right}"))
+}
+
+/// A whole number above zero, or `none`.
+pub(super) fn maybe_count(value: &Value) -> Read<Option<u64>> {
+    if matches!(value, Value::Words(text) | Value::Text(text) if text == "none") {
+        return Ok(None);
+    }
+    count(value, 1..=u32::MAX).map(|number| Some(u64::from(number)))
+}
+
+/// Paths of requests: a list in a file, with commas between them in a flag.
+pub(super) fn paths(value: &Value) -> Read<Vec<String>> {
+    let list: Vec<&str> = match value {
+        Value::List(list) => list
+            .iter()
+            .map(|one| as_text(one, "each path in quotes"))
+            .collect::<Read<_>>()?,
+        Value::Words(text) => text.split(',').map(str::trim).collect(),
+        _ => return Err(wrong(value, "a list of paths, such as [\"/healthz\"]")),
+    };
+    let path = |text: &&str| {
+        let blank = |c: char| c.is_whitespace() || c.is_control() || c == ',';
+        if text.starts_with('/') && !text.contains(blank) {
+            return Ok((*text).to_owned());
+        }
+        Err(format!(
+            "`{text}` is no path of a request; write it from its `/` on, without the host"
+        ))
+    };
+    list.iter().map(path).collect()
 }
 
 /// Yes or no.

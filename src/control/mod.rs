@@ -5,7 +5,10 @@
 
 use tokio::sync::{broadcast, oneshot};
 
-use crate::supervisor::{action::Answer, event::Ask, tell::Told};
+use crate::{
+    supervisor::{action::Answer, event::Ask, tell::Told},
+    units::ReportId,
+};
 
 pub mod client;
 mod door;
@@ -38,13 +41,18 @@ pub enum Question {
         /// And what happens from now on.
         follow: bool,
     },
+    /// All reports that are kept. Answered by a `Document`.
+    Reports,
+    /// One of them. Answered by a `Document`, or by `Answer::Unknown`.
+    Report(ReportId),
     /// Prometheus text.
     Metrics,
     /// Is the supervisor itself well?
     Health,
     /// Does the service answer?
     Readiness,
-    /// A change. Answered when it has come true or was refused.
+    /// A change. Answered when it has come true or was refused; a report that was asked for is
+    /// answered by its `Document`.
     Do(Ask),
 }
 
@@ -60,6 +68,8 @@ pub enum Reply {
         /// What comes after `past` without a gap, for those who follow.
         live: Option<broadcast::Receiver<Told>>,
     },
+    /// To `Reports` and `Report`: a JSON text as it is.
+    Document(String),
     /// To `Metrics`.
     Text(String),
     /// To `Health` and `Readiness`.

@@ -87,23 +87,24 @@ fn route(words: Words<'_>) -> Result<(Method, Question), Refusal> {
         |question| (Method::GET, question),
         |ask| (Method::POST, Question::Do(ask)),
     );
+    let unknown = |why| Refusal::new(StatusCode::NOT_FOUND, why);
     Ok(match parts.as_slice() {
         ["v1", "status"] => get(Question::Status),
         ["v1", "events"] => get(Question::Events {
             after: after(words)?,
             follow: parameter(words.query, "follow").is_some(),
         }),
+        ["v1", "reports"] => get(Question::Reports),
+        ["v1", "reports", id] => get(Question::Report(id.parse().map_err(unknown)?)),
         ["metrics"] => get(Question::Metrics),
         ["healthz"] => get(Question::Health),
         ["readyz"] => get(Question::Readiness),
         ["v1", "recycle"] => change(Ask::RecycleAll),
-        ["v1", "workers", id, "recycle"] => {
-            let unknown = |why| Refusal::new(StatusCode::NOT_FOUND, why);
-            change(Ask::Recycle(id.parse().map_err(unknown)?))
-        }
+        ["v1", "workers", id, "recycle"] => change(Ask::Recycle(id.parse().map_err(unknown)?)),
+        ["v1", "workers", id, "report"] => change(Ask::Report(id.parse().map_err(unknown)?)),
         ["v1", "reload"] => change(Ask::Reload),
         ["v1", "stop"] => change(Ask::Stop(stop(words)?)),
-        ["v1", "scale"] | ["v1", "reports", ..] | ["v1", "workers", _, "report"] => {
+        ["v1", "scale"] => {
             let why = format!("{} is not in this version", words.path);
             return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, why));
         }
@@ -164,6 +165,7 @@ pub(super) fn response(reply: Reply) -> Answered {
             past,
             live: Some(live),
         } => follow(past, live),
+        Reply::Document(text) => plain(StatusCode::OK, "application/json", text),
         // The version is that of Prometheus' text format.
         Reply::Text(text) => plain(
             StatusCode::OK,
@@ -176,6 +178,11 @@ pub(super) fn response(reply: Reply) -> Answered {
             plain(status, "text/plain; charset=utf-8", format!("{why}\n"))
         }
         Reply::Answer(Answer::Done(what)) => json(StatusCode::OK, &json!({"done": what})),
+        // Whoever asked for a report gets it as a document; this only says where it is.
+        Reply::Answer(Answer::Reported(report)) => {
+            let done = format!("{report} is kept");
+            json(StatusCode::OK, &json!({"done": done}))
+        }
         Reply::Answer(Answer::Refused(why)) => Refusal::new(StatusCode::CONFLICT, why).answer(),
         Reply::Answer(Answer::Unknown(why)) => Refusal::new(StatusCode::NOT_FOUND, why).answer(),
     }
@@ -276,6 +283,12 @@ mod tests {
             "/v1/events?after=7&follow",
             events(Some(7), true),
         );
+        asks(Method::GET, "/v1/reports", Question::Reports);
+        asks(
+            Method::GET,
+            "/v1/reports/r3",
+            Question::Report(crate::units::ReportId(3)),
+        );
         asks(Method::GET, "/metrics", Question::Metrics);
         asks(Method::GET, "/healthz", Question::Health);
         asks(Method::GET, "/readyz", Question::Readiness);
@@ -284,6 +297,11 @@ mod tests {
             Method::POST,
             "/v1/workers/w2/recycle",
             Question::Do(Ask::Recycle(w2)),
+        );
+        asks(
+            Method::POST,
+            "/v1/workers/w2/report",
+            Question::Do(Ask::Report(w2)),
         );
         asks(Method::POST, "/v1/recycle", Question::Do(Ask::RecycleAll));
         asks(Method::POST, "/v1/reload", Question::Do(Ask::Reload));
@@ -311,7 +329,11 @@ mod tests {
         assert_eq!(refused(Method::POST, words("/v1/status")), 405);
         assert_eq!(refused(Method::GET, words("/v1/stop")), 405);
         assert_eq!(refused(Method::POST, words("/v1/scale")), 501);
-        assert_eq!(refused(Method::GET, words("/v1/reports/3")), 501);
+        assert_eq!(refused(Method::GET, words("/v1/reports/3")), 404);
+        assert_eq!(refused(Method::GET, words("/v1/reports/r3/x")), 404);
+        assert_eq!(refused(Method::POST, words("/v1/reports")), 405);
+        assert_eq!(refused(Method::GET, words("/v1/workers/w1/report")), 405);
+        assert_eq!(refused(Method::POST, words("/v1/workers/r1/report")), 404);
         let bad = Words {
             query: "after=x",
             ..words("/v1/events")

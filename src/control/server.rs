@@ -382,6 +382,15 @@ mod tests {
             });
             assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("supervise_up 1\n"));
             assert!(text.contains("text/plain; version=0.0.4"), "{text}");
+            let refused = over_tcp(house.port, "POST /v1/workers/w1/report").await;
+            assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
+            let (text, ()) = tokio::join!(over_tcp(house.port, "GET /v1/reports"), async {
+                let asked = house.question().await;
+                assert_eq!(asked.question, Question::Reports);
+                let text = "[{\"id\": \"r3\"}]".to_owned();
+                asked.reply.send(Reply::Document(text)).unwrap();
+            });
+            assert!(text.ends_with("[{\"id\": \"r3\"}]") && text.contains("application/json"));
         });
     }
 

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use crate::{
     supervisor::{
-        event::CapMechanism,
+        event::{Agent, CapMechanism},
         report::{Effective, End, Limits, MemoryView, Snapshot, Who, WorkerView},
     },
     units::{Bytes, Timestamp},
 };
 
 use super::wire::{
-    CapsDoc, EndDoc, LimitDoc, LimitsDoc, Mechanism, MemoryDoc, Status, TotalsDoc, WorkerDoc,
-    millis,
+    AgentDoc, CapsDoc, EndDoc, LimitDoc, LimitsDoc, Mechanism, MemoryDoc, Status, TotalsDoc,
+    WorkerDoc, millis,
 };
 
 /// What a snapshot does not know about the supervisor it comes from.
@@ -63,8 +63,9 @@ impl Status {
                 recycles: snapshot.recycles.clone(),
                 ends: snapshot.unplanned.clone(),
                 restarts: snapshot.restarts,
+                rescues: snapshot.rescues,
                 tasks: None,
-                requests: None,
+                requests: snapshot.requests,
             },
             ends: (snapshot.ends.iter())
                 .map(|end| EndDoc::of(end, context.offset))
@@ -101,6 +102,8 @@ impl TryFrom<Status> for Snapshot {
             unplanned: status.totals.ends,
             restarts: status.totals.restarts,
             ends: (status.ends.iter().map(End::try_from)).collect::<Result<_, _>>()?,
+            requests: status.totals.requests,
+            rescues: status.totals.rescues,
         })
     }
 }
@@ -146,6 +149,11 @@ impl From<LimitDoc> for Effective {
 impl From<&WorkerView> for WorkerDoc {
     fn from(worker: &WorkerView) -> Self {
         let memory = &worker.memory;
+        let (agent, agent_why_not) = match &worker.agent {
+            Agent::Unknown => (AgentDoc::Unknown, None),
+            Agent::Loaded => (AgentDoc::Loaded, None),
+            Agent::Absent(why) => (AgentDoc::Absent, Some(why.clone())),
+        };
         Self {
             id: worker.id.to_string(),
             pid: worker.pid,
@@ -153,6 +161,12 @@ impl From<&WorkerView> for WorkerDoc {
             state: worker.state.clone(),
             age_s: seconds(worker.age),
             tasks: worker.tasks,
+            tasks_per_s: worker.tasks_per_s.map(millis),
+            bytes_per_task: worker.bytes_per_task.map(f64::round),
+            agent,
+            agent_why_not,
+            traced: worker.traced,
+            rescues: worker.rescues,
             processes: worker.processes,
             memory: MemoryDoc {
                 private: memory.private.get(),
@@ -180,6 +194,15 @@ impl TryFrom<WorkerDoc> for WorkerView {
             state: worker.state,
             age: duration(worker.age_s),
             tasks: worker.tasks,
+            tasks_per_s: worker.tasks_per_s,
+            bytes_per_task: worker.bytes_per_task,
+            agent: match worker.agent {
+                AgentDoc::Unknown => Agent::Unknown,
+                AgentDoc::Loaded => Agent::Loaded,
+                AgentDoc::Absent => Agent::Absent(worker.agent_why_not.unwrap_or_default()),
+            },
+            traced: worker.traced,
+            rescues: worker.rescues,
             processes: worker.processes,
             memory: MemoryView {
                 private: Bytes(memory.private),
@@ -209,7 +232,7 @@ impl EndDoc {
             drain_s: end.drain.map(seconds),
             killed: end.killed,
             at: millis(end.at.since(Timestamp::default()).as_secs_f64() + offset),
-            report: None,
+            report: end.report.map(|report| report.to_string()),
         }
     }
 }
@@ -233,6 +256,12 @@ impl TryFrom<&EndDoc> for End {
             drain: end.drain_s.map(duration),
             killed: end.killed,
             at: Timestamp::default().later(duration(end.at)),
+            report: end
+                .report
+                .as_deref()
+                .map(str::parse)
+                .transpose()
+                .map_err(Misread)?,
         })
     }
 }
@@ -252,7 +281,10 @@ mod tests {
 
     use serde_json::json;
 
-    use crate::{supervisor::report::Cause, units::WorkerId};
+    use crate::{
+        supervisor::report::Cause,
+        units::{ReportId, WorkerId},
+    };
 
     use super::*;
 
@@ -282,7 +314,12 @@ mod tests {
                 slot: 0,
                 state: "ready".to_owned(),
                 age: Duration::from_millis(1500),
-                tasks: None,
+                tasks: Some(120),
+                tasks_per_s: Some(2.5),
+                bytes_per_task: Some(4096.0),
+                agent: Agent::Absent("python 2.7".to_owned()),
+                traced: true,
+                rescues: 1,
                 processes: 1,
                 memory: MemoryView {
                     private: Bytes(7),
@@ -304,7 +341,10 @@ mod tests {
                 drain: Some(Duration::from_millis(300)),
                 killed: false,
                 at: Timestamp::from_nanos(5_000_000_000),
+                report: Some(ReportId(3)),
             }],
+            requests: Some(345),
+            rescues: 2,
             ..Snapshot::default()
         }
     }
@@ -332,21 +372,22 @@ mod tests {
                 "budget": {"bytes": null, "from": ""},
             },
             "workers": [{
-                "id": "w1", "pid": 41, "slot": 0, "state": "ready", "age_s": 1.5, "tasks": null,
-                "processes": 1,
+                "id": "w1", "pid": 41, "slot": 0, "state": "ready", "age_s": 1.5, "tasks": 120,
+                "tasks_per_s": 2.5, "bytes_per_task": 4096.0, "agent": "absent",
+                "agent_why_not": "python 2.7", "traced": true, "rescues": 1, "processes": 1,
                 "memory": {
                     "private": 7, "rss": 0, "pss": null, "cgroup": null, "peak": 0,
                     "baseline": null, "slope_bps": 3.0, "to_ceiling_s": 9.0,
                 },
             }],
             "totals": {
-                "recycles": {"ceiling": 2}, "ends": {}, "restarts": 0, "tasks": null,
-                "requests": null,
+                "recycles": {"ceiling": 2}, "ends": {}, "restarts": 0, "rescues": 2, "tasks": null,
+                "requests": 345,
             },
             "ends": [{
                 "worker": "server", "pid": 39, "cause": "exit:3", "memory": 1, "peak": 2,
                 "limit": null, "age_s": 4.0, "tasks": null, "drain_s": 0.3, "killed": false,
-                "at": 1005.0, "report": null,
+                "at": 1005.0, "report": "r3",
             }],
         });
         assert_eq!(status, expected);

@@ -92,8 +92,28 @@ pub struct WorkerDoc {
     pub state: String,
     pub age_s: f64,
     pub tasks: Option<u64>,
+    pub tasks_per_s: Option<f64>,
+    pub bytes_per_task: Option<f64>,
+    #[serde(default)]
+    pub agent: AgentDoc,
+    pub agent_why_not: Option<String>,
+    #[serde(default)]
+    pub traced: bool,
+    #[serde(default)]
+    pub rescues: u32,
     pub processes: u32,
     pub memory: MemoryDoc,
+}
+
+/// Whether a worker can be asked; `agent_why_not` beside it says why it is absent.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "each is named as what it stands for")]
+pub enum AgentDoc {
+    #[default]
+    Unknown,
+    Loaded,
+    Absent,
 }
 
 /// One worker's memory.
@@ -114,7 +134,8 @@ pub struct MemoryDoc {
 }
 
 /// Sums since the supervisor's start: `recycles` are planned ends by cause, `ends` all others.
-/// `tasks` and `requests` are null where nobody counts them.
+/// `rescues` are workers that gave enough back at their ceiling and stayed. `tasks` and `requests`
+/// are null where nobody counts them.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[expect(
     missing_docs,
@@ -124,6 +145,8 @@ pub struct TotalsDoc {
     pub recycles: BTreeMap<String, u64>,
     pub ends: BTreeMap<String, u64>,
     pub restarts: u64,
+    #[serde(default)]
+    pub rescues: u64,
     pub tasks: Option<u64>,
     pub requests: Option<u64>,
 }
@@ -146,7 +169,7 @@ pub struct EndDoc {
     pub drain_s: Option<f64>,
     pub killed: bool,
     pub at: f64,
-    pub report: Option<Value>,
+    pub report: Option<String>,
 }
 
 /// One event, its figures beside it (docs/events.md).

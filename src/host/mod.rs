@@ -6,6 +6,8 @@
 //! [`Host::poll_event`] gives it out. Nothing here waits, but for system calls that the kernel
 //! answers at once; what takes long (exact looks, questions to the service) has threads of its own.
 
+mod absent;
+pub mod agents;
 pub mod cgroup;
 pub mod clock;
 mod discovery;
@@ -42,6 +44,7 @@ use std::{
 use nix::sys::{
     epoll::{Epoll, EpollCreateFlags},
     eventfd::{EfdFlags, EventFd},
+    inotify::Inotify,
 };
 
 use tokio::io::unix::AsyncFd;
@@ -87,6 +90,9 @@ pub struct Host {
     manager: Manager,
     oom_score_adj: i32,
     available: Bytes,
+    /// Where answers of agents are heard of.
+    post: Option<Inotify>,
+    has_post: bool,
     upkeep: upkeep::Upkeep,
     events: VecDeque<Event>,
 }
@@ -124,6 +130,8 @@ impl Host {
             manager: Manager::find(),
             oom_score_adj,
             available,
+            post: None,
+            has_post: false,
             upkeep: upkeep::Upkeep::new(now),
             events: VecDeque::new(),
         };
@@ -186,8 +194,14 @@ impl Host {
                 }
             }
             Action::Notify(notice) => self.notify(now, &notice),
-            // The driver's: it knows who asked, and it is the one that ends.
-            Action::Reply { .. } | Action::Exit { .. } => {}
+            // The driver's: it knows who asked, it has the agent, and it is the one that ends.
+            Action::FindAgent { .. }
+            | Action::AskAgent { .. }
+            | Action::NoteStack { .. }
+            | Action::KeepReport { .. }
+            | Action::ReadCounts
+            | Action::Reply { .. }
+            | Action::Exit { .. } => {}
         }
     }
 

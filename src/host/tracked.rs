@@ -22,6 +22,8 @@ pub(super) struct Tracked {
     pub(super) is_command: bool,
     /// The OOM killer was about in its group since then; nobody has asked yet whom it ended.
     pub(super) oom_since: Option<Timestamp>,
+    /// Its process that agents' questions go to.
+    pub(super) asked: Option<i32>,
     pids: Vec<i32>,
     statms: Vec<(i32, Statm)>,
     refreshed: Option<Timestamp>,
@@ -34,6 +36,7 @@ impl Tracked {
             group,
             is_command,
             oom_since: None,
+            asked: None,
             pids: Vec::new(),
             statms: Vec::new(),
             refreshed: None,

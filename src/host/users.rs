@@ -11,3 +11,9 @@ pub fn own_id() -> u32 {
 pub fn exists(name: &str) -> bool {
     matches!(User::from_name(name), Ok(Some(_)))
 }
+
+/// The user and group ids of a name.
+pub fn ids(name: &str) -> Option<(u32, u32)> {
+    let user = User::from_name(name).ok().flatten()?;
+    Some((user.uid.as_raw(), user.gid.as_raw()))
+}

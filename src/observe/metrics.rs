@@ -6,7 +6,10 @@ use std::{
 };
 
 use crate::{
-    supervisor::report::{Snapshot, WorkerView},
+    supervisor::{
+        event::Agent,
+        report::{Snapshot, WorkerView},
+    },
     units::Bytes,
 };
 
@@ -33,12 +36,20 @@ pub fn render(snapshot: &Snapshot, own: &Own) -> String {
     of_service(&mut page, snapshot, own);
     of_limits(&mut page, snapshot);
     of_workers(&mut page, &snapshot.workers);
+    of_tasks(&mut page, snapshot);
+    of_agents(&mut page, &snapshot.workers);
     page.family(
         "supervise_recycles_total",
         "counter",
         "Workers replaced on purpose, by cause.",
     );
     page.by("cause", &PLANNED, &snapshot.recycles);
+    page.family(
+        "supervise_rescues_total",
+        "counter",
+        "Workers that gave enough back at their ceiling and stayed.",
+    );
+    page.sample(&[], snapshot.rescues);
     page.family(
         "supervise_ends_total",
         "counter",
@@ -168,6 +179,55 @@ fn of_workers(page: &mut Page, workers: &[WorkerView]) {
     }
 }
 
+fn of_tasks(page: &mut Page, snapshot: &Snapshot) {
+    page.family(
+        "supervise_requests_total",
+        "counter",
+        "Requests or tasks done by all workers, those that have ended too.",
+    );
+    page.maybe(&[], snapshot.requests);
+    page.family(
+        "supervise_worker_tasks_total",
+        "counter",
+        "Requests or tasks a worker has done.",
+    );
+    for worker in &snapshot.workers {
+        page.of_worker(worker, &[], worker.tasks);
+    }
+    page.family(
+        "supervise_worker_bytes_per_task",
+        "gauge",
+        "Its growth since the baseline for each of them.",
+    );
+    for worker in &snapshot.workers {
+        page.of_worker(worker, &[], worker.bytes_per_task);
+    }
+}
+
+fn of_agents(page: &mut Page, workers: &[WorkerView]) {
+    page.family(
+        "supervise_worker_agent_loaded",
+        "gauge",
+        "It can be asked why it is fat.",
+    );
+    for worker in workers {
+        let loaded = match worker.agent {
+            Agent::Unknown => None,
+            Agent::Loaded => Some(1),
+            Agent::Absent(_) => Some(0),
+        };
+        page.of_worker(worker, &[], loaded);
+    }
+    page.family(
+        "supervise_worker_traced",
+        "gauge",
+        "Its growth is traced at the moment.",
+    );
+    for worker in workers {
+        page.of_worker(worker, &[], Some(u8::from(worker.traced)));
+    }
+}
+
 /// Text being written: a family's head, then its samples.
 #[derive(Debug, Default)]
 struct Page {
@@ -249,13 +309,19 @@ mod tests {
             mode: "server".to_owned(),
             ready: true,
             recycles: BTreeMap::from([("ceiling".to_owned(), 2)]),
+            requests: Some(345),
             workers: vec![WorkerView {
                 id: WorkerId::FIRST.next(),
                 pid: 41,
                 slot: 0,
                 state: "ready".to_owned(),
                 age: Duration::from_millis(1500),
-                tasks: None,
+                tasks: Some(120),
+                tasks_per_s: Some(2.5),
+                bytes_per_task: Some(4096.0),
+                agent: Agent::Loaded,
+                traced: false,
+                rescues: 0,
                 processes: 1,
                 memory: MemoryView {
                     private: Bytes(7),
@@ -290,6 +356,12 @@ mod tests {
             "supervise_workers{state=\"ready\"} 1",
             "supervise_worker_memory_bytes{slot=\"0\",worker=\"w2\",measure=\"private\"} 7",
             "supervise_worker_slope_bytes_per_second{slot=\"0\",worker=\"w2\"} -3.5",
+            "supervise_worker_tasks_total{slot=\"0\",worker=\"w2\"} 120",
+            "supervise_worker_bytes_per_task{slot=\"0\",worker=\"w2\"} 4096",
+            "supervise_worker_agent_loaded{slot=\"0\",worker=\"w2\"} 1",
+            "supervise_worker_traced{slot=\"0\",worker=\"w2\"} 0",
+            "supervise_requests_total 345",
+            "supervise_rescues_total 0",
             "supervise_recycles_total{cause=\"ceiling\"} 2",
             "supervise_ends_total{cause=\"cap\"} 0",
         ] {

@@ -1,6 +1,9 @@
 //! Everything that can be asked of the world.
 
-use crate::units::{Bytes, RequestId, RunId, Signal, WorkerId};
+use std::time::Duration;
+
+use super::report::Cause;
+use crate::units::{Bytes, ReportId, RequestId, RunId, Signal, WorkerId};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +86,36 @@ pub enum Action {
         /// How.
         priority: Priority,
     },
+    /// Look whether the worker has the agent. Answered by `AgentFound`.
+    FindAgent {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Ask a worker's agent. Answered by `Said`, if ever.
+    AskAgent {
+        /// Which.
+        worker: WorkerId,
+        /// What.
+        ask: AgentAsk,
+    },
+    /// Note what a worker runs just now, by the C-level handler that works even where no Python
+    /// does. Not answered: it goes into a report that is kept later.
+    NoteStack {
+        /// Which.
+        worker: WorkerId,
+        /// What it holds now.
+        memory: Bytes,
+    },
+    /// Keep a report of what is known from outside: the worker has ended or does not answer.
+    /// Answered by `Said` if it lives.
+    KeepReport {
+        /// Its figures.
+        about: About,
+        /// Why there is nothing from inside.
+        silent: String,
+    },
+    /// Read what all workers have counted. Answered by `Counted` for each that counts.
+    ReadCounts,
     /// Tell the service manager.
     Notify(Notice),
     /// Answer an operator.
@@ -97,6 +130,48 @@ pub enum Action {
         /// The exit status.
         status: i32,
     },
+}
+
+/// What an agent is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AgentAsk {
+    /// Collect garbage and give free memory back.
+    Collect,
+    /// Open a tracing window: allocations from here on are attributed.
+    Open {
+        /// The process may take so much more.
+        room: Bytes,
+    },
+    /// Close it.
+    Close,
+    /// Say why you are fat.
+    Report {
+        /// Figures that the report begins with.
+        about: About,
+        /// The process may take so much more.
+        room: Bytes,
+        /// It may take so long.
+        time_box: Duration,
+    },
+}
+
+/// Whom a report is about, and its figures as they are seen from outside.
+#[derive(Clone, Debug, PartialEq)]
+pub struct About {
+    /// The id it will have.
+    pub report: ReportId,
+    /// Whose.
+    pub worker: WorkerId,
+    /// Its process.
+    pub pid: i32,
+    /// Why it is taken: `ceiling`, `cap`, `request` ...
+    pub cause: Cause,
+    /// What it holds now.
+    pub private: Bytes,
+    /// Resident pages.
+    pub rss: Bytes,
+    /// After warm-up.
+    pub baseline: Option<Bytes>,
 }
 
 /// How closely to look.
@@ -129,7 +204,7 @@ pub enum Notice {
     /// `STATUS=`.
     Status(String),
     /// `EXTEND_TIMEOUT_USEC=`: a start, reload or stop goes on for so long.
-    Extend(std::time::Duration),
+    Extend(Duration),
 }
 
 /// An operator's answer, given when the wish has come true or was refused.
@@ -139,6 +214,8 @@ pub enum Answer {
     Done(String),
     /// It is not going to be done; why.
     Refused(String),
+    /// The report that was asked for is kept.
+    Reported(ReportId),
     /// There is no such worker.
     Unknown(String),
 }

@@ -3,10 +3,13 @@
 use super::{
     Supervisor,
     action::{Action, Priority},
+    asking::Asked,
+    counting::Counted,
     memory::Memory,
     report::{Cause, Report},
     service::{ORPHAN_GRACE, Phase},
     spec::{Kind, ReadyWhen},
+    tracing::Tracing,
     worker::{Life, Worker},
 };
 use crate::units::{RunId, Timestamp, WorkerId};
@@ -28,6 +31,9 @@ impl Supervisor {
             expected: None,
             leaves_by: None,
             jitter: self.chance(id),
+            asked: Asked::new(now),
+            tracing: Tracing::default(),
+            counted: Counted::default(),
             birth: None,
             warm: false,
             born_fat: false,

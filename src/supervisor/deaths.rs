@@ -102,6 +102,8 @@ impl Supervisor {
         } else {
             drain.map_or(worker.memory.value(), |drain| drain.memory)
         };
+        let report = self.report_of_dead(&worker, cause);
+        self.bury_counts(&worker);
         self.record_end(End {
             who: Who::Worker(id),
             pid: worker.pid,
@@ -110,10 +112,11 @@ impl Supervisor {
             peak: peak.max(memory),
             limit,
             age: worker.age(now),
-            tasks: None,
+            tasks: worker.counted.done(),
             drain: drain.map(|drain| now.since(drain.since)),
             killed: drain.is_some_and(|drain| drain.killed),
             at: now,
+            report,
         });
         self.spare.on_change(now);
         if drain.is_some() {

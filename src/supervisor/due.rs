@@ -53,6 +53,12 @@ impl Supervisor {
         {
             due.push(one);
         }
+        let due_all = std::mem::take(&mut due);
+        for one in due_all {
+            if self.has_climbed(now, &one) {
+                due.push(one);
+            }
+        }
         // What the kernel would end first goes first; then as they came.
         due.sort_by_key(|one| (!one.is_urgent(), one.worker));
         due
@@ -79,12 +85,16 @@ impl Supervisor {
         if over && (!young || self.would_die(now, worker)) {
             return Ok(due(Cause::Ceiling, ceiling));
         }
+        if !young && worker.has_done_enough(&self.spec) {
+            return Ok(due(Cause::Tasks, None));
+        }
         let max_age = worker.max_age(recycle.max_age, recycle.jitter);
         let old_at = max_age.map(|age| worker.seen.later(age.max(recycle.min_age)));
         if old_at.is_some_and(|at| at <= now) {
             return Ok(due(Cause::Age, None));
         }
-        let grown_up = over.then(|| worker.seen.later(recycle.min_age));
+        let done = worker.has_done_enough(&self.spec);
+        let grown_up = (over || done).then(|| worker.seen.later(recycle.min_age));
         Err(old_at.into_iter().chain(grown_up).min())
     }
 

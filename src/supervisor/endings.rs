@@ -56,6 +56,7 @@ impl Supervisor {
                 drain: None,
                 killed: false,
                 at: now,
+                report: None,
             });
         }
         let single = matches!(self.spec.kind, Kind::Single);

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use crate::units::{Bytes, RequestId, RunId, Signal, Timestamp, WorkerId};
+use super::report::Cause;
+use crate::units::{Bytes, ReportId, RequestId, RunId, Signal, Timestamp, WorkerId};
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,6 +116,29 @@ pub enum Event {
         private: Bytes,
     },
 
+    /// It was looked for the agent in a worker.
+    AgentFound {
+        /// In which.
+        worker: WorkerId,
+        /// What was found.
+        agent: Agent,
+    },
+    /// What a worker was asked is answered, or will not be. One answer to each
+    /// [`super::action::Action::AskAgent`], unless the worker ends or stays silent.
+    Said {
+        /// Which.
+        worker: WorkerId,
+        /// What it said.
+        said: Said,
+    },
+    /// What a worker has counted since its birth, all its processes together.
+    Counted {
+        /// Which.
+        worker: WorkerId,
+        /// So much.
+        counts: Counts,
+    },
+
     /// We were sent a signal.
     Signalled(Signal),
     /// An operator asks.
@@ -209,6 +233,60 @@ pub struct Exact {
     pub took: Duration,
 }
 
+/// Whether a worker can be asked.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Agent {
+    /// Nobody has looked yet, or the interpreter is still starting.
+    #[default]
+    Unknown,
+    /// It is there.
+    Loaded,
+    /// It is not, and why.
+    Absent(String),
+}
+
+/// What a worker's agent said.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Said {
+    /// Garbage was collected and free memory given back.
+    Collected {
+        /// Private memory of the asked process before.
+        before: Bytes,
+        /// And after.
+        after: Bytes,
+        /// Objects in cycles that nothing else had freed.
+        objects: u64,
+    },
+    /// A tracing window is open.
+    Opened,
+    /// A tracing window is closed.
+    Closed,
+    /// The report is kept under its id. What it says in one line.
+    Reported {
+        /// Which.
+        report: ReportId,
+        /// Why it was taken.
+        cause: Cause,
+        /// `native: 84M of 90M; native.py:9 load`.
+        summary: String,
+    },
+    /// It could not be asked, or could not do it.
+    Failed(String),
+}
+
+/// What a worker has counted.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// Requests or tasks begun.
+    pub begun: u64,
+    /// And done.
+    pub done: u64,
+    /// Requests on ignored paths.
+    pub ignored: u64,
+    /// Exceptions inside the agent, swallowed.
+    pub errors: u64,
+}
+
 /// What this machine lets us enforce.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Machine {
@@ -245,6 +323,8 @@ pub enum Ask {
     RecycleAll,
     /// The same, for new code.
     Reload,
+    /// Say why this worker is fat.
+    Report(WorkerId),
     /// End the service.
     Stop(Stop),
 }

@@ -162,6 +162,7 @@ mod tests {
             strikes: 1,
             swap: Limit::Off,
             wire: true,
+            gc_first: true,
         };
         let here = Circumstances {
             available: Bytes::mib(1000),

@@ -4,20 +4,17 @@
 //! `smaps_rollup`, which is dear; so the last exact figure is moved on by the anonymous growth
 //! since.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use super::{
     action::Look,
     event::{Exact, Sample},
+    growth::{Growth, SLOPE_WINDOW},
     report::MemoryView,
     spec::Measure,
 };
 use crate::units::{Bytes, Timestamp};
 
-/// Points kept for the slope; they are thinned, so that a minute of a quiet worker fits.
-const POINTS_MAX: usize = 32;
-/// How far back the slope reaches.
-const SLOPE_WINDOW: Duration = Duration::from_secs(60);
 /// Looks are never further apart than this, so that a sudden runaway is seen.
 const SPACING_MAX: Duration = Duration::from_secs(1);
 /// A young process is looked at this often for each second of its life, so that a short one is seen
@@ -37,8 +34,7 @@ pub(super) struct Memory {
     exact: Option<(Sample, Exact)>,
     peak: Bytes,
     baseline: Option<Bytes>,
-    /// Oldest first; never longer than `POINTS_MAX`.
-    points: VecDeque<(Timestamp, Bytes)>,
+    growth: Growth,
     strikes: u32,
     look_at: Timestamp,
     exact_asked: bool,
@@ -52,7 +48,7 @@ impl Memory {
             exact: None,
             peak: Bytes::ZERO,
             baseline: None,
-            points: VecDeque::new(),
+            growth: Growth::new(),
             strikes: 0,
             look_at: now,
             exact_asked: false,
@@ -71,7 +67,7 @@ impl Memory {
         self.last = Some(sample);
         let value = self.value();
         self.peak = self.peak.max(value);
-        self.note_point(sample.at, value);
+        self.growth.note(sample.at, value);
         self.strikes = match ceiling {
             Some(ceiling) if self.is_sure() && value >= ceiling => self.strikes.saturating_add(1),
             _ => 0,
@@ -89,7 +85,7 @@ impl Memory {
             self.exact_asked = false;
             // The first exact figure replaces an estimate that knew nothing: the jump is no growth.
             if self.exact.is_none() && !matches!(self.measure, Measure::Rss | Measure::Cgroup) {
-                self.points.clear();
+                self.growth.forget();
                 self.peak = Bytes::ZERO;
             }
             self.exact = Some((sample, exact));
@@ -127,6 +123,18 @@ impl Memory {
     /// From now on growth counts from here.
     pub(super) fn set_baseline(&mut self) {
         self.baseline = Some(self.value());
+    }
+
+    /// It gave memory back at this moment: the ceiling is judged anew by the next look.
+    pub(super) fn on_freed(&mut self, now: Timestamp) {
+        self.strikes = 0;
+        self.growth.forget();
+        self.look_at = now;
+    }
+
+    /// What it held after warm-up.
+    pub(super) const fn baseline(&self) -> Option<Bytes> {
+        self.baseline
     }
 
     /// When the next look is due.
@@ -183,34 +191,14 @@ impl Memory {
         Some(exact.private.minus(exact.charged?))
     }
 
-    /// Growth in bytes a second over the window, by least squares; `None` before there is a second
-    /// of points.
+    /// Growth in bytes a second, as far as that can be told.
     pub(super) fn slope(&self) -> Option<f64> {
-        let (first, _) = self.points.front()?;
-        let (latest, _) = self.points.back()?;
-        if self.points.len() < 3 || latest.since(*first) < Duration::from_millis(900) {
-            return None;
-        }
-        let xy = || {
-            self.points
-                .iter()
-                .map(|(at, value)| (at.since(*first).as_secs_f64(), value.as_f64()))
-        };
-        let count = f64::from(u32::try_from(self.points.len()).unwrap_or(u32::MAX));
-        let mean_x = xy().map(|(x, _)| x).sum::<f64>() / count;
-        let mean_y = xy().map(|(_, y)| y).sum::<f64>() / count;
-        let covariance: f64 = xy().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
-        let variance: f64 = xy().map(|(x, _)| (x - mean_x).powi(2)).sum();
-        (variance > 0.0).then(|| covariance / variance)
+        self.growth.slope()
     }
 
-    /// It has grown in the latter half of what is remembered: a leak, not the price of warming up.
+    /// It still grows: a leak, not the price of warming up.
     pub(super) fn still_grows(&self) -> bool {
-        let then = self.points.get(self.points.len() / 2);
-        let (Some((_, then)), Some((_, now))) = (then, self.points.back()) else {
-            return false;
-        };
-        *now > then.scaled(1.01).max(then.plus(Bytes::mib(1)))
+        self.growth.goes_on()
     }
 
     /// How long until `limit` at the present slope; zero when it is passed, `None` when it is not
@@ -244,35 +232,11 @@ impl Memory {
         }
     }
 
-    /// Points are kept at least a thirty-second of the window apart, unless the worker is young or
-    /// grows so fast that the window is short.
-    fn note_point(&mut self, at: Timestamp, value: Bytes) {
-        while self
-            .points
-            .front()
-            .is_some_and(|(old, _)| at.since(*old) > SLOPE_WINDOW)
-        {
-            self.points.pop_front();
-        }
-        if self.points.len() >= POINTS_MAX {
-            let mut keep = false;
-            self.points.retain(|_| {
-                keep = !keep;
-                keep
-            });
-        }
-        self.points.push_back((at, value));
-    }
-
     /// A quarter of the way to the ceiling at the worst slope seen lately, within bounds.
     fn spacing(&self, ceiling: Option<Bytes>) -> Duration {
-        let first = self
-            .points
-            .front()
-            .map_or(Timestamp::default(), |(at, _)| *at);
         let lived = self
             .last
-            .map_or(Duration::ZERO, |last| last.at.since(first));
+            .map_or(Duration::ZERO, |last| self.growth.lasts_until(last.at));
         let widest = if lived < SPACING_MAX {
             SPACING_MAX / LOOKS_WHILE_YOUNG
         } else {
@@ -291,27 +255,13 @@ impl Memory {
             // Over it: strikes are counted, or it drains; either way a tenth of a second will do.
             return SPACING_MAX / 10;
         }
-        let worst = self.slope().unwrap_or(0.0).max(self.step_slope());
+        let worst = self.growth.recent();
         if worst <= 1.0 {
             return widest;
         }
         Duration::try_from_secs_f64(room.as_f64() / worst / 4.0)
             .unwrap_or(widest)
             .clamp(SPACING_MIN, widest)
-    }
-
-    /// Growth between the last two points: sees a runaway one look after it began.
-    fn step_slope(&self) -> f64 {
-        let mut latest = self.points.iter().rev();
-        let (Some((to, high)), Some((from, low))) = (latest.next(), latest.next()) else {
-            return 0.0;
-        };
-        let elapsed = to.since(*from).as_secs_f64();
-        if elapsed > 0.0 {
-            high.minus(*low).as_f64() / elapsed
-        } else {
-            0.0
-        }
     }
 
     /// An exact look is worth its cost: there is none yet, or the estimate has moved far from it
@@ -335,6 +285,12 @@ impl Memory {
         };
         let moved = Bytes(last.anon.get().abs_diff(then.anon.get()));
         let far = moved > ceiling.scaled(0.15);
+        // Shared mappings that nobody shares (mmap(2), MAP_SHARED) are private, but no anonymous
+        // pages: only the resident ones tell of them.
+        let resident = Bytes(last.rss.get().abs_diff(then.rss.get()));
+        if resident.minus(moved) > ceiling.scaled(0.15) {
+            return true;
+        }
         let near = self.value() > ceiling.scaled(0.8);
         (far && self.value() > ceiling.scaled(0.5))
             || (near && age > Duration::from_secs(10))
@@ -464,6 +420,18 @@ mod tests {
             CEILING,
         );
         assert_eq!((memory.value(), memory.strikes()), (Bytes::mib(190), 0));
+    }
+
+    #[test]
+    fn mappings_that_nobody_shares_are_found_by_an_exact_look() {
+        let mapped = |millis: u64, mib: u64| Sample {
+            rss: Bytes::mib(70 + mib),
+            ..cheap(millis, 50)
+        };
+        let mut memory = fed(&[exact(0, 50, 30), mapped(1000, 10)]);
+        assert_eq!(memory.poll_look(at(2000), CEILING), Some(Look::Cheap));
+        memory.on_sample(mapped(2000, 80), CEILING);
+        assert_eq!(memory.poll_look(at(3000), CEILING), Some(Look::Exact));
     }
 
     #[test]

@@ -14,15 +14,20 @@
 )]
 
 pub mod action;
+mod asking;
 mod births;
 mod cause;
+mod counting;
 mod deaths;
 mod due;
 mod endings;
 pub mod event;
+mod explaining;
+mod growth;
 mod limits;
 mod memory;
 mod operator;
+mod picture;
 mod recycle;
 pub mod report;
 mod restart;
@@ -30,6 +35,7 @@ mod service;
 mod spare;
 pub mod spec;
 pub mod tell;
+mod tracing;
 mod watch;
 mod worker;
 
@@ -40,7 +46,7 @@ use std::{
 
 use action::Action;
 use event::{Event, Machine};
-use report::{Cause, End, Limits, Report, Snapshot};
+use report::{Cause, End, Limits, Report};
 use spec::{Kind, RestartWhen, Spec};
 use worker::Worker;
 
@@ -73,6 +79,11 @@ pub struct Supervisor {
     capped_at_boot: u32,
     /// What was warned of is not warned of again.
     warned: BTreeSet<String>,
+    memo: asking::Memo,
+    /// When to read what workers have done.
+    next_count: Option<Timestamp>,
+    /// What workers that have ended had done; `None`: nobody counted.
+    dead_done: Option<u64>,
     /// Something changed that may make a worker due, or let one go.
     replan: bool,
     /// When to think about recycling again though nothing happens.
@@ -106,6 +117,9 @@ impl Supervisor {
             fat_in_a_row: 0,
             capped_at_boot: 0,
             warned: BTreeSet::new(),
+            memo: asking::Memo::default(),
+            next_count: None,
+            dead_done: None,
             replan: false,
             next_plan: None,
             recycles: BTreeMap::new(),
@@ -151,6 +165,9 @@ impl Supervisor {
             Event::Sampled { worker, sample } => self.on_sampled(now, worker, sample),
             Event::Tripped { worker } => self.on_tripped(now, worker),
             Event::ServerSampled { private } => self.server_memory = private,
+            Event::AgentFound { worker, agent } => self.on_agent_found(now, worker, agent),
+            Event::Said { worker, said } => self.on_said(now, worker, said),
+            Event::Counted { worker, counts } => self.on_counted(now, worker, counts),
             Event::Signalled(signal) => self.on_signal(now, signal),
             Event::Asked { request, ask } => self.on_asked(now, request, ask),
             Event::Failed {
@@ -181,55 +198,18 @@ impl Supervisor {
                 .map(|drain| drain.leave.until)
         });
         let looks = self.workers.values().map(|worker| worker.memory.look_at());
+        let windows = self.workers.values().filter_map(|worker| {
+            let asked = worker.asked.asking.is_some() || worker.drain().is_some();
+            worker.tracing.deadline().filter(|_| !asked)
+        });
         drains
             .chain(looks)
             .chain(self.service_deadline())
             .chain(self.recycle_deadline())
+            .chain(self.asking_deadline())
+            .chain(self.count_deadline())
+            .chain(windows)
             .min()
-    }
-
-    /// The whole picture.
-    pub fn snapshot(&self, now: Timestamp) -> Snapshot {
-        let machine = self.machine.clone().unwrap_or_default();
-        let mode = match (self.spec.kind, self.is_job()) {
-            (Kind::Server(_), _) => "server",
-            (Kind::Single, true) => "job",
-            (Kind::Single, false) => "fleet",
-        };
-        Snapshot {
-            name: self.spec.name.clone(),
-            mode: mode.to_owned(),
-            command_pid: self.service.pid(),
-            ready: self.service.answers() && !self.service.is_stopping(),
-            stopping: self.service.is_stopping(),
-            caps: machine.caps,
-            enforced: self.limits.cap.bytes.is_some()
-                && machine.caps != event::CapMechanism::Rlimit
-                && !self.warned.contains("cap"),
-            why_not: self.why_not(&machine),
-            wire: machine.wire && self.spec.memory.wire,
-            measure: self.spec.memory.measure.to_string(),
-            limits: self.limits.clone(),
-            workers: self
-                .workers
-                .values()
-                .map(|worker| worker.view(now, self.ceiling_of(worker)))
-                .collect(),
-            recycles: self.recycles.clone(),
-            unplanned: self.unplanned.clone(),
-            restarts: self.service.restarts(),
-            ends: self.ends.iter().cloned().collect(),
-        }
-    }
-
-    fn why_not(&self, machine: &Machine) -> Option<String> {
-        if self.limits.cap.bytes.is_none() {
-            return Some("there is no cap to hold: it is switched off".to_owned());
-        }
-        if self.warned.contains("cap") {
-            return Some("a cap could not be set; the events say which and why".to_owned());
-        }
-        machine.why_not.clone()
     }
 
     /// All that follows from the time alone, and from what an event has changed.
@@ -237,7 +217,10 @@ impl Supervisor {
         self.end_drains(now);
         self.look(now);
         self.mind_service(now);
+        self.mind_asking(now);
+        self.mind_counts(now);
         self.mind_recycling(now);
+        self.mind_tracing(now);
     }
 
     const fn is_job(&self) -> bool {

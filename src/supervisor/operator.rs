@@ -98,6 +98,10 @@ impl Supervisor {
             self.stop(now, how);
             return;
         }
+        if let Ask::Report(worker) = ask {
+            self.on_report_asked(now, request, worker);
+            return;
+        }
         let refusal = if self.service.is_stopping() {
             Some("the service is stopping".to_owned())
         } else if self.is_job() {
@@ -126,7 +130,7 @@ impl Supervisor {
                 self.act(Action::Notify(Notice::Reloading));
                 self.want_all_gone(request, Cause::Reload);
             }
-            Ask::Stop(_) => {}
+            Ask::Report(_) | Ask::Stop(_) => {}
         }
     }
 

@@ -327,6 +327,10 @@ impl Supervisor {
         if !can || self.limits.ceiling.bytes.is_none() || self.count().starting > 0 {
             return;
         }
+        // Nobody may have to go: the spare would be given back with an innocent oldest.
+        if self.may_be_rescued() {
+            return;
+        }
         let lead = boot.mul_f64(LEAD_FACTOR).saturating_add(LEAD_MIN);
         let crosses = |worker: &&Worker| {
             let Some(ceiling) = self.ceiling_of(worker).filter(|_| worker.is_ready()) else {

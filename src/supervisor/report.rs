@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use crate::units::{Bytes, RunId, Signal, Timestamp, WorkerId};
+use crate::units::{Bytes, ReportId, RunId, Signal, Timestamp, WorkerId};
 
-use super::event::{CapMechanism, Ended, Oom};
+use super::event::{Agent, CapMechanism, Ended, Oom};
 
 /// One thing worth telling.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +51,37 @@ pub enum Report {
         limit: Option<Bytes>,
         /// Nothing will be done about it: `--dry-run`.
         dry_run: bool,
+    },
+    /// Over its ceiling a worker gave enough back, and stays.
+    Rescued {
+        /// Which.
+        worker: WorkerId,
+        /// So much.
+        freed: Bytes,
+        /// What it holds now.
+        memory: Bytes,
+        /// How often this worker has been by now.
+        times: u32,
+    },
+    /// A worker's growth is traced for a while.
+    Armed {
+        /// Whose.
+        worker: WorkerId,
+        /// What it holds.
+        memory: Bytes,
+        /// After warm-up.
+        baseline: Bytes,
+    },
+    /// A report is kept.
+    Reported {
+        /// Under this id.
+        report: ReportId,
+        /// Whose it is.
+        worker: WorkerId,
+        /// Why it was taken.
+        cause: Cause,
+        /// What it says in one line.
+        summary: String,
     },
     /// A replacement is raised before anybody goes.
     Raised,
@@ -213,6 +244,8 @@ pub struct End {
     pub killed: bool,
     /// When.
     pub at: Timestamp,
+    /// What it said about its memory before.
+    pub report: Option<ReportId>,
 }
 
 /// A limit in force, and where it comes from.
@@ -272,6 +305,10 @@ pub struct Snapshot {
     pub restarts: u64,
     /// The last ends, oldest first.
     pub ends: Vec<End>,
+    /// Requests or tasks done by all workers, those that have ended too; `None`: nobody counts.
+    pub requests: Option<u64>,
+    /// Workers that gave enough back at their ceiling and stayed.
+    pub rescues: u64,
 }
 
 /// One live worker.
@@ -289,6 +326,16 @@ pub struct WorkerView {
     pub age: Duration,
     /// Tasks or requests it did, where they are counted.
     pub tasks: Option<u64>,
+    /// The same, a second, lately.
+    pub tasks_per_s: Option<f64>,
+    /// Growth since the baseline for each of them done since.
+    pub bytes_per_task: Option<f64>,
+    /// Whether it can be asked.
+    pub agent: Agent,
+    /// Its growth is traced at the moment.
+    pub traced: bool,
+    /// How often it gave enough back at its ceiling and stayed.
+    pub rescues: u32,
     /// Its processes.
     pub processes: u32,
     /// Its memory.

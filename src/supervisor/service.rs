@@ -214,6 +214,7 @@ impl Supervisor {
             drain: None,
             killed: false,
             at: now,
+            report: None,
         });
         let next = match errno {
             ENOENT => Next::Exit(127),

@@ -19,6 +19,10 @@ pub struct Spec {
     pub rlimits: BTreeMap<String, Rlimit>,
     /// When a healthy worker is replaced.
     pub recycle: RecycleSpec,
+    /// What is put into the workers.
+    pub agent: AgentSpec,
+    /// When and how a worker is asked why it is fat.
+    pub leaks: LeaksSpec,
     /// What follows an unplanned end of the command.
     pub restart: RestartSpec,
     /// How it is stopped.
@@ -31,6 +35,21 @@ pub struct Spec {
     pub control: ControlSpec,
     /// How it logs.
     pub log: LogSpec,
+}
+
+impl Spec {
+    /// The agent is to be put into the workers: something that is wished for needs it.
+    pub fn wants_agent(&self) -> bool {
+        let needed = self.memory.gc_first
+            || self.leaks.ask != Leaks::Off
+            || self.recycle.max_tasks.is_some()
+            || !self.agent.drain.is_zero();
+        match self.agent.load {
+            AgentLoad::Auto => needed,
+            AgentLoad::On => true,
+            AgentLoad::Off => false,
+        }
+    }
 }
 
 /// The command, as it will be executed.
@@ -109,6 +128,8 @@ pub struct MemorySpec {
     pub swap: Limit,
     /// Use the trip wire where there is one.
     pub wire: bool,
+    /// Over its ceiling, a worker collects garbage first and stays if that was enough.
+    pub gc_first: bool,
 }
 
 /// A soft and a hard rlimit; `None` is unlimited.
@@ -129,12 +150,61 @@ pub struct RecycleSpec {
     pub min_age: Duration,
     /// Older workers are recycled.
     pub max_age: Option<Duration>,
+    /// Those that have done so many requests or tasks are recycled; at least 1.
+    pub max_tasks: Option<u64>,
     /// Equal limits are spread by up to this part of them, 0 to 1.
     pub jitter: f64,
     /// A spare worker raised for a recycle is given back after that long without another one due.
     pub settle: Duration,
     /// Raise the replacement before the old one goes, where it can be.
     pub capacity_first: bool,
+}
+
+/// `[agent]`.
+#[derive(Clone, Debug)]
+pub struct AgentSpec {
+    /// Whether it is put into the workers.
+    pub load: AgentLoad,
+    /// Kept-alive connections are closed only after an answer that says so, where a server would
+    /// reset them; for up to that long. Zero: off.
+    pub drain: Duration,
+    /// Requests on these paths are not counted.
+    pub ignore_paths: Vec<String>,
+}
+
+/// Whether the agent is put into the workers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AgentLoad {
+    /// Where a feature needs it.
+    Auto,
+    /// Yes, and it is a warning if it does not load.
+    On,
+    /// No.
+    Off,
+}
+
+/// `[leaks]`.
+#[derive(Clone, Debug)]
+pub struct LeaksSpec {
+    /// When workers are asked.
+    pub ask: Leaks,
+    /// A report takes no longer.
+    pub time_box: Duration,
+    /// So many reports are kept; at least 1.
+    pub kept: usize,
+    /// Where; `None`: nowhere, they end with us.
+    pub directory: Option<PathBuf>,
+}
+
+/// When workers are asked why they are fat.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Leaks {
+    /// Before they go for their memory; traced once they have grown well above their baseline.
+    Auto,
+    /// The same, traced from their first request on.
+    On,
+    /// Only when an operator asks.
+    Off,
 }
 
 /// `[restart]`.

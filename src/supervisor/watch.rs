@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     Supervisor,
     action::Action,
+    asking::Rung,
     event::{CapMechanism, Effect, Sample},
     report::Report,
     worker::Wire,
@@ -20,12 +21,11 @@ const CHARGE_STEP: Bytes = Bytes::mib(1);
 impl Supervisor {
     /// Asks for the looks that are due.
     pub(super) fn look(&mut self, now: Timestamp) {
-        let ceiling = self.limits.ceiling.bytes;
         let jitter = self.spec.recycle.jitter;
         let actions = &mut self.actions;
         for (&id, worker) in &mut self.workers {
-            let ceiling = worker.ceiling(ceiling, jitter);
-            if let Some(how) = worker.memory.poll_look(now, ceiling) {
+            let watched = worker.watched(&self.limits, jitter);
+            if let Some(how) = worker.memory.poll_look(now, watched) {
                 actions.push_back(Action::Look { worker: id, how });
             }
         }
@@ -37,27 +37,34 @@ impl Supervisor {
             return;
         };
         let ceiling = worker.ceiling(full, spec.jitter);
-        worker.memory.on_sample(sample, ceiling);
+        let watched = worker.watched(&self.limits, spec.jitter);
+        worker.memory.on_sample(sample, watched);
         let value = worker.memory.value();
         let sure = worker.memory.is_sure();
         if worker.serves() && sure && worker.birth.is_none() {
             worker.birth = Some(value);
             worker.memory.set_baseline();
+            worker.counted.set_baseline();
             worker.memory.forget_strikes();
             self.newborn = self.newborn.max(value);
             self.on_born(id, value);
         } else if worker.serves() && !worker.warm && worker.age(now) >= spec.min_age {
             worker.warm = true;
             worker.memory.set_baseline();
+            worker.counted.set_baseline();
         }
         // Above half its ceiling a worker may become due, or its replacement may be worth raising.
         if ceiling.is_some_and(|ceiling| value >= ceiling.scaled(0.5)) {
             self.replan = true;
+        } else if let Some(worker) = self.workers.get_mut(&id) {
+            // What was tried at the ceiling once may help there again.
+            worker.asked.rung = Rung::Ground;
         }
         if sample.exact.is_some() {
             self.mind_cap(id);
         }
         self.mind_wire(now, id);
+        self.mind_cap_ahead(now, id);
     }
 
     /// Over the whole ceiling at birth: another one would be no better.
@@ -114,7 +121,7 @@ impl Supervisor {
     /// Keeps the wire where it trips just when the ceiling is reached.
     fn mind_wire(&mut self, now: Timestamp, id: WorkerId) {
         let has_wire = self.machine.as_ref().is_some_and(|machine| machine.wire);
-        let (full, jitter) = (self.limits.ceiling.bytes, self.spec.recycle.jitter);
+        let jitter = self.spec.recycle.jitter;
         if !has_wire || !self.spec.memory.wire {
             return;
         }
@@ -122,7 +129,7 @@ impl Supervisor {
             return;
         };
         let (Some(ceiling), Some(sample), true) = (
-            worker.ceiling(full, jitter),
+            worker.watched(&self.limits, jitter),
             worker.memory.last(),
             worker.memory.is_sure(),
         ) else {

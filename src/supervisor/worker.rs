@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use super::{
     action::Priority,
+    asking::Asked,
+    counting::Counted,
     memory::Memory,
-    report::{Cause, WorkerView},
+    report::{Cause, Limits, WorkerView},
+    tracing::Tracing,
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
 
@@ -28,6 +31,12 @@ pub(super) struct Worker {
     pub(super) leaves_by: Option<Timestamp>,
     /// Its own part of the jitter, 0 to 1: limits are lowered by it, never raised.
     pub(super) jitter: f64,
+    /// What it was asked, and said.
+    pub(super) asked: Asked,
+    /// How its growth is traced.
+    pub(super) tracing: Tracing,
+    /// What it has done.
+    pub(super) counted: Counted,
     /// What it held when it began to serve.
     pub(super) birth: Option<Bytes>,
     /// Its warm-up is over.
@@ -145,6 +154,17 @@ impl Worker {
         }
     }
 
+    /// The next figure whose passing must be seen in time: its ceiling, or for a job the next step
+    /// towards its cap.
+    pub(super) fn watched(&self, limits: &Limits, jitter: f64) -> Option<Bytes> {
+        let ceiling = self.ceiling(limits.ceiling.bytes, jitter);
+        let step = || {
+            let cap = limits.cap.bytes?;
+            Some(self.asked.next_stack(cap)).filter(|step| *step < cap)
+        };
+        ceiling.or_else(step)
+    }
+
     /// The age at which this worker is recycled, lowered by its own jitter.
     pub(super) fn max_age(&self, max_age: Option<Duration>, jitter: f64) -> Option<Duration> {
         Some(max_age?.mul_f64((1.0 - jitter * self.jitter).clamp(0.0, 1.0)))
@@ -156,13 +176,20 @@ impl Worker {
             Life::Ready { .. } => "ready",
             Life::Draining(_) => "draining",
         };
+        let growth = self.memory.baseline().unwrap_or_default();
+        let growth = self.memory.value().minus(growth);
         WorkerView {
             id: self.id,
             pid: self.pid,
             slot: self.slot,
             state: state.to_owned(),
             age: self.age(now),
-            tasks: None,
+            tasks: self.counted.done(),
+            tasks_per_s: self.counted.rate(),
+            bytes_per_task: self.counted.bytes_per_task(growth),
+            agent: self.asked.agent.clone(),
+            traced: self.tracing.is_armed(),
+            rescues: self.asked.rescues,
             processes: self.memory.last().map_or(1, |last| last.processes),
             memory: self.memory.view(ceiling),
         }

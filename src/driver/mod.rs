@@ -2,6 +2,9 @@
 //!
 //! The only code that holds both sides. It reads the clock; nothing that it calls waits.
 
+mod agents;
+mod questions;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
@@ -15,7 +18,8 @@ use tokio::{
 };
 
 use crate::{
-    control::{Asked, Context, Question, Reply, wire},
+    agent::Agent,
+    control::{Asked, Context, Reply},
     host::{Host, clock},
     observe::{
         log::{self, Log},
@@ -42,6 +46,9 @@ const QUESTIONS: usize = 64;
 pub struct Driver {
     supervisor: Supervisor,
     host: AsyncFd<Host>,
+    agent: Agent,
+    /// What happened in our own hands, oldest first.
+    own: VecDeque<Event>,
     questions: mpsc::Receiver<Asked>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     next_request: u64,
@@ -62,9 +69,13 @@ pub type Questions = mpsc::Sender<Asked>;
 impl Driver {
     /// Takes hold of the machine. Nothing is started before [`Driver::run`]. To be called within a
     /// tokio runtime, on the thread that will run it: the command dies with this thread.
-    pub fn new(spec: Spec, log: Log) -> io::Result<(Self, Questions)> {
+    pub fn new(mut spec: Spec, log: Log) -> io::Result<(Self, Questions)> {
         let now = clock::now();
-        let host = Host::take(&spec, now)?;
+        let (agent, warnings) = agents::prepare(&mut spec);
+        let mut host = Host::take(&spec, now)?;
+        if let Some(answers) = agent.answers() {
+            host.listen_at(&answers)?;
+        }
         let watchdog = host.watchdog().map(|every| (every, now));
         let history = spec.control.history;
         let context = Context {
@@ -76,9 +87,13 @@ impl Driver {
         let (sender, questions) = mpsc::channel(QUESTIONS);
         // The jitter differs from start to start, so that services that start together spread.
         let seed = now.as_nanos() ^ u64::from(context.pid).rotate_left(32);
-        let driver = Self {
-            supervisor: Supervisor::new(spec, seed, now),
+        let mut supervisor = Supervisor::new(spec, seed, now);
+        supervisor.number_reports_from(agent.kept().next_id());
+        let mut driver = Self {
+            supervisor,
             host: host.into_async()?,
+            agent,
+            own: VecDeque::new(),
             questions,
             waiting: BTreeMap::new(),
             next_request: 0,
@@ -91,6 +106,9 @@ impl Driver {
             log,
             exit: None,
         };
+        for warning in warnings {
+            driver.tell(Report::Warning(warning));
+        }
         Ok((driver, sender))
     }
 
@@ -118,10 +136,16 @@ impl Driver {
             while let Some(report) = self.supervisor.poll_report() {
                 self.tell(report);
             }
+            while let Some(warning) = self.agent.poll_warning() {
+                self.tell(Report::Warning(warning));
+            }
             // The time is read for each event: one may have taken long to carry out.
-            let Some(event) = self.host.get_mut().poll_event() else {
+            self.collect_answers();
+            let own = self.own.pop_front();
+            let Some(event) = own.or_else(|| self.host.get_mut().poll_event()) else {
                 return;
             };
+            self.count_the_dead(&event);
             self.supervisor.handle_event(clock::now(), event);
         }
     }
@@ -173,16 +197,29 @@ impl Driver {
     }
 
     fn perform(&mut self, action: Action) {
+        let Some(action) = self.perform_with_agent(action) else {
+            return;
+        };
         match action {
             Action::Reply { request, answer } => {
                 if let Some(reply) = self.waiting.remove(&request) {
                     // Whoever asked may have gone.
-                    let _ = reply.send(Reply::Answer(answer));
+                    let _ = reply.send(self.reply(answer));
                 }
             }
             Action::Exit { status } => self.exit = Some(status),
             action => self.host.get_mut().carry_out(clock::now(), action),
         }
+    }
+
+    /// A report that was asked for is answered with what it says.
+    fn reply(&self, answer: Answer) -> Reply {
+        if let Answer::Reported(report) = answer
+            && let Some(document) = self.agent.kept().get(report)
+        {
+            return Reply::Document(document.to_owned());
+        }
+        Reply::Answer(answer)
     }
 
     fn tell(&mut self, report: Report) {
@@ -209,54 +246,6 @@ impl Driver {
             let status = Notice::Status(status_line(&self.supervisor.snapshot(now)));
             self.host.get_ref().notify(now, &status);
         }
-    }
-
-    fn on_asked(&mut self, Asked { question, reply }: Asked) {
-        let now = clock::now();
-        let answer = match question {
-            Question::Status => {
-                let snapshot = self.supervisor.snapshot(now);
-                Reply::Status(Box::new(wire::Status::of(&snapshot, &self.context)))
-            }
-            Question::Events { after, follow } => Reply::Events {
-                past: self
-                    .past
-                    .iter()
-                    .filter(|told| Some(told.id) > after)
-                    .cloned()
-                    .collect(),
-                live: follow.then(|| self.live.subscribe()),
-            },
-            Question::Metrics => {
-                Reply::Text(metrics::render(&self.supervisor.snapshot(now), &self.own()))
-            }
-            // The loop turns, or this would not be answered.
-            Question::Health => Reply::Is {
-                ok: true,
-                why: String::new(),
-            },
-            Question::Readiness => {
-                let snapshot = self.supervisor.snapshot(now);
-                let why = if snapshot.stopping {
-                    "the service is stopping"
-                } else {
-                    "the service does not answer yet"
-                };
-                Reply::Is {
-                    ok: snapshot.ready,
-                    why: why.to_owned(),
-                }
-            }
-            Question::Do(ask) => {
-                let request = RequestId(self.next_request);
-                self.next_request += 1;
-                self.waiting.insert(request, reply);
-                self.supervisor
-                    .handle_event(now, Event::Asked { request, ask });
-                return;
-            }
-        };
-        let _ = reply.send(answer);
     }
 
     /// Whoever has no answer yet gets one.

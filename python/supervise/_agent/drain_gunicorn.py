@@ -1,0 +1,146 @@
+"""The drains of gunicorn's own asgi class, and of its gthread class before 24.
+
+sync has no kept-alive connections, gevent and gthread from 24 on drain well themselves.
+"""
+
+import asyncio
+import sys
+import time
+
+from . import drain, page
+
+
+def asgi(module):
+    """TERM first only makes answers say close; `alive`, which closes without a word, falls after the linger."""
+    worker_class = module.ASGIWorker
+    protocol = module.ASGIProtocol
+    stop = worker_class.handle_exit_signal
+    will_close = protocol._will_close
+    draining = []
+
+    def handle_exit_signal(self):
+        if draining:
+            # The master says TERM again each second to the one that it wants gone; the linger ends by itself.
+            return
+        if not self.alive:
+            return stop(self)
+        try:
+            drain.begin()
+            draining.append(self.loop.create_task(_linger(self, stop)))
+        except Exception:
+            page.swallowed()
+            stop(self)
+
+    def _will_close(self, request, response_requires_close):
+        if not draining:
+            return will_close(self, request, response_requires_close)
+        # It is asked twice for an answer. The second time the answer has been sent, and only what it
+        # said counts.
+        caller = sys._getframe(1)
+        if caller.f_code.co_name != "keepalive_after_response":
+            drain.told()
+            return True
+        announced = caller.f_locals.get("close_announced")
+        return announced or will_close(self, request, response_requires_close)
+
+    worker_class.handle_exit_signal = handle_exit_signal
+    protocol._will_close = _will_close
+    drain.installed()
+
+
+async def _linger(worker, stop):
+    try:
+        end = time.monotonic() + drain.LINGER
+        await asyncio.sleep(drain.SETTLE)
+        for server in worker.servers:
+            server.close()
+        while worker.alive and worker.nr_conns > 0 and time.monotonic() < end:
+            await asyncio.sleep(drain.TICK)
+    except Exception:
+        page.swallowed()
+    finally:
+        stop(worker)
+
+
+def gthread(module):
+    import gunicorn
+
+    if gunicorn.version_info >= (24,):
+        return
+    worker_class = module.ThreadWorker
+    run, finish_request, handle_quit = (
+        worker_class.run,
+        worker_class.finish_request,
+        worker_class.handle_quit,
+    )
+
+    def draining_run(self):
+        # gunicorn stops the pool as the first thing after its loop, with the poller still open: there
+        # the drain has everything it needs.
+        shutdown = self.tpool.shutdown
+
+        def drain_and_shutdown(*args, **kwargs):
+            self.tpool.shutdown = shutdown
+            try:
+                _serve_what_came(self, module.futures)
+            except Exception:
+                page.swallowed()
+            finally:
+                self._supervise_drained = True
+            return shutdown(*args, **kwargs)
+
+        self.tpool.shutdown = drain_and_shutdown
+        return run(self)
+
+    def quit_at_once(self, sig, frame):
+        self.tpool.__dict__.pop("shutdown", None)
+        self._supervise_drained = True
+        return handle_quit(self, sig, frame)
+
+    def finish(self, fs):
+        # An answer that promised to keep its connection may end after TERM.
+        try:
+            if not (self.alive or fs.cancelled() or getattr(self, "_supervise_drained", False)):
+                keepalive, conn = fs.result()
+                if keepalive:
+                    return _keep(self, module, conn)
+        except Exception:
+            pass
+        return finish_request(self, fs)
+
+    worker_class.run = draining_run
+    worker_class.finish_request = finish
+    worker_class.handle_quit = quit_at_once
+    drain.installed()
+
+
+def _keep(worker, module, conn):
+    conn.sock.setblocking(False)
+    conn.set_timeout()
+    readable = getattr(worker, "on_client_socket_readable", None) or worker.reuse_connection
+    with worker._lock:
+        worker._keep.append(conn)
+        worker.poller.register(
+            conn.sock, module.selectors.EVENT_READ, module.partial(readable, conn)
+        )
+
+
+def _serve_what_came(worker, futures):
+    """The worker's own loop without its listeners, until nothing is open or the linger is over.
+
+    `alive` has fallen, so gunicorn itself says `Connection: close` with every answer now.
+    """
+    drain.begin()
+    worker.alive = False
+    # What is read from here on is told; the others were closed by their clients.
+    before = worker.nr_conns
+    for sock in worker.sockets:
+        worker.poller.unregister(sock)
+    end = time.monotonic() + drain.LINGER
+    while worker.nr_conns > 0 and time.monotonic() < end:
+        worker.notify()
+        for key, _ in worker.poller.select(drain.TICK):
+            key.data(key.fileobj)
+        for done in futures.wait(worker.futures, timeout=0).done:
+            worker.futures.remove(done)
+    drain.told(max(before - worker.nr_conns, 0))

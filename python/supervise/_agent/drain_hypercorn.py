@@ -1,0 +1,73 @@
+"""The drain of hypercorn, on asyncio and uvloop. Trio's is as hypercorn made it.
+
+hypercorn stops all its workers or none, and its parent holds the listeners to the end: a worker that
+stopped accepting would leave a growing queue to be reset. So it accepts until the linger is over, and
+only then takes no more. After SIGHUP the listeners live on with new workers, which hear again.
+"""
+
+import asyncio
+import signal
+import time
+
+from . import drain, page
+
+
+def worker(module):
+    original = module.worker_serve
+    raise_shutdown = module.raise_shutdown
+    frames = []
+
+    async def worker_serve(app, config, *, sockets=None, shutdown_trigger=None):
+        if sockets is not None:
+            for sock in _listeners(sockets):
+                drain.undeafen(sock.fileno())
+        serving = original(app, config, sockets=sockets, shutdown_trigger=shutdown_trigger)
+        # What the drain needs are local variables of hypercorn's.
+        frames.append(serving.cr_frame)
+        return await serving
+
+    async def lingering_shutdown(trigger):
+        try:
+            await raise_shutdown(trigger)
+        except module.ShutdownError:
+            try:
+                if frames and not page.slot[page.DRAIN]:
+                    await _drain(frames[-1].f_locals)
+            except Exception:
+                page.swallowed()
+            raise
+
+    module.worker_serve = worker_serve
+    module.raise_shutdown = lingering_shutdown
+    drain.installed()
+
+
+async def _drain(serve):
+    config, sockets, tasks = serve["config"], serve["sockets"], serve["server_tasks"]
+    drain.begin()
+    if serve["shutdown_trigger"].__class__.__name__ == "partial":
+        # The parent terminates the others when the first worker has gone; they are stopping already.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # hypercorn closes a connection, and says so, after this many requests.
+    config.keep_alive_max_requests = 0
+    end = time.monotonic() + drain.LINGER
+    alone = config.workers == 0
+    if not alone:
+        await _until_idle(tasks, end)
+    for sock in _listeners(sockets):
+        drain.deafen(sock.fileno())
+    await asyncio.sleep(drain.SETTLE)
+    for server in serve["servers"]:
+        server.close()
+    await _until_idle(tasks, max(end, time.monotonic() + drain.SETTLE))
+
+
+async def _until_idle(tasks, end):
+    while tasks and time.monotonic() < end:
+        before = set(tasks)
+        await asyncio.sleep(drain.TICK)
+        drain.told(len(before.difference(tasks)))
+
+
+def _listeners(sockets):
+    return [*sockets.secure_sockets, *sockets.insecure_sockets]

@@ -1,0 +1,113 @@
+"""The drain of waitress, which knows no TERM: it would die in the middle of its answers.
+
+With the drain TERM makes it finish them, and then die of the same signal.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+from . import drain, page
+
+# For answers that are being made; idle connections wait for LINGER only.
+GRACE = 30
+
+_until = None
+
+
+def server(module):
+    for owner in (module.BaseWSGIServer, module.MultiSocketServer):
+        owner.run = _draining(owner.run)
+    base = module.BaseWSGIServer
+    readable = base.readable
+
+    def readable_or_done(self):
+        # Called for each listener in each turn of the loop.
+        if _until is not None:
+            try:
+                _turn(self, module)
+            except Exception:
+                page.swallowed()
+                raise SystemExit
+        return readable(self)
+
+    base.readable = readable_or_done
+    drain.installed()
+
+
+def _draining(run):
+    def draining_run(self):
+        if (
+            threading.current_thread() is not threading.main_thread()
+            or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        ):
+            return run(self)
+        signal.signal(signal.SIGTERM, lambda signum, frame: _stop(self))
+        result = run(self)
+        if _until is not None:
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except Exception:
+                    pass
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    draining_run.__wrapped__ = run
+    return draining_run
+
+
+def _stop(server):
+    global _until
+    # A second TERM is waitress's own again.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _until = time.monotonic() + drain.LINGER
+    try:
+        drain.begin()
+        _say_close()
+        for listener in _listeners(server):
+            if not listener.adj.sockets:
+                drain.deafen(listener.socket.fileno())
+        # The loop sleeps up to a second otherwise.
+        _listeners(server)[0].pull_trigger()
+    except Exception:
+        page.swallowed()
+
+
+def _listeners(server):
+    the_map = getattr(server, "_map", None) or server.map
+    return [d for d in the_map.values() if hasattr(d, "active_channels")]
+
+
+def _say_close():
+    from waitress.task import Task
+
+    build = Task.build_response_header
+
+    def build_response_header(self):
+        self.request.headers["CONNECTION"] = "close"
+        drain.told()
+        return build(self)
+
+    Task.build_response_header = build_response_header
+
+
+def _turn(server, module):
+    """Takes in what is queued, then ends the loop when nothing is open or all that is left is idle."""
+    if server.accepting:
+        if not server.adj.sockets:
+            before = -1
+            while before != len(server.active_channels):
+                before = len(server.active_channels)
+                server.handle_accept()
+        server.accepting = False
+    now = time.monotonic()
+    channels = [c for s in _listeners(server) for c in s.active_channels.values()]
+    if any(s.accepting for s in _listeners(server)):
+        return
+    busy = any(c.requests or c.total_outbufs_len for c in channels)
+    if not channels or now > _until + GRACE or (now > _until and not busy):
+        # waitress's own way out of its loop.
+        raise SystemExit

@@ -1,0 +1,120 @@
+"""This process's slot on the page it shares with the supervisor: claimed once, written without locks.
+
+A slot is 16 words; the names below are their places. Before a slot is claimed, and when the page is
+full, the same words go to a private sink, so that no caller has to ask.
+"""
+
+import _thread
+import fcntl
+import mmap
+import os
+import time
+
+from . import boot
+
+PID, STARTED, FINISHED, IGNORED, BEGUN_NS, DONE_NS, DRAIN, ERRORS, FLAGS, READY_NS, TOLD = range(11)
+
+# Bits of FLAGS.
+COUNTING, TRACING, DRAINING = 1, 2, 4
+
+SLOT_BYTES = 128
+MAGIC = 0x31505553
+
+# A claimant may be stopped while it holds the lock; a worker's start must not hang on that.
+PATIENCE = 100
+_pause = time.sleep
+
+slot = memoryview(bytearray(SLOT_BYTES)).cast("Q")
+claimed = False
+
+_lock = _thread.allocate_lock()
+_on_change = []
+
+
+def _open():
+    """Maps the page. Its descriptor is kept, because a worker may give up the right to open it again."""
+    fd = boot.high(os.open(os.environ["SUPERVISE_AGENT"] + "/page", os.O_RDWR | os.O_CLOEXEC))
+    page = memoryview(mmap.mmap(fd, 0)).cast("Q")
+    if page[0] != MAGIC or page[2] != SLOT_BYTES:
+        raise ValueError("a page of another make")
+    return fd, page
+
+
+_fd, _page = _open()
+
+
+def on_change(listener):
+    """Has `listener()` called whenever `slot` has become another: after a claim and after a fork."""
+    _on_change.append(listener)
+    listener()
+
+
+def claim():
+    """Takes a free slot for this process, once."""
+    with _lock:
+        if not claimed:
+            _claim()
+
+
+def ready():
+    """Says that the application is loaded."""
+    claim()
+    slot[READY_NS] = time.monotonic_ns()
+
+
+def flag(bit, on=True):
+    """Sets or clears one bit of FLAGS."""
+    slot[FLAGS] = slot[FLAGS] | bit if on else slot[FLAGS] & ~bit
+
+
+def swallowed():
+    """Counts an exception that stayed in the agent."""
+    slot[ERRORS] += 1
+
+
+def _claim():
+    global slot, claimed
+    # The lock is one of POSIX: it belongs to the process, so a forked child does not own its parent's.
+    for attempt in range(PATIENCE):
+        try:
+            fcntl.lockf(_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            _pause(0.005)
+    else:
+        return
+    try:
+        pid = os.getpid()
+        for base in range(16, 16 * (1 + _page[1]), 16):
+            if _page[base] in (0, pid):
+                break
+        else:
+            claimed = True
+            return
+        mine = _page[base : base + 16]
+        mine[PID] = 0
+        for word in range(1, 16):
+            mine[word] = slot[word] if word in (ERRORS, FLAGS, DRAIN) else 0
+        # The pid comes last: until then the supervisor sees no slot.
+        mine[PID] = pid
+        slot = mine
+        claimed = True
+    finally:
+        fcntl.lockf(_fd, fcntl.LOCK_UN)
+    for listener in _on_change:
+        listener()
+
+
+def _forked():
+    """A child inherits the hooks, never the slot: it claims its own when it has something to count."""
+    global slot, claimed, _lock
+    flags = slot[FLAGS]
+    slot = memoryview(bytearray(SLOT_BYTES)).cast("Q")
+    slot[FLAGS] = flags
+    claimed = False
+    _lock = _thread.allocate_lock()
+    for listener in _on_change:
+        listener()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,193 @@
+"""Where each server keeps the application it calls: there, and only there, the counting is put.
+
+A hook is called with the module of the server that has just been imported.
+"""
+
+from . import counting, page
+
+# gunicorn workers that call `self.wsgi` as WSGI themselves. Others hand it to a server of their own
+# (uvicorn's), which is hooked there, or look at its type (aiohttp's).
+WSGI_WORKERS = ("gunicorn.workers.sync", "gunicorn.workers.gthread", "gunicorn.workers.base_async")
+
+
+def gunicorn(module):
+    def loaded(worker, result):
+        if any(base.__module__ in WSGI_WORKERS for base in type(worker).__mro__):
+            worker.wsgi = _counted(counting.wsgi, worker.wsgi)
+        page.ready()
+
+    after(module.Worker, "load_wsgi", loaded)
+
+
+def gunicorn_asgi(module):
+    def loaded(worker, result):
+        worker.asgi = _counted(counting.asgi, worker.asgi)
+        page.ready()
+
+    after(module.ASGIWorker, "load_wsgi", loaded)
+
+
+def uvicorn(module):
+    """Every uvicorn loads its application here, in the process that serves it; gunicorn's workers too."""
+
+    def loaded(config, result):
+        config.loaded_app = _counted(counting.asgi, config.loaded_app)
+        page.ready()
+
+    after(module.Config, "load", loaded)
+
+
+def hypercorn(module):
+    def asgi(wrapper, result):
+        wrapper.app = _counted(counting.asgi, wrapper.app)
+
+    def wsgi(wrapper, result):
+        wrapper.app = _counted(counting.wsgi, wrapper.app)
+
+    after(module.ASGIWrapper, "__init__", asgi)
+    after(module.WSGIWrapper, "__init__", wsgi)
+
+
+def hypercorn_worker(module):
+    """The parent may load the application as well, to watch its files: only this makes a worker."""
+    before(module, "worker_serve", lambda *args, **kwargs: page.ready())
+
+
+def granian_asgi(module):
+    _granian(module, counting.asgi)
+
+
+def granian_wsgi(module):
+    _granian(module, counting.wsgi)
+
+
+def _granian(module, wrap):
+    original = module._callback_wrapper
+
+    def _callback_wrapper(callback, *args, **kwargs):
+        try:
+            callback = _counted(wrap, callback)
+            page.ready()
+        except Exception:
+            page.swallowed()
+        return original(callback, *args, **kwargs)
+
+    module._callback_wrapper = _callback_wrapper
+
+
+def waitress(module):
+    def made(server, result):
+        server.application = _counted(counting.wsgi, server.application)
+        page.ready()
+
+    after(module.BaseWSGIServer, "__init__", made)
+
+
+def werkzeug(module):
+    """Not at __init__: the parent of a reloader makes a server too, and never serves with it."""
+
+    def serving(server, *args, **kwargs):
+        server.app = _counted(counting.wsgi, server.app)
+        page.ready()
+
+    before(module.BaseWSGIServer, "serve_forever", serving)
+
+
+def django(module):
+    original = module.run
+
+    def run(addr, port, wsgi_handler, *args, **kwargs):
+        try:
+            wsgi_handler = _counted(counting.wsgi, wsgi_handler)
+            page.ready()
+        except Exception:
+            page.swallowed()
+        return original(addr, port, wsgi_handler, *args, **kwargs)
+
+    module.run = run
+
+
+def celery(module):
+    """Tasks are counted by celery's own signals: each costs microseconds, so here there are clocks too."""
+    if not counting.COUNTS:
+        return
+    # Started and not finished, by task id: celery sends the second signal without the first for a task
+    # that was refused before it ran.
+    running = set()
+
+    def begin(task_id=None, **_):
+        running.add(task_id)
+        counting.begin_timed()
+
+    def end(task_id=None, **_):
+        if task_id in running:
+            running.discard(task_id)
+            counting.finish_timed()
+
+    page.flag(page.COUNTING)
+    module.task_prerun.connect(_safe(begin), weak=False)
+    module.task_postrun.connect(_safe(end), weak=False)
+    module.worker_process_init.connect(_safe(lambda **_: page.ready()), weak=False)
+
+
+def celery_trace(module):
+    """Lets a report find running tasks: the function that runs one is inside `build_tracer`."""
+    for code in module.build_tracer.__code__.co_consts:
+        if getattr(code, "co_name", None) == "trace_task":
+            counting.WRAPPER_CODES += ((code, "uuid"),)
+
+
+def after(owner, name, act):
+    """Has `act(self, result)` done after the method `name`, whatever becomes of it."""
+    original = getattr(owner, name)
+
+    def method(self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
+        try:
+            act(self, result)
+        except Exception:
+            page.swallowed()
+        return result
+
+    _replace(owner, name, original, method)
+
+
+def before(owner, name, act):
+    """Has `act` done with the same arguments before the function `name`."""
+    original = getattr(owner, name)
+
+    def function(*args, **kwargs):
+        try:
+            act(*args, **kwargs)
+        except Exception:
+            page.swallowed()
+        return original(*args, **kwargs)
+
+    _replace(owner, name, original, function)
+
+
+def _replace(owner, name, original, replacement):
+    replacement.__name__ = name
+    replacement.__qualname__ = getattr(original, "__qualname__", name)
+    replacement.__module__ = original.__module__
+    replacement.__doc__ = original.__doc__
+    replacement.__wrapped__ = original
+    setattr(owner, name, replacement)
+
+
+def _counted(wrap, app):
+    """The application in its wrapper; one that has come through another hook already is not counted twice."""
+    if not counting.COUNTS:
+        return app
+    page.flag(page.COUNTING)
+    return wrap(counting.bare(app))
+
+
+def _safe(receiver):
+    def safe(**kwargs):
+        try:
+            receiver(**kwargs)
+        except Exception:
+            page.swallowed()
+
+    return safe

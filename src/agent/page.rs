@@ -1,0 +1,178 @@
+//! The shared page: what each process of the workers has counted. The processes write their own
+//! slots, we read all of them, without a call into anybody.
+//!
+//! Read with pread(2) of a tmpfs file: a store to a shared mapping is seen by read at once
+//! (mmap(2), MAP_SHARED), and a slot's words are whole.
+
+use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt as _, path::Path};
+
+use crate::{supervisor::event::Counts, units::WorkerId};
+
+use super::files;
+
+/// `SUP1`, read as a number.
+const MAGIC: u64 = 0x3150_5553;
+/// So many processes can count at the same time; those who come later do not.
+const SLOTS: usize = 512;
+/// A slot, and the header before the first: two cache lines, so that no two processes share one.
+const SLOT: usize = 128;
+const WORDS: usize = SLOT / 8;
+
+/// What stands where in a slot.
+const PID: usize = 0;
+const BEGUN: usize = 1;
+const DONE: usize = 2;
+const IGNORED: usize = 3;
+const ERRORS: usize = 7;
+
+/// The page.
+#[derive(Debug)]
+pub(super) struct Page {
+    file: File,
+    bytes: Vec<u8>,
+    /// Whose each process that counted was when last seen.
+    owners: BTreeMap<i32, WorkerId>,
+    /// What processes of a worker had counted that have ended before it.
+    retired: BTreeMap<WorkerId, Counts>,
+}
+
+impl Page {
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        let mut bytes = vec![0; SLOT * (1 + SLOTS)];
+        for (at, word) in [MAGIC, SLOTS as u64, SLOT as u64].into_iter().enumerate() {
+            bytes[at * 8..at * 8 + 8].copy_from_slice(&word.to_ne_bytes());
+        }
+        let file = files::create(path, &bytes)?;
+        Ok(Self {
+            file,
+            bytes,
+            owners: BTreeMap::new(),
+            retired: BTreeMap::new(),
+        })
+    }
+
+    /// What each worker has counted by now; `owners` says whose each live process is.
+    pub(super) fn read(&mut self, owners: &BTreeMap<i32, WorkerId>) -> Vec<(WorkerId, Counts)> {
+        self.load();
+        let mut all: BTreeMap<WorkerId, Counts> = BTreeMap::new();
+        for slot in 0..SLOTS {
+            let Some((pid, counts)) = self.slot(slot) else {
+                continue;
+            };
+            if let Some(&worker) = owners.get(&pid) {
+                self.owners.insert(pid, worker);
+                let sum = all.entry(worker).or_default();
+                *sum = together(*sum, counts);
+            } else if !Path::new("/proc").join(pid.to_string()).exists() {
+                self.retire(slot, pid, counts);
+            }
+        }
+        for (worker, sum) in &mut all {
+            if let Some(retired) = self.retired.get(worker) {
+                *sum = together(*sum, *retired);
+            }
+        }
+        all.into_iter().collect()
+    }
+
+    /// The last figures of a worker that has ended. Its processes are gone, or soon will be.
+    pub(super) fn bury(&mut self, worker: WorkerId) -> Option<Counts> {
+        self.load();
+        let mut last = self.retired.remove(&worker);
+        for slot in 0..SLOTS {
+            let Some((pid, counts)) = self.slot(slot) else {
+                continue;
+            };
+            if self.owners.get(&pid) == Some(&worker) {
+                last = Some(together(last.unwrap_or_default(), counts));
+            }
+        }
+        self.owners.retain(|_, owner| *owner != worker);
+        last
+    }
+
+    /// A process that has ended leaves its slot to others, and its figures to its worker.
+    fn retire(&mut self, slot: usize, pid: i32, counts: Counts) {
+        if let Some(worker) = self.owners.remove(&pid) {
+            let sum = self.retired.entry(worker).or_default();
+            *sum = together(*sum, counts);
+        }
+        // One that cannot be freed is one that nobody else gets.
+        let at = SLOT * (1 + slot);
+        let _ = self.file.write_all_at(&[0; SLOT], at as u64);
+    }
+
+    fn load(&mut self) {
+        // A page that cannot be read says what it said before.
+        let _ = self.file.read_exact_at(&mut self.bytes, 0);
+    }
+
+    fn slot(&self, slot: usize) -> Option<(i32, Counts)> {
+        let at = SLOT * (1 + slot);
+        let mut words = [0; WORDS];
+        for (word, bytes) in words
+            .iter_mut()
+            .zip(self.bytes[at..at + SLOT].chunks_exact(8))
+        {
+            *word = u64::from_ne_bytes(bytes.try_into().unwrap_or_default());
+        }
+        let pid = i32::try_from(words[PID]).ok().filter(|pid| *pid > 0)?;
+        let counts = Counts {
+            begun: words[BEGUN],
+            done: words[DONE],
+            ignored: words[IGNORED],
+            errors: words[ERRORS],
+        };
+        Some((pid, counts))
+    }
+}
+
+const fn together(one: Counts, other: Counts) -> Counts {
+    Counts {
+        begun: one.begun.saturating_add(other.begun),
+        done: one.done.saturating_add(other.done),
+        ignored: one.ignored.saturating_add(other.ignored),
+        errors: one.errors.saturating_add(other.errors),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Above every pid there can be (proc(5), pid_max).
+    const DEAD: i32 = 1 << 30;
+
+    fn write(page: &Page, slot: usize, pid: i32, done: u64) {
+        let mut words = [0u64; WORDS];
+        (words[PID], words[BEGUN], words[DONE]) = (u64::try_from(pid).unwrap(), done + 1, done);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let at = SLOT * (1 + slot);
+        page.file.write_all_at(&bytes, at as u64).unwrap();
+    }
+
+    #[test]
+    fn a_worker_has_what_all_its_processes_counted_the_dead_ones_too() {
+        let home = tempfile::tempdir().unwrap();
+        let mut page = Page::create(&home.path().join("page")).unwrap();
+        let (w1, w2) = (WorkerId::FIRST, WorkerId::FIRST.next());
+        let us = i32::try_from(std::process::id()).unwrap();
+        write(&page, 0, us, 5);
+        write(&page, 3, DEAD, 7);
+        let owners = BTreeMap::from([(us, w1), (DEAD, w1)]);
+        let done = |page: &mut Page, owners: &BTreeMap<i32, WorkerId>| {
+            let read = page.read(owners);
+            read.iter().map(|(id, c)| (*id, c.done)).collect::<Vec<_>>()
+        };
+        assert_eq!(done(&mut page, &owners), [(w1, 12)]);
+        // One of the two has ended: its slot is free, its figures stay.
+        let owners = BTreeMap::from([(us, w1)]);
+        assert_eq!(done(&mut page, &owners), [(w1, 12)]);
+        assert_eq!(done(&mut page, &owners), [(w1, 12)]);
+        write(&page, 3, DEAD + 1, 1);
+        let owners = BTreeMap::from([(us, w1), (DEAD + 1, w2)]);
+        assert_eq!(done(&mut page, &owners), [(w1, 12), (w2, 1)]);
+        assert_eq!(page.bury(w1).unwrap().done, 12);
+        assert_eq!(page.bury(w1), None);
+    }
+}

@@ -1,0 +1,187 @@
+//! Stacks that `faulthandler` wrote while a worker grew, and what it held then: the lines that ran
+//! while memory came, though no Python could.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    path::Path,
+};
+
+use crate::units::{Bytes, WorkerId};
+
+use super::files;
+
+/// When it has grown to this, what nobody waits for any more is thrown away.
+const SIZE_MAX: u64 = 1 << 20;
+/// One dump of all threads is no longer (faulthandler stops at 100 threads and 100 frames each).
+const DUMP_MAX: u64 = 64 << 10;
+
+/// The file that all agents append to, and whose each part of it is.
+#[derive(Debug)]
+pub(super) struct Stacks {
+    file: File,
+    inode: u64,
+    /// Oldest first.
+    notes: Vec<Note>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Note {
+    worker: WorkerId,
+    memory: Bytes,
+    /// Where in the file its stacks begin.
+    from: u64,
+}
+
+/// What a worker ran when it held so much.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Stack {
+    pub(super) memory: Bytes,
+    /// The thread that most likely allocates, innermost first.
+    pub(super) frames: Vec<Frame>,
+}
+
+/// One line of a stack.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Frame {
+    pub(super) file: String,
+    pub(super) line: u32,
+    pub(super) function: String,
+}
+
+impl Stacks {
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        let file = files::create(path, b"")?;
+        let inode = file.metadata()?.ino();
+        Ok(Self {
+            file,
+            inode,
+            notes: Vec::new(),
+        })
+    }
+
+    pub(super) const fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// A worker is about to write its stacks.
+    pub(super) fn note(&mut self, worker: WorkerId, memory: Bytes) {
+        let mut from = self.size();
+        if from > SIZE_MAX {
+            // Writers append, so that they go on at the new end.
+            self.notes.clear();
+            from = self.file.set_len(0).map_or(from, |()| 0);
+        }
+        self.notes.push(Note {
+            worker,
+            memory,
+            from,
+        });
+    }
+
+    /// What a worker ran as it grew, oldest first.
+    ///
+    /// RACE: two workers that are asked within the same millisecond write one after the other, and
+    /// the first one's part may hold both. So only the first dump of a part counts.
+    pub(super) fn of(&self, worker: WorkerId) -> Vec<Stack> {
+        let mut stacks = Vec::new();
+        for (at, note) in self.notes.iter().enumerate() {
+            if note.worker != worker {
+                continue;
+            }
+            let next = self.notes.get(at + 1).map(|next| next.from);
+            let end = next.filter(|next| *next > note.from).unwrap_or(u64::MAX);
+            let length = end.min(self.size()).saturating_sub(note.from).min(DUMP_MAX);
+            let mut text = vec![0; usize::try_from(length).unwrap_or(0)];
+            if self.file.read_exact_at(&mut text, note.from).is_err() {
+                continue;
+            }
+            let frames = current(&String::from_utf8_lossy(&text));
+            if !frames.is_empty() {
+                stacks.push(Stack {
+                    memory: note.memory,
+                    frames,
+                });
+            }
+        }
+        stacks
+    }
+
+    fn size(&self) -> u64 {
+        self.file.metadata().map_or(0, |meta| meta.len())
+    }
+}
+
+/// The frames of the thread that the signal met: it is the one marked as current, which is the main
+/// thread unless that blocks the signal.
+fn current(dump: &str) -> Vec<Frame> {
+    let mut lines = dump.lines();
+    let found = lines.any(|line| line.starts_with("Current thread"));
+    if !found {
+        return dump.lines().map_while(frame_or_header).flatten().collect();
+    }
+    lines.map_while(frame).collect()
+}
+
+/// A lone thread's dump has a heading of its own.
+fn frame_or_header(line: &str) -> Option<Option<Frame>> {
+    if line.starts_with("Stack") || line.starts_with("Thread") {
+        return Some(None);
+    }
+    frame(line).map(Some)
+}
+
+/// `  File "shop.py", line 7 in load`.
+fn frame(line: &str) -> Option<Frame> {
+    let rest = line.trim_start().strip_prefix("File \"")?;
+    let (file, rest) = rest.rsplit_once("\", line ")?;
+    let (line, function) = rest.split_once(" in ")?;
+    Some(Frame {
+        file: file.to_owned(),
+        line: line.parse().ok()?,
+        function: function.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    const DUMP: &str = "\
+Thread 0x00007f1c (most recent call first):
+  File \"/usr/lib/python3.11/threading.py\", line 320 in wait
+
+Current thread 0x00007f1d (most recent call first):
+  File \"/srv/etl.py\", line 7 in load
+  File \"/srv/etl.py\", line 12 in <module>
+
+";
+
+    #[test]
+    fn the_current_thread_is_the_one_that_counts() {
+        let frames = current(DUMP);
+        let lines: Vec<_> = frames
+            .iter()
+            .map(|f| (f.line, f.function.as_str()))
+            .collect();
+        assert_eq!(lines, [(7, "load"), (12, "<module>")]);
+        assert_eq!(frames[0].file, "/srv/etl.py");
+        assert_eq!(current(""), []);
+    }
+
+    #[test]
+    fn each_worker_has_the_stacks_that_were_written_after_its_note() {
+        let home = tempfile::tempdir().unwrap();
+        let mut stacks = Stacks::create(&home.path().join("stacks")).unwrap();
+        let (w1, w2) = (WorkerId::FIRST, WorkerId::FIRST.next());
+        stacks.note(w1, Bytes::mib(80));
+        (&stacks.file).write_all(DUMP.as_bytes()).unwrap();
+        stacks.note(w2, Bytes::mib(90));
+        assert_eq!(stacks.of(w2), []);
+        let seen = stacks.of(w1);
+        assert_eq!((seen.len(), seen[0].memory), (1, Bytes::mib(80)));
+    }
+}

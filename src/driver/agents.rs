@@ -1,0 +1,138 @@
+//! What the decider wants of agents: the host knows the processes, the agent room what is said.
+
+use std::{env, ffi::OsStr, io, path::PathBuf};
+
+use super::Driver;
+use crate::{
+    agent::{Agent, Place, kept::Kept},
+    host::{agents, clock, users},
+    supervisor::{
+        action::{About, Action, AgentAsk},
+        event::{self, Event, Said},
+        spec::{AgentLoad, Spec},
+    },
+    units::{Bytes, Timestamp, WorkerId},
+};
+
+/// Opens what is kept and puts the agent in place; `spec.command` loads it from then on. What does
+/// not work is told, and is no reason not to start.
+pub(super) fn prepare(spec: &mut Spec) -> (Agent, Vec<String>) {
+    let kept = Kept::open(spec.leaks.directory.clone(), spec.leaks.kept);
+    let mut agent = Agent::mute(kept);
+    let mut warnings = Vec::new();
+    if !spec.wants_agent() {
+        return (agent, warnings);
+    }
+    let installed = place(spec).and_then(|place| agent.install(&place));
+    if let Err(error) = installed {
+        warnings.push(format!("the agent is off: {error}"));
+        spec.agent.load = AgentLoad::Off;
+        return (agent, warnings);
+    }
+    let variable = OsStr::new("PYTHONPATH");
+    let own = spec.command.env.get(variable).cloned();
+    let before = own.or_else(|| env::var_os(variable));
+    let environment = agent.environment(spec, before);
+    spec.command.env.extend(environment);
+    (agent, warnings)
+}
+
+/// Beside the socket, whose directory is ours alone; where the command is another user's, in one
+/// that others may pass through.
+fn place(spec: &Spec) -> io::Result<Place> {
+    let Some(user) = &spec.command.user else {
+        let path = spec.control.socket.with_extension("agent");
+        return Ok(Place { path, owner: None });
+    };
+    let owner = users::ids(user).ok_or_else(|| io::Error::other(format!("no user `{user}`")))?;
+    let path = PathBuf::from("/run/supervise-agent").join(&spec.name);
+    Ok(Place {
+        path,
+        owner: Some(owner),
+    })
+}
+
+impl Driver {
+    /// Carries out what concerns agents; gives back what does not.
+    pub(super) fn perform_with_agent(&mut self, action: Action) -> Option<Action> {
+        let now = clock::now();
+        match action {
+            Action::FindAgent { worker } => self.find_agent(now, worker),
+            Action::AskAgent { worker, ask } => self.ask_agent(now, worker, &ask),
+            Action::NoteStack { worker, memory } => self.note_stack(now, worker, memory),
+            Action::KeepReport { about, silent } => self.keep_outside(&about, &silent),
+            Action::ReadCounts => self.read_counts(now),
+            other => return Some(other),
+        }
+        None
+    }
+
+    fn find_agent(&mut self, now: Timestamp, worker: WorkerId) {
+        let agent = match self.host.get_mut().agent_process(now, worker) {
+            Ok(_) => event::Agent::Loaded,
+            Err(why) => event::Agent::Absent(why),
+        };
+        self.own.push_back(Event::AgentFound { worker, agent });
+    }
+
+    fn ask_agent(&mut self, now: Timestamp, worker: WorkerId, ask: &AgentAsk) {
+        let host = self.host.get_mut();
+        let asked = host.agent_process(now, worker).and_then(|pid| {
+            let left = self.agent.ask(worker, pid, ask);
+            left.and_then(|()| host.signal_agent(now, worker, pid, agents::QUESTION))
+                .map_err(|error| error.to_string())
+        });
+        if let Err(why) = asked {
+            let said = Said::Failed(why);
+            self.own.push_back(Event::Said { worker, said });
+        }
+    }
+
+    fn note_stack(&mut self, now: Timestamp, worker: WorkerId, memory: Bytes) {
+        let host = self.host.get_mut();
+        let (Ok(pid), Some(file)) = (host.agent_process(now, worker), self.agent.stacks_file())
+        else {
+            return;
+        };
+        if host.has_open(pid, file) {
+            self.agent.note_stack(worker, memory);
+            // One that has just ended writes nothing, and nothing is known of it then.
+            let _ = host.signal_agent(now, worker, pid, agents::STACKS);
+        }
+    }
+
+    fn keep_outside(&mut self, about: &About, silent: &str) {
+        let worker = about.worker;
+        let mappings = self.host.get_ref().outside(worker);
+        let at = clock::unix_seconds();
+        let said = self.agent.keep_outside(about, silent, &mappings, at);
+        self.own.push_back(Event::Said { worker, said });
+    }
+
+    fn read_counts(&mut self, now: Timestamp) {
+        let owners = self.host.get_mut().owners(now);
+        for (worker, counts) in self.agent.counts(&owners) {
+            self.own.push_back(Event::Counted { worker, counts });
+        }
+    }
+
+    /// Takes in the answers that have come.
+    pub(super) fn collect_answers(&mut self) {
+        if self.host.get_mut().take_post() {
+            for (worker, said) in self.agent.collect(clock::unix_seconds()) {
+                self.own.push_back(Event::Said { worker, said });
+            }
+        }
+    }
+
+    /// What a worker had counted is known before its end is.
+    pub(super) fn count_the_dead(&mut self, event: &Event) {
+        let Event::WorkerEnded { worker, .. } = *event else {
+            return;
+        };
+        if let Some(counts) = self.agent.last_counts(worker) {
+            let counted = Event::Counted { worker, counts };
+            self.supervisor.handle_event(clock::now(), counted);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Why a worker is fat: it is asked before it goes for its memory, when an operator wants to know,
+//! and looked at from outside when it cannot say.
+
+use std::time::Duration;
+
+use super::{
+    Supervisor,
+    action::{About, Action, AgentAsk, Answer},
+    asking::{Asking, LATE, Rung, TIME_LEFT_MIN, What},
+    event::Agent,
+    report::Cause,
+    spec::Leaks,
+    worker::Worker,
+};
+use crate::units::{ReportId, RequestId, Timestamp, WorkerId};
+
+/// A job says what it holds when it has come this near to its cap: afterwards it cannot.
+const JOB_REPORTS_AT: f64 = 0.7;
+/// Reports that nobody asked for come no more often: each costs a worker up to its time box.
+const REPORT_PAUSE: Duration = Duration::from_secs(30);
+
+impl Supervisor {
+    pub(super) fn ask_report(
+        &mut self,
+        now: Timestamp,
+        id: WorkerId,
+        cause: Cause,
+        left: Option<Duration>,
+    ) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let room = self.room_of(worker);
+        let report = self.memo.next_report;
+        let about = about(worker, report, cause);
+        self.memo.next_report = report.next();
+        let time_box = match left {
+            Some(left) => self.spec.leaks.time_box.min(left / 2),
+            None => self.spec.leaks.time_box,
+        };
+        let what = What::Report {
+            report,
+            cause,
+            outside: false,
+        };
+        let ask = AgentAsk::Report {
+            about,
+            room,
+            time_box,
+        };
+        self.ask(now, id, what, ask);
+    }
+
+    /// An operator wants to know, whatever it costs.
+    pub(super) fn on_report_asked(&mut self, now: Timestamp, request: RequestId, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            let answer = Answer::Unknown(format!("there is no worker {id} alive"));
+            self.act(Action::Reply { request, answer });
+            return;
+        };
+        worker.asked.requests.push(request);
+        self.mind_requests(now, id);
+    }
+
+    /// Asks for what operators wait for, once the worker has answered what it was asked before.
+    pub(super) fn mind_requests(&mut self, now: Timestamp, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        if worker.asked.asking.is_some() || worker.asked.requests.is_empty() {
+            return;
+        }
+        if worker.asked.is_loaded() {
+            self.ask_report(now, id, Cause::Request, None);
+            return;
+        }
+        let silent = match &worker.asked.agent {
+            Agent::Absent(why) => why.clone(),
+            Agent::Unknown | Agent::Loaded if self.spec.wants_agent() => {
+                "its agent was not found yet".to_owned()
+            }
+            Agent::Unknown | Agent::Loaded => "the agent is switched off".to_owned(),
+        };
+        let report = self.memo.next_report;
+        self.memo.next_report = report.next();
+        self.look_from_outside(now, id, (report, Cause::Request), silent);
+    }
+
+    /// What can be seen of a worker that does not answer.
+    pub(super) fn look_from_outside(
+        &mut self,
+        now: Timestamp,
+        id: WorkerId,
+        (report, cause): (ReportId, Cause),
+        silent: String,
+    ) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let what = What::Report {
+            report,
+            cause,
+            outside: true,
+        };
+        let until = now.later(LATE);
+        worker.asked.asking = Some(Asking { what, until });
+        let about = about(worker, report, cause);
+        self.act(Action::KeepReport { about, silent });
+    }
+
+    pub(super) fn on_reported(&mut self, now: Timestamp, id: WorkerId, report: ReportId) {
+        self.replan = true;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.asked.report = Some(report);
+        let Some(Asking { what, .. }) = worker.asked.asking else {
+            return;
+        };
+        let What::Report {
+            report: asked,
+            cause,
+            ..
+        } = what
+        else {
+            return;
+        };
+        if asked != report {
+            return;
+        }
+        worker.asked.asking = None;
+        worker.tracing.on_reported(now);
+        if cause == Cause::Request {
+            let requests = std::mem::take(&mut worker.asked.requests);
+            self.answer_reports(requests, &Answer::Reported(report));
+        } else {
+            worker.asked.rung = Rung::Reported;
+            self.memo.report_after = now.later(REPORT_PAUSE);
+            self.mind_requests(now, id);
+        }
+    }
+
+    pub(super) fn answer_reports(&mut self, requests: Vec<RequestId>, answer: &Answer) {
+        for request in requests {
+            let answer = answer.clone();
+            self.act(Action::Reply { request, answer });
+        }
+    }
+
+    /// What a worker that nears its cap runs is noted, and a job says what it holds while it can.
+    pub(super) fn mind_cap_ahead(&mut self, now: Timestamp, id: WorkerId) {
+        let (job, report) = (self.is_job(), self.may_report(now));
+        let Some(cap) = self.limits.cap.bytes else {
+            return;
+        };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let wanted = self.spec.wants_agent() && self.spec.leaks.ask != Leaks::Off;
+        if !wanted || matches!(worker.asked.agent, Agent::Absent(_)) {
+            return;
+        }
+        let memory = worker.memory.value();
+        if memory >= worker.asked.next_stack(cap) {
+            worker.asked.noted = memory;
+            self.act(Action::NoteStack { worker: id, memory });
+        }
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let near = memory >= cap.scaled(JOB_REPORTS_AT);
+        let first = worker.asked.report.is_none() && worker.asked.rung == Rung::Ground;
+        if job && near && report && first && worker.asked.is_loaded() {
+            let free = worker.asked.asking.is_none();
+            let left = worker.memory.time_to(cap);
+            if free && left.is_none_or(|left| left >= TIME_LEFT_MIN) {
+                self.ask_report(now, id, Cause::Cap, left);
+            }
+        }
+    }
+
+    /// The report of a worker that has ended: the one it gave, or what was known of it if the
+    /// kernel ended it at a limit. Whoever waits for one is told.
+    pub(super) fn report_of_dead(&mut self, worker: &Worker, cause: Cause) -> Option<ReportId> {
+        let why = format!("{} ended before it answered", worker.id);
+        let refused = Answer::Refused(why);
+        self.answer_reports(worker.asked.requests.clone(), &refused);
+        let by_kernel = matches!(cause, Cause::Cap | Cause::Oom);
+        let wanted = self.spec.wants_agent() && self.spec.leaks.ask != Leaks::Off;
+        if worker.asked.report.is_some() || !by_kernel || !wanted {
+            return worker.asked.report;
+        }
+        let begun = worker.asked.asking.and_then(|asking| match asking.what {
+            What::Report { report, .. } => Some(report),
+            What::Collect | What::Open | What::Close => None,
+        });
+        let report = begun.unwrap_or_else(|| {
+            let report = self.memo.next_report;
+            self.memo.next_report = report.next();
+            report
+        });
+        self.act(Action::KeepReport {
+            about: about(worker, report, cause),
+            silent: "the kernel ended it".to_owned(),
+        });
+        Some(report)
+    }
+}
+
+fn about(worker: &Worker, report: ReportId, cause: Cause) -> About {
+    About {
+        report,
+        worker: worker.id,
+        pid: worker.pid,
+        cause,
+        private: worker.memory.value(),
+        rss: worker.memory.last().unwrap_or_default().rss,
+        baseline: worker.memory.baseline(),
+    }
+}

@@ -1,0 +1,223 @@
+//! Each kind of report in words, and the document that lists them.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    supervisor::report::{Cause, Effective, End, Limits},
+    units::{ReportId, RunId, Timestamp, WorkerId},
+};
+
+use super::*;
+
+const DOCUMENT: &str = include_str!("../../../docs/events.md");
+
+fn end(who: Who, cause: Cause) -> End {
+    End {
+        who,
+        pid: 4242,
+        cause,
+        memory: Bytes::mib(301),
+        peak: Bytes::mib(302),
+        limit: Some(Bytes::mib(300)),
+        age: Duration::from_secs(42),
+        tasks: Some(7),
+        drain: Some(Duration::from_millis(300)),
+        killed: false,
+        at: Timestamp::default(),
+        report: None,
+    }
+}
+
+/// One report of each kind, every optional figure present.
+fn every() -> Vec<Report> {
+    let (worker, run) = (WorkerId::FIRST, RunId(1));
+    let (pid, after, cause) = (4242, Duration::from_millis(1200), Cause::Ceiling);
+    let limit = |from: &str| Effective {
+        bytes: Some(Bytes::mib(300)),
+        from: from.to_owned(),
+    };
+    vec![
+        Report::Limits(Limits {
+            available: Bytes::mib(2048),
+            ceiling: limit("given"),
+            cap: limit("twice the ceiling"),
+            budget: limit("90% of 2G"),
+        }),
+        Report::Started { run, pid },
+        Report::Ready { run, after },
+        Report::WorkerSeen { worker, pid },
+        Report::WorkerReady { worker, after },
+        Report::Due {
+            worker,
+            cause,
+            memory: Bytes::mib(301),
+            limit: Some(Bytes::mib(300)),
+            dry_run: false,
+        },
+        Report::Rescued {
+            worker,
+            freed: Bytes::mib(84),
+            memory: Bytes::mib(216),
+            times: 1,
+        },
+        Report::Armed {
+            worker,
+            memory: Bytes::mib(260),
+            baseline: Bytes::mib(200),
+        },
+        Report::Reported {
+            report: ReportId(3),
+            worker,
+            cause,
+            summary: "python: 81M of 90M; app.py:7 remember".to_owned(),
+        },
+        Report::Raised,
+        Report::Lowered,
+        Report::Draining { worker, cause },
+        Report::Killed { worker },
+        Report::Ended(End {
+            report: Some(ReportId(3)),
+            ..end(Who::Worker(worker), cause)
+        }),
+        Report::Ended(end(Who::Server, Cause::Exit(3))),
+        Report::Restarting { run, after },
+        Report::GaveUp {
+            ends: 6,
+            window: Duration::from_secs(60),
+        },
+        Report::Stopping,
+        Report::Stopped { status: 0 },
+        Report::Warning("the cap is not held".to_owned()),
+    ]
+}
+
+fn said(report: &Report, message: &str) {
+    assert_eq!(report.message(), message);
+}
+
+#[test]
+fn an_end_names_its_cause_its_figure_and_its_limit() {
+    let mut end = end(Who::Worker(WorkerId::FIRST.next().next()), Cause::Ceiling);
+    end.tasks = None;
+    said(
+        &Report::Ended(end.clone()),
+        "w3 ended: ceiling (memory 301M of 300M, peak 302M, age 42s, drained in 0.3s)",
+    );
+    end.killed = true;
+    assert_eq!(Report::Ended(end).level(), Level::Warn);
+}
+
+#[test]
+fn a_job_that_met_its_cap_reads_so() {
+    let mut end = end(Who::Worker(WorkerId::FIRST), Cause::Cap);
+    (end.tasks, end.drain) = (None, None);
+    said(
+        &Report::Ended(end),
+        "w1 ended: cap, ended by the kernel at its cap (memory 301M of 300M, peak 302M, \
+         age 42s)",
+    );
+}
+
+#[test]
+fn a_limit_that_is_off_is_said() {
+    let limits = Limits {
+        available: Bytes::mib(2048),
+        ceiling: Effective {
+            bytes: Some(Bytes::mib(300)),
+            from: "given".to_owned(),
+        },
+        ..Limits::default()
+    };
+    said(
+        &Report::Limits(limits),
+        "limits: ceiling 300M (given), no cap, no budget; 2G available",
+    );
+}
+
+#[test]
+fn spans_have_at_most_two_units() {
+    for (millis, text) in [
+        (0, "0s"),
+        (80, "80ms"),
+        (300, "0.3s"),
+        (42_000, "42s"),
+        (200_000, "3m 20s"),
+        (7_380_000, "2h 3m"),
+        (349_200_000, "4d 1h"),
+    ] {
+        assert_eq!(span(Duration::from_millis(millis)), text);
+    }
+}
+
+#[test]
+fn the_document_lists_every_kind_with_its_facts_and_no_other() {
+    let told: BTreeSet<String> = every()
+        .iter()
+        .map(|report| {
+            let facts: Vec<_> = report.facts().iter().map(|(name, _)| *name).collect();
+            format!("{}: {}", report.kind(), facts.join(" "))
+        })
+        .collect();
+    let documented: BTreeSet<String> = DOCUMENT
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"))
+        .map(|row| {
+            let cells: Vec<_> = row.split(" | ").collect();
+            let (kind, facts) = (cells[0].trim_end_matches('`'), cells[2]);
+            format!("{kind}: {}", facts.replace([',', '`'], ""))
+        })
+        .collect();
+    assert_eq!(told, documented);
+}
+
+#[test]
+fn a_rescue_and_a_report_read_as_sentences() {
+    let worker = WorkerId::FIRST;
+    let rescued = |times| Report::Rescued {
+        worker,
+        freed: Bytes::mib(84),
+        memory: Bytes::mib(216),
+        times,
+    };
+    said(
+        &rescued(1),
+        "w1 stays: freed 84M over its ceiling and holds 216M",
+    );
+    said(
+        &rescued(3),
+        "w1 stays: freed 84M over its ceiling and holds 216M, 3 times by now",
+    );
+    let armed = Report::Armed {
+        worker,
+        memory: Bytes::mib(260),
+        baseline: Bytes::mib(200),
+    };
+    said(
+        &armed,
+        "w1 has grown to 260M from 200M; its growth is traced for a while",
+    );
+    let reported = Report::Reported {
+        report: ReportId(3),
+        worker,
+        cause: Cause::Ceiling,
+        summary: "python: 81M of 90M; app.py:7 remember".to_owned(),
+    };
+    said(
+        &reported,
+        "r3 says of w1 (ceiling): python: 81M of 90M; app.py:7 remember",
+    );
+    for report in [rescued(1), armed, reported] {
+        assert_eq!(report.level(), Level::Info);
+    }
+}
+
+#[test]
+fn an_end_names_the_report_that_was_taken_before() {
+    let mut end = end(Who::Worker(WorkerId::FIRST), Cause::Ceiling);
+    end.report = Some(ReportId(3));
+    let message = Report::Ended(end).message();
+    assert!(
+        message.ends_with("drained in 0.3s, report r3)"),
+        "{message}"
+    );
+}

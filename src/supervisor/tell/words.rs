@@ -1,0 +1,146 @@
+//! Sentences and figures of the longer reports.
+
+use std::time::Duration;
+
+use crate::{
+    supervisor::report::{Cause, Effective, End, Limits, Who},
+    units::{Bytes, WorkerId},
+};
+
+use super::{Fact, Facts};
+
+/// A span of time in at most two units: `80ms`, `0.3s`, `42s`, `3m 20s`, `2h 3m`, `4d 1h`.
+pub fn span(time: Duration) -> String {
+    const TWO: [(&str, &str, u64, u64); 3] = [
+        ("d", "h", 86_400, 3_600),
+        ("h", "m", 3_600, 60),
+        ("m", "s", 60, 1),
+    ];
+    let seconds = time.as_secs();
+    for (great, small, great_s, small_s) in TWO {
+        if seconds >= great_s {
+            let (many, rest) = (seconds / great_s, (seconds % great_s) / small_s);
+            return format!("{many}{great} {rest}{small}");
+        }
+    }
+    match time.as_millis() {
+        0 => "0s".to_owned(),
+        millis @ 1..100 => format!("{millis}ms"),
+        100..10_000 => format!("{:.1}s", time.as_secs_f64()),
+        _ => format!("{seconds}s"),
+    }
+}
+
+pub(super) fn limits_message(limits: &Limits) -> String {
+    let one = |name: &str, limit: &Effective| match limit.bytes {
+        Some(bytes) => format!("{name} {bytes} ({})", limit.from),
+        None => format!("no {name}"),
+    };
+    format!(
+        "limits: {}, {}, {}; {} available",
+        one("ceiling", &limits.ceiling),
+        one("cap", &limits.cap),
+        one("budget", &limits.budget),
+        limits.available,
+    )
+}
+
+pub(super) fn limits_facts(limits: &Limits) -> Facts {
+    let mut facts = vec![("available", Fact::Bytes(limits.available))];
+    for (name, from, limit) in [
+        ("ceiling", "ceiling_from", &limits.ceiling),
+        ("cap", "cap_from", &limits.cap),
+        ("budget", "budget_from", &limits.budget),
+    ] {
+        facts.extend(limit.bytes.map(|bytes| (name, Fact::Bytes(bytes))));
+        facts.push((from, Fact::Text(limit.from.clone())));
+    }
+    facts
+}
+
+/// `w3 ended: ceiling (memory 301M of 300M, peak 302M, age 42s, drained in 0.3s)`.
+pub(super) fn end_message(end: &End) -> String {
+    let by = if end.cause == Cause::Cap {
+        ", ended by the kernel at its cap"
+    } else if end.cause == Cause::Oom {
+        ", ended by the kernel for memory missing elsewhere"
+    } else if end.cause == Cause::Budget {
+        ", ended for the budget of all"
+    } else {
+        ""
+    };
+    let mut figures = format!(
+        "{}, peak {}, age {}",
+        memory_of(end.memory, end.limit),
+        end.peak,
+        span(end.age)
+    );
+    if let Some(tasks) = end.tasks {
+        figures.push_str(&format!(", {tasks} tasks"));
+    }
+    match (end.drain, end.killed) {
+        (Some(drain), true) => figures.push_str(&format!(", killed after {}", span(drain))),
+        (Some(drain), false) => figures.push_str(&format!(", drained in {}", span(drain))),
+        (None, true) => figures.push_str(", killed"),
+        (None, false) => {}
+    }
+    if let Some(report) = end.report {
+        figures.push_str(&format!(", report {report}"));
+    }
+    format!("{} ended: {}{by} ({figures})", end.who, end.cause)
+}
+
+pub(super) fn end_facts(end: &End) -> Facts {
+    let mut facts = Facts::new();
+    if let Who::Worker(worker) = &end.who {
+        facts.push(("worker", word(worker)));
+    }
+    facts.extend([
+        ("pid", number(end.pid)),
+        ("cause", word(&end.cause)),
+        ("memory", Fact::Bytes(end.memory)),
+        ("peak", Fact::Bytes(end.peak)),
+    ]);
+    facts.extend(end.limit.map(|limit| ("limit", Fact::Bytes(limit))));
+    facts.push(("age_s", Fact::Seconds(end.age)));
+    facts.extend(end.tasks.map(|tasks| ("tasks", Fact::Number(tasks))));
+    facts.extend(end.drain.map(|drain| ("drain_s", Fact::Seconds(drain))));
+    facts.push(("killed", Fact::Flag(end.killed)));
+    facts.extend(end.report.map(|report| ("report", word(&report))));
+    facts
+}
+
+/// `w3 stays: freed 84M over its ceiling and holds 216M`.
+pub(super) fn rescue_message(worker: WorkerId, freed: Bytes, memory: Bytes, times: u32) -> String {
+    let again = if times > 1 {
+        format!(", {times} times by now")
+    } else {
+        String::new()
+    };
+    format!("{worker} stays: freed {freed} over its ceiling and holds {memory}{again}")
+}
+
+pub(super) fn rescue_facts(worker: WorkerId, freed: Bytes, memory: Bytes, times: u32) -> Facts {
+    vec![
+        ("worker", word(&worker)),
+        ("freed", Fact::Bytes(freed)),
+        ("memory", Fact::Bytes(memory)),
+        ("times", Fact::Number(u64::from(times))),
+    ]
+}
+
+pub(super) fn memory_of(memory: Bytes, limit: Option<Bytes>) -> String {
+    match limit {
+        Some(limit) => format!("memory {memory} of {limit}"),
+        None => format!("memory {memory}"),
+    }
+}
+
+pub(super) fn word(shown: &impl ToString) -> Fact {
+    Fact::Text(shown.to_string())
+}
+
+/// Pids and exit statuses are never negative.
+pub(super) fn number(of: i32) -> Fact {
+    Fact::Number(u64::try_from(of).unwrap_or(0))
+}
