@@ -1,13 +1,13 @@
 //! What an outsider knows who sees all that passes: kept for the checkers, apart from the decider.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use supervise::{
     supervisor::{
         action::Action,
         event::{Event, Exact, Oom, Sample, Stop},
         report::{Cause, Limits, Report, Who},
-        spec::{Kind, Measure, Spec},
+        spec::{Kind, Measure, RestartWhen, Spec},
     },
     units::{Bytes, RunId, Signal, Timestamp, WorkerId},
 };
@@ -51,6 +51,11 @@ impl Turn {
     }
 }
 
+/// A report takes four seconds at the most, and is waited for one more.
+const ANSWERED_AFTER: Duration = Duration::from_secs(5);
+/// From outside it takes a second at the most.
+const SAID_AFTER: Duration = Duration::from_secs(1);
+
 /// What was seen of one worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
@@ -59,6 +64,8 @@ pub(crate) struct Seen {
     pub(crate) draining: Option<(Timestamp, Cause)>,
     pub(crate) due: Option<(Timestamp, Cause)>,
     pub(crate) gone: Option<Timestamp>,
+    /// It was asked something, or has answered, and until then its limits may wait for it.
+    pub(crate) asked_until: Timestamp,
     /// What counts against the ceiling, as far as the samples tell; newest last.
     pub(crate) values: Vec<(Timestamp, Bytes)>,
     /// The first exact figure of a ready one.
@@ -75,6 +82,7 @@ impl Seen {
             draining: None,
             due: None,
             gone: None,
+            asked_until: at,
             values: Vec::new(),
             birth: None,
             last: None,
@@ -178,6 +186,10 @@ impl Books {
         matches!(self.spec.kind, Kind::Server(_))
     }
 
+    pub(crate) const fn is_job(&self) -> bool {
+        matches!(self.spec.restart.when, RestartWhen::Never)
+    }
+
     pub(crate) fn alive(&self) -> impl Iterator<Item = (&WorkerId, &Seen)> {
         self.workers.iter().filter(|(_, seen)| seen.is_alive())
     }
@@ -195,8 +207,17 @@ impl Books {
             .count()
     }
 
+    fn note_asked(&mut self, worker: WorkerId, within: Duration) {
+        if let Some(seen) = self.workers.get_mut(&worker) {
+            seen.asked_until = self.now.later(within);
+        }
+    }
+
     pub(crate) fn take(&mut self, turn: &Turn) {
         self.now = turn.at;
+        if let Some(Event::Said { worker, .. }) = &turn.event {
+            self.note_asked(*worker, Duration::ZERO);
+        }
         if let Some(event) = &turn.event {
             self.take_event(event);
         }
@@ -218,6 +239,8 @@ impl Books {
                     self.run_over = false;
                     self.awaited = worker.map(|(worker, _)| worker);
                 }
+                Action::AskAgent { worker, .. } => self.note_asked(*worker, ANSWERED_AFTER),
+                Action::KeepReport { about, .. } => self.note_asked(about.worker, SAID_AFTER),
                 Action::Exit { status } => self.exit = Some(*status),
                 _ => {}
             }

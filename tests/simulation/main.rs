@@ -8,6 +8,7 @@
     reason = "clippy's leave for tests does not reach helper functions of an integration test"
 )]
 
+mod agents;
 mod arbiter;
 mod books;
 mod chance;
@@ -98,6 +99,10 @@ fn the_world_puts_every_promise_to_the_test() {
         "cap",
         "oom",
         "budget",
+        "tasks",
+        "rescued",
+        "armed",
+        "reported",
         "age",
         "request",
         "reload",

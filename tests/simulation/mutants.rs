@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use supervise::{
     supervisor::{
-        action::{Action, Look},
+        action::{Action, AgentAsk, Look},
         event::Event,
         report::{Cause, Report, Who},
-        spec::Spec,
+        spec::{Leaks, Spec},
     },
     units::{Bytes, Signal},
 };
@@ -322,5 +322,60 @@ fn endless_talk_is_seen() {
             .collect();
         let again = looks.iter().cycle().take(looks.len() * 600).cloned();
         turn.actions.extend(again);
+    });
+}
+
+#[test]
+fn a_second_question_before_the_first_answer_is_seen() {
+    tampered("one-question", |turn, _| {
+        let asked = |action: &&Action| matches!(action, Action::AskAgent { .. });
+        let twice: Vec<_> = turn.actions.iter().filter(asked).cloned().collect();
+        turn.actions.extend(twice);
+    });
+}
+
+#[test]
+fn a_rescue_that_is_none_is_seen() {
+    tampered("rescued-stay", |turn, _| {
+        let due = turn.reports.iter().find_map(|report| match report {
+            Report::Due { worker, .. } => Some(*worker),
+            _ => None,
+        });
+        turn.reports.extend(due.map(|worker| Report::Rescued {
+            worker,
+            freed: Bytes::mib(1),
+            memory: Bytes::mib(1),
+            times: 1,
+        }));
+    });
+}
+
+#[test]
+fn a_recycle_without_garbage_collected_first_is_seen() {
+    misled("explained", |spec| spec.memory.gc_first = false);
+}
+
+#[test]
+fn a_recycle_without_a_report_is_seen() {
+    misled("explained", |spec| spec.leaks.ask = Leaks::Off);
+}
+
+#[test]
+fn a_recycle_before_its_number_of_tasks_is_seen() {
+    misled("tasks", |spec| spec.recycle.max_tasks = Some(1));
+}
+
+#[test]
+fn a_number_of_tasks_that_nobody_minds_is_seen() {
+    misled("tasks", |spec| spec.recycle.max_tasks = None);
+}
+
+#[test]
+fn a_window_that_stays_open_is_seen() {
+    tampered("windows", |turn, _| {
+        turn.actions.retain(|action| {
+            let closes = |ask: &AgentAsk| matches!(ask, AgentAsk::Close | AgentAsk::Report { .. });
+            !matches!(action, Action::AskAgent { ask, .. } if closes(ask))
+        });
     });
 }

@@ -29,7 +29,12 @@ impl World {
                 let worker = (1..number).fold(WorkerId::FIRST, |id, _| id.next());
                 ask(Ask::Recycle(worker))
             }
-            25..=34 => ask(Ask::RecycleAll),
+            25..=29 => ask(Ask::RecycleAll),
+            30..=34 => {
+                let number = self.chance.small(1, 15);
+                let worker = (1..number).fold(WorkerId::FIRST, |id, _| id.next());
+                ask(Ask::Report(worker))
+            }
             35..=44 => ask(Ask::Reload),
             45..=46 => ask(Ask::Stop(Stop::Graceful)),
             47 => ask(Ask::Stop(Stop::Now)),

@@ -253,6 +253,9 @@ impl Run {
 fn named(report: &Report) -> Option<String> {
     match report {
         Report::Ended(end) => Some(end.cause.to_string()),
+        Report::Rescued { .. } => Some("rescued".to_owned()),
+        Report::Armed { .. } => Some("armed".to_owned()),
+        Report::Reported { .. } => Some("reported".to_owned()),
         Report::Raised => Some("raised".to_owned()),
         Report::Lowered => Some("lowered".to_owned()),
         Report::Killed { .. } => Some("killed".to_owned()),

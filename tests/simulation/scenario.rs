@@ -7,8 +7,9 @@ use supervise::{
     supervisor::{
         event::{CapMechanism, Machine},
         spec::{
-            CommandSpec, ControlSpec, Kind, Limit, LogFormat, LogSpec, Measure, MemorySpec,
-            ReadySpec, ReadyWhen, RecycleSpec, RestartSpec, RestartWhen, Spec, StopSpec,
+            AgentLoad, AgentSpec, CommandSpec, ControlSpec, Kind, Leaks, LeaksSpec, Limit,
+            LogFormat, LogSpec, Measure, MemorySpec, ReadySpec, ReadyWhen, RecycleSpec,
+            RestartSpec, RestartWhen, Spec, StopSpec,
         },
     },
     units::{Bytes, Signal, Size},
@@ -141,6 +142,7 @@ fn memory(chance: &mut Chance, program: &Program, workers: u32) -> (MemorySpec, 
         strikes: chance.small(1, 4),
         swap: Limit::Off,
         wire: chance.yes(0.8),
+        gc_first: true,
     };
     (memory, budget.scaled(1.0 / 0.9))
 }
@@ -178,6 +180,7 @@ fn spec(chance: &mut Chance, single: bool, memory: MemorySpec) -> Spec {
                 seconds(chance, 1.0, 20.0)
             },
             max_age: chance.yes(0.3).then(|| seconds(chance, 15.0, 100.0)),
+            max_tasks: None,
             jitter: if chance.yes(0.3) {
                 0.0
             } else {
@@ -186,17 +189,9 @@ fn spec(chance: &mut Chance, single: bool, memory: MemorySpec) -> Spec {
             settle: seconds(chance, 1.0, 60.0),
             capacity_first: chance.yes(0.8),
         },
-        restart: RestartSpec {
-            when: match chance.between(0, 9) {
-                0 => RestartWhen::Never,
-                1 | 2 => RestartWhen::OnFailure,
-                _ => RestartWhen::Always,
-            },
-            delay_min: seconds(chance, 0.1, 2.0),
-            delay_max: seconds(chance, 2.0, 20.0),
-            limit: chance.small(1, 6),
-            window: seconds(chance, 10.0, 120.0),
-        },
+        agent: agent(),
+        leaks: leaks(),
+        restart: restart(chance),
         stop: StopSpec {
             signal: Signal::TERM,
             grace: seconds(chance, 1.0, 30.0),
@@ -215,6 +210,40 @@ fn spec(chance: &mut Chance, single: bool, memory: MemorySpec) -> Spec {
             format: LogFormat::Text,
             verbose: false,
         },
+    }
+}
+
+/// Its wishes come from the seed's agents ([`crate::agents`]).
+const fn agent() -> AgentSpec {
+    AgentSpec {
+        load: AgentLoad::Auto,
+        drain: Duration::ZERO,
+        ignore_paths: Vec::new(),
+    }
+}
+
+const fn leaks() -> LeaksSpec {
+    LeaksSpec {
+        ask: Leaks::Auto,
+        time_box: Duration::from_secs(2),
+        kept: 8,
+        directory: None,
+    }
+}
+
+fn restart(chance: &mut Chance) -> RestartSpec {
+    let seconds =
+        |chance: &mut Chance, low, high| Duration::from_secs_f64(chance.spread(low, high));
+    RestartSpec {
+        when: match chance.between(0, 9) {
+            0 => RestartWhen::Never,
+            1 | 2 => RestartWhen::OnFailure,
+            _ => RestartWhen::Always,
+        },
+        delay_min: seconds(chance, 0.1, 2.0),
+        delay_max: seconds(chance, 2.0, 20.0),
+        limit: chance.small(1, 6),
+        window: seconds(chance, 10.0, 120.0),
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use supervise::{
     supervisor::{
-        action::{Action, Look},
+        action::{Action, AgentAsk, Look},
         event::{Effect, Ended, Event, Oom},
         spec::Kind,
     },
@@ -13,6 +13,7 @@ use supervise::{
 };
 
 use crate::{
+    agents::Agents,
     arbiter::Arbiter,
     chance::Chance,
     process::{Asker, Phase, Process},
@@ -33,6 +34,8 @@ pub(crate) enum Happening {
     Spike(i32),
     Rate(i32, f64),
     GiveBack(i32, f64),
+    /// An agent answers what it was asked.
+    Says(WorkerId, Box<AgentAsk>),
     Helper(i32),
     Answer(WorkerId, Look),
     OomElsewhere,
@@ -58,6 +61,8 @@ pub(crate) struct World {
     pub(crate) now: Timestamp,
     pub(crate) scenario: Scenario,
     pub(crate) calm: bool,
+    pub(crate) calm_since: Option<Timestamp>,
+    pub(crate) agents: Agents,
     pub(crate) processes: BTreeMap<i32, Process>,
     pub(crate) names: BTreeMap<WorkerId, i32>,
     pub(crate) fates: BTreeMap<WorkerId, Fate>,
@@ -84,11 +89,14 @@ pub(crate) struct World {
 pub(crate) const MASTER: Bytes = Bytes::mib(18);
 
 impl World {
-    pub(crate) fn new(scenario: Scenario, mut chance: Chance) -> Self {
+    pub(crate) fn new(mut scenario: Scenario, mut chance: Chance) -> Self {
+        let agents = scenario.agents();
         let now = Timestamp::from_nanos(chance.between(1, 1 << 50));
         let mut world = Self {
             now,
             calm: false,
+            calm_since: None,
+            agents,
             processes: BTreeMap::new(),
             names: BTreeMap::new(),
             fates: BTreeMap::new(),
@@ -139,6 +147,7 @@ impl World {
     /// Nothing goes wrong any more: what grew stays as it is, and nobody ends by himself.
     pub(crate) fn calm_down(&mut self) {
         self.calm = true;
+        self.calm_since = Some(self.now);
         let now = self.now;
         for process in self.processes.values_mut() {
             if process.phase != Phase::Booting {
@@ -273,7 +282,12 @@ impl World {
                 }
             }
             Action::KillRun { .. } => self.kill_all(),
-            Action::Prioritize { .. }
+            Action::FindAgent { worker } => self.find_agent(worker),
+            Action::AskAgent { worker, ask } => self.ask_agent(worker, ask),
+            Action::KeepReport { about, .. } => self.keep_report(&about),
+            Action::ReadCounts => self.read_counts(),
+            Action::NoteStack { .. }
+            | Action::Prioritize { .. }
             | Action::Notify(_)
             | Action::Reply { .. }
             | Action::Exit { .. } => {}
@@ -320,6 +334,7 @@ impl World {
                 one.grow(now, one.rate());
             }),
             Happening::Answer(worker, how) => self.answer(worker, how),
+            Happening::Says(worker, ask) => return self.says(worker, &ask),
             Happening::OomElsewhere => {
                 if let Some(pid) = self.processes.keys().next().copied() {
                     self.end(pid, Ended::Signal(Signal::KILL), Oom::Elsewhere);

@@ -259,7 +259,10 @@ impl Checker for Replies {
                     .is_some_and(|seen| seen.is_alive())
             };
             let is_true = match (answer, ask) {
-                (Answer::Done(_) | Answer::Unknown(_), Ask::Recycle(worker)) => gone(worker),
+                (Answer::Done(_) | Answer::Unknown(_), Ask::Recycle(worker))
+                | (Answer::Unknown(_), Ask::Report(worker)) => gone(worker),
+                (Answer::Reported(_), Ask::Report(_)) => true,
+                (Answer::Reported(_), _) | (Answer::Done(_), Ask::Report(_)) => false,
                 (Answer::Done(_), Ask::Stop(_)) => books.exit.is_some(),
                 (Answer::Unknown(_), _) | (Answer::Refused(_), Ask::Stop(_)) => false,
                 (Answer::Done(_) | Answer::Refused(_), _) => true,

@@ -1,6 +1,7 @@
 //! What must always hold, and what must hold in the end. Checkers see what passes between the
 //! decider and the world, and never look inside the decider.
 
+mod asking;
 mod ends;
 mod promises;
 mod settling;
@@ -39,6 +40,11 @@ pub(crate) fn all() -> Vec<Box<dyn Checker>> {
         Box::new(promises::Strikes),
         Box::new(promises::BornFat::default()),
         Box::new(promises::DryRun),
+        Box::new(asking::OneQuestion::default()),
+        Box::new(asking::RescuedStay::default()),
+        Box::new(asking::Explained::default()),
+        Box::new(asking::Tasks::default()),
+        Box::new(asking::Windows::default()),
         Box::new(settling::NeverShrinks::default()),
         Box::new(settling::Settles::default()),
         Box::new(settling::Chatter::default()),

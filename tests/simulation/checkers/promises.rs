@@ -21,7 +21,13 @@ use crate::{
 const fn is_planned(cause: Cause) -> bool {
     matches!(
         cause,
-        Cause::Ceiling | Cause::Budget | Cause::Age | Cause::Request | Cause::Reload | Cause::Scale
+        Cause::Ceiling
+            | Cause::Budget
+            | Cause::Tasks
+            | Cause::Age
+            | Cause::Request
+            | Cause::Reload
+            | Cause::Scale
     )
 }
 
@@ -77,7 +83,7 @@ pub(super) struct MinAge;
 
 /// It grew in the last minute at more than a tenth of what would carry it to its cap in time: the
 /// decider may see a steeper slope than an outsider.
-fn would_die(seen: &Seen, books: &Books, within: Duration) -> bool {
+pub(super) fn would_die(seen: &Seen, books: &Books, within: Duration) -> bool {
     let Some(cap) = books.limits.cap.bytes else {
         return false;
     };
@@ -101,7 +107,10 @@ impl Checker for MinAge {
                 continue;
             };
             let age = books.now.since(seen.at);
-            let by_us = matches!(cause, Cause::Ceiling | Cause::Age | Cause::Budget);
+            let by_us = matches!(
+                cause,
+                Cause::Ceiling | Cause::Age | Cause::Budget | Cause::Tasks
+            );
             if !by_us || age >= min_age {
                 continue;
             }
@@ -189,7 +198,9 @@ impl Jitter {
         let most = max_age.max(recycle.min_age) + SLACK;
         for (worker, seen) in books.alive().filter(|(_, seen)| seen.serves()) {
             let since = seen.ready.unwrap_or(now).later(SLACK);
-            if now.since(seen.at) > most && now > since && seen.due.is_none() {
+            // One that was over its ceiling first may still be asked why.
+            let asked = now <= seen.asked_until.later(SLACK);
+            if now.since(seen.at) > most && now > since && !asked && seen.due.is_none() {
                 return Err(format!("{worker} is older than {max_age:?} and not due"));
             }
         }
@@ -291,7 +302,9 @@ impl Strikes {
         }
         for (worker, seen) in books.alive().filter(|(_, seen)| seen.serves()) {
             let newest = seen.values.iter().rev();
-            let over = newest.take_while(|(_, value)| *value >= ceiling).count();
+            let counts =
+                |(at, value): &&(Timestamp, Bytes)| *at > seen.asked_until && *value >= ceiling;
+            let over = newest.take_while(counts).count();
             let old = books.now.since(seen.at) > books.spec.recycle.min_age + SLACK;
             let born_below = seen.birth.is_some_and(|birth| birth < ceiling);
             if old && born_below && over > 2 * strikes + 2 && seen.due.is_none() {
