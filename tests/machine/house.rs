@@ -145,6 +145,8 @@ impl Plan {
             .env("PYTHONDONTWRITEBYTECODE", "1")
             // Where a newer gunicorn puts a control socket of its own.
             .env("XDG_RUNTIME_DIR", dir)
+            // Where reports are kept.
+            .env("STATE_DIRECTORY", dir)
             .env("HOME", dir);
         command
     }

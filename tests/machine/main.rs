@@ -5,12 +5,14 @@
     reason = "a helper of a test fails the test, with its log, where it stands"
 )]
 
+mod agent;
 mod around;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod client;
 mod client_classes;
 mod client_gunicorn;
 mod clock;
+mod drains;
 mod examples;
 mod faults;
 mod house;

@@ -51,7 +51,8 @@ fn a_runaway_request_ends_only_its_own_worker_and_at_its_cap() {
         Some(1),
         "{status:#}"
     );
-    assert_eq!(workers(&status).len(), 2);
+    // A spare may have been raised when it passed its ceiling.
+    assert!(workers(&status).len() >= 2, "{status:#}");
 }
 
 #[test]
