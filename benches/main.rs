@@ -5,6 +5,7 @@
 )]
 #![expect(clippy::print_stdout, reason = "a table is what a measurement is for")]
 
+mod agent;
 #[path = "../tests/machine/client.rs"]
 mod client;
 #[path = "../tests/machine/clock.rs"]
@@ -22,6 +23,7 @@ mod overhead;
 #[expect(dead_code, reason = "the tests use the rest")]
 mod proc;
 mod race;
+mod reports;
 mod thousand;
 #[path = "../tests/machine/venv.rs"]
 mod venv;
@@ -30,7 +32,7 @@ mod watch;
 /// A name, what it measures, and how. It is given the words that follow its name.
 type Bench = (&'static str, &'static str, fn(&[String]));
 
-const BENCHES: [Bench; 6] = [
+const BENCHES: [Bench; 8] = [
     (
         "race",
         "a fast leak against its ceiling, and against no leak",
@@ -45,6 +47,12 @@ const BENCHES: [Bench; 6] = [
         "overhead",
         "wrapped against bare, and the supervisor at rest",
         overhead::run,
+    ),
+    ("agent", "no agent, counting, armed, in turn", agent::run),
+    (
+        "reports",
+        "a thousand reports asked of workers under load",
+        reports::run,
     ),
     (
         "dip",
