@@ -113,7 +113,6 @@ fn run_all(apps: &[App]) -> Vec<Row> {
         let is_wrong = !row.is_right() || row.trouble.is_some() || is_lost;
         let again = apps.iter().find(|app| is_wrong && app.name == row.name);
         if let Some(app) = again {
-            println!("once more by itself: {row}");
             *row = run_one(app);
         }
     }
