@@ -125,7 +125,7 @@ fn a_worker_that_has_done_its_number_is_recycled_and_nothing_is_lost() {
     assert!(recycles(&status, "tasks") >= 4, "{status:#}");
     for end in status["ends"].as_array().unwrap() {
         let tasks = end["tasks"].as_u64().unwrap();
-        // It is looked at again each second at the latest, and half of the way to its number before.
+        // It is looked at each second at the latest, and half of the way to its number before.
         assert!(
             end["cause"] != "tasks" || (100..400).contains(&tasks),
             "{end}"
