@@ -134,7 +134,10 @@ impl Supervisor {
             let requests = std::mem::take(&mut worker.asked.requests);
             self.answer_reports(requests, &Answer::Reported(report));
         } else {
-            worker.asked.rung = Rung::Reported;
+            // One that was rescued and says why is not on the ladder: next time it collects again.
+            if worker.memory.strikes() > 0 {
+                worker.asked.rung = Rung::Reported;
+            }
             self.memo.report_after = now.later(REPORT_PAUSE);
             self.mind_requests(now, id);
         }
