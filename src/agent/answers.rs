@@ -21,7 +21,6 @@ pub(super) fn read(answer: &Value) -> Said {
         Some("gc") => Said::Collected {
             before: Bytes(number("private_before").unwrap_or(0)),
             after: Bytes(number("private_after").unwrap_or(0)),
-            objects: number("collected").unwrap_or(0),
         },
         Some("open") => Said::Opened,
         Some("close") => Said::Closed,
@@ -76,7 +75,6 @@ mod tests {
         let collected = Said::Collected {
             before: Bytes(100),
             after: Bytes(40),
-            objects: 9,
         };
         assert_eq!(read(&gc), collected);
         assert_eq!(read(&json!({"do": "open", "ok": true})), Said::Opened);

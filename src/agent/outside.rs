@@ -12,7 +12,8 @@ use super::stacks::{Frame, Stack};
 const SUSPECTS_MAX: usize = 5;
 
 /// The report. Its suspects are the lines that ran while memory came, each with the growth up to
-/// the next look; its verdict is `mixed`, for from outside nobody can tell objects from the rest.
+/// the next look. From outside nobody can tell objects from other memory: where a line of Python
+/// ran the verdict is a guess, and without one it is `mixed`.
 pub(super) fn compose(
     about: &About,
     silent: &str,

@@ -20,9 +20,7 @@ const WORDS: usize = SLOT / 8;
 
 /// What stands where in a slot.
 const PID: usize = 0;
-const BEGUN: usize = 1;
 const DONE: usize = 2;
-const IGNORED: usize = 3;
 const ERRORS: usize = 7;
 
 /// The page.
@@ -118,9 +116,7 @@ impl Page {
         }
         let pid = i32::try_from(words[PID]).ok().filter(|pid| *pid > 0)?;
         let counts = Counts {
-            begun: words[BEGUN],
             done: words[DONE],
-            ignored: words[IGNORED],
             errors: words[ERRORS],
         };
         Some((pid, counts))
@@ -129,9 +125,7 @@ impl Page {
 
 const fn together(one: Counts, other: Counts) -> Counts {
     Counts {
-        begun: one.begun.saturating_add(other.begun),
         done: one.done.saturating_add(other.done),
-        ignored: one.ignored.saturating_add(other.ignored),
         errors: one.errors.saturating_add(other.errors),
     }
 }
@@ -145,7 +139,7 @@ mod tests {
 
     fn write(page: &Page, slot: usize, pid: i32, done: u64) {
         let mut words = [0u64; WORDS];
-        (words[PID], words[BEGUN], words[DONE]) = (u64::try_from(pid).unwrap(), done + 1, done);
+        (words[PID], words[DONE]) = (u64::try_from(pid).unwrap(), done);
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let at = SLOT * (1 + slot);
         page.file.write_all_at(&bytes, at as u64).unwrap();

@@ -11,7 +11,7 @@ use super::{
     due::Due,
     event::{Agent, Said},
     report::{Cause, Report},
-    spec::{AgentLoad, Leaks},
+    spec::AgentLoad,
     worker::Worker,
 };
 use crate::units::{Bytes, ReportId, RequestId, Timestamp, WorkerId};
@@ -238,7 +238,7 @@ impl Supervisor {
     }
 
     pub(super) fn may_report(&self, now: Timestamp) -> bool {
-        self.spec.leaks.ask != Leaks::Off && now >= self.memo.report_after
+        self.wants_reports() && now >= self.memo.report_after
     }
 
     /// Until this worker is at its cap, at the pace it has.
@@ -287,14 +287,9 @@ impl Supervisor {
             return;
         };
         match (said, asking.what) {
-            (
-                Said::Collected {
-                    before,
-                    after,
-                    objects: _,
-                },
-                What::Collect,
-            ) => self.on_collected(now, id, before.minus(after)),
+            (Said::Collected { before, after }, What::Collect) => {
+                self.on_collected(now, id, before.minus(after))
+            }
             (Said::Opened, What::Open) => self.on_window(now, id, true),
             (Said::Closed, What::Close) => self.on_window(now, id, false),
             (Said::Failed(why), _) => self.on_silence(now, id, &why),

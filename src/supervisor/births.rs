@@ -67,7 +67,8 @@ impl Supervisor {
     }
 
     pub(super) fn on_no_worker(&mut self, now: Timestamp, worker: WorkerId) {
-        if self.workers.remove(&worker).is_some() {
+        if let Some(helper) = self.workers.remove(&worker) {
+            self.refuse_reports(&helper, "it is no worker but a helper of its server");
             self.operator.on_gone(worker);
             self.spare.on_change(now);
             self.replan = true;

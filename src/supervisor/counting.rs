@@ -51,9 +51,7 @@ impl Counted {
     fn on_counts(&mut self, now: Timestamp, counts: Counts) {
         let before = self.counts.unwrap_or_default();
         let counts = Counts {
-            begun: counts.begun.max(before.begun),
             done: counts.done.max(before.done),
-            ignored: counts.ignored.max(before.ignored),
             errors: counts.errors.max(before.errors),
         };
         let elapsed = now.since(self.at).as_secs_f64();
@@ -89,13 +87,20 @@ impl Supervisor {
             return;
         };
         worker.counted.on_counts(now, counts);
-        let Some(limit) = worker.max_tasks(&self.spec) else {
+        let limit = worker.max_tasks(&self.spec);
+        let rate = worker.counted.rate();
+        if counts.errors > 0 {
+            self.warn_once(format!("errors of the agent in {id}"), || {
+                format!("the agent in {id} met an error of its own; the application saw none of it")
+            });
+        }
+        let Some(limit) = limit else {
             return;
         };
         let left = limit.saturating_sub(counts.done);
         if left == 0 {
             self.replan = true;
-        } else if let Some(rate) = worker.counted.rate().filter(|rate| *rate > 0.0) {
+        } else if let Some(rate) = rate.filter(|rate| *rate > 0.0) {
             // Half of the way there, so that a worker does few more than its number.
             let left = f64::from(u32::try_from(left).unwrap_or(u32::MAX));
             let half = Duration::try_from_secs_f64(left / rate / 2.0).unwrap_or(EVERY);

@@ -254,8 +254,6 @@ pub enum Said {
         before: Bytes,
         /// And after.
         after: Bytes,
-        /// Objects in cycles that nothing else had freed.
-        objects: u64,
     },
     /// A tracing window is open.
     Opened,
@@ -277,12 +275,8 @@ pub enum Said {
 /// What a worker has counted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Counts {
-    /// Requests or tasks begun.
-    pub begun: u64,
-    /// And done.
+    /// Requests or tasks done, those on ignored paths left out.
     pub done: u64,
-    /// Requests on ignored paths.
-    pub ignored: u64,
     /// Exceptions inside the agent, swallowed.
     pub errors: u64,
 }

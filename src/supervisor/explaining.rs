@@ -20,6 +20,17 @@ const JOB_REPORTS_AT: f64 = 0.7;
 const REPORT_PAUSE: Duration = Duration::from_secs(30);
 
 impl Supervisor {
+    /// Workers are asked why they are fat though no operator wants to know.
+    pub(super) fn wants_reports(&self) -> bool {
+        self.spec.wants_agent() && self.spec.leaks.ask != Leaks::Off
+    }
+
+    fn number_report(&mut self) -> ReportId {
+        let report = self.memo.next_report;
+        self.memo.next_report = report.next();
+        report
+    }
+
     pub(super) fn ask_report(
         &mut self,
         now: Timestamp,
@@ -31,9 +42,9 @@ impl Supervisor {
             return;
         };
         let room = self.room_of(worker);
-        let report = self.memo.next_report;
-        let about = about(worker, report, cause);
-        self.memo.next_report = report.next();
+        let mut about = about(worker, ReportId::default(), cause);
+        let report = self.number_report();
+        about.report = report;
         let time_box = match left {
             Some(left) => self.spec.leaks.time_box.min(left / 2),
             None => self.spec.leaks.time_box,
@@ -81,8 +92,7 @@ impl Supervisor {
             }
             Agent::Unknown | Agent::Loaded => "the agent is switched off".to_owned(),
         };
-        let report = self.memo.next_report;
-        self.memo.next_report = report.next();
+        let report = self.number_report();
         self.look_from_outside(now, id, (report, Cause::Request), silent);
     }
 
@@ -150,16 +160,22 @@ impl Supervisor {
         }
     }
 
+    /// Whoever waits for this worker's report waits in vain.
+    pub(super) fn refuse_reports(&mut self, worker: &Worker, why: &str) {
+        let refused = Answer::Refused(format!("{}: {why}", worker.id));
+        self.answer_reports(worker.asked.requests.clone(), &refused);
+    }
+
     /// What a worker that nears its cap runs is noted, and a job says what it holds while it can.
     pub(super) fn mind_cap_ahead(&mut self, now: Timestamp, id: WorkerId) {
         let (job, report) = (self.is_job(), self.may_report(now));
+        let wanted = self.wants_reports();
         let Some(cap) = self.limits.cap.bytes else {
             return;
         };
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
-        let wanted = self.spec.wants_agent() && self.spec.leaks.ask != Leaks::Off;
         if !wanted || matches!(worker.asked.agent, Agent::Absent(_)) {
             return;
         }
@@ -185,11 +201,9 @@ impl Supervisor {
     /// The report of a worker that has ended: the one it gave, or what was known of it if the
     /// kernel ended it at a limit. Whoever waits for one is told.
     pub(super) fn report_of_dead(&mut self, worker: &Worker, cause: Cause) -> Option<ReportId> {
-        let why = format!("{} ended before it answered", worker.id);
-        let refused = Answer::Refused(why);
-        self.answer_reports(worker.asked.requests.clone(), &refused);
+        self.refuse_reports(worker, "it ended before it answered");
         let by_kernel = matches!(cause, Cause::Cap | Cause::Oom);
-        let wanted = self.spec.wants_agent() && self.spec.leaks.ask != Leaks::Off;
+        let wanted = self.wants_reports();
         if worker.asked.report.is_some() || !by_kernel || !wanted {
             return worker.asked.report;
         }
@@ -197,11 +211,7 @@ impl Supervisor {
             What::Report { report, .. } => Some(report),
             What::Collect | What::Open | What::Close => None,
         });
-        let report = begun.unwrap_or_else(|| {
-            let report = self.memo.next_report;
-            self.memo.next_report = report.next();
-            report
-        });
+        let report = begun.unwrap_or_else(|| self.number_report());
         self.act(Action::KeepReport {
             about: about(worker, report, cause),
             silent: "the kernel ended it".to_owned(),

@@ -109,7 +109,7 @@ impl fmt::Display for Row {
 pub(crate) fn run(app: &App) -> Row {
     let begun = clock::now();
     let mut row = match app.outcome {
-        Outcome::Capped => run_job(app),
+        Outcome::Capped => run_job(app, &NEWEST.bin("python")),
         Outcome::Recycled | Outcome::Stays => run_server(app),
     };
     row.seconds = (clock::now() - begun).as_secs_f64();
@@ -156,14 +156,17 @@ fn run_server(app: &App) -> Row {
     row
 }
 
-/// A job takes its control socket with it; its report is kept, and the next service knows it.
-fn run_job(app: &App) -> Row {
+/// Runs a script with this interpreter. A job takes its control socket with it; its report is kept,
+/// and the next service knows it.
+pub(crate) fn run_job(app: &App, python: &str) -> Row {
     let mut row = Row::of(app);
     let kept = TempDir::new().expect("make a temporary directory");
     let kept = kept.path().to_str().expect("a temporary name is UTF-8");
     let mut options = vec!["--restart", "never", "--leaks-directory", kept];
     options.extend(app.limits.iter().map(String::as_str));
-    let ended = Plan::supervise(&options, &command(app, 0)).run(LIMIT);
+    let script = folder().join(format!("{}.py", app.name));
+    let command = [python, &script.to_string_lossy()];
+    let ended = Plan::supervise(&options, &command).run(LIMIT);
     if ended.status.success() {
         row.trouble = Some("it was not ended by its cap".to_owned());
     }
@@ -186,10 +189,6 @@ fn command(app: &App, port: u16) -> Vec<String> {
         .map(|word| word.replace("{module}", &app.name));
     let program = words.next().unwrap_or_default();
     let own = match program.as_str() {
-        "job" => {
-            let script = folder().join(format!("{}.py", app.name));
-            vec![NEWEST.bin("python"), script.to_string_lossy().into_owned()]
-        }
         "uvicorn" => vec![NEWEST.bin("uvicorn"), "--port".to_owned(), port.to_string()],
         _ => {
             let address = format!("127.0.0.1:{port}");

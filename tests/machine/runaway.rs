@@ -51,8 +51,10 @@ fn a_runaway_request_ends_only_its_own_worker_and_at_its_cap() {
         Some(1),
         "{status:#}"
     );
-    // A spare may have been raised when it passed its ceiling.
-    assert!(workers(&status).len() >= 2, "{status:#}");
+    // Two, and the spare if one was raised when it passed its ceiling.
+    let spares = house.events();
+    let spares = spares.iter().filter(|event| event["event"] == "raised");
+    assert_eq!(workers(&status).len(), 2 + spares.count(), "{status:#}");
 }
 
 #[test]

@@ -167,7 +167,6 @@ impl World {
                 Said::Collected {
                     before: bytes(before),
                     after: bytes(process.private(now)),
-                    objects: 7,
                 }
             }
             AgentAsk::Open { .. } => Said::Opened,
@@ -204,7 +203,6 @@ impl World {
         }
         for (worker, done) in all {
             let counts = Counts {
-                begun: done + 1,
                 done,
                 ..Counts::default()
             };
