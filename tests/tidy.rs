@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Who may import whom (docs/ARCHITECTURE.md). What is not named here may import everything.
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: [(&str, &[&str]); 9] = [
     ("units", &[]),
     ("supervisor", &["units"]),
     ("servers", &["units"]),
@@ -20,6 +20,7 @@ const LAYERS: [(&str, &[&str]); 8] = [
     ("control", &["units", "supervisor", "servers"]),
     ("observe", &["units", "supervisor", "servers"]),
     ("agent", &["units", "supervisor", "servers"]),
+    ("queue", &["units"]),
 ];
 
 /// These hold several sides together.

@@ -1,0 +1,522 @@
+//! Runs that are cut short and gone on with.
+
+use std::{
+    fs,
+    io::{Cursor, Read, pipe},
+    sync::Mutex,
+};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::{
+    super::tests::wait,
+    super::{Detail, Failure, Given, Lines, Order, Outcome, Results, Sink, Source, Verdict},
+    *,
+};
+
+#[derive(Clone, Default)]
+struct Paper(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A folder with a journal that is to be.
+struct Place {
+    path: PathBuf,
+    _folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self {
+            path: folder.path().join("the.journal"),
+            _folder: folder,
+        }
+    }
+
+    fn create(&self) -> io::Result<Journal> {
+        Journal::create(&self.path, "etl:convert")
+    }
+
+    fn resume(&self, retry_failed: bool) -> io::Result<Journal> {
+        Journal::resume(&self.path, "etl:convert", retry_failed)
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(&self.path).unwrap()
+    }
+
+    fn write(&self, text: impl AsRef<[u8]>) {
+        fs::write(&self.path, text).unwrap();
+    }
+
+    /// What opening it to go on complains of.
+    fn complaint(&self) -> String {
+        let error = self.resume(false).unwrap_err().to_string();
+        let name = format!("{}: ", self.path.display());
+        error.strip_prefix(&name).expect(&error).to_owned()
+    }
+}
+
+fn outcome(seq: u64, result: Option<&str>) -> Outcome {
+    let failure = || Failure {
+        cause: "cap".into(),
+        attempts: 1,
+        detail: Detail::Told("fat".into()),
+    };
+    Outcome {
+        seq,
+        id: None,
+        worker: None,
+        micros: 0,
+        peak: None,
+        verdict: match result {
+            Some(result) => Verdict::Done(result.as_bytes().into()),
+            None => Verdict::Failed(failure()),
+        },
+    }
+}
+
+/// One run over an input.
+struct Run<'a> {
+    journal: Journal,
+    input: &'a str,
+    order: Order,
+    /// Those that fail.
+    fails: &'a [u64],
+    /// Those that end, in this order; else all.
+    only: Option<&'a [u64]>,
+}
+
+impl Run<'_> {
+    /// Which were given, and what came out of it and went well.
+    fn go(self) -> io::Result<(Vec<u64>, Vec<(u64, bool)>)> {
+        let input = Cursor::new(self.input.to_owned());
+        let mut lines = Lines::start(input, Some(&self.journal))?;
+        let paper = Paper::default();
+        let mut results = Results::start(paper.clone(), self.order, Some(self.journal))?;
+        let mut given = Vec::new();
+        let read = loop {
+            match wait(|cx| lines.poll_tasks(cx, 7, &mut given)) {
+                Ok(true) => {}
+                other => break other,
+            }
+        };
+        if read.is_err() {
+            wait(|cx| results.poll_finish(cx))?;
+        }
+        read?;
+        let seqs: Vec<_> = given.iter().map(Given::seq).collect();
+        seqs.iter().for_each(|seq| results.expect(*seq));
+        for seq in self.only.unwrap_or(&seqs) {
+            let is_bad = self.fails.contains(seq);
+            results.put(outcome(*seq, (!is_bad).then_some("0")));
+        }
+        wait(|cx| results.poll_finish(cx))?;
+        let text = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
+        let out = text.lines().map(|line| {
+            assert!(!line.contains("\"line\""), "{line}");
+            let value: serde_json::Value = serde_json::from_str(line).expect(line);
+            (
+                value["id"].as_u64().unwrap(),
+                value["ok"].as_bool().unwrap(),
+            )
+        });
+        Ok((seqs, out.collect()))
+    }
+}
+
+fn run(journal: Journal, input: &str) -> Run<'_> {
+    Run {
+        journal,
+        input,
+        order: Order::AsTheyEnd,
+        fails: &[],
+        only: None,
+    }
+}
+
+#[test]
+fn it_has_a_header_and_a_line_for_each_result() {
+    let place = Place::new();
+    let fails = Run {
+        fails: &[3],
+        ..run(place.create().unwrap(), "1\n\n3")
+    };
+    fails.go().unwrap();
+    let header = "{\"journal\":1,\"task\":\"etl:convert\",\
+                  \"input\":{\"bytes\":4,\"hash\":\"1e11baeeb6c6f8e3\"}}";
+    let text = place.text();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert_eq!(lines[0].split("hash").next(), header.split("hash").next());
+    assert!(lines[1].starts_with("{\"id\":1,\"ok\":true,") && lines[1].ends_with(",\"line\":1}"));
+    assert!(lines[2].starts_with("{\"id\":3,\"ok\":false,") && lines[2].ends_with(",\"line\":3}"));
+}
+
+#[test]
+fn the_hash_is_fnv_1a() {
+    assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+    assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+}
+
+#[test]
+fn a_new_one_replaces_none() {
+    let place = Place::new();
+    place.write("");
+    drop(place.create().unwrap());
+    place.write("mine");
+    let error = place.create().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    let told = "is there already: use --resume, or remove it";
+    assert_eq!(
+        error.to_string(),
+        format!("{}: {told}", place.path.display())
+    );
+    assert_eq!(place.text(), "mine");
+}
+
+#[test]
+fn two_runs_do_not_write_one() {
+    let place = Place::new();
+    let mut results = {
+        let journal = place.create().unwrap();
+        Results::start(io::sink(), Order::AsTheyEnd, Some(journal)).unwrap()
+    };
+    for error in [place.create().unwrap_err(), place.resume(true).unwrap_err()] {
+        let told = "another run is writing this journal";
+        assert_eq!(
+            error.to_string(),
+            format!("{}: {told}", place.path.display())
+        );
+    }
+    wait(|cx| results.poll_finish(cx)).unwrap();
+    drop(place.resume(false).unwrap());
+}
+
+#[test]
+fn what_is_done_is_not_given_again_and_comes_out_first() {
+    let place = Place::new();
+    let cut = Run {
+        only: Some(&[4, 2]),
+        ..run(place.create().unwrap(), "1\n2\n3\n4\n")
+    };
+    assert_eq!(
+        cut.go().unwrap(),
+        (vec![1, 2, 3, 4], vec![(4, true), (2, true)])
+    );
+    // The input has grown.
+    let (given, out) = run(place.resume(false).unwrap(), "1\n2\n3\n4\n5\n")
+        .go()
+        .unwrap();
+    assert_eq!(given, [1, 3, 5]);
+    assert_eq!(
+        out.iter().map(|one| one.0).collect::<Vec<_>>(),
+        [4, 2, 1, 3, 5]
+    );
+    let (given, out) = run(place.resume(false).unwrap(), "1\n2\n3\n4\n5\n")
+        .go()
+        .unwrap();
+    assert_eq!((given.len(), out.len()), (0, 5));
+}
+
+#[test]
+fn what_failed_is_tried_again_where_that_is_wished() {
+    let place = Place::new();
+    let input = "1\n2\n3\n";
+    let first = Run {
+        fails: &[1, 3],
+        ..run(place.create().unwrap(), input)
+    };
+    assert_eq!(first.go().unwrap().1, [(1, false), (2, true), (3, false)]);
+    let (given, out) = run(place.resume(false).unwrap(), input).go().unwrap();
+    assert_eq!(
+        (given, out),
+        (vec![], vec![(1, false), (2, true), (3, false)])
+    );
+    let second = Run {
+        fails: &[3],
+        ..run(place.resume(true).unwrap(), input)
+    };
+    assert_eq!(
+        second.go().unwrap(),
+        (vec![1, 3], vec![(2, true), (1, true), (3, false)])
+    );
+    // The last line of each counts.
+    let (given, out) = run(place.resume(false).unwrap(), input).go().unwrap();
+    assert_eq!(
+        (given, out),
+        (vec![], vec![(2, true), (1, true), (3, false)])
+    );
+    assert_eq!(run(place.resume(true).unwrap(), input).go().unwrap().0, [3]);
+}
+
+#[test]
+fn in_order_what_is_done_comes_in_its_turn() {
+    let place = Place::new();
+    let input = "1\n2\n3\n4\n5\n6\n7\n";
+    let cut = Run {
+        only: Some(&[7, 5, 2]),
+        ..run(place.create().unwrap(), input)
+    };
+    cut.go().unwrap();
+    let order = Order::AsGiven;
+    let only: &[u64] = &[6, 1, 4, 3];
+    let again = Run {
+        order,
+        only: Some(only),
+        ..run(place.resume(false).unwrap(), input)
+    };
+    let (given, out) = again.go().unwrap();
+    assert_eq!(given, [1, 3, 4, 6]);
+    let seqs: Vec<_> = out.iter().map(|one| one.0).collect();
+    assert_eq!(seqs, [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn a_torn_last_line_is_cut_off_wherever_it_is_torn() {
+    let whole = Place::new();
+    let input = "1\n2\n";
+    run(whole.create().unwrap(), input).go().unwrap();
+    let text = whole.text();
+    let header = text.find('\n').unwrap() + 1;
+    let first = header + text[header..].find('\n').unwrap() + 1;
+    for end in 0..=text.len() {
+        let place = Place::new();
+        place.write(&text[..end]);
+        let journal = place
+            .resume(false)
+            .unwrap_or_else(|error| panic!("{end}: {error}"));
+        let kept = [0, header, first, text.len()]
+            .into_iter()
+            .rev()
+            .find(|kept| *kept <= end);
+        assert_eq!(place.text(), text[..kept.unwrap()], "{end}");
+        assert_eq!(run(journal, input).go().unwrap().1.len(), 2, "{end}");
+        assert_eq!(place.text(), text, "{end}");
+    }
+    for garbage in [
+        "\0\0\0\0",
+        "\0\0\n",
+        "{\"id\":1,\"ok\":true}\n",
+        "[],\"line\":9}\n",
+    ] {
+        whole.write(format!("{text}{garbage}"));
+        assert_eq!(
+            whole.resume(false).unwrap().done().count(),
+            2,
+            "{garbage:?}"
+        );
+        assert_eq!(whole.text(), text);
+    }
+}
+
+#[test]
+fn a_broken_line_elsewhere_is_told() {
+    let place = Place::new();
+    run(place.create().unwrap(), "1\n2\n3\n").go().unwrap();
+    let text = place.text().replace("{\"id\":2,", "{\"id\":,");
+    place.write(&text);
+    assert_eq!(
+        place.complaint(),
+        "line 3 is broken, and it is not the last"
+    );
+    assert_eq!(place.text(), text, "it is left as it was");
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let place = Place::new();
+    for foreign in ["x", "{\"id\":1}\n", "{\"a\"", "\n"] {
+        place.write(foreign);
+        assert_eq!(place.complaint(), "it is not a journal");
+        assert_eq!(place.text(), foreign);
+    }
+    place.write("{\"journal\":1}\n");
+    assert!(place.complaint().starts_with("its header is broken: "));
+    let header = |version: u32, task: &str| {
+        let input = "{\"bytes\":0,\"hash\":\"\"}";
+        format!("{{\"journal\":{version},\"task\":\"{task}\",\"input\":{input}}}\n")
+    };
+    place.write(header(2, "etl:convert"));
+    assert_eq!(place.complaint(), "a journal of version 2, not 1");
+    place.write(header(1, "etl:other"));
+    assert_eq!(
+        place.complaint(),
+        "it is the journal of `etl:other`, not of `etl:convert`"
+    );
+    let nowhere = place.path.join("nowhere");
+    assert!(
+        Journal::create(&nowhere, "a")
+            .unwrap_err()
+            .to_string()
+            .contains("nowhere: ")
+    );
+}
+
+#[test]
+fn another_input_is_refused_before_any_task() {
+    let place = Place::new();
+    run(place.create().unwrap(), "1\n2\n").go().unwrap();
+    let before = place.text();
+    for other in ["1\n3\n", "1\n", ""] {
+        let error = run(place.resume(false).unwrap(), other).go().unwrap_err();
+        let told = "it is the journal of another input";
+        assert_eq!(
+            error.to_string(),
+            format!("{}: {told}", place.path.display())
+        );
+    }
+    assert_eq!(place.text(), before);
+    // Of a long input only the beginning is known.
+    let place = Place::new();
+    let long = "1\n".repeat(KNOWN);
+    run(place.create().unwrap(), &long).go().unwrap();
+    let grown = format!("{}22\n", &long[..KNOWN]);
+    let (given, _) = run(place.resume(false).unwrap(), &grown).go().unwrap();
+    assert!(given.is_empty(), "{given:?}");
+}
+
+#[test]
+fn an_input_in_pieces_is_known_again() {
+    let place = Place::new();
+    run(place.create().unwrap(), "1\n2\n3\n").go().unwrap();
+    let journal = place.resume(false).unwrap();
+    let (input, mut output) = pipe().unwrap();
+    let mut lines = Lines::start(input, Some(&journal)).unwrap();
+    for piece in ["1", "\n2\n", "3\n4\n"] {
+        output.write_all(piece.as_bytes()).unwrap();
+    }
+    let mut given = Vec::new();
+    assert!(wait(|cx| lines.poll_tasks(cx, 9, &mut given)).unwrap());
+    assert_eq!(given.iter().map(Given::seq).collect::<Vec<_>>(), [4]);
+}
+
+#[test]
+fn a_result_is_in_the_journal_before_it_is_out() {
+    let place = Place::new();
+    let (mut input, output) = pipe().unwrap();
+    let journal = place.create().unwrap();
+    let mut results = Results::start(output, Order::AsTheyEnd, Some(journal)).unwrap();
+    for seq in 1..200 {
+        results.put(outcome(seq, Some("0")));
+        let mut byte = [0];
+        while byte != *b"\n" {
+            input.read_exact(&mut byte).unwrap();
+        }
+        let ends = place.text().ends_with(&format!(",\"line\":{seq}}}\n"));
+        assert!(ends, "{seq}");
+    }
+}
+
+#[test]
+fn what_ends_after_the_output_broke_is_in_the_journal() {
+    let place = Place::new();
+    let (input, output) = pipe().unwrap();
+    drop(input);
+    let journal = place.create().unwrap();
+    let mut results = Results::start(output, Order::AsTheyEnd, Some(journal)).unwrap();
+    for seq in 1..4 {
+        results.put(outcome(seq, Some("0")));
+    }
+    let error = wait(|cx| results.poll_finish(cx)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(place.text().lines().count(), 3);
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_is_told_by_name() {
+    let mut journal = Place::new().create().unwrap();
+    journal.file = OpenOptions::new()
+        .append(true)
+        .read(true)
+        .open("/dev/full")
+        .unwrap();
+    let paper = Paper::default();
+    let mut results = Results::start(paper.clone(), Order::AsTheyEnd, Some(journal)).unwrap();
+    results.put(outcome(1, Some("0")));
+    let error = wait(|cx| match results.poll_room(cx) {
+        std::task::Poll::Ready(Ok(())) => std::task::Poll::Pending,
+        other => other,
+    });
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert!(error.to_string().contains("the.journal: "), "{error}");
+    results.put(outcome(2, Some("0")));
+    assert!(wait(|cx| results.poll_finish(cx)).is_err());
+    assert_eq!(
+        *paper.0.lock().unwrap(),
+        b"",
+        "what is not kept is not told"
+    );
+}
+
+#[test]
+fn the_disk_is_asked_within_a_second_and_not_each_time() {
+    let mut journal = Place::new().create().unwrap();
+    assert_eq!(journal.sync_in(), None);
+    journal.append(b"1\n").unwrap();
+    let time = journal.sync_in().unwrap();
+    assert!(Duration::ZERO < time && time <= SYNC_EVERY, "{time:?}");
+    journal.unsynced = now().checked_sub(SYNC_EVERY);
+    assert_eq!(journal.sync_in(), Some(Duration::ZERO));
+    journal.append(b"2\n").unwrap();
+    assert_eq!(journal.sync_in(), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Several runs, each cut short anywhere, each with other failures.
+    #[test]
+    fn after_any_runs_each_line_comes_out_once(
+        runs in prop::collection::vec(
+            (prop::collection::vec(1_u64..12, 0..6), 0_usize..8, any::<bool>(), 0_usize..90),
+            1..5,
+        ),
+        is_ordered in any::<bool>(),
+    ) {
+        let place = Place::new();
+        let input: String = (1..12).map(|seq| format!("{seq}\n")).collect();
+        let order = if is_ordered { Order::AsGiven } else { Order::AsTheyEnd };
+        let mut rights: BTreeMap<u64, bool> = BTreeMap::new();
+        for (fails, length, retry, torn) in runs {
+            let journal = place.resume(retry).unwrap();
+            let expected: Vec<_> = (1..12)
+                .filter(|seq| !rights.get(seq).is_some_and(|ok| *ok || !retry))
+                .collect();
+            let mut ends = expected.clone();
+            ends.reverse();
+            ends.truncate(length);
+            let only = Some(ends.as_slice());
+            let one = Run { fails: &fails, only, order, ..run(journal, &input) };
+            let (given, out) = one.go().unwrap();
+            prop_assert_eq!(&given, &expected);
+            let mut seen = BTreeMap::new();
+            for (seq, ok) in out {
+                prop_assert!(seen.insert(seq, ok).is_none(), "{} twice", seq);
+            }
+            if retry {
+                rights.retain(|_, ok| *ok);
+            }
+            rights.extend(ends.iter().map(|seq| (*seq, !fails.contains(seq))));
+            prop_assert_eq!(&seen, &rights);
+            // What is failed and given up with `retry` stays failed in the journal.
+            let text = place.text();
+            rights = text.lines().skip(1).map(|line| {
+                let (_, seq) = split(format!("{line}\n").as_bytes()).unwrap();
+                (seq, line.contains("\"ok\":true"))
+            }).collect();
+            place.write(format!("{text}{}", &text[..torn.min(text.find('\n').unwrap())]));
+        }
+    }
+}

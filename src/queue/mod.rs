@@ -1,0 +1,170 @@
+//! WHERE TASKS COME FROM, and where results go.
+//!
+//! A [`Source`] gives tasks, a [`Sink`] takes what came of them. Lines of JSON (`lines`, `results`)
+//! with a `journal` are the embedded default; the socket of a `supervise.Executor` (`frames`) is
+//! another one. The dispatcher knows only the two traits.
+
+mod journal;
+mod lines;
+mod parse;
+mod replay;
+mod results;
+mod skip;
+mod wording;
+
+use std::{
+    io,
+    task::{Context, Poll},
+};
+
+pub use self::{
+    journal::Journal,
+    lines::Lines,
+    results::{Order, Results},
+    skip::Skip,
+};
+use crate::units::{Bytes, WorkerId};
+
+/// One thing to do.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Task {
+    /// Its place in its source, from 1. Each comes once.
+    pub seq: u64,
+    /// Its name, as JSON text, where it has one of its own; else its place is its name.
+    pub id: Option<Box<str>>,
+    /// Tasks of one key need about the same memory; `None`: all that have none.
+    pub key: Option<Box<str>>,
+    /// What the worker gets.
+    pub body: Box<[u8]>,
+}
+
+/// What a source gives.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Given {
+    /// Something to do.
+    Task(Task),
+    /// Something that cannot be read as a task. It has a result like any other, with the cause
+    /// `unreadable`.
+    Bad {
+        /// Its place in its source.
+        seq: u64,
+        /// Its name, as JSON text, where that could be read.
+        id: Option<Box<str>>,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+impl Given {
+    /// Its place in its source.
+    pub const fn seq(&self) -> u64 {
+        match self {
+            Self::Task(task) => task.seq,
+            Self::Bad { seq, .. } => *seq,
+        }
+    }
+}
+
+/// What came of a task. There is exactly one for each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// The task's place in its source.
+    pub seq: u64,
+    /// The task's own name, as JSON text.
+    pub id: Option<Box<str>>,
+    /// The worker that had it last.
+    pub worker: Option<WorkerId>,
+    /// How long it ran, in its last attempt.
+    pub micros: u64,
+    /// The most memory that its worker held up to its end.
+    pub peak: Option<Bytes>,
+    /// How it went.
+    pub verdict: Verdict,
+}
+
+/// How a task went.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// What it returned, in the words of the worker (for lines: JSON).
+    Done(Box<[u8]>),
+    /// It failed.
+    Failed(Failure),
+}
+
+/// Why a task failed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// `exception`, `cap`, `timeout`, `exit:N`, `signal:NAME`, `unserializable`, `start-failed`,
+    /// `unreadable`.
+    pub cause: String,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// What is known of it.
+    pub detail: Detail,
+}
+
+/// What is known of a failure.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Detail {
+    /// The worker's own words: a JSON object with `type`, `message` and `traceback`; for an
+    /// executor whatever its worker wrote.
+    Raised(Box<[u8]>),
+    /// Ours, for a worker that could say nothing.
+    Told(String),
+}
+
+/// Gives tasks, in order.
+pub trait Source {
+    /// Adds up to `at_most` tasks to `into`. `Ready(true)`: there may be more. `Ready(false)`: this
+    /// was all.
+    ///
+    /// # Errors
+    /// What makes it impossible to go on; tasks given before are still finished.
+    fn poll_tasks(
+        &mut self,
+        cx: &mut Context<'_>,
+        at_most: usize,
+        into: &mut Vec<Given>,
+    ) -> Poll<io::Result<bool>>;
+}
+
+/// Takes outcomes.
+pub trait Sink {
+    /// The task at `seq` was given, and its outcome will come. Called for each, in the order in
+    /// which they were given; only a sink that puts outcomes in order needs it.
+    fn expect(&mut self, seq: u64) {
+        let _ = seq;
+    }
+
+    /// Takes one, in the order in which tasks end. It never refuses: what is under way must end
+    /// somewhere. Whoever gives tasks stops while [`Self::poll_room`] is pending.
+    fn put(&mut self, outcome: Outcome);
+
+    /// Ready when it is not too far behind to take more.
+    ///
+    /// # Errors
+    /// Results cannot be written any more.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Ready when all that it took is where it belongs.
+    ///
+    /// # Errors
+    /// Some of it is not.
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future,
+        task::{Context, Poll},
+    };
+
+    /// Waits as the loop does.
+    pub(super) fn wait<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(future::poll_fn(poll))
+    }
+}

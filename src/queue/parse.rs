@@ -1,0 +1,241 @@
+//! One line of JSON: a task, or why it is none.
+
+use std::{fmt, str};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use super::{Given, Task};
+
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// What the line at `seq` gives; nothing if it is blank.
+pub(super) fn given(seq: u64, line: &[u8]) -> Option<Given> {
+    let line = match line.strip_prefix(MARK) {
+        Some(rest) if seq == 1 => rest,
+        _ => line,
+    };
+    let line = line.trim_ascii();
+    if line.is_empty() {
+        return None;
+    }
+    let read = match str::from_utf8(line) {
+        Ok(text) => task(seq, text),
+        Err(error) => Err(Wrong::plain(format!("not UTF-8: {error}"))),
+    };
+    Some(match read {
+        Ok(task) => Given::Task(task),
+        Err(Wrong { id, message }) => Given::Bad { seq, id, message },
+    })
+}
+
+struct Wrong {
+    id: Option<Box<str>>,
+    message: String,
+}
+
+impl Wrong {
+    const fn plain(message: String) -> Self {
+        Self { id: None, message }
+    }
+}
+
+fn task(seq: u64, text: &str) -> Result<Task, Wrong> {
+    if text.starts_with('{')
+        && let Ok(parts) = serde_json::from_str::<Parts<'_>>(text)
+    {
+        return match parts.args {
+            Some(args) if !parts.has_others => named(seq, args, &parts),
+            _ => Ok(plain(seq, text)),
+        };
+    }
+    // Also an object with a key that Python can read and we cannot, like half a surrogate pair.
+    serde_json::from_str::<IgnoredAny>(text)
+        .map(|_| plain(seq, text))
+        .map_err(|error| Wrong::plain(not_json(&error)))
+}
+
+fn plain(seq: u64, text: &str) -> Task {
+    Task {
+        seq,
+        id: None,
+        key: None,
+        body: text.as_bytes().into(),
+    }
+}
+
+fn named(seq: u64, args: &RawValue, parts: &Parts<'_>) -> Result<Task, Wrong> {
+    let id = match parts.id.map(RawValue::get) {
+        None | Some("null") => None,
+        Some(text) if text.starts_with(['[', '{']) => {
+            let message = "`id` must be a string, a number or a boolean".to_owned();
+            return Err(Wrong::plain(message));
+        }
+        Some(text) => Some(Box::from(text)),
+    };
+    let key = match parts.key.map(RawValue::get) {
+        None | Some("null") => None,
+        Some(text) => match serde_json::from_str::<Box<str>>(text) {
+            Ok(key) => Some(key),
+            Err(_) => {
+                let message = "`key` must be a string".to_owned();
+                return Err(Wrong { id, message });
+            }
+        },
+    };
+    Ok(Task {
+        seq,
+        id,
+        key,
+        body: args.get().as_bytes().into(),
+    })
+}
+
+fn not_json(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    // Each line is a text of its own for serde_json: its number would be wrong.
+    format!(
+        "not JSON: {}",
+        text.replace(" at line 1 column ", ", column ")
+    )
+}
+
+#[derive(Default)]
+struct Parts<'a> {
+    id: Option<&'a RawValue>,
+    args: Option<&'a RawValue>,
+    key: Option<&'a RawValue>,
+    has_others: bool,
+}
+
+impl<'de> Deserialize<'de> for Parts<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(PartsVisitor)
+    }
+}
+
+struct PartsVisitor;
+
+impl<'de> Visitor<'de> for PartsVisitor {
+    type Value = Parts<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    /// As Python does it, the last one of several with the same name counts.
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut parts = Parts::default();
+        while let Some(field) = map.next_key::<Field>()? {
+            match field {
+                Field::Id => parts.id = Some(map.next_value()?),
+                Field::Args => parts.args = Some(map.next_value()?),
+                Field::Key => parts.key = Some(map.next_value()?),
+                Field::Other => {
+                    parts.has_others = true;
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(parts)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Field {
+    Id,
+    Args,
+    Key,
+    #[serde(other)]
+    Other,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<(Option<String>, Option<String>, String), String> {
+        match given(7, line.as_bytes()).unwrap() {
+            Given::Task(task) => {
+                assert_eq!(task.seq, 7);
+                let body = String::from_utf8(task.body.into()).unwrap();
+                Ok((task.id.map(Into::into), task.key.map(Into::into), body))
+            }
+            Given::Bad { seq, message, .. } => {
+                assert_eq!(seq, 7);
+                Err(message)
+            }
+        }
+    }
+
+    fn whole(line: &str) {
+        assert_eq!(read(line), Ok((None, None, line.to_owned())), "{line}");
+    }
+
+    #[test]
+    fn an_object_with_args_is_a_task_with_a_name() {
+        let read = |line| read(line).unwrap();
+        assert_eq!(
+            read(r#" {"args": [1, 2] } "#),
+            (None, None, "[1, 2]".into())
+        );
+        let named = (Some(r#""a\n""#.into()), Some("k\n".into()), "{}".into());
+        assert_eq!(read(r#"{"key":"k\n","id":"a\n","args":{}}"#), named);
+        assert_eq!(
+            read(r#"{"id":1.50,"args":null}"#),
+            (Some("1.50".into()), None, "null".into())
+        );
+        assert_eq!(
+            read(r#"{"id":null,"key":null,"args":1}"#),
+            (None, None, "1".into())
+        );
+        assert_eq!(read(r#"{"args":1,"args":2}"#), (None, None, "2".into()));
+    }
+
+    #[test]
+    fn anything_else_is_a_task_as_a_whole() {
+        whole("1");
+        whole(r#""text""#);
+        whole("[1, {}]");
+        whole("{}");
+        whole(r#"{"id":1}"#);
+        whole(r#"{"id":1,"args":2,"more":3}"#);
+        whole(r#"{"\ud800":1,"args":2}"#);
+        whole(&("[".repeat(5000) + &"]".repeat(5000)));
+        assert_eq!(
+            read("\u{feff}1"),
+            Err("not JSON: expected value, column 1".into())
+        );
+        assert!(
+            matches!(given(1, "\u{feff}1\r".as_bytes()), Some(Given::Task(task))
+            if &*task.body == b"1")
+        );
+        assert_eq!(given(7, b" \t\r"), None);
+    }
+
+    #[test]
+    fn what_is_no_task_says_why() {
+        assert_eq!(
+            read("{\"args\":"),
+            Err("not JSON: EOF while parsing a value, column 8".into())
+        );
+        assert!(read("1 2").unwrap_err().starts_with("not JSON: trailing"));
+        assert!(read("NaN").is_err());
+        assert!(
+            read(r#"{"id":[],"args":1}"#)
+                .unwrap_err()
+                .starts_with("`id` must")
+        );
+        assert!(
+            matches!(given(7, b"\"\xff\""), Some(Given::Bad { message, .. })
+            if message.starts_with("not UTF-8"))
+        );
+        let bad = given(7, br#"{"key":1,"args":1,"id":5}"#);
+        assert!(matches!(bad, Some(Given::Bad { id: Some(id), message, .. })
+            if &*id == "5" && message == "`key` must be a string"));
+    }
+}

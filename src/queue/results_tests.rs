@@ -1,0 +1,157 @@
+//! What comes out, in which order, and what happens when it cannot.
+
+use std::{
+    io::{BufRead as _, BufReader, PipeReader, Read as _, pipe},
+    sync::{Arc, Mutex},
+};
+
+use super::{super::tests::wait, *};
+
+/// An output that can be looked at.
+#[derive(Clone, Default)]
+struct Paper(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Paper {
+    fn ids(&self) -> Vec<u64> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let id =
+            |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_u64();
+        text.lines().map(|line| id(line).unwrap()).collect()
+    }
+}
+
+fn done(seq: u64, result: impl Into<Vec<u8>>) -> Outcome {
+    Outcome {
+        seq,
+        id: None,
+        worker: None,
+        micros: 0,
+        peak: None,
+        verdict: Verdict::Done(result.into().into()),
+    }
+}
+
+fn has_room(results: &mut Results) -> bool {
+    wait(|cx| Poll::Ready(results.poll_room(cx))).is_ready()
+}
+
+fn piped() -> (BufReader<PipeReader>, Results) {
+    let (input, output) = pipe().unwrap();
+    let results = Results::start(output, Order::AsTheyEnd, None).unwrap();
+    (BufReader::new(input), results)
+}
+
+#[test]
+fn results_come_out_as_they_end_and_at_once() {
+    let (mut input, mut results) = piped();
+    for seq in [2, 3, 1] {
+        results.expect(seq);
+        results.put(done(seq, "[]"));
+        let mut line = String::new();
+        input.read_line(&mut line).unwrap();
+        assert!(
+            line.starts_with(&format!("{{\"id\":{seq},\"ok\":true,\"result\":[],")),
+            "{line}"
+        );
+    }
+    wait(|cx| results.poll_finish(cx)).unwrap();
+    wait(|cx| results.poll_finish(cx)).unwrap();
+    let mut rest = String::new();
+    input.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "");
+}
+
+#[test]
+fn in_order_they_come_as_tasks_were_given() {
+    let paper = Paper::default();
+    let mut results = Results::start(paper.clone(), Order::AsGiven, None).unwrap();
+    // Lines 2 and 4 are blank.
+    [1, 3, 5, 6].iter().for_each(|seq| results.expect(*seq));
+    [6, 3].iter().for_each(|seq| results.put(done(*seq, "1")));
+    results.put(done(1, "1"));
+    wait(|cx| {
+        let room = results.poll_room(cx);
+        if results.waiting.count > 1 {
+            Poll::Pending
+        } else {
+            room
+        }
+    })
+    .unwrap();
+    assert_eq!(paper.ids(), [1, 3]);
+    // 5 never comes, for the run is given up.
+    results.expect(7);
+    results.put(done(7, "1"));
+    wait(|cx| results.poll_finish(cx)).unwrap();
+    assert_eq!(paper.ids(), [1, 3, 6, 7]);
+}
+
+#[test]
+fn there_is_no_room_while_a_reader_is_slow() {
+    let (mut input, mut results) = piped();
+    assert!(has_room(&mut results));
+    for seq in 0..10_000 {
+        results.put(done(seq, "0"));
+    }
+    assert!(!has_room(&mut results), "they are more than a pipe takes");
+    let reader = thread::spawn(move || {
+        let mut all = String::new();
+        input.read_to_string(&mut all).unwrap();
+        all.lines().count()
+    });
+    wait(|cx| results.poll_room(cx)).unwrap();
+    assert!(results.waiting.count <= WAIT_MAX);
+    wait(|cx| results.poll_finish(cx)).unwrap();
+    assert_eq!((results.waiting.count, results.waiting.bytes), (0, 0));
+    drop(results);
+    assert_eq!(reader.join().unwrap(), 10_000);
+}
+
+#[test]
+fn a_few_large_ones_leave_no_room_either() {
+    let (input, mut results) = piped();
+    for seq in 0..3 {
+        results.put(done(seq, vec![b'1'; 6 << 20]));
+    }
+    assert!(!has_room(&mut results));
+    drop(input);
+    assert!(wait(|cx| results.poll_room(cx)).is_err());
+}
+
+#[test]
+fn an_output_that_nobody_reads_is_told() {
+    let (input, mut results) = piped();
+    drop(input);
+    results.put(done(1, "1"));
+    let error = wait(|cx| match results.poll_room(cx) {
+        Poll::Ready(Ok(())) => Poll::Pending,
+        other => other,
+    });
+    assert_eq!(error.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    results.put(done(2, "1"));
+    let error = wait(|cx| results.poll_finish(cx)).unwrap_err();
+    assert!(error.to_string().starts_with("write results: "), "{error}");
+    assert!(wait(|cx| results.poll_room(cx)).is_err(), "and it stays so");
+}
+
+#[test]
+fn a_full_disk_is_told() {
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut results = Results::start(full, Order::AsTheyEnd, None).unwrap();
+    results.put(done(1, "1"));
+    let error = wait(|cx| results.poll_finish(cx)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+}
