@@ -86,6 +86,9 @@ fn outcome(seq: u64, result: Option<&str>) -> Outcome {
     }
 }
 
+/// Places, and whether it went well.
+type Out = Vec<(u64, bool)>;
+
 /// One run over an input.
 struct Run<'a> {
     journal: Journal,
@@ -99,7 +102,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Which were given, and what came out of it and went well.
-    fn go(self) -> io::Result<(Vec<u64>, Vec<(u64, bool)>)> {
+    fn go(self) -> io::Result<(Vec<u64>, Out)> {
         let input = Cursor::new(self.input.to_owned());
         let mut lines = Lines::start(input, Some(&self.journal))?;
         let paper = Paper::default();
