@@ -3,30 +3,16 @@
 use std::{
     fs,
     io::{Cursor, Read, pipe},
-    sync::Mutex,
 };
 
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{
-    super::tests::wait,
+    super::tests::{Paper, wait},
     super::{Detail, Failure, Given, Lines, Order, Outcome, Results, Sink, Source, Verdict},
     *,
 };
-
-#[derive(Clone, Default)]
-struct Paper(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Paper {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A folder with a journal that is to be.
 struct Place {

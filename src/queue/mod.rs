@@ -157,8 +157,24 @@ pub trait Sink {
 mod tests {
     use std::{
         future,
+        io::{self, Write},
+        sync::{Arc, Mutex},
         task::{Context, Poll},
     };
+
+    /// An output that can be looked at.
+    #[derive(Clone, Default)]
+    pub(super) struct Paper(pub(super) Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
 
     /// Waits as the loop does.
     pub(super) fn wait<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {

@@ -1,25 +1,11 @@
 //! What comes out, in which order, and what happens when it cannot.
 
-use std::{
-    io::{BufRead as _, BufReader, PipeReader, Read as _, pipe},
-    sync::{Arc, Mutex},
+use std::io::{BufRead as _, BufReader, PipeReader, Read as _, pipe};
+
+use super::{
+    super::tests::{Paper, wait},
+    *,
 };
-
-use super::{super::tests::wait, *};
-
-/// An output that can be looked at.
-#[derive(Clone, Default)]
-struct Paper(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Paper {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 impl Paper {
     fn ids(&self) -> Vec<u64> {
