@@ -408,21 +408,6 @@ fn a_result_is_in_the_journal_before_it_is_out() {
 }
 
 #[test]
-fn what_ends_after_the_output_broke_is_in_the_journal() {
-    let place = Place::new();
-    let (input, output) = pipe().unwrap();
-    drop(input);
-    let journal = place.create().unwrap();
-    let mut results = Results::start(output, Order::AsTheyEnd, Some(journal)).unwrap();
-    for seq in 1..4 {
-        results.put(outcome(seq, Some("0")));
-    }
-    let error = wait(|cx| results.poll_finish(cx)).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-    assert_eq!(place.text().lines().count(), 3);
-}
-
-#[test]
 fn a_journal_that_cannot_be_written_is_told_by_name() {
     let mut journal = Place::new().create().unwrap();
     journal.file = OpenOptions::new()

@@ -141,3 +141,19 @@ fn a_full_disk_is_told() {
     let error = wait(|cx| results.poll_finish(cx)).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
 }
+
+#[test]
+fn what_ends_after_the_output_broke_is_in_the_journal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let (input, output) = pipe().unwrap();
+    drop(input);
+    let journal = Journal::create(&path, "a:b").unwrap();
+    let mut results = Results::start(output, Order::AsTheyEnd, Some(journal)).unwrap();
+    for seq in 1..4 {
+        results.put(done(seq, "0"));
+    }
+    let error = wait(|cx| results.poll_finish(cx)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 3);
+}
