@@ -221,7 +221,7 @@ impl Timestamp {
 }
 
 /// One process life. A counter, never a pid, and never used again.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct WorkerId(NonZeroU64);
 
 impl WorkerId {
@@ -314,6 +314,8 @@ impl Signal {
     pub const USR2: Self = Self(12);
     pub const TERM: Self = Self(15);
     pub const CHLD: Self = Self(17);
+    pub const CONT: Self = Self(18);
+    pub const STOP: Self = Self(19);
     pub const TTIN: Self = Self(21);
     pub const TTOU: Self = Self(22);
     pub const WINCH: Self = Self(28);

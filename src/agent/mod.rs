@@ -7,9 +7,11 @@
 mod answers;
 mod channel;
 mod files;
+pub mod frames;
 pub mod kept;
 mod outside;
 mod page;
+pub mod pool;
 mod stacks;
 
 use std::{collections::BTreeMap, ffi::OsString, io, path::PathBuf};

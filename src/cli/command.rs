@@ -12,6 +12,10 @@ use crate::{
 pub enum Command {
     /// Keep a program running within its memory.
     Run(Box<Wishes>),
+    /// Run a function over lines, in a pool.
+    Map(Box<super::map::MapArgs>),
+    /// Be the pool of an executor.
+    Pool(Box<super::map::PoolArgs>),
     /// Judge the wishes, and print what would hold.
     Check(Box<Wishes>),
     /// Print workers, memory, limits and recent ends.

@@ -2,6 +2,7 @@
 //! nothing out.
 
 mod command;
+pub mod map;
 mod mistakes;
 mod options;
 mod report;
@@ -59,6 +60,12 @@ struct Line {
 enum Word {
     /// Keep the program of a file running within its memory
     Run(FromFile),
+    /// Run FUNCTION over JSON lines, in capped workers
+    #[command(after_help = map::NOTES)]
+    Map(Box<map::MapArgs>),
+    /// Serve an executor
+    #[command(hide = true)]
+    Pool(Box<map::PoolArgs>),
     /// Validate a file, and print the effective configuration
     Check(FromFile),
     /// Show workers, memory, limits and recent ends
@@ -159,6 +166,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Usage>
     match line.word {
         None => given.run().map(Command::Run),
         Some(Word::Run(file)) => given.with(file).map(Command::Run),
+        Some(Word::Map(args)) => given.client("map", None).map(|_| Command::Map(args)),
+        Some(Word::Pool(args)) => given.client("pool", None).map(|_| Command::Pool(args)),
         Some(Word::Check(file)) => given.with(file).map(Command::Check),
         Some(Word::Status { at, json }) => {
             let client = given.client("status", Some(at))?;

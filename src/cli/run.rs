@@ -35,6 +35,8 @@ pub(super) const WIDTH: usize = 120;
 pub fn run(command: Command) -> i32 {
     match command {
         Command::Run(wishes) => supervise(&wishes),
+        Command::Map(args) => super::map::map(&args),
+        Command::Pool(args) => super::map::pool(&args),
         Command::Check(wishes) => check(&wishes),
         Command::Status { client, json } => {
             ask(&client, async |socket| status(&socket, json).await)
@@ -280,7 +282,7 @@ fn find(wanted: &Client) -> Result<PathBuf, String> {
 }
 
 /// One thread: the command dies with the one that started it, and that must be one that lives.
-fn in_runtime<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn in_runtime<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

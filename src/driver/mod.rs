@@ -3,6 +3,7 @@
 //! The only code that holds both sides. It reads the clock; nothing that it calls waits.
 
 mod agents;
+pub mod pool;
 mod questions;
 
 use std::{

@@ -20,6 +20,10 @@ const WAKES_MAX: usize = 64;
 /// before anything that might be done about them.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Source {
+    /// Its words come before its end.
+    Nest(u32),
+    Child(WorkerId),
+    Template,
     Worker(WorkerId),
     Keeper,
     Forks,
@@ -44,6 +48,9 @@ impl Host {
         woken.sort_unstable();
         for (source, token) in woken {
             match source {
+                Source::Nest(slot) => self.on_nest(slot),
+                Source::Child(worker) => self.on_child_readable(worker, token),
+                Source::Template => self.on_template(token),
                 Source::Worker(worker) => self.on_worker_end(worker, token),
                 Source::Keeper => self.on_keeper(now),
                 Source::Forks => self.on_forks(now),

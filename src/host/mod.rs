@@ -19,6 +19,7 @@ pub mod keeper;
 mod looker;
 mod notify;
 mod pidfd;
+pub mod pool;
 mod probe;
 pub mod proc_memory;
 pub mod procfs;
@@ -93,6 +94,8 @@ pub struct Host {
     /// Where answers of agents are heard of.
     post: Option<Inotify>,
     has_post: bool,
+    /// Where we are a pool.
+    pool: Option<pool::PoolHost>,
     upkeep: upkeep::Upkeep,
     events: VecDeque<Event>,
 }
@@ -132,6 +135,7 @@ impl Host {
             available,
             post: None,
             has_post: false,
+            pool: None,
             upkeep: upkeep::Upkeep::new(now),
             events: VecDeque::new(),
         };
@@ -203,6 +207,11 @@ impl Host {
             | Action::Reply { .. }
             | Action::Exit { .. } => {}
         }
+    }
+
+    /// What is executed from now on.
+    pub fn set_command(&mut self, argv: Vec<std::ffi::OsString>) {
+        self.spec.command.argv = argv;
     }
 
     /// The next thing that happened, oldest first.

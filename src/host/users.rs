@@ -17,3 +17,8 @@ pub fn ids(name: &str) -> Option<(u32, u32)> {
     let user = User::from_name(name).ok().flatten()?;
     Some((user.uid.as_raw(), user.gid.as_raw()))
 }
+
+/// A descriptor that a parent has left open for us, checked to be one.
+pub fn inherited(fd: i32) -> std::io::Result<std::os::fd::OwnedFd> {
+    super::pool::adopt_inherited(fd)
+}

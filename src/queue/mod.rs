@@ -4,6 +4,7 @@
 //! with a `journal` are the embedded default; the socket of a `supervise.Executor` (`frames`) is
 //! another one. The dispatcher knows only the two traits.
 
+pub mod executor;
 mod journal;
 mod lines;
 mod parse;
@@ -139,6 +140,19 @@ pub trait Sink {
     /// Takes one, in the order in which tasks end. It never refuses: what is under way must end
     /// somewhere. Whoever gives tasks stops while [`Self::poll_room`] is pending.
     fn put(&mut self, outcome: Outcome);
+
+    /// So many tasks may be under way at a time; whoever gives them may keep the rest to itself.
+    fn credit(&mut self, tasks: usize) {
+        let _ = tasks;
+    }
+
+    /// No task can be done: the words of what could not start, as a worker's.
+    fn give_up(&mut self, words: &[u8]) {
+        let _ = words;
+    }
+
+    /// All that has happened for now was put: whoever wrote it together may send it.
+    fn flush(&mut self) {}
 
     /// Ready when it is not too far behind to take more.
     ///

@@ -28,6 +28,7 @@ mod limits;
 mod memory;
 mod operator;
 mod picture;
+pub mod pool;
 mod recycle;
 pub mod report;
 mod restart;

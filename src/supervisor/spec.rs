@@ -294,3 +294,84 @@ pub enum LogFormat {
     /// One JSON object a line.
     Json,
 }
+
+impl MemorySpec {
+    /// Every limit derived, nothing special.
+    pub const fn plain() -> Self {
+        Self {
+            ceiling: Limit::Auto,
+            cap: Limit::Auto,
+            budget: Limit::Auto,
+            measure: Measure::Private,
+            strikes: 1,
+            swap: Limit::Off,
+            wire: false,
+            gc_first: false,
+        }
+    }
+}
+
+impl Spec {
+    /// What the machine's side of a pool is to be: `command` is the template's, and nothing of it
+    /// is restarted or recycled but by the pool.
+    pub fn for_pool(
+        name: String,
+        memory: MemorySpec,
+        command: CommandSpec,
+        directory: PathBuf,
+    ) -> Self {
+        let never = Duration::MAX;
+        Self {
+            kind: Kind::Single,
+            command,
+            memory,
+            rlimits: BTreeMap::new(),
+            recycle: RecycleSpec {
+                at_once: 1,
+                min_age: Duration::ZERO,
+                max_age: None,
+                max_tasks: None,
+                jitter: 0.0,
+                settle: never,
+                capacity_first: false,
+            },
+            agent: AgentSpec {
+                load: AgentLoad::Off,
+                drain: Duration::ZERO,
+                ignore_paths: Vec::new(),
+            },
+            leaks: LeaksSpec {
+                ask: Leaks::Off,
+                time_box: Duration::ZERO,
+                kept: 1,
+                directory: None,
+            },
+            restart: RestartSpec {
+                when: RestartWhen::Always,
+                delay_min: Duration::ZERO,
+                delay_max: Duration::ZERO,
+                limit: u32::MAX,
+                window: never,
+            },
+            stop: StopSpec {
+                signal: Signal::TERM,
+                grace: Duration::ZERO,
+            },
+            ready: ReadySpec {
+                when: ReadyWhen::Auto,
+                timeout: never,
+            },
+            dry_run: false,
+            control: ControlSpec {
+                socket: directory.join(format!("{name}.sock")),
+                metrics: None,
+                history: 1,
+            },
+            log: LogSpec {
+                format: LogFormat::Text,
+                verbose: false,
+            },
+            name,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+"""How tasks and results are written: as JSON for lines, by pickle for an executor."""
+
+import importlib
+import json
+import pickle
+import struct
+import sys
+import traceback
+
+_LENGTH = struct.Struct("<I")
+
+
+class Json:
+    """Tasks are JSON values, for one function that is known by name."""
+
+    def __init__(self, orders):
+        for module in orders["imports"]:
+            importlib.import_module(module)
+        self.function = find(orders["function"])
+        self.call = orders["call"]
+        self.decode = json.JSONDecoder().decode
+        self.encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+        name = orders["initializer"]
+        self.initializer = find(name) if name else None
+
+    def initialize(self, _setup):
+        if self.initializer is not None:
+            self.initializer()
+
+    def run(self, body):
+        value = self.decode(str(body, "utf-8"))
+        if self.call == "one":
+            return self.function(value)
+        if self.call == "args":
+            return self.function(*value)
+        return self.function(**value)
+
+    def encode(self, value):
+        return self.encoder.encode(value).encode()
+
+    def describe(self, error):
+        return describe(error)
+
+
+class Pickle:
+    """Tasks are pickles of a callable, its arguments and its keywords."""
+
+    def __init__(self, orders):
+        for module in orders["imports"]:
+            importlib.import_module(module)
+
+    def initialize(self, setup):
+        initializer, arguments = pickle.loads(setup)
+        if initializer is not None:
+            initializer(*arguments)
+
+    def run(self, body):
+        function, arguments, keywords = pickle.loads(body)
+        return function(*arguments, **keywords)
+
+    def encode(self, value):
+        return pickle.dumps(value, -1)
+
+    def describe(self, error):
+        text = describe(error)
+        try:
+            pickled = pickle.dumps(error, -1)
+            # Some pickle and cannot be loaded again; the client would fail on it.
+            pickle.loads(pickled)
+        except Exception:
+            pickled = b""
+        return _LENGTH.pack(len(text)) + text + pickled
+
+
+def load(orders):
+    """Imports all that is wished for."""
+    return Json(orders) if orders["codec"] == "json" else Pickle(orders)
+
+
+def find(name):
+    """The object of `MODULE:NAME[.NAME]...`."""
+    module, _, path = name.partition(":")
+    found = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    if not callable(found):
+        raise TypeError("%s is not callable: it is a %s" % (name, type(found).__name__))
+    return found
+
+
+def describe(error):
+    """An exception in words; its own may fail in any way."""
+    try:
+        message = str(error)
+    except Exception as worse:
+        message = "<its message cannot be made: %s>" % type(worse).__name__
+    try:
+        lines = traceback.format_exception(type(error), error, own_frames_cut(error))
+        text = "".join(lines)
+    except Exception:
+        text = None
+    kind = type(error)
+    name = kind.__qualname__
+    if kind.__module__ not in ("builtins", "__main__"):
+        name = kind.__module__ + "." + name
+    words = {"type": name, "message": message, "traceback": text}
+    return json.dumps(words, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def own_frames_cut(error):
+    """The traceback from the first frame on that is the user's."""
+    trace = error.__traceback__
+    here = sys.modules[__name__].__name__.rpartition(".")[0]
+    while trace is not None and trace.tb_next is not None:
+        name = trace.tb_frame.f_globals.get("__name__", "")
+        if not name.startswith((here + ".", "importlib")):
+            break
+        trace = trace.tb_next
+    return trace

@@ -1,0 +1,95 @@
+"""A nest: lives in a slot's group, runs nothing of the user's, and forks the slot's workers.
+
+Its words, each a datagram: it hears `fork N` and answers `born N PID` with the worker's socket and
+page beside it, or `none N ERRNO`; when a worker has ended it says `ended N STATUS PEAK_KIB BEGUN`.
+"""
+
+import array
+import mmap
+import os
+import select
+import signal
+import socket
+
+from . import worker
+
+
+def main(control, orders, task):
+    waker, wakes = os.pipe()
+    os.set_blocking(waker, False)
+    os.set_blocking(wakes, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    children = {}
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(waker, select.POLLIN)
+    while True:
+        ready = [fd for fd, _ in poll.poll()]
+        if waker in ready:
+            drain(waker)
+            bury(control, children)
+        if control.fileno() not in ready:
+            continue
+        word = control.recv(64)
+        if not word:
+            return 0
+        number = int(word.split()[1])
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        page = os.memfd_create("supervise-page")
+        os.ftruncate(page, mmap.PAGESIZE)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            say(control, b"none %d %d" % (number, error.errno))
+            ours.close()
+            theirs.close()
+            os.close(page)
+            continue
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for fd in (waker, wakes):
+                os.close(fd)
+            control.close()
+            ours.close()
+            return worker.main(theirs, page, orders, task)
+        theirs.close()
+        children[pid] = number
+        fds = array.array("i", [ours.fileno(), page])
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+        control.sendmsg([b"born %d %d" % (number, pid)], ancillary)
+        ours.close()
+        os.close(page)
+
+
+def say(control, word):
+    try:
+        control.send(word)
+    except OSError:
+        # Nobody hears us: we are to end, and soon will.
+        pass
+
+
+def bury(control, children):
+    while children:
+        try:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        number = children.pop(pid, None)
+        if number is not None:
+            say(control, b"ended %d %d %d" % (number, status, usage.ru_maxrss))
+
+
+def drain(waker):
+    try:
+        while os.read(waker, 512):
+            pass
+    except BlockingIOError:
+        pass
+

@@ -1,0 +1,95 @@
+"""The template: imports everything once, then forks a nest for each slot.
+
+Its words, each a datagram: it says `ready` or `failed JSON`; it hears `nest SLOT` and answers
+`nest SLOT PID` with the nest's socket beside it.
+"""
+
+import array
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+
+from . import codec, nest
+
+
+def main():
+    orders = json.loads(sys.argv[1])
+    control = socket.socket(fileno=orders["control"])
+    control.set_inheritable(False)
+    quiet = os.open(os.devnull, os.O_RDWR)
+    os.dup2(quiet, 0)
+    os.close(quiet)
+    # Standard output is that of the results.
+    os.dup2(2, 1)
+    # Ours is there for our own imports only: what is below must not be found by chance.
+    sys.path.remove(sys.argv[2])
+    path = os.environ.pop("SUPERVISE_SYS_PATH", None)
+    if path:
+        sys.path[:] = json.loads(path)
+    del sys.argv[1:]
+
+    try:
+        task = codec.load(orders) if orders["warm"] else None
+    except BaseException as error:
+        control.send(b"failed " + codec.describe(error))
+        return 1
+    threads = threads_alive()
+    control.send(b"ready %d" % threads)
+    # What is shared with the workers stays shared: a collection would write into every object.
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        try:
+            word = control.recv(64)
+        except InterruptedError:
+            continue
+        bury()
+        if not word:
+            return 0
+        slot = int(word.split()[1])
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            control.send(b"none %d %d" % (slot, error.errno))
+            continue
+        if pid == 0:
+            control.close()
+            ours.close()
+            return nest.main(theirs, orders, task)
+        theirs.close()
+        fds = array.array("i", [ours.fileno()])
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+        control.sendmsg([b"nest %d %d" % (slot, pid)], ancillary)
+        ours.close()
+
+
+def threads_alive():
+    """Threads that an import has started: they do not live on in a fork."""
+    try:
+        return len(os.listdir("/proc/self/task")) - 1
+    except OSError:
+        return 0
+
+
+def bury():
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+
+
+def run():
+    """The life of the template, and of all that are forked from it: each comes back here."""
+    status = main()
+    try:
+        sys.stderr.flush()
+    finally:
+        os._exit(status)

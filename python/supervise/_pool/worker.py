@@ -1,0 +1,212 @@
+"""A worker: reads tasks from its socket, does one after the other, writes what came of it.
+
+Two words in a page that outlives it say which task it has begun and which it has finished, so that
+its death can be blamed on one task of those that wait in its socket.
+"""
+
+import gc
+import io
+import mmap
+import os
+import random
+import resource
+import signal
+import socket
+import struct
+import sys
+import time
+
+from . import codec
+
+TO_US = struct.Struct("<IBQ")
+FROM_US = struct.Struct("<IBQII")
+TASK, QUIT, SETUP = b"TQI"
+HELLO, RESULT, RAISED, UNSERIALIZABLE, OUTPUT, FAILED = b"HKEUOF"
+
+CHUNK = 1 << 18
+# Results are kept back as long as more tasks wait, but no longer than this.
+LATEST_NS = 1_000_000
+# Tasks shorter than this are not worth a look at the memory.
+SHORT_NS = 1_000_000
+
+
+class Worker:
+    def __init__(self, sock, page, task):
+        self.sock = sock
+        self.page = memoryview(mmap.mmap(page, mmap.PAGESIZE)).cast("Q")
+        os.close(page)
+        self.task = task
+        self.number = 0
+        self.peak = peak_kib()
+        self.out = bytearray()
+        self.flushed = time.monotonic_ns()
+
+    def say(self, kind, body, micros=0):
+        self.out += FROM_US.pack(len(body), kind, self.number, micros, self.peak)
+        self.out += body
+
+    def flush(self):
+        if self.out:
+            self.sock.sendall(self.out)
+            self.out = bytearray()
+        self.flushed = time.monotonic_ns()
+
+    def serve(self):
+        """Until there are no more tasks."""
+        waiting = bytearray()
+        done = 0
+        head = TO_US.size
+        unpack = TO_US.unpack_from
+        while True:
+            have = len(waiting)
+            while have - done >= head:
+                length, kind, number = unpack(waiting, done)
+                end = done + head + length
+                if end > have:
+                    break
+                if kind == TASK:
+                    body = bytes(memoryview(waiting)[done + head : end])
+                    done = end
+                    self.do(number, body)
+                elif kind == QUIT:
+                    self.flush()
+                    return
+                else:
+                    done = end
+            if done:
+                del waiting[:done]
+                done = 0
+            self.flush()
+            more = self.sock.recv(CHUNK)
+            if not more:
+                return
+            waiting += more
+
+    def do(self, number, body):
+        self.number = number
+        page = self.page
+        clock = time.monotonic_ns
+        begun = clock()
+        page[0] = number
+        kind = RESULT
+        try:
+            value = self.task.run(body)
+        except BaseException as error:
+            if isinstance(error, SystemExit):
+                # As it would be outside of a pool: the task wants its process to end.
+                leave(self, error)
+            kind, words = RAISED, self.task.describe(error)
+            error.__traceback__ = None
+        else:
+            try:
+                words = self.task.encode(value)
+            except BaseException as error:
+                kind, words = UNSERIALIZABLE, self.task.describe(error)
+            value = None
+        ended = clock()
+        page[1] = number
+        took = ended - begun
+        if took > SHORT_NS:
+            self.peak = peak_kib()
+        self.say(kind, words, min(took // 1000, 0xFFFFFFFF))
+        if took > SHORT_NS or ended - self.flushed > LATEST_NS or len(self.out) > CHUNK:
+            self.flush()
+
+
+class Output(io.TextIOBase):
+    """Standard output: lines go to the supervisor, with the task that printed them."""
+
+    encoding = "utf-8"
+    errors = "replace"
+
+    def __init__(self, worker):
+        super().__init__()
+        self.worker = worker
+        self.line = ""
+
+    def writable(self):
+        return True
+
+    def fileno(self):
+        return 1
+
+    def write(self, text):
+        lines = (self.line + text).split("\n")
+        self.line = lines.pop()
+        for line in lines:
+            self.worker.say(OUTPUT, line.encode("utf-8", "replace"))
+        return len(text)
+
+    def flush(self):
+        pass
+
+
+def main(sock, page, orders, task):
+    """The whole life; the result is the exit status."""
+    gc.enable()
+    random.seed()
+    worker = Worker(sock, page, task)
+    sys.stdout = Output(worker)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        if task is None:
+            worker.task = task = codec.load(orders)
+        setup = read_setup(sock) if orders["codec"] == "pickle" else b""
+        task.initialize(setup)
+    except BaseException as error:
+        worker.say(FAILED, codec.describe(error))
+        worker.flush()
+        return 1
+    worker.peak = peak_kib()
+    worker.say(HELLO, b"")
+    worker.flush()
+    try:
+        worker.serve()
+    except (BrokenPipeError, ConnectionResetError):
+        # The supervisor is gone, or wants no more of us.
+        return 0
+    finish()
+    return 0
+
+
+def read_setup(sock):
+    """The first frame, and nothing of what follows it."""
+    length, kind, _ = TO_US.unpack(exactly(sock, TO_US.size))
+    if kind != SETUP:
+        raise RuntimeError("a pool's first word is its setup")
+    return exactly(sock, length)
+
+
+def exactly(sock, length):
+    parts = bytearray()
+    while len(parts) < length:
+        part = sock.recv(length - len(parts), socket.MSG_WAITALL)
+        if not part:
+            raise EOFError("the supervisor has closed the socket")
+        parts += part
+    return bytes(parts)
+
+
+def leave(worker, error):
+    worker.flush()
+    finish()
+    code = error.code
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    os._exit((code or 0) & 0xFF)
+
+
+def finish():
+    """What an exiting interpreter does for its user."""
+    import atexit
+
+    try:
+        atexit._run_exitfuncs()
+        sys.stderr.flush()
+    except BaseException:
+        pass
+
+
+def peak_kib():
+    return min(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0xFFFFFFFF)

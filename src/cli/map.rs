@@ -1,0 +1,382 @@
+//! `supervise map`, and the pool that a `supervise.Executor` starts.
+
+use std::{
+    env,
+    fs::File,
+    io::{self, Write},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+
+use super::run::{OUR_BUG, fail, in_runtime};
+use crate::{
+    agent::pool::Orders,
+    config,
+    driver::pool::{Parts, PoolDriver, Tally},
+    host::users,
+    queue::{Journal, Lines, Order, Results, Sink, Source, executor},
+    supervisor::{
+        pool::{event::Over, spec::PoolSpec},
+        spec::{CommandSpec, Limit, MemorySpec, Spec},
+    },
+    units::Size,
+};
+
+const FAILED: i32 = 1;
+const WRONG_USE: i32 = 2;
+const GAVE_UP: i32 = 75;
+const NOT_SET_UP: i32 = 125;
+const NOT_FOUND: i32 = 127;
+
+pub(super) const NOTES: &str = "\
+A task is a JSON line {\"id\": ..., \"args\": ...}, with a \"key\" if tasks differ in the memory that
+they need; or any JSON value, and then the number of its line, from 1, is its id. There is exactly
+one line of result for each task:
+  {\"id\": ..., \"ok\": true, \"result\": ..., \"worker\": \"w1\", \"seconds\": 0.1, \"peak\": BYTES}
+  {\"id\": ..., \"ok\": false, \"error\": {\"type\", \"message\", \"traceback\", \"cause\", \"attempts\"}, ...}
+What a task prints goes to standard error, with its id. The current directory is on sys.path.
+
+Exit status: 0 all tasks returned; 1 some failed; 2 wrong use; 75 no worker could be started; 125
+could not set up; 127 no Python; 128+n ended by signal n.";
+
+/// What a pool's workers may have and do, for lines and for executors.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Workers")]
+pub struct Workers {
+    /// So many workers [default: the number of cores]
+    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    workers: Option<u32>,
+    /// A worker goes after N tasks
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_tasks: Option<u64>,
+    /// A worker goes after that time
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    max_age: Option<Duration>,
+    /// A worker that holds more after a task goes [default: a fair share of the budget]
+    #[arg(long, value_name = "SIZE", value_parser = limit, default_value = "auto", hide_default_value = true)]
+    ceiling: Limit,
+    /// The kernel ends a worker that holds more [default: twice the ceiling]
+    #[arg(long, value_name = "SIZE", value_parser = limit, default_value = "auto", hide_default_value = true)]
+    cap: Limit,
+    /// All workers together; tasks are held back, suspended and put back before it is reached
+    #[arg(long, value_name = "SIZE", value_parser = limit, default_value = "80%")]
+    budget: Limit,
+    /// A task that runs longer is killed
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    task_timeout: Option<Duration>,
+    /// A task that failed is run up to N times more
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    retries: u32,
+    /// A task whose worker met its cap is run, alone in a fresh worker, up to N times more
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    oom_retries: u32,
+    /// The Python interpreter
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    python: PathBuf,
+    /// Import this first, once for all workers
+    #[arg(long = "import", value_name = "MODULE")]
+    imports: Vec<String>,
+    /// How workers start: forked from a template that has imported everything, or each by itself
+    #[arg(long, value_enum, default_value_t = Start::Template)]
+    start: Start,
+    /// So many tasks are under way at a worker at a time: auto (as many as fit into 1 ms), or N
+    #[arg(long, value_name = "auto|N", value_parser = batch, default_value = "auto")]
+    batch: Batch,
+}
+
+/// `supervise map`.
+#[derive(Args, Debug)]
+pub struct MapArgs {
+    /// What is called for each task
+    #[arg(value_name = "MODULE:FUNCTION", value_parser = callable)]
+    function: String,
+    /// Read tasks from here [default: standard input]
+    #[arg(long, short, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Write results there [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Write results in the order of the tasks
+    #[arg(long)]
+    ordered: bool,
+    /// How FUNCTION gets a task's args: as one value, as its positional arguments, as keywords
+    #[arg(long, value_enum, default_value_t = Call::One)]
+    call: Call,
+    /// Call this first in each worker
+    #[arg(long, value_name = "MODULE:FUNCTION", value_parser = callable)]
+    initializer: Option<String>,
+    /// Keep results here, so that a run that was killed can go on
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// Go on with the journal: what is done in it is not done again
+    #[arg(long, requires = "journal")]
+    resume: bool,
+    /// What failed in the journal is done again
+    #[arg(long, requires = "resume")]
+    retry_failed: bool,
+    /// The first failure ends the run
+    #[arg(long)]
+    stop_on_error: bool,
+    #[command(flatten)]
+    workers: Workers,
+}
+
+/// The pool of an executor.
+#[derive(Args, Debug)]
+pub struct PoolArgs {
+    /// The executor's socket, inherited
+    #[arg(long)]
+    fd: i32,
+    #[command(flatten)]
+    workers: Workers,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Start {
+    Template,
+    Fresh,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Call {
+    One,
+    Args,
+    Kwargs,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Batch(Option<u32>);
+
+fn limit(text: &str) -> Result<Limit, String> {
+    match text {
+        "auto" => Ok(Limit::Auto),
+        "none" => Ok(Limit::Off),
+        text => text
+            .parse::<Size>()
+            .map(Limit::At)
+            .map_err(|error| error.to_string()),
+    }
+}
+
+fn batch(text: &str) -> Result<Batch, String> {
+    if text == "auto" {
+        return Ok(Batch(None));
+    }
+    match text.parse() {
+        Ok(number @ 1..=65536) => Ok(Batch(Some(number))),
+        Ok(_) | Err(_) => Err("it is neither `auto` nor a number from 1 to 65536".to_owned()),
+    }
+}
+
+fn callable(text: &str) -> Result<String, String> {
+    let (module, name) = text.split_once(':').unwrap_or((text, ""));
+    let is_path = |path: &str| {
+        path.split('.').all(|part| {
+            !part.is_empty() && part.chars().all(|it| it == '_' || it.is_alphanumeric())
+        })
+    };
+    if is_path(module) && is_path(name) {
+        Ok(text.to_owned())
+    } else {
+        Err("it is not MODULE:FUNCTION, like `etl:convert`".to_owned())
+    }
+}
+
+/// Runs a function over lines; the result is the exit status.
+pub fn map(args: &MapArgs) -> i32 {
+    let orders = Orders {
+        function: Some(args.function.clone()),
+        call: match args.call {
+            Call::One => "one",
+            Call::Args => "args",
+            Call::Kwargs => "kwargs",
+        }
+        .to_owned(),
+        imports: args.workers.imports.clone(),
+        initializer: args.initializer.clone(),
+        warm: matches!(args.workers.start, Start::Template),
+    };
+    in_runtime(async {
+        let (source, sink) = match ends(args) {
+            Ok(ends) => ends,
+            Err(message) => return fail(&message, NOT_SET_UP),
+        };
+        run(
+            &args.workers,
+            args.stop_on_error,
+            orders,
+            (source, sink, None),
+        )
+        .await
+    })
+}
+
+type Ends = (Box<dyn Source>, Box<dyn Sink>);
+
+/// Opens what is read and what is written, the journal first: nothing else is touched without it.
+fn ends(args: &MapArgs) -> Result<Ends, String> {
+    let named = |path: &Path, error: &io::Error| format!("{}: {error}", path.display());
+    let journal = match &args.journal {
+        Some(path) if args.resume => Some(Journal::resume(path, &args.function, args.retry_failed)),
+        Some(path) => Some(Journal::create(path, &args.function)),
+        None => None,
+    };
+    let journal = journal.transpose().map_err(|error| error.to_string())?;
+    let input = match &args.input {
+        Some(path) => File::open(path).map_err(|error| named(path, &error))?,
+        None => copy_of(io::stdin().as_fd())?,
+    };
+    let output = match &args.output {
+        Some(path) => File::create(path).map_err(|error| named(path, &error))?,
+        None => copy_of(io::stdout().as_fd())?,
+    };
+    let order = if args.ordered {
+        Order::AsGiven
+    } else {
+        Order::AsTheyEnd
+    };
+    let lines = Lines::start(input, journal.as_ref()).map_err(|error| error.to_string())?;
+    let results = Results::start(output, order, journal).map_err(|error| error.to_string())?;
+    Ok((Box::new(lines), Box::new(results)))
+}
+
+fn copy_of(fd: BorrowedFd<'_>) -> Result<File, String> {
+    let owned = fd.try_clone_to_owned();
+    owned.map(File::from).map_err(|error| error.to_string())
+}
+
+/// Serves an executor; the result is the exit status.
+pub fn pool(args: &PoolArgs) -> i32 {
+    let orders = Orders {
+        function: None,
+        call: "one".to_owned(),
+        imports: args.workers.imports.clone(),
+        initializer: None,
+        warm: matches!(args.workers.start, Start::Template),
+    };
+    let client = match users::inherited(args.fd) {
+        Ok(fd) => UnixStream::from(fd),
+        Err(error) => return fail(&format!("--fd {}: {error}", args.fd), WRONG_USE),
+    };
+    in_runtime(async {
+        let mut client = client;
+        let setup = match executor::read_setup(&mut client) {
+            Ok(setup) => setup,
+            Err(error) => return fail(&format!("read the executor's setup: {error}"), OUR_BUG),
+        };
+        let (source, sink) = match executor::open(client) {
+            Ok(ends) => ends,
+            Err(error) => return fail(&error.to_string(), NOT_SET_UP),
+        };
+        let ends = (Box::new(source) as _, Box::new(sink) as _, Some(setup));
+        run(&args.workers, false, orders, ends).await
+    })
+}
+
+async fn run(
+    workers: &Workers,
+    stop_on_error: bool,
+    orders: Orders,
+    (source, sink, setup): (Box<dyn Source>, Box<dyn Sink>, Option<Vec<u8>>),
+) -> i32 {
+    let Some(python) = find(&workers.python) else {
+        let python = workers.python.display();
+        return fail(
+            &format!("--python {python}: there is no such program"),
+            NOT_FOUND,
+        );
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = MemorySpec {
+        ceiling: workers.ceiling,
+        cap: workers.cap,
+        budget: workers.budget,
+        ..MemorySpec::plain()
+    };
+    let pool = PoolSpec {
+        workers: workers
+            .workers
+            .unwrap_or_else(|| u32::try_from(cores).unwrap_or(1)),
+        max_tasks: workers.max_tasks,
+        max_age: workers.max_age,
+        memory,
+        task_timeout: workers.task_timeout,
+        retries: workers.retries,
+        oom_retries: workers.oom_retries,
+        batch: workers.batch.0,
+        stop_on_error,
+    };
+    let directories = config::runtime_dirs(env::vars_os(), users::own_id());
+    let Some(directory) = directories.into_iter().next() else {
+        return fail("there is no directory for the workers' files", NOT_SET_UP);
+    };
+    let name = format!("map-{}", std::process::id());
+    let spec = Spec::for_pool(name, memory, command(python), directory.clone());
+    let parts = Parts {
+        pool,
+        spec,
+        orders,
+        setup,
+        source,
+        sink,
+        directory,
+        say,
+        print,
+    };
+    let driver = match PoolDriver::new(parts) {
+        Ok(driver) => driver,
+        Err(error) => return fail(&format!("take hold of this machine: {error}"), NOT_SET_UP),
+    };
+    match driver.run().await {
+        Ok(tally) => status(tally),
+        // Whoever read the results has enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        Err(error) => fail(&error.to_string(), NOT_SET_UP),
+    }
+}
+
+const fn status(tally: Tally) -> i32 {
+    match tally.over {
+        Over::GaveUp => GAVE_UP,
+        Over::Stopped => match tally.stopped_by {
+            Some(signal) => 128 + signal.0,
+            None => FAILED,
+        },
+        Over::Failed => FAILED,
+        Over::Done if tally.failed > 0 => FAILED,
+        Over::Done => 0,
+    }
+}
+
+fn command(program: PathBuf) -> CommandSpec {
+    CommandSpec {
+        argv: vec![program.clone().into()],
+        program,
+        env: std::collections::BTreeMap::new(),
+        directory: None,
+        user: None,
+    }
+}
+
+fn find(program: &Path) -> Option<PathBuf> {
+    let is_there = |path: &Path| path.is_file().then(|| path.to_owned());
+    if program.components().count() > 1 {
+        return is_there(program);
+    }
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).find_map(|dir| is_there(&dir.join(program)))
+}
+
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "supervise: {}", line.trim_end());
+}
+
+fn print(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}

@@ -1,0 +1,239 @@
+//! The socket of a `supervise.Executor`: tasks come in, what became of them goes out.
+
+use std::{
+    io::{self, Read as _},
+    os::unix::net::UnixStream as Blocking,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use serde_json::json;
+use tokio::net::UnixStream;
+
+use super::{Detail, Failure, Given, Outcome, Sink, Source, Task, Verdict};
+
+/// Length, kind, task.
+const HEAD: usize = 13;
+/// So much is read at a time.
+const CHUNK: usize = 256 << 10;
+/// The client is behind when more than this waits for it.
+const BEHIND: usize = 64 << 20;
+
+/// Reads the setup, the first that a client says.
+///
+/// # Errors
+/// The client said something else, or nothing.
+pub fn read_setup(client: &mut Blocking) -> io::Result<Vec<u8>> {
+    let mut head = [0; HEAD];
+    client.read_exact(&mut head)?;
+    let (length, kind, _) = parse(&head).ok_or_else(garbled)?;
+    if kind != b'I' {
+        return Err(garbled());
+    }
+    let mut body = vec![0; length];
+    client.read_exact(&mut body)?;
+    Ok(body)
+}
+
+fn garbled() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "what the executor says is no frame",
+    )
+}
+
+fn parse(head: &[u8]) -> Option<(usize, u8, u64)> {
+    let length = u32::from_le_bytes(head.get(..4)?.try_into().ok()?);
+    let seq = u64::from_le_bytes(head.get(5..HEAD)?.try_into().ok()?);
+    Some((usize::try_from(length).ok()?, *head.get(4)?, seq))
+}
+
+/// Both ends of the conversation.
+///
+/// # Errors
+/// The socket cannot be waited for.
+pub fn open(client: Blocking) -> io::Result<(Tasks, Answers)> {
+    client.set_nonblocking(true)?;
+    let stream = Rc::new(UnixStream::from_std(client)?);
+    let tasks = Tasks {
+        stream: Rc::clone(&stream),
+        read: Vec::new(),
+        chunk: vec![0; CHUNK],
+    };
+    let answers = Answers {
+        stream,
+        unsent: Vec::new(),
+        credit: 0,
+        broken: false,
+    };
+    Ok((tasks, answers))
+}
+
+/// What the client wants done.
+#[derive(Debug)]
+pub struct Tasks {
+    stream: Rc<UnixStream>,
+    read: Vec<u8>,
+    chunk: Vec<u8>,
+}
+
+impl Tasks {
+    fn take(&mut self, at_most: usize, into: &mut Vec<Given>) -> io::Result<usize> {
+        let mut at = 0;
+        let mut count = 0;
+        while count < at_most {
+            let rest = self.read.get(at..).unwrap_or_default();
+            let Some((length, kind, seq)) = parse(rest) else {
+                break;
+            };
+            let Some(body) = rest.get(HEAD..HEAD + length) else {
+                break;
+            };
+            if kind != b'T' {
+                return Err(garbled());
+            }
+            into.push(Given::Task(Task {
+                seq,
+                id: None,
+                key: None,
+                body: body.into(),
+            }));
+            at += HEAD + length;
+            count += 1;
+        }
+        self.read.drain(..at);
+        Ok(count)
+    }
+}
+
+impl Source for Tasks {
+    fn poll_tasks(
+        &mut self,
+        cx: &mut Context<'_>,
+        at_most: usize,
+        into: &mut Vec<Given>,
+    ) -> Poll<io::Result<bool>> {
+        loop {
+            if self.take(at_most, into)? > 0 {
+                return Poll::Ready(Ok(true));
+            }
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read(&mut self.chunk) {
+                Ok(0) => return Poll::Ready(Ok(false)),
+                Ok(length) => {
+                    let new = self.chunk.get(..length).unwrap_or_default();
+                    self.read.extend_from_slice(new);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub struct Answers {
+    stream: Rc<UnixStream>,
+    unsent: Vec<u8>,
+    credit: usize,
+    broken: bool,
+}
+
+impl Answers {
+    fn write(&mut self, kind: u8, (seq, micros, peak_kib): (u64, u64, u64), body: &[u8]) {
+        let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes();
+        let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        self.unsent.extend_from_slice(&length.to_le_bytes());
+        self.unsent.push(kind);
+        self.unsent.extend_from_slice(&seq.to_le_bytes());
+        self.unsent.extend_from_slice(&small(micros));
+        self.unsent.extend_from_slice(&small(peak_kib));
+        self.unsent.extend_from_slice(body);
+    }
+
+    fn push(&mut self) {
+        let mut sent = 0;
+        while let Some(rest) = self.unsent.get(sent..).filter(|rest| !rest.is_empty()) {
+            match self.stream.try_write(rest) {
+                Ok(length) => sent += length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    self.broken = true;
+                    break;
+                }
+            }
+        }
+        self.unsent.drain(..sent);
+    }
+
+    fn poll_below(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<()>> {
+        loop {
+            self.push();
+            if self.broken {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            if self.unsent.len() <= limit {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.stream.poll_write_ready(cx))?;
+        }
+    }
+}
+
+impl Sink for Answers {
+    fn put(&mut self, outcome: Outcome) {
+        let peak = outcome.peak.map_or(0, |peak| peak.get() / 1024);
+        let figures = (outcome.seq, outcome.micros, peak);
+        match outcome.verdict {
+            Verdict::Done(body) => self.write(b'K', figures, &body),
+            Verdict::Failed(Failure {
+                cause,
+                detail: Detail::Raised(body),
+                ..
+            }) => {
+                let kind = if cause == "unserializable" {
+                    b'U'
+                } else {
+                    b'E'
+                };
+                self.write(kind, figures, &body);
+            }
+            Verdict::Failed(failure) => {
+                let Detail::Told(message) = &failure.detail else {
+                    return;
+                };
+                let words = json!({
+                    "cause": failure.cause,
+                    "message": message,
+                    "attempts": failure.attempts,
+                    "peak": outcome.peak.map(crate::units::Bytes::get),
+                });
+                self.write(b'D', figures, words.to_string().as_bytes());
+            }
+        }
+    }
+
+    fn credit(&mut self, tasks: usize) {
+        if tasks != self.credit {
+            self.credit = tasks;
+            self.write(b'W', (tasks as u64, 0, 0), &[]);
+        }
+    }
+
+    fn give_up(&mut self, words: &[u8]) {
+        self.write(b'X', (0, 0, 0), words);
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_below(cx, BEHIND)
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_below(cx, 0)
+    }
+
+    fn flush(&mut self) {
+        self.push();
+    }
+}

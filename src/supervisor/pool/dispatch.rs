@@ -1,0 +1,291 @@
+//! Who gets which task, and who is forked for it.
+
+use super::{
+    Next, Phase, Pool,
+    event::{Action, How, Over, Seq, SlotId},
+    worker::{Nest, Stage, Ticket, Worker},
+};
+use crate::units::{Bytes, Timestamp, WorkerId};
+
+/// A worker's window holds about as many tasks as fit into this; more would only delay results.
+const WINDOW_MICROS: f64 = 1000.0;
+const WINDOW_MAX: f64 = 64.0;
+/// The weight of a new time in the mean.
+const FRESH: f64 = 0.05;
+
+impl Pool {
+    /// Sends what can be sent, forks who is missing, and ends what is over.
+    pub(super) fn dispatch(&mut self, now: Timestamp) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let slots: Vec<SlotId> = self.slots.keys().copied().collect();
+        for &slot in &slots {
+            self.fill(now, slot);
+        }
+        for &slot in &slots {
+            self.staff(now, slot);
+        }
+        self.retire_for_alone(now);
+        self.end_if_done();
+    }
+
+    /// How many tasks are under way at a worker at a time.
+    pub(super) fn window(&self) -> usize {
+        if let Some(batch) = self.spec.batch {
+            return usize::try_from(batch.max(1)).unwrap_or(usize::MAX);
+        }
+        let Some(mean) = self.mean_micros else {
+            return 1;
+        };
+        let fit = (WINDOW_MICROS / mean.max(1.0)).clamp(1.0, WINDOW_MAX);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between 1 and 64"
+        )]
+        let fit = fit as usize;
+        fit
+    }
+
+    fn fill(&mut self, now: Timestamp, slot: SlotId) {
+        if self.slots.get(&slot).is_none_or(|slot| slot.suspended) {
+            return;
+        }
+        let Some(id) = self.server_of(slot) else {
+            return;
+        };
+        let under_way = self.under_way();
+        let slots = self.slots.len().max(1);
+        let share = self.queue.len().saturating_add(under_way).div_ceil(slots);
+        let window = self.window().min(share.max(1));
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        // Refilled when half of it is free, so that frames travel together.
+        if worker.alone || (window > 1 && worker.window.len() > window / 2) {
+            return;
+        }
+        while let Some(ticket) = self.next_for(id, window) {
+            self.send(now, id, ticket);
+        }
+    }
+
+    /// The worker of this slot that takes tasks.
+    fn server_of(&self, slot: SlotId) -> Option<WorkerId> {
+        self.workers
+            .iter()
+            .find(|(_, worker)| worker.slot == slot && worker.stage == Stage::Serves)
+            .filter(|(_, worker)| {
+                // It has the slot to itself: the one before it has finished.
+                !self.workers.values().any(|other| {
+                    other.slot == slot
+                        && other.asked < worker.asked
+                        && other.stage == Stage::Retires
+                        && !other.window.is_empty()
+                })
+            })
+            .map(|(id, _)| *id)
+    }
+
+    fn next_for(&mut self, id: WorkerId, window: usize) -> Option<Ticket> {
+        let worker = self.workers.get(&id)?;
+        let left = self
+            .spec
+            .max_tasks
+            .map_or(u64::MAX, |max| max.saturating_sub(worker.sent));
+        if worker.alone || left == 0 || worker.window.len() >= window {
+            return None;
+        }
+        if worker.is_fresh()
+            && let Some(ticket) = self.alone.pop_front()
+        {
+            if let Some(worker) = self.workers.get_mut(&id) {
+                worker.alone = true;
+            }
+            return Some(ticket);
+        }
+        let slot = worker.slot;
+        let starts = worker.window.is_empty();
+        let key = self.queue.front()?.key;
+        if starts && !self.fits(slot, key) {
+            return None;
+        }
+        self.queue.pop_front()
+    }
+
+    fn send(&mut self, now: Timestamp, id: WorkerId, ticket: Ticket) {
+        let max = self.spec.max_tasks;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if worker.window.is_empty() {
+            worker.front_since = now;
+        }
+        worker.window.push_back(ticket);
+        worker.sent = worker.sent.saturating_add(1);
+        self.actions.push_back(Action::Send(id, ticket.seq));
+        if max.is_some_and(|max| worker.sent >= max) {
+            self.retire(now, id);
+        }
+    }
+
+    /// It finishes what it has. The next one is forked meanwhile.
+    pub(super) fn retire(&mut self, now: Timestamp, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if worker.stage != Stage::Serves {
+            return;
+        }
+        worker.stage = Stage::Retires;
+        worker.since = now;
+        self.dispatch = true;
+        // It may go when it has done what it was given: it reads the one after the other.
+        self.actions.push_back(Action::Quit(id));
+        if worker.window.is_empty() {
+            worker.stage = Stage::Leaves;
+        }
+    }
+
+    /// Forks a worker where there is none to come, and a nest where there is none.
+    fn staff(&mut self, now: Timestamp, slot: SlotId) {
+        let idle = self.queue.is_empty() && self.alone.is_empty();
+        if self.stop.is_some() || (self.source_ended && idle) {
+            return;
+        }
+        let Some(place) = self.slots.get_mut(&slot) else {
+            return;
+        };
+        match place.nest {
+            Nest::None => {
+                place.nest = Nest::Asked;
+                let cap = self.limits.cap.bytes;
+                self.actions.push_back(Action::RaiseNest(slot, cap));
+            }
+            Nest::Up => {
+                let its = self.workers.values().filter(|worker| worker.slot == slot);
+                let coming = |worker: &Worker| matches!(worker.stage, Stage::Boots | Stage::Serves);
+                let (coming, going) = its.fold((0_u32, 0_u32), |(here, gone), worker| {
+                    if coming(worker) {
+                        (here + 1, gone)
+                    } else {
+                        (here, gone + 1)
+                    }
+                });
+                // One that goes and one that comes; a third would wait for nothing.
+                if coming == 0 && going < 2 {
+                    let worker = self.next_worker;
+                    self.next_worker = worker.next();
+                    self.workers.insert(worker, Worker::new(slot, now));
+                    self.actions.push_back(Action::Fork(slot, worker));
+                }
+            }
+            Nest::Asked | Nest::Doomed => {}
+        }
+    }
+
+    /// A task that is to be tried alone needs a fresh worker: one that idles makes room for it.
+    fn retire_for_alone(&mut self, now: Timestamp) {
+        if self.alone.is_empty() {
+            return;
+        }
+        let coming = self
+            .workers
+            .values()
+            .any(|worker| worker.stage == Stage::Boots || worker.is_fresh());
+        if coming {
+            return;
+        }
+        let serving = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.stage == Stage::Serves)
+            .min_by_key(|(_, worker)| worker.window.len())
+            .map(|(id, _)| *id);
+        if let Some(id) = serving {
+            self.retire(now, id);
+            let slot = self.workers.get(&id).map(|worker| worker.slot);
+            if let Some(slot) = slot {
+                self.staff(now, slot);
+            }
+        }
+    }
+
+    fn end_if_done(&mut self) {
+        let idle = self.queue.is_empty() && self.alone.is_empty() && self.under_way() == 0;
+        let over = match self.stop {
+            Some(over) => Some(over),
+            None if self.source_ended => Some(Over::Done),
+            None => None,
+        };
+        if let Some(over) = over
+            && idle
+            && self.phase == Phase::Running
+        {
+            // Workers get their exit handlers: whoever can end by itself does.
+            let left: Vec<_> = self.workers.keys().copied().collect();
+            for id in left {
+                let told = self.workers.get_mut(&id).is_some_and(|worker| {
+                    let serves = worker.stage == Stage::Serves;
+                    if serves {
+                        worker.stage = Stage::Leaves;
+                    }
+                    serves
+                });
+                if told {
+                    self.actions.push_back(Action::Quit(id));
+                }
+            }
+            self.phase = Phase::Clearing(Next::End(over));
+            self.actions.push_back(Action::EndTemplate);
+        }
+    }
+
+    /// A worker has said how a task went.
+    pub(super) fn on_ended(
+        &mut self,
+        now: Timestamp,
+        (id, seq): (WorkerId, Seq),
+        how: How,
+        micros: u32,
+        peak: Bytes,
+    ) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        // RACE: what a worker says of a task that is not its own is what its task has written into
+        // our socket. Nobody's result is taken from it.
+        if worker.window.front().is_none_or(|front| front.seq != seq) {
+            return;
+        }
+        let Some(mut ticket) = worker.window.pop_front() else {
+            return;
+        };
+        worker.front_since = now;
+        worker.alone = false;
+        if worker.window.is_empty() && worker.stage == Stage::Retires {
+            worker.stage = Stage::Leaves;
+            worker.since = now;
+        }
+        let grown = peak.minus(worker.base);
+        self.learn(ticket.key, grown);
+        let time = f64::from(micros);
+        let mean = self.mean_micros.unwrap_or(time);
+        self.mean_micros = Some(mean + (time - mean) * FRESH);
+        self.dispatch = true;
+        ticket.failed = ticket.failed.saturating_add(1);
+        if how == How::Raised && ticket.failed <= self.spec.retries && self.stop.is_none() {
+            self.queue.push_front(ticket);
+            return;
+        }
+        self.actions.push_back(Action::Deliver {
+            seq,
+            worker: id,
+            attempts: ticket.attempts(),
+        });
+        if how != How::Returned && self.spec.stop_on_error {
+            self.stop(Over::Failed);
+        }
+    }
+}

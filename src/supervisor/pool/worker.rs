@@ -1,0 +1,126 @@
+//! One worker of a pool, and the tasks at its hands.
+
+use std::collections::VecDeque;
+
+use super::event::{Seq, SlotId};
+use crate::units::{Bytes, Timestamp};
+
+/// A task on its way: what is remembered of it until its result is delivered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Ticket {
+    pub(super) seq: Seq,
+    pub(super) key: u32,
+    /// So often it failed, or its worker with it.
+    pub(super) failed: u32,
+    /// So often its worker met its cap.
+    pub(super) ooms: u32,
+    /// So often it was finished and its result lost with its worker, or its worker was killed for
+    /// the budget.
+    pub(super) lost: u32,
+}
+
+impl Ticket {
+    pub(super) const fn new(seq: Seq, key: u32) -> Self {
+        Self {
+            seq,
+            key,
+            failed: 0,
+            ooms: 0,
+            lost: 0,
+        }
+    }
+
+    /// So often it was begun, the attempt that is just over included.
+    pub(super) const fn attempts(&self) -> u32 {
+        self.failed
+            .saturating_add(self.ooms)
+            .saturating_add(self.lost)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Stage {
+    /// Asked for, or starting.
+    Boots,
+    /// Takes tasks.
+    Serves,
+    /// Finishes what it has, and goes.
+    Retires,
+    /// Was told to go.
+    Leaves,
+}
+
+/// Why we have killed it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Killed {
+    Timeout,
+    Budget,
+    /// It did not go when it was told to.
+    Late,
+}
+
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) slot: SlotId,
+    pub(super) stage: Stage,
+    pub(super) asked: Timestamp,
+    /// In the order in which they are begun.
+    pub(super) window: VecDeque<Ticket>,
+    /// The first of the window was begun then, at the latest.
+    pub(super) front_since: Timestamp,
+    pub(super) sent: u64,
+    pub(super) killed: Option<Killed>,
+    pub(super) could_not_start: bool,
+    pub(super) base: Bytes,
+    /// What came before it in the window had its own memory.
+    pub(super) alone: bool,
+    /// Since it retires or leaves.
+    pub(super) since: Timestamp,
+}
+
+impl Worker {
+    pub(super) const fn new(slot: SlotId, now: Timestamp) -> Self {
+        Self {
+            slot,
+            stage: Stage::Boots,
+            asked: now,
+            window: VecDeque::new(),
+            front_since: now,
+            sent: 0,
+            killed: None,
+            could_not_start: false,
+            base: Bytes::ZERO,
+            alone: false,
+            since: now,
+        }
+    }
+
+    pub(super) fn is_fresh(&self) -> bool {
+        self.sent == 0 && self.window.is_empty()
+    }
+
+    /// It is no more expected to answer.
+    pub(super) const fn is_doomed(&self) -> bool {
+        self.killed.is_some()
+    }
+}
+
+/// A slot, and who is in it.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) nest: Nest,
+    pub(super) memory: Bytes,
+    pub(super) look_at: Timestamp,
+    pub(super) looking: bool,
+    pub(super) suspended: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Nest {
+    #[default]
+    None,
+    Asked,
+    Up,
+    /// Was killed, its end is awaited.
+    Doomed,
+}
