@@ -45,15 +45,34 @@ const STACKS_FROM: f64 = 0.4;
 const STACKS_EVERY: f64 = 0.1;
 
 /// How far up the ladder a worker over its ceiling has come (DESIGN §6).
+///
+/// RACE: a worker is the fattest when all together are close to their budget, and says why; while
+/// it does, it passes its own ceiling. Saying why is the upper rung, but it has not stood on the
+/// lower one: it collects garbage then, and may stay.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) enum Rung {
-    /// Nothing was tried yet.
-    #[default]
-    Ground,
+pub(super) struct Rung {
     /// Collecting garbage was not enough.
-    Collected,
+    pub(super) collected: bool,
     /// It has said why.
-    Reported,
+    pub(super) reported: bool,
+}
+
+/// What is to be tried next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Step {
+    Collect,
+    Report,
+}
+
+impl Rung {
+    /// The next step of those that may be tried; `None`: it is at the top.
+    const fn next(self, may_collect: bool, may_report: bool) -> Option<Step> {
+        match (self.collected, self.reported) {
+            (false, _) if may_collect => Some(Step::Collect),
+            (_, false) if may_report => Some(Step::Report),
+            _ => None,
+        }
+    }
 }
 
 /// A question that is with a worker.
@@ -100,7 +119,7 @@ impl Asked {
             agent: Agent::Unknown,
             find_at: seen.later(FIND_FIRST),
             asking: None,
-            rung: Rung::Ground,
+            rung: Rung::default(),
             rescues: 0,
             rescued_at: None,
             report: None,
@@ -212,17 +231,13 @@ impl Supervisor {
         if !worker.asked.is_loaded() || hurry {
             return true;
         }
-        match worker.asked.rung {
-            Rung::Ground if due.cause == Cause::Ceiling && self.may_collect(now) => {
-                self.ask(now, due.worker, What::Collect, AgentAsk::Collect);
-                false
-            }
-            Rung::Ground | Rung::Collected if self.may_report(now) => {
-                self.ask_report(now, due.worker, due.cause, left);
-                false
-            }
-            Rung::Ground | Rung::Collected | Rung::Reported => true,
+        let may_collect = due.cause == Cause::Ceiling && self.may_collect(now);
+        match worker.asked.rung.next(may_collect, self.may_report(now)) {
+            Some(Step::Collect) => self.ask(now, due.worker, What::Collect, AgentAsk::Collect),
+            Some(Step::Report) => self.ask_report(now, due.worker, due.cause, left),
+            None => return true,
         }
+        false
     }
 
     /// Collecting garbage has not failed yet, or helped the last time, as far as workers can be
@@ -313,12 +328,12 @@ impl Supervisor {
         let lasted = lasted.is_none_or(|at| now.since(at) >= RESCUE_LASTS);
         self.replan = true;
         if !below || !lasted {
-            worker.asked.rung = Rung::Collected;
+            worker.asked.rung.collected = true;
             self.memo.futile = self.memo.futile.saturating_add(1);
             self.memo.collect_after = now.later(FUTILE_PAUSE);
             return;
         }
-        worker.asked.rung = Rung::Ground;
+        worker.asked.rung = Rung::default();
         worker.asked.rescued_at = Some(now);
         worker.asked.rescues = worker.asked.rescues.saturating_add(1);
         worker.told_due = None;
@@ -349,7 +364,7 @@ impl Supervisor {
         };
         match asking.what {
             What::Collect => {
-                worker.asked.rung = Rung::Collected;
+                worker.asked.rung.collected = true;
                 self.memo.futile = self.memo.futile.saturating_add(1);
                 self.memo.collect_after = now.later(FUTILE_PAUSE);
             }
@@ -364,12 +379,36 @@ impl Supervisor {
             }
             What::Report { cause, .. } => {
                 if cause != Cause::Request {
-                    worker.asked.rung = Rung::Reported;
+                    worker.asked.rung.reported = true;
                 }
                 let requests = std::mem::take(&mut worker.asked.requests);
                 self.answer_reports(requests, &Answer::Refused(why.to_owned()));
             }
         }
         self.mind_requests(now, id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_said_why_for_the_budget_collects_for_its_ceiling() {
+        let mut rung = Rung::default();
+        assert_eq!(rung.next(false, true), Some(Step::Report));
+        rung.reported = true;
+        assert_eq!(rung.next(false, true), None);
+        assert_eq!(rung.next(true, true), Some(Step::Collect));
+        rung.collected = true;
+        assert_eq!(rung.next(true, true), None);
+    }
+
+    #[test]
+    fn garbage_comes_first() {
+        let mut rung = Rung::default();
+        assert_eq!(rung.next(true, true), Some(Step::Collect));
+        rung.collected = true;
+        assert_eq!(rung.next(true, true), Some(Step::Report));
     }
 }

@@ -146,7 +146,7 @@ impl Supervisor {
         } else {
             // One that was rescued and says why is not on the ladder: next time it collects again.
             if worker.memory.strikes() > 0 {
-                worker.asked.rung = Rung::Reported;
+                worker.asked.rung.reported = true;
             }
             self.memo.report_after = now.later(REPORT_PAUSE);
             self.mind_requests(now, id);
@@ -188,7 +188,7 @@ impl Supervisor {
             return;
         };
         let near = memory >= cap.scaled(JOB_REPORTS_AT);
-        let first = worker.asked.report.is_none() && worker.asked.rung == Rung::Ground;
+        let first = worker.asked.report.is_none() && worker.asked.rung == Rung::default();
         if job && near && report && first && worker.asked.is_loaded() {
             let free = worker.asked.asking.is_none();
             let left = worker.memory.time_to(cap);

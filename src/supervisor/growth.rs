@@ -8,6 +8,8 @@ use crate::units::{Bytes, Timestamp};
 const POINTS_MAX: usize = 32;
 /// Growth is recent for so long.
 const RECENT: Duration = Duration::from_millis(250);
+/// Points are kept at least so far apart.
+const APART: Duration = Duration::from_millis(31);
 /// How far back the slope reaches.
 pub(super) const SLOPE_WINDOW: Duration = Duration::from_secs(60);
 
@@ -16,17 +18,25 @@ pub(super) const SLOPE_WINDOW: Duration = Duration::from_secs(60);
 pub(super) struct Growth {
     /// Oldest first; never longer than `POINTS_MAX`.
     points: VecDeque<(Timestamp, Bytes)>,
+    /// The growth between the last two looks, bytes a second, whether both are kept or not.
+    step: f64,
 }
 
 impl Growth {
     pub(super) const fn new() -> Self {
         Self {
             points: VecDeque::new(),
+            step: 0.0,
         }
     }
 
-    /// Points are kept at least a thirty-second of the window apart, unless the worker is young or
-    /// grows so fast that the window is short.
+    /// All points are thinned when there are too many, so they are ever further apart.
+    ///
+    /// RACE: a worker nears its ceiling so fast that it is looked at every half a millisecond, and
+    /// stops growing just below it. Were all those looks kept, they would reach back no more than
+    /// 40 ms, and before them would be a gap, up to the first point of all: its growth since then
+    /// would be taken for that of the last quarter of a second, and it would go on being looked at
+    /// as often for a minute. So the newest point takes the place of one too close before it.
     pub(super) fn note(&mut self, at: Timestamp, value: Bytes) {
         while self
             .points
@@ -34,6 +44,14 @@ impl Growth {
             .is_some_and(|(old, _)| at.since(*old) > SLOPE_WINDOW)
         {
             self.points.pop_front();
+        }
+        let latest = self.points.back();
+        self.step = latest.map_or(0.0, |latest| slope(*latest, (at, value)));
+        let mut newest = self.points.iter().rev();
+        if let (Some((last, _)), Some((before, _))) = (newest.next(), newest.next())
+            && last.since(*before) < APART
+        {
+            self.points.pop_back();
         }
         if self.points.len() >= POINTS_MAX {
             let mut keep = false;
@@ -48,6 +66,7 @@ impl Growth {
     /// What was before has nothing to say about what comes.
     pub(super) fn forget(&mut self) {
         self.points.clear();
+        self.step = 0.0;
     }
 
     /// From the first point that is remembered to `at`.
@@ -94,24 +113,59 @@ impl Growth {
     /// steps. Not the slope over the window: a worker that has stopped growing just below its
     /// ceiling would be looked at a thousand times a second for as long as that remembers.
     pub(super) fn recent(&self) -> f64 {
-        let Some((to, high)) = self.points.back() else {
+        let Some(latest) = self.points.back() else {
             return 0.0;
         };
-        let slope = |from: &Timestamp, low: &Bytes| {
-            let elapsed = to.since(*from).as_secs_f64();
-            if elapsed > 0.0 {
-                high.minus(*low).as_f64() / elapsed
-            } else {
-                0.0
-            }
-        };
-        let mut earlier = self.points.iter().rev().skip(1);
-        let Some((from, low)) = earlier.next() else {
-            return 0.0;
-        };
-        let step = slope(from, low);
-        let lately = self.points.iter().rev();
-        let lately = lately.skip(1).find(|(at, _)| to.since(*at) >= RECENT);
-        step.max(lately.map_or(0.0, |(from, low)| slope(from, low)))
+        let mut lately = self.points.iter().rev().skip(1);
+        let lately = lately.find(|(at, _)| latest.0.since(*at) >= RECENT);
+        let lately = lately.map_or(0.0, |from| slope(*from, *latest));
+        self.step.max(lately)
+    }
+}
+
+/// Growth in bytes a second from one point to another.
+fn slope((from, low): (Timestamp, Bytes), (to, high): (Timestamp, Bytes)) -> f64 {
+    let elapsed = to.since(from).as_secs_f64();
+    if elapsed > 0.0 {
+        high.minus(low).as_f64() / elapsed
+    } else {
+        0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(micros: u64) -> Timestamp {
+        Timestamp::default().later(Duration::from_micros(micros))
+    }
+
+    /// Boots to 200 MiB in a second, then looks come every half a millisecond.
+    fn booted(millis: u64) -> Growth {
+        let mut growth = Growth::new();
+        for tenth in 0..=10 {
+            growth.note(at(tenth * 100_000), Bytes::mib(tenth * 20));
+        }
+        for look in 1..=millis * 2 {
+            growth.note(at(1_000_000 + look * 500), Bytes::mib(200));
+        }
+        growth
+    }
+
+    #[test]
+    fn what_grows_no_more_is_forgotten_however_often_one_looks() {
+        assert!(booted(200).recent() > 0.0);
+        assert!(booted(400).recent() <= 0.0);
+        assert!(booted(2000).recent() <= 0.0);
+        assert!(booted(2000).slope().is_some());
+    }
+
+    #[test]
+    fn a_runaway_is_seen_one_look_after_it_began() {
+        let mut growth = booted(2000);
+        growth.note(at(3_000_500), Bytes::mib(201));
+        let mib_per_second = growth.recent() / Bytes::mib(1).as_f64();
+        assert!((mib_per_second - 2000.0).abs() < 1.0, "{mib_per_second}");
     }
 }

@@ -22,6 +22,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 const SETTLED_FIRST: Duration = Duration::from_secs(1);
 /// A server that was asked for one more and has not forked by then was not able to.
 const RAISE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Two like signals within so long may reach it as one: it sleeps up to 0.1 s after each fork.
+const MERGES: Duration = Duration::from_millis(200);
 /// It is not asked again before then.
 const RAISE_PAUSE: Duration = Duration::from_secs(30);
 
@@ -32,6 +34,8 @@ pub(super) struct Spare {
     raised: Option<Timestamp>,
     /// The server has forked the spare: it is there, whatever becomes of it.
     forked: bool,
+    /// The spare was given back then.
+    lowered: Option<Timestamp>,
     /// The last change in the set of workers or in a worker's state.
     changed: Timestamp,
     /// What is there since then has been taken for what is wanted.
@@ -65,6 +69,7 @@ impl Spare {
             wanted: None,
             raised: None,
             forked: false,
+            lowered: None,
             changed: now,
             observed: true,
             unsettled: false,
@@ -121,11 +126,17 @@ impl Spare {
     /// A reload sets the number back to the configured one.
     pub(super) const fn on_reload(&mut self, now: Timestamp) {
         self.raised = None;
+        self.lowered = None;
         self.unsettle(now);
     }
 
     /// The operator asked for one more or one fewer. What comes of it is observed; a spare stays
     /// ours meanwhile.
+    ///
+    /// RACE: we give the spare back, and in the same moment the operator asks for one fewer. A
+    /// signal that is pending is not pending twice (signal(7)): the server may hear of one of
+    /// them. So the spare is held for still there; if it is not, that is observed. Two for one
+    /// more need nothing: the one that comes of them is observed as the operator's.
     pub(super) fn on_wish(&mut self, now: Timestamp, more: bool) {
         self.wanted = self.wanted.map(|wanted| {
             if more {
@@ -134,6 +145,11 @@ impl Spare {
                 wanted.saturating_sub(1).max(1)
             }
         });
+        let merges = self.lowered.filter(|at| !more && now.since(*at) < MERGES);
+        if self.raised.is_none() && merges.is_some() {
+            self.raised = merges;
+            self.forked = true;
+        }
         self.unsettle(now);
     }
 
@@ -145,6 +161,7 @@ impl Spare {
 
     pub(super) const fn on_lower(&mut self, now: Timestamp) {
         self.raised = None;
+        self.lowered = Some(now);
         self.on_change(now);
     }
 
@@ -296,6 +313,35 @@ mod tests {
         spare.on_change(at(20));
         assert!(spare.observe(at(22), ready(3), PATIENCE));
         assert_eq!(spare.wanted(), Some(3));
+    }
+
+    /// Four and a spare; it is given back just as an operator asks for one fewer.
+    fn lowered_twice(apart: Duration) -> Spare {
+        let mut spare = four();
+        spare.on_raise(at(10));
+        assert!(!spare.observe(at(11), ready(5), PATIENCE));
+        spare.on_lower(at(20));
+        spare.on_wish(at(20).later(apart), false);
+        spare.on_change(at(21));
+        spare
+    }
+
+    #[test]
+    fn two_for_one_fewer_that_merge_leave_the_spare_to_be_given_back() {
+        let mut spare = lowered_twice(Duration::from_millis(2));
+        assert!(spare.observe(at(23), ready(4), PATIENCE));
+        assert!(spare.raised().is_some() && spare.is_calm());
+        assert_eq!(spare.wanted(), Some(3));
+    }
+
+    #[test]
+    fn two_for_one_fewer_that_both_arrive_leave_no_spare() {
+        let mut spare = lowered_twice(Duration::from_millis(2));
+        assert!(spare.observe(at(23), ready(3), PATIENCE));
+        assert_eq!((spare.wanted(), spare.raised()), (Some(3), None));
+        let mut apart = lowered_twice(MERGES);
+        assert!(apart.observe(at(23), ready(4), PATIENCE));
+        assert_eq!((apart.wanted(), apart.raised()), (Some(4), None));
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Supervisor {
             self.replan = true;
         } else if let Some(worker) = self.workers.get_mut(&id) {
             // What was tried at the ceiling once may help there again.
-            worker.asked.rung = Rung::Ground;
+            worker.asked.rung = Rung::default();
         }
         if sample.exact.is_some() {
             self.mind_cap(id);

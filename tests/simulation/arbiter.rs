@@ -21,6 +21,8 @@ pub(crate) struct Arbiter {
     /// Oldest first; with those that drain.
     pub(crate) children: Vec<i32>,
     signals: VecDeque<Signal>,
+    /// So many for one worker fewer came while one was pending, and were lost in it.
+    pub(crate) merged: u32,
     /// Asleep after a fork: nothing is done before then.
     asleep: Timestamp,
     /// Handlers are installed.
@@ -58,6 +60,7 @@ impl Arbiter {
             target: config,
             children: Vec::new(),
             signals: VecDeque::new(),
+            merged: 0,
             asleep: now,
             booted: false,
             stop: None,
@@ -85,6 +88,8 @@ impl Arbiter {
         let ends = matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT);
         if self.signals.len() < QUEUE_MAX && (ends || self.signals.back() != Some(&signal)) {
             self.signals.push_back(signal);
+        } else if signal == Signal::TTOU {
+            self.merged += 1;
         }
         self.booted
     }

@@ -23,6 +23,8 @@ use crate::{
 pub(super) struct NeverShrinks {
     /// Raised by us and not lowered again, in this run.
     raised: u32,
+    /// Asked for one fewer once more, where the first had merged with an operator's.
+    again: u32,
 }
 
 impl Checker for NeverShrinks {
@@ -30,20 +32,27 @@ impl Checker for NeverShrinks {
         "never-shrinks"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, _: &World) -> Result<(), String> {
+    fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
         let started = turn
             .actions
             .iter()
             .any(|one| matches!(one, Action::Start { .. }));
         if started || turn.by_operator() == Some(Signal::HUP) {
-            self.raised = 0;
+            (self.raised, self.again) = (0, 0);
         }
         if !books.is_server() {
             return Ok(());
         }
+        let merged = match &world.command {
+            Some(Command::Server(arbiter)) => arbiter.merged,
+            Some(Command::Single { .. }) | None => 0,
+        };
         for signal in turn.own_signals() {
             if signal == Signal::TTIN {
                 self.raised += 1;
+            } else if signal == Signal::TTOU && self.raised == 0 && self.again < merged {
+                // Two were sent and one arrived: the other is still due.
+                self.again += 1;
             } else if signal == Signal::TTOU {
                 self.raised = self.raised.checked_sub(1).ok_or(
                     "the server was asked for one fewer, and not for one more before".to_owned(),
