@@ -203,17 +203,11 @@ pub fn map(args: &MapArgs) -> i32 {
         warm: matches!(args.workers.start, Start::Template),
     };
     in_runtime(async {
-        let (source, sink) = match ends(args) {
+        let ends = match ends(args) {
             Ok(ends) => ends,
             Err(message) => return fail(&message, NOT_SET_UP),
         };
-        run(
-            &args.workers,
-            args.stop_on_error,
-            orders,
-            (source, sink, None),
-        )
-        .await
+        run(&args.workers, args.stop_on_error, orders, (ends, None)).await
     })
 }
 
@@ -274,8 +268,8 @@ pub fn pool(args: &PoolArgs) -> i32 {
             Ok(ends) => ends,
             Err(error) => return fail(&error.to_string(), NOT_SET_UP),
         };
-        let ends = (Box::new(source) as _, Box::new(sink) as _, Some(setup));
-        run(&args.workers, false, orders, ends).await
+        let ends: Ends = (Box::new(source), Box::new(sink));
+        run(&args.workers, false, orders, (ends, Some(setup))).await
     })
 }
 
@@ -283,7 +277,7 @@ async fn run(
     workers: &Workers,
     stop_on_error: bool,
     orders: Orders,
-    (source, sink, setup): (Box<dyn Source>, Box<dyn Sink>, Option<Vec<u8>>),
+    ((source, sink), setup): (Ends, Option<Vec<u8>>),
 ) -> i32 {
     let Some(python) = find(&workers.python) else {
         let python = workers.python.display();

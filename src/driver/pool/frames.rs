@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use super::{PoolDriver, ended_in_words};
+use super::PoolDriver;
 use crate::{
     agent::frames::{Frame, Kind, read},
     host::clock,
     queue::{Detail, Failure, Outcome, Verdict},
-    supervisor::pool::event::{Action, Event, Fate, How},
+    supervisor::{
+        event::Ended,
+        pool::event::{Action, Event, Fate, How},
+    },
     units::{Bytes, WorkerId},
 };
 
@@ -138,4 +141,13 @@ pub(super) fn start_failure(words: &[u8]) -> String {
     let text = word("traceback").or_else(|| word("message"));
     let text = text.unwrap_or("it ended before it could say why");
     format!("no worker can be started:\n{}", text.trim_end())
+}
+
+/// How an end is named in a result.
+fn ended_in_words(ended: Ended) -> String {
+    match ended {
+        Ended::Exit(status) => format!("exit:{status}"),
+        Ended::Signal(signal) => format!("signal:{signal}"),
+        Ended::Unseen => "signal:KILL".to_owned(),
+    }
 }

@@ -247,9 +247,7 @@ impl Pool {
         &mut self,
         now: Timestamp,
         (id, seq): (WorkerId, Seq),
-        how: How,
-        micros: u32,
-        peak: Bytes,
+        (how, micros, peak): (How, u32, Bytes),
     ) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;

@@ -11,6 +11,7 @@
 mod deaths;
 mod dispatch;
 pub mod event;
+mod life;
 mod memory;
 pub mod spec;
 mod worker;
@@ -22,13 +23,10 @@ use std::{
 
 use event::{Action, Event, Over, Seq, SlotId};
 use spec::PoolSpec;
-use worker::{Nest, Slot, Stage, Ticket, Worker};
+use worker::{Slot, Stage, Ticket, Worker};
 
 use crate::{
-    supervisor::{
-        limits::{Circumstances, derive},
-        report::Limits,
-    },
+    supervisor::report::Limits,
     units::{Bytes, Timestamp, WorkerId},
 };
 
@@ -136,7 +134,7 @@ impl Pool {
                 how,
                 micros,
                 peak,
-            } => self.on_ended(now, (worker, seq), how, micros, peak),
+            } => self.on_ended(now, (worker, seq), (how, micros, peak)),
             Event::WorkerEnded {
                 worker,
                 ended,
@@ -213,122 +211,6 @@ impl Pool {
             all.filter(|_| !worker.is_doomed()).min()
         });
         running.chain(self.look_deadline()).min()
-    }
-
-    fn on_available(&mut self, available: Bytes) {
-        let here = Circumstances {
-            available,
-            workers: Some(self.spec.workers),
-            job: false,
-        };
-        self.limits = derive(&self.spec.memory, here);
-        self.actions
-            .push_back(Action::Budget(self.limits.budget.bytes));
-        if self.phase == Phase::Idle {
-            self.phase = Phase::Starting;
-            self.actions.push_back(Action::StartTemplate);
-        }
-    }
-
-    fn on_template_ready(&mut self) {
-        if self.phase != Phase::Starting {
-            return;
-        }
-        self.phase = Phase::Running;
-        self.dispatch = true;
-    }
-
-    fn on_template_failed(&mut self) {
-        if matches!(self.phase, Phase::Clearing(_) | Phase::Over) {
-            return;
-        }
-        self.template_failures = self.template_failures.saturating_add(1);
-        // What cannot be imported the first time cannot be imported the second time.
-        let next = if self.phase == Phase::Starting || self.template_failures > STARTS_MAX {
-            Next::End(Over::GaveUp)
-        } else {
-            self.actions.push_back(Action::Warn(
-                "the template has ended, and is started anew with all workers".to_owned(),
-            ));
-            Next::Restart
-        };
-        self.phase = Phase::Clearing(next);
-        self.actions.push_back(Action::EndTemplate);
-    }
-
-    fn on_template_gone(&mut self, now: Timestamp) {
-        let slots: Vec<_> = self.slots.keys().copied().collect();
-        for slot in slots {
-            self.on_nest_gone(now, slot, crate::supervisor::event::Oom::No);
-        }
-        match self.phase {
-            Phase::Clearing(Next::Restart) if self.stop.is_none() => {
-                self.phase = Phase::Starting;
-                self.actions.push_back(Action::StartTemplate);
-            }
-            Phase::Clearing(Next::Restart) => self.end(self.stop.unwrap_or(Over::Stopped)),
-            Phase::Clearing(Next::End(over)) => self.end(over),
-            Phase::Idle | Phase::Starting | Phase::Running | Phase::Over => {}
-        }
-    }
-
-    fn on_nest_up(&mut self, now: Timestamp, slot: SlotId) {
-        if let Some(slot) = self.slots.get_mut(&slot)
-            && slot.nest == Nest::Asked
-        {
-            slot.nest = Nest::Up;
-            slot.suspended = false;
-            slot.memory = Bytes::ZERO;
-            slot.look_at = now;
-            self.dispatch = true;
-        }
-    }
-
-    fn on_ready(&mut self, now: Timestamp, id: WorkerId, base: Bytes) {
-        let Some(worker) = self.workers.get_mut(&id) else {
-            return;
-        };
-        if worker.stage == Stage::Boots {
-            worker.stage = Stage::Serves;
-            worker.base = base;
-            worker.front_since = now;
-            self.deaths = 0;
-            self.starts_failed = 0;
-            self.template_failures = 0;
-            self.dispatch = true;
-        }
-    }
-
-    /// Takes nothing new; what is under way is finished.
-    fn stop(&mut self, over: Over) {
-        if self.stop.is_none() {
-            self.stop = Some(over);
-            self.queue.clear();
-            self.alone.clear();
-            if matches!(self.phase, Phase::Idle) {
-                self.end(over);
-            }
-            self.dispatch = true;
-        }
-    }
-
-    fn end(&mut self, over: Over) {
-        if over == Over::GaveUp {
-            for ticket in std::mem::take(&mut self.queue)
-                .into_iter()
-                .chain(std::mem::take(&mut self.alone))
-            {
-                self.actions.push_back(Action::Fail {
-                    seq: ticket.seq,
-                    worker: None,
-                    cause: event::Fate::StartFailed,
-                    attempts: ticket.attempts(),
-                    peak: None,
-                });
-            }
-        }
-        self.phase = Phase::Over;
-        self.actions.push_back(Action::Over(over));
     }
 
     /// All that follows from the time alone, and from what an event has changed.

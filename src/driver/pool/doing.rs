@@ -1,0 +1,134 @@
+//! What the pool wants done, carried out.
+
+use super::{PoolDriver, frames};
+use crate::{
+    agent::frames as wire,
+    host::clock,
+    queue::{Detail, Failure, Outcome, Verdict},
+    supervisor::{
+        action,
+        pool::event::{Action, Event, Fate, Seq},
+    },
+    units::{Bytes, RunId, Signal, WorkerId},
+};
+
+impl PoolDriver {
+    pub(super) fn perform(&mut self) {
+        while let Some(action) = self.pool.poll_action() {
+            self.carry_out(action);
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, action: Action) {
+        let now = clock::now();
+        match action {
+            Action::StartTemplate => self.start_template(),
+            Action::EndTemplate => {
+                self.send_all();
+                let run = self.run;
+                let kill = action::Action::KillRun { run };
+                self.host.get_mut().carry_out(now, kill);
+            }
+            Action::Budget(budget) => {
+                let budget = action::Action::Budget { budget };
+                self.host.get_mut().carry_out(now, budget);
+            }
+            Action::RaiseNest(slot, cap) => self.host.get_mut().raise_nest(slot.0, cap),
+            Action::Fork(slot, worker) => self.host.get_mut().fork_child(slot.0, worker),
+            Action::Send(worker, seq) => self.send(worker, seq),
+            Action::Quit(worker) => {
+                let to = self.to.entry(worker).or_default();
+                wire::write(to, wire::QUIT, 0, &[]);
+            }
+            Action::KillSlot(slot) => self.host.get_mut().kill_slot(now, slot.0),
+            Action::KillWorker(worker) => self.host.get_ref().kill_child(worker),
+            Action::Suspend(slot) => self.host.get_ref().signal_slot(slot.0, Signal::STOP),
+            Action::Resume(slot) => self.host.get_ref().signal_slot(slot.0, Signal::CONT),
+            Action::Look(slot) => {
+                let memory = self.host.get_mut().slot_memory(now, slot.0);
+                let memory = memory.unwrap_or(Bytes::ZERO);
+                self.own.push_back(Event::Sampled(slot, memory));
+            }
+            // Only what a worker says is delivered, and there it is carried out.
+            Action::Deliver { .. } => {}
+            Action::Fail {
+                seq,
+                worker,
+                cause,
+                attempts,
+                peak,
+            } => self.fail(seq, worker, (cause, attempts, peak)),
+            Action::Warn(text) => (self.parts.say)(&text),
+            Action::Over(over) => self.over = Some(over),
+        }
+    }
+
+    pub(super) fn start_template(&mut self) {
+        self.run = RunId(self.run.0 + 1);
+        let run = self.run;
+        match self.host.get_mut().open_pool() {
+            Ok(fd) => {
+                self.inherited = Some(fd);
+                let argv = self.files.argv(&self.python, &self.parts.orders, fd);
+                let host = self.host.get_mut();
+                host.set_command(argv);
+                let start = action::Action::Start { run, worker: None };
+                host.carry_out(clock::now(), start);
+            }
+            Err(error) => {
+                (self.parts.say)(&format!("open a socket for the template: {error}"));
+                self.own.push_back(Event::TemplateFailed);
+                self.own.push_back(Event::TemplateGone);
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, worker: WorkerId, seq: Seq) {
+        if let Some(task) = self.tasks.get(&seq) {
+            let to = self.to.entry(worker).or_default();
+            wire::write(to, wire::TASK, seq, &task.body);
+        }
+    }
+
+    /// What goes to one worker goes together.
+    pub(super) fn send_all(&mut self) {
+        for (worker, bytes) in std::mem::take(&mut self.to) {
+            self.host.get_mut().send_child(worker, &bytes);
+        }
+    }
+
+    pub(super) fn fail(
+        &mut self,
+        seq: Seq,
+        worker: Option<WorkerId>,
+        (fate, attempts, peak): (Fate, u32, Option<Bytes>),
+    ) {
+        let id = self.tasks.remove(&seq).and_then(|task| task.id);
+        let cap = self.pool.limits().cap.bytes;
+        let (cause, message) = frames::in_words(fate, cap, self.parts.pool.task_timeout);
+        let failure = Failure {
+            cause,
+            attempts,
+            detail: Detail::Told(message),
+        };
+        self.put_failure((seq, id), worker, peak, failure);
+    }
+
+    pub(super) fn put_failure(
+        &mut self,
+        (seq, id): (Seq, Option<Box<str>>),
+        worker: Option<WorkerId>,
+        peak: Option<Bytes>,
+        failure: Failure,
+    ) {
+        self.tally.failed += 1;
+        self.parts.sink.put(Outcome {
+            seq,
+            id,
+            worker,
+            micros: 0,
+            peak,
+            verdict: Verdict::Failed(failure),
+        });
+    }
+}

@@ -1,0 +1,121 @@
+//! What the machine and the pool's processes tell, put into the pool's words.
+
+use super::PoolDriver;
+use crate::{
+    agent::frames as wire,
+    host::{clock, pool::News},
+    supervisor::{
+        action,
+        event::{self as machine, CapMechanism},
+        pool::event::{Event, Over, SlotId},
+    },
+    units::Signal,
+};
+
+impl PoolDriver {
+    pub(super) fn on_machine(&mut self, event: machine::Event) {
+        let event = match event {
+            machine::Event::Available(bytes) => Event::Available(bytes),
+            machine::Event::Machine(found) => {
+                if found.caps == CapMechanism::Rlimit && !self.warned_caps {
+                    self.warned_caps = true;
+                    let why = found.why_not.unwrap_or_default();
+                    (self.parts.say)(&format!("caps are held by RLIMIT_DATA only: {why}"));
+                }
+                return;
+            }
+            machine::Event::WorkerEnded { worker, oom, .. } => {
+                self.host.get_mut().on_nest_gone(worker, oom);
+                return;
+            }
+            machine::Event::Started { .. } => {
+                if let Some(fd) = self.inherited.take() {
+                    self.host.get_mut().close_inherited(fd);
+                }
+                return;
+            }
+            machine::Event::StartFailed { error, .. } => {
+                (self.parts.say)(&error);
+                Event::TemplateFailed
+            }
+            machine::Event::CommandEnded { .. } => {
+                // What it said before it ended is read first.
+                self.host.get_mut().hear_template();
+                while let Some(news) = self.host.get_mut().poll_news() {
+                    self.on_news(news);
+                }
+                Event::TemplateFailed
+            }
+            machine::Event::RunOver { .. } => Event::TemplateGone,
+            machine::Event::Signalled(signal @ (Signal::TERM | Signal::INT)) => {
+                if self.tally.stopped_by.replace(signal).is_some() {
+                    self.over = Some(Over::Stopped);
+                    let run = self.run;
+                    let kill = action::Action::KillRun { run };
+                    self.host.get_mut().carry_out(clock::now(), kill);
+                    return;
+                }
+                (self.parts.say)("finishing what is under way; once more ends it at once");
+                Event::Stop
+            }
+            machine::Event::Failed { what, .. } => {
+                (self.parts.say)(&what);
+                return;
+            }
+            _ => return,
+        };
+        self.hand_in(event);
+    }
+
+    pub(super) fn on_news(&mut self, news: News) {
+        let event = match news {
+            News::TemplateReady(threads) => {
+                if threads > 0 && self.parts.orders.warm {
+                    (self.parts.say)(&format!(
+                        "{threads} threads were started by imports, and do not live on in workers: \
+                         if these need them, use --start fresh"
+                    ));
+                }
+                Event::TemplateReady
+            }
+            News::TemplateFailed(words) => {
+                self.last_words = Some(words);
+                return;
+            }
+            News::NestUp(slot) => Event::NestUp(SlotId(slot)),
+            News::NestGone(slot, oom) => Event::NestGone(SlotId(slot), oom),
+            News::Born(slot, worker) => {
+                if let Some(setup) = &self.parts.setup {
+                    let to = self.to.entry(worker).or_default();
+                    wire::write(to, wire::SETUP, 0, setup);
+                }
+                let slot = SlotId(slot);
+                Event::Born { slot, worker }
+            }
+            News::Said(worker) => {
+                self.hear(worker);
+                return;
+            }
+            News::Ended {
+                worker,
+                ended,
+                oom,
+                peak,
+                begun,
+                finished,
+            } => {
+                self.host.get_mut().forget_child(worker);
+                self.to.remove(&worker);
+                Event::WorkerEnded {
+                    worker,
+                    ended,
+                    oom,
+                    peak,
+                    begun,
+                    finished,
+                }
+            }
+        };
+        self.hand_in(event);
+    }
+}

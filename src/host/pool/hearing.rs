@@ -1,0 +1,230 @@
+//! What the template, the nests and the workers say, and how they end.
+
+use std::{
+    fs::File,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use super::{CHUNK, Nest, News, child::Child, words::hear};
+use crate::{
+    host::{Host, clock, hear::Source, keeper::ended, pidfd::PidFd},
+    supervisor::{
+        action::Action,
+        event::{Effect, Ended, Oom},
+    },
+    units::{Bytes, Signal, WorkerId},
+};
+
+impl Host {
+    pub(in crate::host) fn on_template(&mut self, token: u64) {
+        loop {
+            let Some(pool) = &mut self.pool else { return };
+            let Ok((word, fds)) = hear(&pool.control, &mut pool.buffer) else {
+                return;
+            };
+            if word.is_empty() {
+                // Its end is told by the keeper.
+                self.sources.remove(&token);
+                return;
+            }
+            let text = String::from_utf8_lossy(&word).into_owned();
+            let mut words = text.splitn(3, ' ');
+            match (words.next(), words.next(), words.next()) {
+                (Some("ready"), Some(threads), _) => {
+                    let threads = threads.parse().unwrap_or(0);
+                    pool.news.push_back(News::TemplateReady(threads));
+                }
+                (Some("nest"), Some(slot), Some(pid)) => {
+                    if let (Ok(slot), Ok(pid)) = (slot.parse(), pid.parse()) {
+                        self.hold_nest(slot, pid, fds);
+                    }
+                }
+                (Some("none"), Some(slot), _) => {
+                    if let Ok(slot) = slot.parse() {
+                        pool.news.push_back(News::NestGone(slot, Oom::No));
+                    }
+                }
+                _ => {
+                    let words = word.get(7..).unwrap_or_default().to_vec();
+                    pool.news.push_back(News::TemplateFailed(words));
+                }
+            }
+        }
+    }
+
+    fn hold_nest(&mut self, slot: u32, pid: i32, fds: Vec<OwnedFd>) {
+        let Some(pool) = &mut self.pool else { return };
+        let id = pool.next_nest;
+        pool.next_nest = id.next();
+        let cap = pool.caps.get(&slot).copied().flatten();
+        let Some(socket) = fds.into_iter().next() else {
+            pool.news.push_back(News::NestGone(slot, Oom::No));
+            return;
+        };
+        let _ = fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        let raw = socket.as_raw_fd();
+        pool.nests.insert(slot, Nest { id, socket });
+        let run = self.run.as_ref().map(|run| run.id).unwrap_or_default();
+        self.carry_out(
+            clock::now(),
+            Action::Adopt {
+                run,
+                worker: id,
+                pid,
+                cap,
+            },
+        );
+        if let Err(error) = self.watch_raw(raw, Source::Nest(slot)) {
+            self.fail(format!("hear of slot {slot}: {error}"), None, Effect::Other);
+        }
+        if let Some(pool) = &mut self.pool {
+            pool.news.push_back(News::NestUp(slot));
+        }
+    }
+
+    pub(in crate::host) fn on_nest(&mut self, slot: u32) {
+        loop {
+            let Some(pool) = &mut self.pool else { return };
+            let Some(nest) = pool.nests.get(&slot) else {
+                return;
+            };
+            let Ok((word, fds)) = hear(&nest.socket, &mut pool.buffer) else {
+                return;
+            };
+            if word.is_empty() {
+                // Level-triggered: an end that is not unwatched would wake us for ever.
+                let _ = self.epoll.delete(&nest.socket);
+                return;
+            }
+            let text = String::from_utf8_lossy(&word).into_owned();
+            let words: Vec<&str> = text.split(' ').collect();
+            let number = |at: usize| words.get(at).and_then(|word| word.parse::<i64>().ok());
+            let its = number(1).and_then(|it| u64::try_from(it).ok());
+            let Some(worker) = its.and_then(|it| pool.numbers.get(&it).copied()) else {
+                continue;
+            };
+            match (words.first(), number(2), number(3)) {
+                (Some(&"born"), Some(pid), _) => self.hold_child((slot, worker), pid, fds),
+                (Some(&"ended"), Some(status), Some(peak)) => {
+                    let status = i32::try_from(status).unwrap_or(0);
+                    let peak = Bytes(u64::try_from(peak).unwrap_or(0).saturating_mul(1024));
+                    self.on_child_ended((slot, worker), ended(status), peak);
+                }
+                _ => {
+                    // No fork: it is as if it had ended.
+                    self.end_child(worker, (Ended::Unseen, Oom::No, None));
+                }
+            }
+        }
+    }
+
+    fn hold_child(&mut self, (slot, worker): (u32, WorkerId), pid: i64, fds: Vec<OwnedFd>) {
+        let mut fds = fds.into_iter();
+        let (Some(socket), Some(page)) = (fds.next(), fds.next()) else {
+            return;
+        };
+        let socket = UnixStream::from(socket);
+        let _ = socket.set_nonblocking(true);
+        let token = self.watch(&socket, Source::Child(worker)).ok();
+        // RACE: it may have ended and been buried by now; its number cannot have come round since.
+        let process = i32::try_from(pid)
+            .ok()
+            .and_then(|pid| PidFd::open(pid).ok());
+        let child = Child {
+            slot,
+            process,
+            socket,
+            token,
+            page: File::from(page),
+            said: Vec::new(),
+            unsent: Vec::new(),
+            waits: false,
+        };
+        if let Some(pool) = &mut self.pool {
+            pool.children.insert(worker, child);
+            pool.news.push_back(News::Born(slot, worker));
+        }
+    }
+
+    pub(in crate::host) fn on_child_readable(&mut self, worker: WorkerId, token: u64) {
+        self.push(worker);
+        let Some(pool) = &mut self.pool else { return };
+        let Some(child) = pool.children.get_mut(&worker) else {
+            return;
+        };
+        if !child.read(&mut pool.buffer) {
+            let _ = self.epoll.delete(&child.socket);
+            child.token = None;
+            self.sources.remove(&token);
+        }
+        pool.news.push_back(News::Said(worker));
+    }
+
+    fn on_child_ended(&mut self, (slot, worker): (u32, WorkerId), how: Ended, peak: Bytes) {
+        let nest = self.nest_of(slot);
+        let oom = nest.map_or(Oom::No, |nest| self.oom_of(nest, how));
+        let tracked = nest.and_then(|nest| self.workers.get(&nest));
+        let peak = match oom {
+            Oom::Cap => tracked.and_then(|it| it.group.peak()).or(Some(peak)),
+            Oom::No | Oom::Budget | Oom::Elsewhere => Some(peak),
+        };
+        self.end_child(worker, (how, oom, peak));
+    }
+
+    /// What it has said to its last moment is read before its end is told.
+    fn end_child(&mut self, worker: WorkerId, (ended, oom, peak): (Ended, Oom, Option<Bytes>)) {
+        let Some(pool) = &mut self.pool else { return };
+        pool.numbers.retain(|_, known| *known != worker);
+        let (mut begun, mut finished) = (0, 0);
+        if let Some(child) = pool.children.get_mut(&worker) {
+            while child.read(&mut pool.buffer) && child.said.len() > 4 * CHUNK {}
+            (begun, finished) = child.progress();
+            if !child.said.is_empty() {
+                pool.news.push_back(News::Said(worker));
+            }
+        }
+        pool.news.push_back(News::Ended {
+            worker,
+            ended,
+            oom,
+            peak,
+            begun,
+            finished,
+        });
+    }
+
+    /// A nest has ended: nobody in its group is to live on.
+    pub fn on_nest_gone(&mut self, id: WorkerId, oom: Oom) {
+        let Some(pool) = &mut self.pool else { return };
+        let slot = pool
+            .nests
+            .iter()
+            .find(|(_, nest)| nest.id == id)
+            .map(|(slot, _)| *slot);
+        let Some(slot) = slot else { return };
+        // Its last words come before its end.
+        self.on_nest(slot);
+        let Some(pool) = &mut self.pool else { return };
+        let left: Vec<WorkerId> = pool
+            .children
+            .iter()
+            .filter(|(_, child)| child.slot == slot)
+            .map(|(worker, _)| *worker)
+            .filter(|worker| pool.numbers.values().any(|known| known == worker))
+            .collect();
+        for worker in left {
+            self.kill_child(worker);
+            self.end_child(worker, (Ended::Signal(Signal::KILL), oom, None));
+        }
+        let Some(pool) = &mut self.pool else { return };
+        pool.nests.remove(&slot);
+        self.sources
+            .retain(|_, source| *source != Source::Nest(slot));
+        pool.news.push_back(News::NestGone(slot, oom));
+    }
+}

@@ -1,0 +1,273 @@
+//! The processes of a pool: the template's and the nests' words, the workers' sockets and pages.
+//!
+//! A nest is tracked as a worker of a server is: it has its group, its cap, its descriptor. What it
+//! forks is born in its group.
+
+mod child;
+mod hearing;
+mod words;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io::{self, Write as _},
+    os::fd::{IntoRawFd as _, OwnedFd, RawFd},
+};
+
+use nix::{
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
+    sys::{
+        epoll::{EpollEvent, EpollFlags},
+        socket::{AddressFamily, SockFlag, SockType, socketpair},
+    },
+};
+
+use super::{Host, hear::Source};
+use crate::{
+    supervisor::event::{Ended, Oom},
+    units::{Bytes, Signal, Timestamp, WorkerId},
+};
+use child::Child;
+pub(super) use words::adopt_inherited;
+use words::say;
+
+/// A template that cannot import says so in at most so many bytes.
+const WORD_MAX: usize = 256 << 10;
+/// So much of a worker's words is read at a time.
+const CHUNK: usize = 256 << 10;
+
+/// What the pool's processes have said or suffered, oldest first.
+#[derive(Debug)]
+pub enum News {
+    /// The template has imported everything; so many threads run in it.
+    TemplateReady(u32),
+    /// It could not: its words.
+    TemplateFailed(Vec<u8>),
+    /// A nest is in its group.
+    NestUp(u32),
+    /// A nest is gone, and all that lived in its group.
+    NestGone(u32, Oom),
+    /// A worker was forked.
+    Born(u32, WorkerId),
+    /// A worker has said something: [`Host::take_said`].
+    Said(WorkerId),
+    /// A worker has ended; what it said was told before. Then [`Host::forget_child`].
+    Ended {
+        /// Which.
+        worker: WorkerId,
+        /// How.
+        ended: Ended,
+        /// Whether it was the OOM killer.
+        oom: Oom,
+        /// Its peak.
+        peak: Option<Bytes>,
+        /// What it had begun, and what it had finished.
+        begun: u64,
+        /// See above.
+        finished: u64,
+    },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct PoolHost {
+    control: OwnedFd,
+    nests: BTreeMap<u32, Nest>,
+    caps: BTreeMap<u32, Option<Bytes>>,
+    next_nest: WorkerId,
+    children: BTreeMap<WorkerId, Child>,
+    /// By the number that a nest knows.
+    numbers: BTreeMap<u64, WorkerId>,
+    next_number: u64,
+    pub(super) news: VecDeque<News>,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Nest {
+    id: WorkerId,
+    socket: OwnedFd,
+}
+
+impl Host {
+    /// Makes the socket to a template; the result is its end, which a command inherits.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub fn open_pool(&mut self) -> io::Result<RawFd> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
+        fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        self.watch(&ours, Source::Template)?;
+        let next_nest = self
+            .pool
+            .as_ref()
+            .map_or(WorkerId::FIRST, |pool| pool.next_nest);
+        self.pool = Some(PoolHost {
+            control: ours,
+            nests: BTreeMap::new(),
+            caps: BTreeMap::new(),
+            next_nest,
+            children: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            next_number: 1,
+            news: VecDeque::new(),
+            buffer: vec![0; CHUNK],
+        });
+        // The template's end stays open here until it has inherited it: [`Host::close_inherited`].
+        Ok(theirs.into_raw_fd())
+    }
+
+    /// The template has its end of the socket: ours of it is closed, so that its end is seen.
+    pub fn close_inherited(&mut self, fd: RawFd) {
+        drop(adopt_inherited(fd));
+    }
+
+    /// Reads what the template has said by now.
+    pub fn hear_template(&mut self) {
+        self.on_template(u64::MAX);
+    }
+
+    /// What has happened in the pool, oldest first.
+    pub fn poll_news(&mut self) -> Option<News> {
+        self.pool.as_mut()?.news.pop_front()
+    }
+
+    /// Asks the template for a nest.
+    pub fn raise_nest(&mut self, slot: u32, cap: Option<Bytes>) {
+        let Some(pool) = &mut self.pool else { return };
+        pool.caps.insert(slot, cap);
+        if say(&pool.control, &format!("nest {slot}")).is_err() {
+            pool.news.push_back(News::NestGone(slot, Oom::No));
+        }
+    }
+
+    /// Asks a nest for a worker.
+    pub fn fork_child(&mut self, slot: u32, worker: WorkerId) {
+        let Some(pool) = &mut self.pool else { return };
+        let number = pool.next_number;
+        pool.next_number += 1;
+        pool.numbers.insert(number, worker);
+        // A nest that is gone tells by its end.
+        if let Some(nest) = pool.nests.get(&slot) {
+            let _ = say(&nest.socket, &format!("fork {number}"));
+        }
+    }
+
+    /// Sends to a worker, at once or when it can take it.
+    pub fn send_child(&mut self, worker: WorkerId, bytes: &[u8]) {
+        if let Some(child) = self
+            .pool
+            .as_mut()
+            .and_then(|it| it.children.get_mut(&worker))
+        {
+            child.unsent.extend_from_slice(bytes);
+        }
+        self.push(worker);
+    }
+
+    fn push(&mut self, worker: WorkerId) {
+        let Some(child) = self
+            .pool
+            .as_mut()
+            .and_then(|it| it.children.get_mut(&worker))
+        else {
+            return;
+        };
+        let mut sent = 0;
+        while let Some(rest) = child.unsent.get(sent..).filter(|rest| !rest.is_empty()) {
+            match child.socket.write(rest) {
+                Ok(length) => sent += length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // One that has ended takes nothing more, and its end is on its way.
+                Err(_) => break,
+            }
+        }
+        child.unsent.drain(..sent);
+        let waits = !child.unsent.is_empty();
+        if waits != child.waits
+            && let Some(token) = child.token
+        {
+            child.waits = waits;
+            let mut flags = EpollFlags::EPOLLIN;
+            flags.set(EpollFlags::EPOLLOUT, waits);
+            let mut event = EpollEvent::new(flags, token);
+            let _ = self.epoll.modify(&child.socket, &mut event);
+        }
+    }
+
+    /// What a worker has said and nobody has taken.
+    pub fn take_said(&mut self, worker: WorkerId) -> Vec<u8> {
+        let child = self
+            .pool
+            .as_mut()
+            .and_then(|it| it.children.get_mut(&worker));
+        child
+            .map(|it| std::mem::take(&mut it.said))
+            .unwrap_or_default()
+    }
+
+    /// Gives back what was not yet whole.
+    pub fn return_said(&mut self, worker: WorkerId, rest: Vec<u8>) {
+        if let Some(child) = self
+            .pool
+            .as_mut()
+            .and_then(|it| it.children.get_mut(&worker))
+        {
+            child.said = rest;
+        }
+    }
+
+    /// Nobody needs what it said any more.
+    pub fn forget_child(&mut self, worker: WorkerId) {
+        if let Some(pool) = &mut self.pool
+            && let Some(child) = pool.children.remove(&worker)
+            && let Some(token) = child.token
+        {
+            self.sources.remove(&token);
+        }
+    }
+
+    /// SIGKILL for one worker.
+    pub fn kill_child(&self, worker: WorkerId) {
+        let child = self.pool.as_ref().and_then(|it| it.children.get(&worker));
+        if let Some(process) = child.and_then(|it| it.process.as_ref()) {
+            let _ = process.signal(Signal::KILL);
+        }
+    }
+
+    /// SIGKILL for all in a slot.
+    pub fn kill_slot(&mut self, now: Timestamp, slot: u32) {
+        if let Some(id) = self.nest_of(slot) {
+            self.kill_worker(now, id);
+        }
+    }
+
+    /// A signal for all in a slot but its nest.
+    pub fn signal_slot(&self, slot: u32, signal: Signal) {
+        let Some(pool) = &self.pool else { return };
+        for child in pool.children.values().filter(|it| it.slot == slot) {
+            if let Some(process) = &child.process {
+                let _ = process.signal(signal);
+            }
+        }
+    }
+
+    /// What all in a slot hold: what its group is charged with, page cache left out.
+    pub fn slot_memory(&mut self, now: Timestamp, slot: u32) -> Option<Bytes> {
+        let id = self.nest_of(slot)?;
+        let tracked = self.workers.get_mut(&id)?;
+        match tracked.group.charged_anon() {
+            Some(anon) => Some(anon),
+            None => tracked.look(&self.proc, now).map(|sample| sample.anon),
+        }
+    }
+
+    fn nest_of(&self, slot: u32) -> Option<WorkerId> {
+        Some(self.pool.as_ref()?.nests.get(&slot)?.id)
+    }
+}

@@ -1,0 +1,132 @@
+//! The template, the nests, and the pool's own end.
+
+use super::{
+    Next, Phase, Pool, STARTS_MAX,
+    event::{Action, Fate, Over, SlotId},
+    worker::{Nest, Stage},
+};
+use crate::{
+    supervisor::{
+        event::Oom,
+        limits::{Circumstances, derive},
+    },
+    units::{Bytes, Timestamp, WorkerId},
+};
+
+impl Pool {
+    pub(super) fn on_available(&mut self, available: Bytes) {
+        let here = Circumstances {
+            available,
+            workers: Some(self.spec.workers),
+            job: false,
+        };
+        self.limits = derive(&self.spec.memory, here);
+        self.actions
+            .push_back(Action::Budget(self.limits.budget.bytes));
+        if self.phase == Phase::Idle {
+            self.phase = Phase::Starting;
+            self.actions.push_back(Action::StartTemplate);
+        }
+    }
+
+    pub(super) fn on_template_ready(&mut self) {
+        if self.phase != Phase::Starting {
+            return;
+        }
+        self.phase = Phase::Running;
+        self.dispatch = true;
+    }
+
+    pub(super) fn on_template_failed(&mut self) {
+        if matches!(self.phase, Phase::Clearing(_) | Phase::Over) {
+            return;
+        }
+        self.template_failures = self.template_failures.saturating_add(1);
+        // What cannot be imported the first time cannot be imported the second time.
+        let next = if self.phase == Phase::Starting || self.template_failures > STARTS_MAX {
+            Next::End(Over::GaveUp)
+        } else {
+            self.actions.push_back(Action::Warn(
+                "the template has ended, and is started anew with all workers".to_owned(),
+            ));
+            Next::Restart
+        };
+        self.phase = Phase::Clearing(next);
+        self.actions.push_back(Action::EndTemplate);
+    }
+
+    pub(super) fn on_template_gone(&mut self, now: Timestamp) {
+        let slots: Vec<_> = self.slots.keys().copied().collect();
+        for slot in slots {
+            self.on_nest_gone(now, slot, Oom::No);
+        }
+        match self.phase {
+            Phase::Clearing(Next::Restart) if self.stop.is_none() => {
+                self.phase = Phase::Starting;
+                self.actions.push_back(Action::StartTemplate);
+            }
+            Phase::Clearing(Next::Restart) => self.end(self.stop.unwrap_or(Over::Stopped)),
+            Phase::Clearing(Next::End(over)) => self.end(over),
+            Phase::Idle | Phase::Starting | Phase::Running | Phase::Over => {}
+        }
+    }
+
+    pub(super) fn on_nest_up(&mut self, now: Timestamp, slot: SlotId) {
+        if let Some(slot) = self.slots.get_mut(&slot)
+            && slot.nest == Nest::Asked
+        {
+            slot.nest = Nest::Up;
+            slot.suspended = false;
+            slot.memory = Bytes::ZERO;
+            slot.look_at = now;
+            self.dispatch = true;
+        }
+    }
+
+    pub(super) fn on_ready(&mut self, now: Timestamp, id: WorkerId, base: Bytes) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if worker.stage == Stage::Boots {
+            worker.stage = Stage::Serves;
+            worker.base = base;
+            worker.front_since = now;
+            self.deaths = 0;
+            self.starts_failed = 0;
+            self.template_failures = 0;
+            self.dispatch = true;
+        }
+    }
+
+    /// Takes nothing new; what is under way is finished.
+    pub(super) fn stop(&mut self, over: Over) {
+        if self.stop.is_none() {
+            self.stop = Some(over);
+            self.queue.clear();
+            self.alone.clear();
+            if matches!(self.phase, Phase::Idle) {
+                self.end(over);
+            }
+            self.dispatch = true;
+        }
+    }
+
+    pub(super) fn end(&mut self, over: Over) {
+        if over == Over::GaveUp {
+            for ticket in std::mem::take(&mut self.queue)
+                .into_iter()
+                .chain(std::mem::take(&mut self.alone))
+            {
+                self.actions.push_back(Action::Fail {
+                    seq: ticket.seq,
+                    worker: None,
+                    cause: Fate::StartFailed,
+                    attempts: ticket.attempts(),
+                    peak: None,
+                });
+            }
+        }
+        self.phase = Phase::Over;
+        self.actions.push_back(Action::Over(over));
+    }
+}
