@@ -50,19 +50,23 @@ could not set up; 127 no Python; 128+n ended by signal n.";
 #[command(next_help_heading = "Workers")]
 pub struct Workers {
     /// So many workers [default: the number of cores]
-    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, short = 'n', value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
     workers: Option<u32>,
     /// A worker goes after N tasks
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     max_tasks: Option<u64>,
     /// A worker goes after that time
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     max_age: Option<Duration>,
-    /// A worker that holds more after a task goes [default: a fair share of the budget]
-    #[arg(long, value_name = "SIZE", value_parser = limit, default_value = "auto", hide_default_value = true)]
+    /// A worker that holds more goes after its task [default: a fair share of the budget]
+    #[arg(long, value_name = "SIZE", value_parser = limit)]
+    #[arg(default_value = "auto", hide_default_value = true)]
     ceiling: Limit,
     /// The kernel ends a worker that holds more [default: twice the ceiling]
-    #[arg(long, value_name = "SIZE", value_parser = limit, default_value = "auto", hide_default_value = true)]
+    #[arg(long, value_name = "SIZE", value_parser = limit)]
+    #[arg(default_value = "auto", hide_default_value = true)]
     cap: Limit,
     /// All workers together; tasks are held back, suspended and put back before it is reached
     #[arg(long, value_name = "SIZE", value_parser = limit, default_value = "80%")]
@@ -82,10 +86,10 @@ pub struct Workers {
     /// Import this first, once for all workers
     #[arg(long = "import", value_name = "MODULE")]
     imports: Vec<String>,
-    /// How workers start: forked from a template that has imported everything, or each by itself
+    /// How workers start: forked from a template that has imported all, or each by itself
     #[arg(long, value_enum, default_value_t = Start::Template)]
     start: Start,
-    /// So many tasks are under way at a worker at a time: auto (as many as fit into 1 ms), or N
+    /// So many tasks are under way at a worker at a time: as many as fit into 1 ms, or N
     #[arg(long, value_name = "auto|N", value_parser = batch, default_value = "auto")]
     batch: Batch,
 }

@@ -19,6 +19,7 @@ mod lives;
 mod masters;
 mod mutants;
 mod operator;
+mod pool;
 mod process;
 mod run;
 mod scenario;

@@ -1,0 +1,317 @@
+//! The pool's decider against pretend workers, by seed: whatever dies, each task has one result.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use supervise::{
+    supervisor::{
+        event::{Ended, Oom},
+        pool::{
+            Pool,
+            event::{Action, Event, Fate, How, Over, Seq, SlotId},
+            spec::PoolSpec,
+        },
+        spec::{Limit, MemorySpec},
+    },
+    units::{Bytes, Signal, Size, Timestamp, WorkerId},
+};
+
+use crate::chance::Chance;
+
+const SEEDS: u64 = 2_000;
+/// A run that takes more turns than this hangs.
+const TURNS: u64 = 200_000;
+
+#[derive(Debug)]
+struct Hand {
+    slot: SlotId,
+    ready: bool,
+    quits: bool,
+    tasks: VecDeque<Seq>,
+}
+
+/// A pretend machine. Faults are drawn for each step.
+#[derive(Debug)]
+struct World {
+    chance: Chance,
+    now: Timestamp,
+    pool: Pool,
+    hands: BTreeMap<WorkerId, Hand>,
+    nests: BTreeMap<SlotId, bool>,
+    template: bool,
+    news: VecDeque<Event>,
+    /// How many of a thousand steps of a worker end it.
+    deadly: u64,
+    /// Tasks whose memory is always too much.
+    fat: u64,
+    tasks: u64,
+    given: u64,
+    results: BTreeMap<Seq, String>,
+    over: Option<Over>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut chance = Chance::new(seed);
+        let size = |text: &str| text.parse::<Size>().map_or(Limit::Auto, Limit::At);
+        let spec = PoolSpec {
+            workers: chance.small(1, 5),
+            max_tasks: chance.yes(0.5).then(|| chance.between(1, 40)),
+            max_age: chance.yes(0.2).then(|| chance.millis(5, 500)),
+            memory: MemorySpec {
+                budget: size("400M"),
+                cap: size("100M"),
+                ..MemorySpec::plain()
+            },
+            task_timeout: chance.yes(0.3).then(|| chance.millis(20, 200)),
+            retries: chance.small(0, 3),
+            oom_retries: chance.small(0, 3),
+            batch: chance.yes(0.3).then(|| chance.small(1, 64)),
+            stop_on_error: false,
+        };
+        let deadly = chance.pick(&[0, 1, 20, 150]);
+        let fat = chance.pick(&[0, 7, 3]);
+        let tasks = chance.between(0, 300);
+        let pool = Pool::new(spec);
+        Self {
+            chance,
+            now: Timestamp::default(),
+            pool,
+            hands: BTreeMap::new(),
+            nests: BTreeMap::new(),
+            template: false,
+            news: VecDeque::new(),
+            deadly,
+            fat,
+            tasks,
+            given: 0,
+            results: BTreeMap::new(),
+            over: None,
+        }
+    }
+
+    fn result(&mut self, seq: Seq, word: &str) {
+        let before = self.results.insert(seq, word.to_owned());
+        assert_eq!(before, None, "task {seq} has a second result: {word}");
+    }
+
+    fn hand_in(&mut self, event: Event) {
+        self.pool.handle_event(self.now, event);
+        while let Some(action) = self.pool.poll_action() {
+            self.perform(action);
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::StartTemplate => {
+                self.template = true;
+                self.news.push_back(Event::TemplateReady);
+            }
+            Action::EndTemplate => self.end_template(),
+            Action::RaiseNest(slot, _) => {
+                self.nests.insert(slot, true);
+                self.news.push_back(Event::NestUp(slot));
+            }
+            Action::Fork(slot, worker) => {
+                assert!(self.nests.contains_key(&slot), "a fork without a nest");
+                let hand = Hand {
+                    slot,
+                    ready: false,
+                    quits: false,
+                    tasks: VecDeque::new(),
+                };
+                self.hands.insert(worker, hand);
+            }
+            Action::Send(worker, seq) => {
+                if let Some(hand) = self.hands.get_mut(&worker) {
+                    assert!(hand.ready && !hand.quits, "{worker} does not take tasks");
+                    hand.tasks.push_back(seq);
+                }
+            }
+            Action::Quit(worker) => {
+                if let Some(hand) = self.hands.get_mut(&worker) {
+                    hand.quits = true;
+                }
+            }
+            Action::KillSlot(slot) => self.end_nest(slot, Oom::No),
+            Action::KillWorker(worker) => self.end(worker, Ended::Signal(Signal::KILL), Oom::No),
+            Action::Look(slot) => {
+                let memory = Bytes::mib(self.chance.between(10, 160));
+                self.news.push_back(Event::Sampled(slot, memory));
+            }
+            Action::Deliver { seq, .. } => self.result(seq, "delivered"),
+            Action::Fail { seq, cause, .. } => self.result(seq, &format!("{cause:?}")),
+            Action::Over(over) => self.over = Some(over),
+            Action::Budget(_) | Action::Suspend(_) | Action::Resume(_) | Action::Warn(_) => {}
+        }
+    }
+
+    /// What it had begun is the first of its tasks, unless it had none.
+    fn end(&mut self, worker: WorkerId, ended: Ended, oom: Oom) {
+        let Some(hand) = self.hands.remove(&worker) else {
+            return;
+        };
+        let lost = self.chance.between(0, 3);
+        let mut tasks = hand.tasks.iter();
+        // Some it had finished, and their results went down with it.
+        let finished = (0..lost).filter_map(|_| tasks.next()).last().copied();
+        let begun = tasks.next().copied().or(finished);
+        self.news.push_back(Event::WorkerEnded {
+            worker,
+            ended,
+            oom,
+            peak: Some(Bytes::mib(100)),
+            begun: begun.unwrap_or(0),
+            finished: finished.unwrap_or(0),
+        });
+    }
+
+    fn end_nest(&mut self, slot: SlotId, oom: Oom) {
+        let its: Vec<_> = self
+            .hands
+            .iter()
+            .filter(|(_, hand)| hand.slot == slot)
+            .map(|(worker, _)| *worker)
+            .collect();
+        for worker in its {
+            self.end(worker, Ended::Signal(Signal::KILL), oom);
+        }
+        if self.nests.remove(&slot).is_some() {
+            self.news.push_back(Event::NestGone(slot, oom));
+        }
+    }
+
+    fn end_template(&mut self) {
+        let slots: Vec<_> = self.nests.keys().copied().collect();
+        for slot in slots {
+            self.end_nest(slot, Oom::No);
+        }
+        if std::mem::take(&mut self.template) {
+            self.news.push_back(Event::TemplateGone);
+        }
+    }
+
+    /// One worker does one thing.
+    fn step(&mut self, worker: WorkerId) {
+        let roll = self.chance.between(0, 1000);
+        let Some(hand) = self.hands.get_mut(&worker) else {
+            return;
+        };
+        if roll < self.deadly {
+            let oom = self.chance.pick(&[Oom::No, Oom::No, Oom::Cap, Oom::Budget]);
+            return self.end(worker, Ended::Signal(Signal::KILL), oom);
+        }
+        if !hand.ready {
+            hand.ready = true;
+            let base = Bytes::mib(10);
+            return self.hand_in(Event::Ready { worker, base });
+        }
+        let Some(&seq) = hand.tasks.front() else {
+            if hand.quits {
+                self.end(worker, Ended::Exit(0), Oom::No);
+            }
+            return;
+        };
+        if self.fat > 0 && seq % self.fat == 0 {
+            let slot = hand.slot;
+            hand.tasks.truncate(1);
+            let event = Event::WorkerEnded {
+                worker,
+                ended: Ended::Signal(Signal::KILL),
+                oom: Oom::Cap,
+                peak: Some(Bytes::mib(100)),
+                begun: seq,
+                finished: 0,
+            };
+            self.hands.remove(&worker);
+            assert!(self.nests.contains_key(&slot));
+            return self.hand_in(event);
+        }
+        hand.tasks.pop_front();
+        let how = self
+            .chance
+            .pick(&[How::Returned, How::Returned, How::Raised]);
+        let micros = self.chance.small(1, 3000);
+        self.hand_in(Event::Ended {
+            worker,
+            seq,
+            how,
+            micros,
+            peak: Bytes::mib(20),
+        });
+    }
+
+    fn give(&mut self) {
+        let wants = self.pool.wants() as u64;
+        for _ in 0..wants.min(self.tasks - self.given) {
+            self.given += 1;
+            let (seq, key) = (self.given, self.chance.small(0, 3));
+            self.hand_in(Event::Came { seq, key });
+        }
+        if self.given == self.tasks {
+            self.hand_in(Event::SourceEnded);
+        }
+    }
+
+    fn play(&mut self) {
+        self.hand_in(Event::Available(Bytes::mib(1000)));
+        for _ in 0..TURNS {
+            if self.over.is_some() {
+                return;
+            }
+            self.now = self
+                .now
+                .later(Duration::from_micros(self.chance.between(1, 4000)));
+            if self.pool.poll_deadline().is_some_and(|at| at <= self.now) {
+                self.hand_in(Event::Deadline);
+            }
+            self.give();
+            if let Some(event) = self.news.pop_front() {
+                self.hand_in(event);
+            }
+            let hands: Vec<_> = self.hands.keys().copied().collect();
+            if !hands.is_empty() {
+                let worker = self.chance.pick(&hands);
+                self.step(worker);
+            }
+            if self.deadly > 1 && self.template && self.chance.yes(0.0005) {
+                self.news.push_back(Event::TemplateFailed);
+            }
+        }
+        panic_with(self);
+    }
+}
+
+#[expect(clippy::panic, reason = "a run that hangs fails the test")]
+fn panic_with(world: &World) {
+    panic!(
+        "it hangs with {} of {} results: {world:#?}",
+        world.results.len(),
+        world.tasks
+    );
+}
+
+#[test]
+fn each_task_has_one_result_in_all_seeds() {
+    let mut fates = BTreeSet::new();
+    for seed in 0..SEEDS {
+        let mut world = World::new(seed);
+        world.play();
+        let all: Vec<Seq> = (1..=world.given).collect();
+        let have: Vec<Seq> = world.results.keys().copied().collect();
+        assert_eq!(have, all, "seed {seed}: {:?}", world.over);
+        if world.deadly == 0 {
+            assert_eq!(world.over, Some(Over::Done), "seed {seed}");
+            assert_eq!(world.given, world.tasks, "seed {seed}");
+        }
+        fates.extend(world.results.into_values());
+    }
+    // The seeds reach every way in which a task can end.
+    for fate in ["delivered", "Cap", "Timeout", "Died(Signal(Signal(9)))"] {
+        assert!(fates.contains(fate), "{fate} is not among {fates:?}");
+    }
+    let _ = Fate::StartFailed;
+}
