@@ -1,0 +1,309 @@
+"""The client of one running `supervise pool`: its process, its socket, and the futures of what it was given.
+
+`submit` writes straight to the socket while the pool takes tasks; what is beyond its credit waits here,
+where it can be cancelled. One thread reads results, and hands over what waits. Nobody blocks in a write:
+what the socket does not take is written by that thread, which goes on reading meanwhile.
+"""
+import collections
+import itertools
+import pickle
+import socket
+import struct
+import subprocess
+import threading
+import weakref
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Callable, Deque, Dict, List, NoReturn, Optional, Tuple
+
+from . import _errors, _life, _pickles
+from ._wire import BROKEN, RESULT, Wire
+
+_TO_POOL = struct.Struct("<IBQ")
+_SETUP, _TASK = ord("I"), ord("T")
+_RAISED, _UNSAVED, _LOST, _CREDIT = (ord(kind) for kind in "EUDW")
+
+#: A task of more is written beside its header, so that it is not copied.
+_LARGE = 64 << 10
+#: So many bytes of waiting tasks are written at once.
+_BATCH = 128 << 10
+_LARGEST = (1 << 32) - 1
+
+_Waiting = Tuple["Future[Any]", Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]
+
+
+class Client:
+    """One running pool."""
+
+    def __init__(self, command: List[str], environment: Dict[str, str], setup: bytes, credit: int) -> None:
+        self._lock = threading.Lock()
+        self._waiting: Deque[_Waiting] = collections.deque()
+        self._running: Dict[int, "Future[Any]"] = {}
+        self._numbers = itertools.count(1)
+        self._credit = credit
+        #: Handed over, or about to be.
+        self._under_way = 0
+        #: Of these, how many a caller of `submit` pickles just now.
+        self._packing = 0
+        self._closing = False
+        self._finished = False
+        self._ended = False
+        #: The executor, with what happens when it is garbage.
+        self.owner: Optional["weakref.ref[Any]"] = None
+        #: Why no task can be done any more, and the traceback of that.
+        self.broken: Optional[str] = None
+        self._traceback = ""
+        self._wire = Wire()
+        try:
+            self._start(command, environment)
+        except BaseException:
+            self._wire.release()
+            raise
+        self._wire.write([_TO_POOL.pack(len(setup), _SETUP, 0), setup])
+        self._thread = threading.Thread(target=self._run, name="supervise-executor", daemon=_life.DAEMON)
+        try:
+            self._thread.start()
+        except BaseException:
+            self.kill()
+            self._wire.release()
+            raise
+        _life.clients.add(self)
+
+    def _start(self, command: List[str], environment: Dict[str, str]) -> None:
+        with self._wire.theirs as theirs:
+            number = theirs.fileno()
+            self._process = subprocess.Popen(
+                [*command[:2], "--fd", str(number), *command[2:]],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[number],
+                env=environment,
+                # Ctrl-C is for the client, which shuts the pool down in order.
+                start_new_session=True,
+            )
+
+    # Called by any thread.
+
+    def submit(self, function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> "Future[Any]":
+        """A future for the call; it is with the pool already, if that takes it."""
+        future: "Future[Any]" = Future()
+        with self._lock:
+            if self.broken is not None or self._ended:
+                self._refuse()
+            if self._waiting or self._wire.out or self._under_way >= self._credit:
+                self._waiting.append((future, function, args, kwargs))
+                return future
+            self._under_way += 1
+            self._packing += 1
+        frame = None
+        try:
+            frame = self._pack(future, function, args, kwargs)
+        finally:
+            with self._lock:
+                self._packing -= 1
+                if frame is None:
+                    self._under_way -= 1
+                elif self._ended:
+                    self._refuse()
+                else:
+                    self._wire.write(frame)
+                if self._closing or (frame is None and self._waiting):
+                    self._wire.ring()
+        return future
+
+    def close(self, cancel: bool) -> None:
+        """Takes no more: the pool does what it was given, and ends."""
+        dropped: List[_Waiting] = []
+        with self._lock:
+            if cancel:
+                dropped.extend(self._waiting)
+                self._waiting.clear()
+            self._closing = True
+            self._wire.ring()
+        for item in dropped:
+            if item[0].cancel():
+                item[0].set_running_or_notify_cancel()
+
+    def abandon(self) -> None:
+        """Closes, from where no lock may be taken: the executor is garbage."""
+        self._closing = True
+        self._wire.ring()
+
+    def join(self) -> None:
+        """Waits until the pool has ended."""
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def kill(self) -> None:
+        """Ends the pool at once, tasks and all."""
+        self._wire.shut(socket.SHUT_RDWR)
+
+    def forked(self) -> None:
+        """In a child of the client: lets go of the pool, so that it sees when the client itself ends."""
+        self._process.returncode = 0
+        self._wire.release()
+
+    def _refuse(self) -> NoReturn:
+        raise BrokenProcessPool(self.broken or "the pool has ended") from self._why()
+
+    def _why(self) -> Optional[BaseException]:
+        return _errors.remote(self._traceback) if self._traceback else None
+
+    def _pack(
+        self, future: "Future[Any]", function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]
+    ) -> Optional[List[bytes]]:
+        """The frame of a task that is handed over now; none if it is over already."""
+        if not future.set_running_or_notify_cancel():
+            return None
+        try:
+            body = _pickles.dumps_task(function, args, kwargs)
+            if len(body) > _LARGEST:
+                raise ValueError("a task of {} bytes is too large".format(len(body)))
+        except Exception as error:
+            future.set_exception(error)
+            return None
+        except BaseException as error:
+            future.set_exception(error)
+            raise
+        number = next(self._numbers)
+        self._running[number] = future
+        header = _TO_POOL.pack(len(body), _TASK, number)
+        return [header, body] if len(body) > _LARGE else [header + body]
+
+    # The thread.
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            self.broken = self.broken or "the client of the pool failed: {!r}".format(error)
+            self.kill()
+            raise
+        finally:
+            self._end()
+
+    def _serve(self) -> None:
+        while True:
+            readable = self._wire.wait()
+            if readable:
+                answered = self._wire.receive(self._take)
+                if answered is None:
+                    return
+                if answered:
+                    with self._lock:
+                        self._under_way -= answered
+            if self._wire.out:
+                with self._lock:
+                    self._wire.flush()
+            if self._waiting:
+                self._hand_over()
+            if self._closing and not self._finished:
+                self._finish()
+
+    def _take(self, kind: int, number: int, body: memoryview) -> int:
+        """Takes a frame: how many tasks it answers."""
+        if kind == RESULT:
+            return self._answer(number, body)
+        if kind in (_RAISED, _UNSAVED, _LOST):
+            return self._fail(number, kind, bytes(body))
+        if kind == _CREDIT:
+            self._credit = number
+        elif kind == BROKEN:
+            self.broken, self._traceback = _errors.of_start(bytes(body))
+            _life.LOG.critical("%s\n%s", self.broken, self._traceback)
+        return 0
+
+    # Nothing in these may stay referred to while the thread waits: hence so many functions.
+
+    def _answer(self, number: int, body: memoryview) -> int:
+        future = self._running.pop(number, None)
+        if future is None:
+            return 0
+        try:
+            value = pickle.loads(body)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(value)
+        return 1
+
+    def _fail(self, number: int, kind: int, body: bytes) -> int:
+        future = self._running.pop(number, None)
+        if future is None:
+            return 0
+        future.set_exception(_errors.of_answer(body) if kind == _LOST else _errors.of_exception(body))
+        return 1
+
+    def _hand_over(self) -> None:
+        """Hands over what waits, as far as the credit goes and the socket takes it."""
+        while not self._wire.out:
+            with self._lock:
+                count = min(self._credit - self._under_way, len(self._waiting))
+                if count <= 0:
+                    return
+                self._under_way += count
+            done, over, size = 0, 0, 0
+            parts: List[bytes] = []
+            large: List[bytes] = []
+            while done < count and size < _BATCH and not large:
+                frame = self._pack_next()
+                done += 1
+                if frame is None:
+                    over += 1
+                elif len(frame) == 1:
+                    parts += frame
+                    size += len(frame[0])
+                else:
+                    large = frame
+            with self._lock:
+                self._under_way -= over + count - done
+                if parts or large:
+                    self._wire.write([b"".join(parts), *large])
+
+    def _pack_next(self) -> Optional[List[bytes]]:
+        try:
+            item = self._waiting.popleft()
+        except IndexError:
+            return None  # Cancelled by a shutdown meanwhile.
+        try:
+            return self._pack(*item)
+        except BaseException:
+            return None  # SystemExit of a `__reduce__`: the future has it.
+
+    def _finish(self) -> None:
+        with self._lock:
+            if self._waiting or self._wire.out or self._packing:
+                return
+            self._finished = True
+        self._wire.shut(socket.SHUT_WR)
+
+    def _end(self) -> None:
+        """The pool is gone: so are the tasks without an answer."""
+        code = self._reap() if self.broken is None else None
+        with self._lock:
+            if self.broken is None and (self._running or self._waiting or self._packing or not self._closing):
+                how = "by signal {}".format(-code) if code and code < 0 else "with status {}".format(code)
+                self.broken = "the process `supervise pool` ended {} before its work was done".format(how)
+            self._ended = True
+            lost = list(self._running.values())
+            waiting = list(self._waiting)
+            self._running.clear()
+            self._waiting.clear()
+        lost += [item[0] for item in waiting if item[0].set_running_or_notify_cancel()]
+        for future in lost:
+            error = BrokenProcessPool(self.broken)
+            error.__cause__ = self._why()
+            future.set_exception(error)
+        self._reap()
+        self._wire.release()
+
+    def _reap(self) -> int:
+        try:
+            return self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+def abandoning(client: Client) -> Callable[["weakref.ref[Any]"], None]:
+    """What ends the pool of an executor that nobody refers to."""
+    return lambda _: client.abandon()

@@ -1,0 +1,184 @@
+"""`Executor`: a `concurrent.futures.Executor` whose workers `supervise` keeps within their memory."""
+import concurrent.futures
+import itertools
+import json
+import os
+import sys
+import threading
+import weakref
+from datetime import timedelta
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+
+from . import _binary, _life, _pickles
+from ._client import Client, abandoning
+from ._errors import MemoryCapExceeded, TaskTimeout, WorkerDied
+
+__all__ = ["BrokenProcessPool", "Executor", "MemoryCapExceeded", "TaskTimeout", "WorkerDied"]
+
+Size = Union[int, str]
+
+
+class Executor(concurrent.futures.Executor):
+    """Runs calls in worker processes, as `ProcessPoolExecutor` does, and watches their memory.
+
+    A worker over its `ceiling` is replaced between two tasks; one that reaches its `cap` ends, and its task
+    is tried again alone `oom_retries` times, then raises `MemoryCapExceeded`. `budget` holds for all
+    workers together. A worker that dies takes only its own task with it (`WorkerDied`): the pool goes on.
+    Sizes are bytes, or texts such as "300M", "1.5G" and "80%".
+
+    With `start="template"` the modules of `preload` are imported once, and workers are forked from there;
+    with "fresh" each worker is a new interpreter. `task_timeout` is in seconds. `initializer(*initargs)`
+    runs once in each worker; if it fails the pool is broken.
+    """
+
+    def __init__(
+        self,
+        max_workers: Optional[int] = None,
+        *,
+        max_tasks_per_child: Optional[int] = None,
+        ceiling: Optional[Size] = None,
+        cap: Optional[Size] = None,
+        budget: Optional[Size] = None,
+        task_timeout: Union[None, float, timedelta] = None,
+        initializer: Optional[Callable[..., object]] = None,
+        initargs: Tuple[Any, ...] = (),
+        preload: Sequence[str] = (),
+        start: str = "template",
+        oom_retries: int = 1,
+    ) -> None:
+        if max_workers is None:
+            max_workers = len(os.sched_getaffinity(0)) or 1
+        if max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if max_tasks_per_child is not None:
+            if not isinstance(max_tasks_per_child, int):
+                raise TypeError("max_tasks_per_child must be an integer")
+            if max_tasks_per_child <= 0:
+                raise ValueError("max_tasks_per_child must be >= 1")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        if start not in ("template", "fresh"):
+            raise ValueError("start must be 'template' or 'fresh', not {!r}".format(start))
+        if isinstance(preload, str):
+            raise TypeError("preload must be the names of modules, not one text")
+        self._max_workers = max_workers
+        self._options: List[str] = ["--workers", str(max_workers), "--start", start]
+        self._options += ["--oom-retries", str(int(oom_retries))]
+        for name, value in (
+            ("--max-tasks", max_tasks_per_child),
+            ("--ceiling", ceiling),
+            ("--cap", cap),
+            ("--budget", budget),
+            ("--task-timeout", _duration(task_timeout)),
+        ):
+            if value is not None:
+                self._options += [name, str(value)]
+        self._preload = list(preload)
+        self._setup = _pickles.dumps((initializer, tuple(initargs)))
+        self._forks = _life.forks
+        self._lock = threading.Lock()
+        self._shut = False
+        self._client: Optional[Client] = None
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """A future for `fn(*args, **kwargs)`, which a worker runs."""
+        client = self._client
+        if client is None or self._shut or _life.exiting or self._forks != _life.forks:
+            client = self._start(fn)
+        return client.submit(fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: Optional[float] = None,
+        chunksize: int = 1,
+        **more: Any,
+    ) -> Iterator[Any]:
+        """`fn` of each tuple of the iterables, in order; `chunksize` of them are one task."""
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if chunksize == 1:
+            return super().map(fn, *iterables, timeout=timeout, **more)
+        chunks = _chunks(zip(*iterables), chunksize)
+        return _flat(super().map(_pickles.Spread(fn), chunks, timeout=timeout, **more))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Takes no more; what was submitted is done, or, where it waits, cancelled. A second Ctrl-C kills it."""
+        if self._forks != _life.forks:
+            return
+        with self._lock:
+            self._shut = True
+            client = self._client
+        if client is None:
+            return
+        client.close(cancel_futures)
+        if wait:
+            try:
+                client.join()
+            except KeyboardInterrupt:
+                client.kill()
+                raise
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> Optional[bool]:
+        # On Ctrl-C and SystemExit nobody waits for what has not begun.
+        cancel = kind is not None and not issubclass(kind, Exception)
+        self.shutdown(wait=True, cancel_futures=cancel)
+        return False
+
+    @property
+    def _broken(self) -> Optional[str]:
+        return self._client.broken if self._client is not None else None
+
+    def _start(self, fn: Callable[..., Any]) -> Client:
+        """The client, started if it was not; or why there can be none."""
+        if self._forks != _life.forks:
+            raise RuntimeError("this executor belongs to the parent of this process: make one after the fork")
+        with self._lock:
+            if self._client is not None and self._client.broken is not None:
+                self._client.submit(fn, (), {})  # Raises, with the reason.
+            if self._shut:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            if _life.exiting:
+                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+            if self._client is None:
+                client = Client(*self._command(fn), self._setup, self._max_workers + 1)
+                client.owner = weakref.ref(self, abandoning(client))
+                self._client = client
+            return self._client
+
+    def _command(self, fn: Callable[..., Any]) -> Tuple[List[str], Dict[str, str]]:
+        preload = list(self._preload)
+        if _pickles.by_value(fn) or b"cloudpickle" in self._setup:
+            preload.append("cloudpickle")  # Each worker would import it.
+        imports = itertools.chain.from_iterable(("--import", name) for name in preload)
+        environment = dict(os.environ)
+        environment["SUPERVISE_SYS_PATH"] = json.dumps([os.fspath(path) for path in sys.path])
+        command = [_binary.find(), "pool", "--python", sys.executable, *self._options, *imports]
+        return command, environment
+
+
+def _duration(value: Union[None, float, timedelta]) -> Optional[str]:
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if not seconds > 0:
+        raise ValueError("task_timeout must be greater than 0")
+    return "{}ms".format(max(1, round(seconds * 1000)))
+
+
+def _chunks(items: Iterator[Tuple[Any, ...]], size: int) -> Iterator[List[Tuple[Any, ...]]]:
+    while True:
+        chunk = list(itertools.islice(items, size))
+        if not chunk:
+            return
+        yield chunk
+
+
+def _flat(chunks: Iterator[List[Any]]) -> Iterator[Any]:
+    for chunk in chunks:
+        chunk.reverse()
+        while chunk:
+            yield chunk.pop()  # Nothing keeps it here.
