@@ -194,7 +194,10 @@ fn a_mistake_is_answered_by_what_would_be_right() {
         ("supervise map a", "MODULE:FUNCTION, like `etl:convert`"),
         ("supervise map a:b --resume", "--journal"),
         ("supervise map a:b --batch 0", "neither `auto` nor a number"),
-        ("supervise --ceiling 1G map a:b", "means nothing to `supervise map`"),
+        (
+            "supervise --ceiling 1G map a:b",
+            "means nothing to `supervise map`",
+        ),
         (
             "supervise --ceiling 1G status",
             "`--ceiling` means nothing to `supervise status`",

@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use serde_json::json;
 use tokio::net::UnixStream;
 
@@ -16,6 +17,8 @@ use super::{Detail, Failure, Given, Outcome, Sink, Source, Task, Verdict};
 const HEAD: usize = 13;
 /// So much is read at a time.
 const CHUNK: usize = 256 << 10;
+/// So much may lie in the socket.
+const BUFFER: usize = 1 << 20;
 /// The client is behind when more than this waits for it.
 const BEHIND: usize = 64 << 20;
 
@@ -54,6 +57,8 @@ fn parse(head: &[u8]) -> Option<(usize, u8, u64)> {
 /// The socket cannot be waited for.
 pub fn open(client: Blocking) -> io::Result<(Tasks, Answers)> {
     client.set_nonblocking(true)?;
+    // A large answer goes at once; where the kernel allows less, in parts.
+    let _ = setsockopt(&client, SndBuf, &BUFFER);
     let stream = Rc::new(UnixStream::from_std(client)?);
     let tasks = Tasks {
         stream: Rc::clone(&stream),
@@ -173,10 +178,17 @@ impl Answers {
             if self.broken {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
-            if self.unsent.len() <= limit {
+            if self.unsent.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.stream.poll_write_ready(cx))?;
+            // What waits is sent as soon as the client has read, whoever else wakes us.
+            if self.stream.poll_write_ready(cx)?.is_pending() {
+                return if self.unsent.len() <= limit {
+                    Poll::Ready(Ok(()))
+                } else {
+                    Poll::Pending
+                };
+            }
         }
     }
 }
