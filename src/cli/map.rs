@@ -35,12 +35,12 @@ const NOT_SET_UP: i32 = 125;
 const NOT_FOUND: i32 = 127;
 
 pub(super) const NOTES: &str = "\
-A task is a JSON line {\"id\": ..., \"args\": ...}, with a \"key\" if tasks differ in the memory that
-they need; or any JSON value, and then the number of its line, from 1, is its id. There is exactly
-one line of result for each task:
-  {\"id\": ..., \"ok\": true, \"result\": ..., \"worker\": \"w1\", \"seconds\": 0.1, \"peak\": BYTES}
-  {\"id\": ..., \"ok\": false, \"error\": {\"type\", \"message\", \"traceback\", \"cause\", \"attempts\"}, ...}
-What a task prints goes to standard error, with its id. The current directory is on sys.path.
+A task is a JSON line with `id` and `args`, and a `key` if tasks differ in the memory
+that they need;
+or any JSON value, and then the number of its line, from 1, is its id. There is exactly one line of
+result for each task, with `id`, `ok`, `worker`, `seconds` and `peak` (bytes), and `result` or an
+`error` of `type`, `message`, `traceback`, `cause` and `attempts`. What a task prints goes to
+standard error, with its id. The current directory is on sys.path.
 
 Exit status: 0 all tasks returned; 1 some failed; 2 wrong use; 75 no worker could be started; 125
 could not set up; 127 no Python; 128+n ended by signal n.";

@@ -191,13 +191,6 @@ fn a_mistake_is_answered_by_what_would_be_right() {
             "supervise run f --listen :80",
             "`--listen` is not in this version",
         ),
-        ("supervise map a", "MODULE:FUNCTION, like `etl:convert`"),
-        ("supervise map a:b --resume", "--journal"),
-        ("supervise map a:b --batch 0", "neither `auto` nor a number"),
-        (
-            "supervise --ceiling 1G map a:b",
-            "means nothing to `supervise map`",
-        ),
         (
             "supervise --ceiling 1G status",
             "`--ceiling` means nothing to `supervise status`",
@@ -236,5 +229,22 @@ fn a_mistake_is_answered_by_what_would_be_right() {
         assert_eq!(usage.status, 2, "{line}");
         assert!(usage.text.contains(shown), "{line}: {}", usage.text);
         assert!(!usage.text.contains("as a value"), "{}", usage.text);
+    }
+}
+
+#[test]
+fn a_mistake_about_a_pool_is_answered_by_what_would_be_right() {
+    for (line, shown) in [
+        ("supervise map a", "MODULE:FUNCTION, like `etl:convert`"),
+        ("supervise map a:b --resume", "--journal"),
+        ("supervise map a:b --batch 0", "neither `auto` nor a number"),
+        (
+            "supervise --ceiling 1G map a:b",
+            "means nothing to `supervise map`",
+        ),
+    ] {
+        let usage = said(line).unwrap_err();
+        assert_eq!(usage.status, 2, "{line}");
+        assert!(usage.text.contains(shown), "{line}: {}", usage.text);
     }
 }

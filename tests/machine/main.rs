@@ -21,6 +21,7 @@ mod job;
 mod leaks;
 mod operator;
 mod orphans;
+mod pool;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod proc;
 mod runaway;

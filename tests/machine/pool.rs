@@ -1,0 +1,276 @@
+//! `supervise map`, and the Executor: one result for each task, whatever happens to a worker.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::{proc::children, venv};
+
+const TASKS: &str = "
+import os, subprocess, sys, time
+
+def same(value):
+    return value
+
+def faults(value):
+    if value == 3:
+        raise ValueError('three')
+    if value == 4:
+        os._exit(7)
+    if value == 5:
+        os.kill(os.getpid(), 9)
+    if value == 6:
+        return {1}
+    if value == 7:
+        os.closerange(3, 256)
+    if value == 8:
+        print('printed by eight')
+    if value == 9:
+        time.sleep(1000)
+    if value == 10:
+        subprocess.Popen(['sleep', '1000'])
+    return value
+
+def hog(value):
+    return len(b'x' * (300 << 20)) if value % 20 == 0 else value
+
+def brief(value):
+    end = time.perf_counter() + 0.0001
+    while time.perf_counter() < end:
+        pass
+    return value
+";
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("tasks.py"), TASKS).unwrap();
+    folder
+}
+
+fn map(folder: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_supervise"));
+    command
+        .current_dir(folder)
+        .args(["map", "--workers", "2"])
+        .args(words)
+        .env("XDG_RUNTIME_DIR", folder)
+        .env("RUNTIME_DIRECTORY", folder);
+    command
+}
+
+/// Runs it over the numbers up to `count`; results by their ids.
+fn run(folder: &Path, count: u64, words: &[&str]) -> (Output, BTreeMap<u64, Value>) {
+    let mut child = map(folder, words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let lines: String = (1..=count).map(|number| format!("{number}\n")).collect();
+    let writer = std::thread::spawn(move || {
+        // A run that ends early reads no more.
+        let _ = input.write_all(lines.as_bytes());
+    });
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    let results = read(&output.stdout);
+    (output, results)
+}
+
+/// Each id must be there once.
+fn read(lines: &[u8]) -> BTreeMap<u64, Value> {
+    let mut results = BTreeMap::new();
+    for line in lines
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
+        let result: Value = serde_json::from_slice(line).unwrap();
+        let id = result["id"].as_u64().unwrap();
+        let before = results.insert(id, result);
+        assert!(before.is_none(), "two results for {id}");
+    }
+    results
+}
+
+fn cause(result: &Value) -> &str {
+    result["error"]["cause"].as_str().unwrap_or("none")
+}
+
+#[test]
+fn each_fault_is_one_error_and_touches_nothing_else() {
+    let folder = folder();
+    let (output, results) = run(folder.path(), 40, &["--task-timeout", "2s", "tasks:faults"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(results.len(), 40, "{said}");
+    for (id, expected) in [
+        (3, "exception"),
+        (4, "exit:7"),
+        (5, "signal:KILL"),
+        (6, "unserializable"),
+        (9, "timeout"),
+    ] {
+        assert_eq!(cause(&results[&id]), expected, "{}", results[&id]);
+    }
+    let raised = &results[&3]["error"];
+    assert_eq!(raised["type"], "ValueError");
+    assert!(raised["traceback"].as_str().unwrap().contains("in faults"));
+    assert!(said.contains("[task 8] printed by eight"), "{said}");
+    for (id, result) in &results {
+        if ![3, 4, 5, 6, 7, 9].contains(id) {
+            assert_eq!(result["result"].as_u64(), Some(*id), "{result}");
+        }
+    }
+}
+
+#[test]
+fn a_module_that_cannot_be_imported_is_one_error() {
+    let folder = folder();
+    for (name, shown) in [
+        ("nowhere:f", "No module named 'nowhere'"),
+        ("tasks:none", "no attribute"),
+    ] {
+        let (output, results) = run(folder.path(), 3, &[name]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(75), "{said}");
+        assert_eq!(said.matches(shown).count(), 1, "{said}");
+        assert!(results.is_empty());
+    }
+}
+
+#[test]
+fn a_fresh_process_for_each_task_and_results_in_order() {
+    let folder = folder();
+    let (output, results) = run(
+        folder.path(),
+        30,
+        &["--max-tasks", "1", "--ordered", "tasks:same"],
+    );
+    assert_eq!(output.status.code(), Some(0));
+    let workers: std::collections::BTreeSet<_> = results
+        .values()
+        .map(|result| result["worker"].to_string())
+        .collect();
+    assert_eq!(workers.len(), 30);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let first = text.lines().next().unwrap();
+    assert!(first.contains("\"id\":1,"), "{first}");
+}
+
+#[test]
+fn a_task_over_its_cap_is_tried_again_alone_and_then_quarantined() {
+    let folder = folder();
+    let words = ["--cap", "60M", "--budget", "400M", "tasks:hog"];
+    let (output, results) = run(folder.path(), 100, &words);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(results.len(), 100, "{said}");
+    for (id, result) in &results {
+        if id % 20 == 0 {
+            // Without a group RLIMIT_DATA holds the cap, and Python raises MemoryError.
+            let by_rlimit = result["error"]["type"] == "MemoryError";
+            assert!(cause(result) == "cap" || by_rlimit, "{result}");
+        } else {
+            assert_eq!(result["result"].as_u64(), Some(*id), "{result}");
+        }
+    }
+}
+
+/// The workers: supervise, keeper, template, nest, worker.
+fn workers(of: i32) -> Vec<i32> {
+    let below = |pids: Vec<i32>| pids.into_iter().flat_map(children).collect::<Vec<_>>();
+    below(below(below(children(of))))
+}
+
+#[test]
+fn killed_workers_lose_no_task() {
+    let folder = folder();
+    let lines: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
+    fs::write(folder.path().join("in"), lines).unwrap();
+    let words = ["-i", "in", "-o", "out", "--retries", "100", "tasks:brief"];
+    let mut child = map(folder.path(), &words).spawn().unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
+    let mut kills = 0_usize;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+        let workers = workers(pid);
+        if let Some(worker) = workers.get(kills % workers.len().max(1)) {
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(*worker),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+            kills += 1;
+        }
+    };
+    assert!(kills > 5, "{kills} kills are no test");
+    assert_eq!(status.code(), Some(0));
+    let results = read(&fs::read(folder.path().join("out")).unwrap());
+    assert_eq!(results.len(), 20_000);
+    assert!(results.values().all(|result| result["ok"] == true));
+}
+
+#[test]
+fn a_killed_run_goes_on_where_it_was() {
+    let folder = folder();
+    let lines: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
+    fs::write(folder.path().join("in"), lines).unwrap();
+    let journal = folder.path().join("journal");
+    let length = || fs::metadata(&journal).map_or(0, |found| found.len());
+    let words = [
+        "-i",
+        "in",
+        "-o",
+        "out",
+        "--journal",
+        "journal",
+        "--resume",
+        "tasks:brief",
+    ];
+    for _ in 0..4 {
+        let before = length();
+        let mut child = map(folder.path(), &words).spawn().unwrap();
+        // Killed when it has done something.
+        while length() < before + 10_000 && child.try_wait().unwrap().is_none() {
+            std::thread::park_timeout(std::time::Duration::from_millis(2));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let again = map(
+        folder.path(),
+        &["-i", "in", "--journal", "journal", "tasks:brief"],
+    )
+    .output()
+    .unwrap();
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert!(said.contains("use --resume, or remove it"), "{said}");
+    assert!(map(folder.path(), &words).status().unwrap().success());
+    let results = read(&fs::read(folder.path().join("out")).unwrap());
+    assert_eq!(results.len(), 20_000);
+}
+
+#[test]
+fn the_executor_keeps_its_promises() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new(venv::python())
+        .arg(root.join("tests/python/test_executor.py"))
+        .env("PYTHONPATH", root.join("python"))
+        .env("SUPERVISE_BINARY", env!("CARGO_BIN_EXE_supervise"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
