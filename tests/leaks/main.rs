@@ -20,7 +20,6 @@ mod load;
 #[path = "../machine/proc.rs"]
 #[expect(dead_code, reason = "the tests of the machine use the rest")]
 mod proc;
-mod pythons;
 mod run;
 #[path = "../machine/venv.rs"]
 #[expect(dead_code, reason = "the tests of the machine use the rest")]
@@ -84,29 +83,6 @@ fn every_leak_is_explained() {
         found * 100 >= asked * FOUND_PERCENT,
         "{found} of {asked} lines or holders"
     );
-}
-
-/// A script of the standard library alone, under every Python from 3.8 on that is here.
-#[test]
-fn every_python_explains() {
-    let apps = App::all();
-    let app = apps.iter().find(|app| app.name == "job_row_by_row");
-    let app = app.expect("it is among the apps");
-    let pythons = pythons::pythons();
-    assert!(
-        !pythons.is_empty(),
-        "no python3.8 to python3.14 in the PATH"
-    );
-    println!("{}", Row::HEAD);
-    let mut wrong = Vec::new();
-    for (version, python) in &pythons {
-        let row = run::run_job(app, &python.to_string_lossy());
-        println!("{version}: {row}");
-        if !row.is_right() || !row.is_found() || row.trouble.is_some() {
-            wrong.push(version);
-        }
-    }
-    assert!(wrong.is_empty(), "not as it is to be under {wrong:?}");
 }
 
 /// All apps, or those that `LEAKS` names. Those that take longest are first.

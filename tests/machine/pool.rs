@@ -1,16 +1,16 @@
-//! `supervise map`, and the Executor: one result for each task, whatever happens to a worker.
+//! `supervise map`: one result for each task, whatever happens to a worker.
 
 use std::{
     collections::BTreeMap,
     fs,
     io::Write as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
 use serde_json::Value;
 
-use crate::{proc::children, venv};
+use crate::proc::children;
 
 const TASKS: &str = "
 import os, subprocess, sys, time
@@ -256,21 +256,4 @@ fn a_killed_run_goes_on_where_it_was() {
     assert!(map(folder.path(), &words).status().unwrap().success());
     let results = read(&fs::read(folder.path().join("out")).unwrap());
     assert_eq!(results.len(), 20_000);
-}
-
-#[test]
-fn the_executor_keeps_its_promises() {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new(venv::python())
-        .arg(root.join("tests/python/test_executor.py"))
-        .env("PYTHONPATH", root.join("python"))
-        .env("SUPERVISE_BINARY", env!("CARGO_BIN_EXE_supervise"))
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
