@@ -7,7 +7,6 @@ what the socket does not take is written by that thread, which goes on reading m
 import collections
 import itertools
 import pickle
-import socket
 import struct
 import subprocess
 import threading
@@ -20,7 +19,7 @@ from . import _errors, _life, _pickles
 from ._wire import BROKEN, RESULT, Wire
 
 _TO_POOL = struct.Struct("<IBQ")
-_SETUP, _TASK = ord("I"), ord("T")
+_SETUP, _TASK, _QUIT = (ord(kind) for kind in "ITQ")
 _RAISED, _UNSAVED, _LOST, _CREDIT = (ord(kind) for kind in "EUDW")
 
 #: A task of more is written beside its header, so that it is not copied.
@@ -135,7 +134,7 @@ class Client:
 
     def kill(self) -> None:
         """Ends the pool at once, tasks and all."""
-        self._wire.shut(socket.SHUT_RDWR)
+        self._wire.shut()
 
     def forked(self) -> None:
         """In a child of the client: lets go of the pool, so that it sees when the client itself ends."""
@@ -227,10 +226,13 @@ class Client:
         return 1
 
     def _fail(self, number: int, kind: int, body: bytes) -> int:
+        error = _errors.of_answer(body) if kind == _LOST else _errors.of_exception(body)
+        if error is None:
+            return 0  # It ends with the pool, which says why.
         future = self._running.pop(number, None)
         if future is None:
             return 0
-        future.set_exception(_errors.of_answer(body) if kind == _LOST else _errors.of_exception(body))
+        future.set_exception(error)
         return 1
 
     def _hand_over(self) -> None:
@@ -274,7 +276,7 @@ class Client:
             if self._waiting or self._wire.out or self._packing:
                 return
             self._finished = True
-        self._wire.shut(socket.SHUT_WR)
+            self._wire.write([_TO_POOL.pack(0, _QUIT, 0)])
 
     def _end(self) -> None:
         """The pool is gone: so are the tasks without an answer."""

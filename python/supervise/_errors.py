@@ -49,10 +49,12 @@ class WorkerDied(_Lost, RuntimeError):
     """The worker ended in the middle of the task. Only this task is lost: the pool goes on with a new worker."""
 
 
-def of_answer(body: bytes) -> BaseException:
-    """The exception that stands for a task without an answer (frame D)."""
+def of_answer(body: bytes) -> Optional[BaseException]:
+    """The exception that stands for a task without an answer (frame D); none if no worker can start."""
     said: Dict[str, Any] = json.loads(body)
     cause = said.get("cause") or ""
+    if cause == "start-failed":
+        return None
     kind = {"cap": MemoryCapExceeded, "timeout": TaskTimeout}.get(cause, WorkerDied)
     message = said.get("message") or "the worker ended: {}".format(cause)
     return kind(message, cause, said.get("attempts") or 1, said.get("peak"))

@@ -38,10 +38,10 @@ class Wire:
         except OSError:
             pass  # It rings already, or the thread is gone.
 
-    def shut(self, how: int) -> None:
-        """Says that no more comes, in one direction or both."""
+    def shut(self) -> None:
+        """Says that nothing is wanted any more."""
         try:
-            self._socket.shutdown(how)
+            self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # The pool is gone.
 

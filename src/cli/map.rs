@@ -333,8 +333,15 @@ async fn run(
     };
     match driver.run().await {
         Ok(tally) => status(tally),
-        // Whoever read the results has enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        // Whoever read the results has enough, or is gone.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted
+            ) =>
+        {
+            0
+        }
         Err(error) => fail(&error.to_string(), NOT_SET_UP),
     }
 }

@@ -37,8 +37,8 @@ pub(super) enum Source {
 }
 
 impl Host {
-    /// Gathers what has happened.
-    pub fn collect(&mut self, now: Timestamp) {
+    /// Gathers what has happened. True: a worker of a pool has said more, which is not read yet.
+    pub fn collect(&mut self, now: Timestamp) -> bool {
         let mut wakes = [EpollEvent::empty(); WAKES_MAX];
         let count = self.epoll.wait(&mut wakes, EpollTimeout::ZERO).unwrap_or(0);
         let tokens = wakes[..count].iter().map(EpollEvent::data);
@@ -65,6 +65,9 @@ impl Host {
         }
         self.discover(now);
         self.keep_up(now);
+        self.pool
+            .as_mut()
+            .is_some_and(|pool| std::mem::take(&mut pool.more))
     }
 
     pub(super) fn watch_own(&mut self) -> io::Result<()> {

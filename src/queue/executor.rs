@@ -1,12 +1,14 @@
 //! The socket of a `supervise.Executor`: tasks come in, what became of them goes out.
 
 use std::{
+    cell::Cell,
     io::{self, Read as _},
     os::unix::net::UnixStream as Blocking,
     rc::Rc,
     task::{Context, Poll, ready},
 };
 
+use bytes::{Buf as _, BytesMut};
 use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use serde_json::json;
 use tokio::net::UnixStream;
@@ -60,14 +62,17 @@ pub fn open(client: Blocking) -> io::Result<(Tasks, Answers)> {
     // A large answer goes at once; where the kernel allows less, in parts.
     let _ = setsockopt(&client, SndBuf, &BUFFER);
     let stream = Rc::new(UnixStream::from_std(client)?);
+    let ended = Rc::new(Cell::new(false));
     let tasks = Tasks {
         stream: Rc::clone(&stream),
-        read: Vec::new(),
+        ended: Rc::clone(&ended),
+        read: BytesMut::new(),
         chunk: vec![0; CHUNK],
     };
     let answers = Answers {
         stream,
-        unsent: Vec::new(),
+        ended,
+        unsent: BytesMut::new(),
         credit: 0,
         broken: false,
     };
@@ -78,7 +83,8 @@ pub fn open(client: Blocking) -> io::Result<(Tasks, Answers)> {
 #[derive(Debug)]
 pub struct Tasks {
     stream: Rc<UnixStream>,
-    read: Vec<u8>,
+    ended: Rc<Cell<bool>>,
+    read: BytesMut,
     chunk: Vec<u8>,
 }
 
@@ -94,8 +100,13 @@ impl Tasks {
             let Some(body) = rest.get(HEAD..HEAD + length) else {
                 break;
             };
-            if kind != b'T' {
-                return Err(garbled());
+            match kind {
+                b'T' => {}
+                b'Q' => {
+                    self.ended.set(true);
+                    break;
+                }
+                _ => return Err(garbled()),
             }
             into.push(Given::Task(Task {
                 seq,
@@ -106,7 +117,7 @@ impl Tasks {
             at += HEAD + length;
             count += 1;
         }
-        self.read.drain(..at);
+        self.read.advance(at);
         Ok(count)
     }
 }
@@ -119,28 +130,42 @@ impl Source for Tasks {
         into: &mut Vec<Given>,
     ) -> Poll<io::Result<bool>> {
         loop {
-            if self.take(at_most, into)? > 0 {
+            let count = self.take(at_most, into)?;
+            if self.ended.get() {
+                return Poll::Ready(Ok(false));
+            }
+            if count > 0 {
                 return Poll::Ready(Ok(true));
             }
             ready!(self.stream.poll_read_ready(cx))?;
             match self.stream.try_read(&mut self.chunk) {
-                Ok(0) => return Poll::Ready(Ok(false)),
+                Ok(0) => return Poll::Ready(Err(gone())),
                 Ok(length) => {
                     let new = self.chunk.get(..length).unwrap_or_default();
                     self.read.extend_from_slice(new);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Poll::Ready(Err(gone()));
+                }
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }
 }
 
+/// The client has ended, or wants everything to end: nobody waits for an answer.
+fn gone() -> io::Error {
+    io::ErrorKind::ConnectionAborted.into()
+}
+
 /// What became of it.
 #[derive(Debug)]
 pub struct Answers {
     stream: Rc<UnixStream>,
-    unsent: Vec<u8>,
+    /// The client has said that no more comes.
+    ended: Rc<Cell<bool>>,
+    unsent: BytesMut,
     credit: usize,
     broken: bool,
 }
@@ -150,7 +175,7 @@ impl Answers {
         let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes();
         let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
         self.unsent.extend_from_slice(&length.to_le_bytes());
-        self.unsent.push(kind);
+        self.unsent.extend_from_slice(&[kind]);
         self.unsent.extend_from_slice(&seq.to_le_bytes());
         self.unsent.extend_from_slice(&small(micros));
         self.unsent.extend_from_slice(&small(peak_kib));
@@ -158,10 +183,9 @@ impl Answers {
     }
 
     fn push(&mut self) {
-        let mut sent = 0;
-        while let Some(rest) = self.unsent.get(sent..).filter(|rest| !rest.is_empty()) {
-            match self.stream.try_write(rest) {
-                Ok(length) => sent += length,
+        while !self.unsent.is_empty() {
+            match self.stream.try_write(&self.unsent) {
+                Ok(length) => self.unsent.advance(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
                     self.broken = true;
@@ -169,14 +193,27 @@ impl Answers {
                 }
             }
         }
-        self.unsent.drain(..sent);
+    }
+
+    /// Ready when the client is gone, though it has said that no more comes.
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.ended.get() {
+            return Poll::Pending;
+        }
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read(&mut [0]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(_) | Err(_) => return Poll::Ready(Err(gone())),
+            }
+        }
     }
 
     fn poll_below(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<()>> {
         loop {
             self.push();
             if self.broken {
-                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                return Poll::Ready(Err(gone()));
             }
             if self.unsent.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -238,6 +275,9 @@ impl Sink for Answers {
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(gone) = self.poll_gone(cx) {
+            return Poll::Ready(gone);
+        }
         self.poll_below(cx, BEHIND)
     }
 

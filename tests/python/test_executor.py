@@ -356,7 +356,7 @@ class Losing(Case):
         pool = self.executor(2)
         error = pool.submit(tasks.kill_self).exception(LONG)
         self.assertIs(type(error), WorkerDied)
-        self.assertEqual(error.cause, "signal:SIGKILL")
+        self.assertEqual(error.cause, "signal:KILL")
         self.check_lives(pool)
 
     def test_killed_from_outside_only_its_own_future_fails(self):

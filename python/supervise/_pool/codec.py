@@ -46,6 +46,10 @@ class Pickle:
     """Tasks are pickles of a callable, its arguments and its keywords."""
 
     def __init__(self, orders):
+        # The client's own, found where the client found it: what it pickles says its name.
+        from supervise import _pickles
+
+        self.dumps = _pickles.dumps
         for module in orders["imports"]:
             importlib.import_module(module)
 
@@ -59,12 +63,12 @@ class Pickle:
         return function(*arguments, **keywords)
 
     def encode(self, value):
-        return pickle.dumps(value, -1)
+        return self.dumps(value)
 
     def describe(self, error):
         text = describe(error)
         try:
-            pickled = pickle.dumps(error, -1)
+            pickled = self.dumps(error)
             # Some pickle and cannot be loaded again; the client would fail on it.
             pickle.loads(pickled)
         except Exception:

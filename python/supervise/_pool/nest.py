@@ -60,14 +60,14 @@ def main(control, orders, task):
         children[pid] = number
         fds = array.array("i", [ours.fileno(), page])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
-        control.sendmsg([b"born %d %d" % (number, pid)], ancillary)
+        say(control, b"born %d %d" % (number, pid), ancillary)
         ours.close()
         os.close(page)
 
 
-def say(control, word):
+def say(control, word, ancillary=()):
     try:
-        control.send(word)
+        control.sendmsg([word], ancillary)
     except OSError:
         # Nobody hears us: we are to end, and soon will.
         pass

@@ -34,10 +34,10 @@ def main():
     try:
         task = codec.load(orders) if orders["warm"] else None
     except BaseException as error:
-        control.send(b"failed " + codec.describe(error))
+        nest.say(control, b"failed " + codec.describe(error))
         return 1
     threads = threads_alive()
-    control.send(b"ready %d" % threads)
+    nest.say(control, b"ready %d" % threads)
     # What is shared with the workers stays shared: a collection would write into every object.
     gc.collect()
     gc.freeze()
@@ -55,7 +55,7 @@ def main():
         try:
             pid = os.fork()
         except OSError as error:
-            control.send(b"none %d %d" % (slot, error.errno))
+            nest.say(control, b"none %d %d" % (slot, error.errno))
             continue
         if pid == 0:
             control.close()
@@ -64,7 +64,7 @@ def main():
         theirs.close()
         fds = array.array("i", [ours.fileno()])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
-        control.sendmsg([b"nest %d %d" % (slot, pid)], ancillary)
+        nest.say(control, b"nest %d %d" % (slot, pid), ancillary)
         ours.close()
 
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Buf as _;
+
 use super::PoolDriver;
 use crate::{
     agent::frames::{Frame, Kind, read},
@@ -35,7 +37,7 @@ impl PoolDriver {
                 }
             }
         }
-        said.drain(..at);
+        said.advance(at);
         self.host.get_mut().return_said(worker, said);
     }
 

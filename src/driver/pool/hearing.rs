@@ -49,10 +49,7 @@ impl PoolDriver {
             machine::Event::RunOver { .. } => Event::TemplateGone,
             machine::Event::Signalled(signal @ (Signal::TERM | Signal::INT)) => {
                 if self.tally.stopped_by.replace(signal).is_some() {
-                    self.over = Some(Over::Stopped);
-                    let run = self.run;
-                    let kill = action::Action::KillRun { run };
-                    self.host.get_mut().carry_out(clock::now(), kill);
+                    self.end_at_once();
                     return;
                 }
                 (self.parts.say)("finishing what is under way; once more ends it at once");
@@ -65,6 +62,14 @@ impl PoolDriver {
             _ => return,
         };
         self.hand_in(event);
+    }
+
+    /// Ends without waiting for what is under way.
+    pub(super) fn end_at_once(&mut self) {
+        self.over = Some(Over::Stopped);
+        let run = self.run;
+        let kill = action::Action::KillRun { run };
+        self.host.get_mut().carry_out(clock::now(), kill);
     }
 
     pub(super) fn on_news(&mut self, news: News) {

@@ -216,26 +216,37 @@ impl PoolDriver {
             }
             source.poll_tasks(cx, wants, given)
         });
-        let mut ready = false;
+        let mut collected = false;
         tokio::select! {
             biased;
             woken = self.host.readable_mut() => {
-                ready = woken.map(|mut guard| guard.clear_ready()).is_ok();
+                if let Ok(mut guard) = woken {
+                    // RACE: readiness is told once; what was left unread must not wait for more.
+                    let more = guard.get_inner_mut().collect(clock::now());
+                    if !more {
+                        guard.clear_ready();
+                    }
+                    collected = true;
+                }
             }
             more = more => match more {
                 Ok(true) => {}
                 Ok(false) => self.source_ended = true,
                 Err(error) => {
-                    self.broken.get_or_insert(error);
                     self.source_ended = true;
-                    self.own.push_back(Event::Stop);
+                    if error.kind() == io::ErrorKind::ConnectionAborted {
+                        self.end_at_once();
+                    } else {
+                        self.own.push_back(Event::Stop);
+                    }
+                    self.broken.get_or_insert(error);
                 }
             },
             () = sleep(deadline.since(now)) => {}
         }
         self.take_given();
         let now = clock::now();
-        if ready || self.host.get_ref().deadline() <= now {
+        if !collected && self.host.get_ref().deadline() <= now {
             self.host.get_mut().collect(now);
         }
         if self.pool.poll_deadline().is_some_and(|at| at <= now) {

@@ -6,8 +6,22 @@ use std::{
     os::unix::{fs::FileExt as _, net::UnixStream},
 };
 
-use super::CHUNK;
+use bytes::BytesMut;
+
 use crate::host::pidfd::PidFd;
+
+/// One worker is listened to for so many bytes before others are heard.
+const AT_ONCE: usize = 16 << 20;
+
+/// What a socket holds after it was read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Left {
+    Nothing,
+    /// It was not read to its end.
+    Perhaps,
+    /// Nothing more comes.
+    End,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -17,8 +31,8 @@ pub(super) struct Child {
     pub(super) socket: UnixStream,
     pub(super) token: Option<u64>,
     pub(super) page: File,
-    pub(super) said: Vec<u8>,
-    pub(super) unsent: Vec<u8>,
+    pub(super) said: BytesMut,
+    pub(super) unsent: BytesMut,
     pub(super) waits: bool,
 }
 
@@ -35,21 +49,25 @@ impl Child {
         (word(0), word(8))
     }
 
-    /// Reads what is there. False at the end.
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> bool {
-        loop {
+    /// Reads what is there, but not for ever.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Left {
+        let mut read = 0;
+        while read < AT_ONCE {
             match self.socket.read(buffer) {
-                Ok(0) => return false,
+                Ok(0) => return Left::End,
                 Ok(length) => {
                     self.said
                         .extend_from_slice(buffer.get(..length).unwrap_or(&[]));
-                    if length < buffer.len() || self.said.len() > 4 * CHUNK {
-                        return true;
+                    read += length;
+                    if length < buffer.len() {
+                        return Left::Nothing;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Left::Nothing,
+                Err(_) => return Left::End,
             }
         }
+        Left::Perhaps
     }
 }

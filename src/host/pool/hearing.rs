@@ -10,7 +10,13 @@ use std::{
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use super::{CHUNK, Nest, News, child::Child, words::hear};
+use bytes::BytesMut;
+
+use super::{
+    Nest, News,
+    child::{Child, Left},
+    words::hear,
+};
 use crate::{
     host::{Host, clock, hear::Source, keeper::ended, pidfd::PidFd},
     supervisor::{
@@ -141,8 +147,8 @@ impl Host {
             socket,
             token,
             page: File::from(page),
-            said: Vec::new(),
-            unsent: Vec::new(),
+            said: BytesMut::new(),
+            unsent: BytesMut::new(),
             waits: false,
         };
         if let Some(pool) = &mut self.pool {
@@ -157,10 +163,14 @@ impl Host {
         let Some(child) = pool.children.get_mut(&worker) else {
             return;
         };
-        if !child.read(&mut pool.buffer) {
-            let _ = self.epoll.delete(&child.socket);
-            child.token = None;
-            self.sources.remove(&token);
+        match child.read(&mut pool.buffer) {
+            Left::Nothing => {}
+            Left::Perhaps => pool.more = true,
+            Left::End => {
+                let _ = self.epoll.delete(&child.socket);
+                child.token = None;
+                self.sources.remove(&token);
+            }
         }
         pool.news.push_back(News::Said(worker));
     }
@@ -182,7 +192,7 @@ impl Host {
         pool.numbers.retain(|_, known| *known != worker);
         let (mut begun, mut finished) = (0, 0);
         if let Some(child) = pool.children.get_mut(&worker) {
-            while child.read(&mut pool.buffer) && child.said.len() > 4 * CHUNK {}
+            while child.read(&mut pool.buffer) == Left::Perhaps {}
             (begun, finished) = child.progress();
             if !child.said.is_empty() {
                 pool.news.push_back(News::Said(worker));

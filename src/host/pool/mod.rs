@@ -13,6 +13,7 @@ use std::{
     os::fd::{IntoRawFd as _, OwnedFd, RawFd},
 };
 
+use bytes::{Buf as _, BytesMut};
 use nix::{
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
     sys::{
@@ -80,6 +81,8 @@ pub(super) struct PoolHost {
     next_number: u64,
     pub(super) news: VecDeque<News>,
     buffer: Vec<u8>,
+    /// A worker was not listened to to its end.
+    pub(super) more: bool,
 }
 
 #[derive(Debug)]
@@ -117,6 +120,7 @@ impl Host {
             next_number: 1,
             news: VecDeque::new(),
             buffer: vec![0; CHUNK],
+            more: false,
         });
         // The template's end stays open here until it has inherited it: [`Host::close_inherited`].
         Ok(theirs.into_raw_fd())
@@ -178,16 +182,14 @@ impl Host {
         else {
             return;
         };
-        let mut sent = 0;
-        while let Some(rest) = child.unsent.get(sent..).filter(|rest| !rest.is_empty()) {
-            match child.socket.write(rest) {
-                Ok(length) => sent += length,
+        while !child.unsent.is_empty() {
+            match child.socket.write(&child.unsent) {
+                Ok(length) => child.unsent.advance(length),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // One that has ended takes nothing more, and its end is on its way.
                 Err(_) => break,
             }
         }
-        child.unsent.drain(..sent);
         let waits = !child.unsent.is_empty();
         if waits != child.waits
             && let Some(token) = child.token
@@ -201,7 +203,7 @@ impl Host {
     }
 
     /// What a worker has said and nobody has taken.
-    pub fn take_said(&mut self, worker: WorkerId) -> Vec<u8> {
+    pub fn take_said(&mut self, worker: WorkerId) -> BytesMut {
         let child = self
             .pool
             .as_mut()
@@ -212,7 +214,7 @@ impl Host {
     }
 
     /// Gives back what was not yet whole.
-    pub fn return_said(&mut self, worker: WorkerId, rest: Vec<u8>) {
+    pub fn return_said(&mut self, worker: WorkerId, rest: BytesMut) {
         if let Some(child) = self
             .pool
             .as_mut()
