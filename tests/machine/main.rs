@@ -14,6 +14,7 @@ mod client_gunicorn;
 mod clock;
 mod drains;
 mod examples;
+mod executor;
 mod faults;
 mod house;
 mod http;

@@ -1,0 +1,77 @@
+//! The Python package, from the wheel to each promise of `supervise.Executor`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::venv;
+
+/// Runs a program to its end, which must be a good one; the result is what it wrote.
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{said}",
+        output.status
+    );
+    said
+}
+
+/// `pip install .` as a user does it, into an environment in which nothing else is; the result is
+/// its `bin`. Built without optimization, beside the build of the tests.
+fn installed(folder: &Path) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let place = folder.join("fresh");
+    run(Command::new(venv::python())
+        .arg("-m")
+        .arg("venv")
+        .arg(&place));
+    let target = Path::new(env!("CARGO_BIN_EXE_supervise"))
+        .ancestors()
+        .nth(2);
+    run(Command::new(place.join("bin/python"))
+        .args(["-m", "pip", "install", "--disable-pip-version-check"])
+        .arg(root)
+        .env("MATURIN_PEP517_ARGS", "--profile dev")
+        .env("CARGO_TARGET_DIR", target.unwrap()));
+    place.join("bin")
+}
+
+#[test]
+fn the_wheel_brings_the_binary_and_the_executor() {
+    let folder = tempfile::tempdir().unwrap();
+    let bin = installed(folder.path());
+    let version = run(Command::new(bin.join("supervise")).arg("--version"));
+    assert_eq!(
+        version,
+        format!("supervise {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    let listed =
+        run(Command::new(bin.join("python")).args(["-m", "pip", "show", "--files", "supervise"]));
+    for file in [
+        "bin/supervise",
+        "supervise/__init__.py",
+        "supervise/py.typed",
+    ] {
+        assert!(
+            listed.contains(file),
+            "{file} is not in the wheel:\n{listed}"
+        );
+    }
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python");
+    let tests = folder.path().join("tests");
+    fs::create_dir(&tests).unwrap();
+    for file in ["test_executor.py", "helpers_for_tasks.py"] {
+        fs::copy(here.join(file), tests.join(file)).unwrap();
+    }
+    let said = run(Command::new(bin.join("python"))
+        .args(["-X", "faulthandler", "-m", "unittest", "test_executor"])
+        .current_dir(&tests)
+        .env_remove("SUPERVISE_BINARY")
+        .env_remove("PYTHONPATH"));
+    assert!(said.contains("\nOK"), "{said}");
+}
