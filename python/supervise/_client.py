@@ -11,11 +11,11 @@ import struct
 import subprocess
 import threading
 import weakref
-from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Callable, Deque, Dict, List, NoReturn, Optional, Tuple
 
 from . import _errors, _life, _pickles
+from ._future import TaskFuture
 from ._wire import BROKEN, RESULT, Wire
 
 _TO_POOL = struct.Struct("<IBQ")
@@ -28,7 +28,7 @@ _LARGE = 64 << 10
 _BATCH = 128 << 10
 _LARGEST = (1 << 32) - 1
 
-_Waiting = Tuple["Future[Any]", Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]
+_Waiting = Tuple[TaskFuture, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]
 
 
 class Client:
@@ -37,9 +37,12 @@ class Client:
     def __init__(self, command: List[str], environment: Dict[str, str], setup: bytes, credit: int) -> None:
         self._lock = threading.Lock()
         self._waiting: Deque[_Waiting] = collections.deque()
-        self._running: Dict[int, "Future[Any]"] = {}
+        self._running: Dict[int, TaskFuture] = {}
         self._numbers = itertools.count(1)
         self._credit = credit
+        #: So many are handed over by `submit` itself: each worker has one more to go on with.
+        self._at_once = credit
+        self._most_at_once = 2 * credit
         #: Handed over, or about to be.
         self._under_way = 0
         #: Of these, how many a caller of `submit` pickles just now.
@@ -82,13 +85,15 @@ class Client:
 
     # Called by any thread.
 
-    def submit(self, function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> "Future[Any]":
+    def submit(self, function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> TaskFuture:
         """A future for the call; it is with the pool already, if that takes it."""
-        future: "Future[Any]" = Future()
+        future = TaskFuture()
         with self._lock:
             if self.broken is not None or self._ended:
                 self._refuse()
-            if self._waiting or self._wire.out or self._under_way >= self._credit:
+            if self._waiting or self._under_way >= self._at_once or self._wire.out:
+                # What is under way keeps the workers busy. Its answers wake the thread, which hands over many
+                # at a time.
                 self._waiting.append((future, function, args, kwargs))
                 return future
             self._under_way += 1
@@ -148,10 +153,10 @@ class Client:
         return _errors.remote(self._traceback) if self._traceback else None
 
     def _pack(
-        self, future: "Future[Any]", function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]
+        self, future: TaskFuture, function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]
     ) -> Optional[List[bytes]]:
         """The frame of a task that is handed over now; none if it is over already."""
-        if not future.set_running_or_notify_cancel():
+        if not future.begin():
             return None
         try:
             body = _pickles.dumps_task(function, args, kwargs)
@@ -206,6 +211,7 @@ class Client:
             return self._fail(number, kind, bytes(body))
         if kind == _CREDIT:
             self._credit = number
+            self._at_once = min(number, self._most_at_once)
         elif kind == BROKEN:
             self.broken, self._traceback = _errors.of_start(bytes(body))
             _life.LOG.critical("%s\n%s", self.broken, self._traceback)
@@ -222,7 +228,7 @@ class Client:
         except BaseException as error:
             future.set_exception(error)
         else:
-            future.set_result(value)
+            future.finish(value)
         return 1
 
     def _fail(self, number: int, kind: int, body: bytes) -> int:

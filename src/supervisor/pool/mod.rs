@@ -176,7 +176,7 @@ impl Pool {
         let slots = self.slots.len();
         match self.window() {
             1 => slots.saturating_add(1),
-            window => window.saturating_mul(slots).saturating_mul(2),
+            window => window.saturating_mul(slots).saturating_mul(8),
         }
     }
 
