@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 _PROTOCOL = 5
 _MAIN = b"__main__"
+_MANAGERS = "multiprocessing.managers"
 _UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
 _NOTHING = object()
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), type(Ellipsis), types.BuiltinFunctionType, types.ModuleType)
@@ -42,8 +43,26 @@ def dumps(value: Any) -> bytes:
     return _dumps_by_value(value, None) if _MAIN in body else body
 
 
+def dumps_setup(initializer: Optional[Callable[..., object]], args: Tuple[Any, ...]) -> bytes:
+    """What each worker begins with."""
+    return _with_key(dumps((initializer, args)))
+
+
 def dumps_task(function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bytes:
     """The body of a task."""
+    return _with_key(_dumps_call(function, args, kwargs))
+
+
+def _with_key(body: bytes) -> bytes:
+    """With the key that lets the proxies of a manager in it, if it has any, connect to their manager."""
+    if _MANAGERS not in sys.modules or _MANAGERS.encode() not in body:
+        return body
+    from multiprocessing import process
+
+    return pickle.dumps(_Keyed(bytes(process.current_process().authkey), body), _PROTOCOL)
+
+
+def _dumps_call(function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bytes:
     chunked = type(function) is Spread
     kept = _kept(function.function if chunked else function)  # type: ignore[attr-defined]
     if kept is None:
@@ -82,6 +101,14 @@ def load(blob: bytes) -> Any:
     return value
 
 
+def load_keyed(key: bytes, body: bytes) -> Any:
+    """Loads what has proxies in it: this process is known to their managers from now on."""
+    from multiprocessing import process
+
+    process.current_process().authkey = key
+    return pickle.loads(body)
+
+
 def load_kept(blob: bytes) -> Any:
     """Loads a function that many tasks call, once."""
     function = _loaded.get(blob, _NOTHING)
@@ -110,6 +137,17 @@ class _Blob:
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return self.loader, (self.blob,)
+
+
+class _Keyed:
+    """Stands in a pickle for one that has proxies of managers in it."""
+
+    def __init__(self, key: bytes, body: bytes) -> None:
+        self.key = key
+        self.body = body
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return load_keyed, (self.key, self.body)
 
 
 class _MainGlobals:

@@ -76,7 +76,7 @@ class Executor(concurrent.futures.Executor):
             if value is not None:
                 self._options += [name, str(value)]
         self._preload = list(preload)
-        self._setup = _pickles.dumps((initializer, tuple(initargs)))
+        self._setup = _pickles.dumps_setup(initializer, tuple(initargs))
         self._forks = _life.forks
         self._lock = threading.Lock()
         self._shut = False

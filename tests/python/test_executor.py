@@ -1,6 +1,7 @@
 """Tests of `supervise.Executor` against the installed wheel: `python -m unittest test_executor`."""
 import concurrent.futures
 import gc
+import multiprocessing
 import os
 import pickle
 import signal
@@ -418,6 +419,16 @@ class Starting(Case):
         for start in ("template", "fresh"):
             with Executor(2, initializer=tasks.set_flag, initargs=("set",), start=start) as pool:
                 self.assertEqual(set(pool.map(lambda _: tasks.get_flag(), range(8))), {"set"})
+
+    def test_proxies_of_a_manager(self):
+        with multiprocessing.get_context("spawn").Manager() as manager:
+            events, names = manager.Queue(), manager.dict()
+            with Executor(2, initializer=tasks.announce, initargs=(events,)) as pool:
+                got = list(pool.map(tasks.put, [names] * 9, range(9), chunksize=2))
+                self.assertEqual(got, list(range(9)))
+                pool.submit(lambda: names.update(here=1)).result(LONG)
+            self.assertEqual(sorted(map(str, names.keys())), [*map(str, range(9)), "here"])
+            self.assertIn("started", events.get(timeout=LONG))
 
     def test_a_failing_initializer_breaks_the_pool(self):
         pool = self.executor(2, initializer=tasks.fail_at_start)

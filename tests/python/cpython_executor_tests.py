@@ -1,0 +1,256 @@
+"""CPython's own tests of ProcessPoolExecutor, run against `supervise.Executor`.
+
+`python cpython_executor_tests.py [template|fresh]` takes the test classes for process pools from the
+`test_concurrent_futures` of the running interpreter, changes only which executor they make, and compares each
+outcome with EXPECTED. A test named there must fail as it says there, all others must pass: else the exit
+status is 1. `-v` says how long each takes.
+Left out are the tests of thread pools, of futures alone, and of what multiprocessing itself leaves behind.
+"""
+import concurrent.futures
+import faulthandler
+import gc
+import importlib
+import os
+import pkgutil
+import re
+import sys
+import threading
+import time
+import traceback
+import unittest
+
+import supervise
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TESTS = "test.test_concurrent_futures"
+START = "SUPERVISE_TESTS_START"
+#: Seconds for all tests together.
+LIMIT = 300
+
+#: Why a test does not pass: in words, and what its failure must say for them to be true.
+INSIDE = "looks inside ProcessPoolExecutor (_processes, its thread, its context)", "has no attribute '_"
+DEATH = "wants the whole pool broken when a worker dies: here only its own future fails", "WorkerDied: "
+EXIT = "wants the SystemExit of a task as its exception: here it ends the worker", "WorkerDied: .*exit"
+LOADING = "wants the whole pool broken when a pickle does not load: here its own future has the exception"
+LOAD = LOADING, "UnpicklingError"
+LOAD_EXIT = LOADING, "SystemExit: 1"
+PRINT = "wants what a task prints on standard output: here it goes to standard error, marked", r"\[task 1\]"
+INHERIT = "hands a multiprocessing.Queue to initargs, which can only be inherited", "through inheritance"
+THREADS = "lets only one thread start, and wants that to break the pool: we need no more", "TypeError: mul"
+KEYWORD = "gives submit's fn by keyword: deprecated in 3.8, gone in 3.9", "argument: 'fn'"
+WINDOWS = "is for Windows", "skipped: Windows-only"
+
+EXPECTED = {
+    "FailingInitializerMixin.test_initializer": INHERIT,
+    "ProcessPoolShutdownTest.test_context_manager_shutdown": INSIDE,
+    "ProcessPoolShutdownTest.test_del_shutdown": INSIDE,
+    "ProcessPoolShutdownTest.test_hang_gh83386": PRINT,
+    "ProcessPoolShutdownTest.test_interpreter_shutdown": PRINT,
+    "ProcessPoolShutdownTest.test_processes_terminate": INSIDE,
+    "ProcessPoolShutdownTest.test_shutdown_no_wait": INSIDE,
+    "ProcessPoolExecutorTest.test_idle_process_reuse_multiple": INSIDE,
+    "ProcessPoolExecutorTest.test_idle_process_reuse_one": INSIDE,
+    "ProcessPoolExecutorTest.test_killed_child": INSIDE,
+    "ProcessPoolExecutorTest.test_max_workers_too_large": WINDOWS,
+    "ProcessPoolExecutorTest.test_saturation": INSIDE,
+    "ProcessPoolExecutorTest.test_max_tasks_per_child": INSIDE,
+    "ProcessPoolExecutorTest.test_max_tasks_per_child_defaults_to_spawn_context": INSIDE,
+    "ProcessPoolExecutorTest.test_python_finalization_error": THREADS,
+    "ExecutorDeadlockTest.test_crash_at_task_unpickle": DEATH,
+    "ExecutorDeadlockTest.test_crash_big_data": DEATH,
+    "ExecutorDeadlockTest.test_crash_during_func_exec_on_worker": DEATH,
+    "ExecutorDeadlockTest.test_crash_during_result_pickle_on_worker": DEATH,
+    "ExecutorDeadlockTest.test_error_at_task_unpickle": LOAD,
+    "ExecutorDeadlockTest.test_error_during_result_unpickle_in_result_handler": LOAD,
+    "ExecutorDeadlockTest.test_exit_at_task_unpickle": DEATH,
+    "ExecutorDeadlockTest.test_exit_during_func_exec_on_worker": EXIT,
+    "ExecutorDeadlockTest.test_exit_during_result_unpickle_in_result_handler": LOAD_EXIT,
+    "ExecutorDeadlockTest.test_shutdown_deadlock": DEATH,
+    "ExecutorDeadlockTest.test_shutdown_deadlock_pickle": INSIDE,
+    # The same tests as above are parts of one in 3.8.
+    "ExecutorDeadlockTest.test_crash[crash at task unpickle]": DEATH,
+    "ExecutorDeadlockTest.test_crash[crash during func execution on worker]": DEATH,
+    "ExecutorDeadlockTest.test_crash[crash during result pickle on worker]": DEATH,
+    "ExecutorDeadlockTest.test_crash[error at task unpickle]": LOAD,
+    "ExecutorDeadlockTest.test_crash[error during result unpickle in result_handler]": LOAD,
+    "ExecutorDeadlockTest.test_crash[exit at task unpickle]": DEATH,
+    "ExecutorDeadlockTest.test_crash[exit during func execution on worker]": EXIT,
+    "ExecutorDeadlockTest.test_crash[exit during result unpickle in result_handler]": LOAD_EXIT,
+}
+if sys.version_info < (3, 9):
+    EXPECTED["ProcessPoolExecutorTest.test_submit_keyword"] = KEYWORD
+
+
+class Executor(supervise.Executor):
+    """What the tests make: there is nothing that a context could say about our workers."""
+
+    def __init__(self, max_workers=None, mp_context=None, initializer=None, initargs=(), **more):
+        start = os.environ.get(START, "template")
+        super().__init__(max_workers, initializer=initializer, initargs=initargs, start=start, **more)
+
+
+class Named(Executor):
+    """What tests make by the name of `ProcessPoolExecutor`; they skip what that cannot do only for itself."""
+
+
+class Futures:
+    """`concurrent.futures`, as the modules of tests see it."""
+
+    ProcessPoolExecutor = Named
+
+    def __getattr__(self, name):
+        return getattr(concurrent.futures, name)
+
+
+def modules():
+    """The modules of the tests; none if the interpreter comes without them."""
+    try:
+        top = importlib.import_module(TESTS)
+    except ModuleNotFoundError as error:
+        if error.name not in ("test", TESTS):
+            raise
+        return []
+    names = [name for _, name, _ in pkgutil.iter_modules(getattr(top, "__path__", []), TESTS + ".")]
+    return [top] + [importlib.import_module(name) for name in names]
+
+
+def run_script(run):
+    """`assert_python_ok` for scripts that import an executor by its name: they get ours."""
+
+    def run_ours(option, code):
+        code = re.sub(r"from concurrent\.futures import", "from cpython_executor_tests import", code)
+        # The one script that says this has not even imported it; we have no such method.
+        code = code.replace("multiprocessing.set_start_method(", "str(")
+        return run(option, code, PYTHONPATH=os.pathsep.join([HERE, *filter(None, sys.path)]))
+
+    return run_ours
+
+
+def adapt():
+    """The classes of tests, by their names: CPython's for pools of spawned processes, with our executor."""
+    made = {}
+    for module in modules():
+        if hasattr(module, "futures"):
+            module.futures = Futures()
+        if hasattr(module, "assert_python_ok"):
+            module.assert_python_ok = run_script(module.assert_python_ok)
+        for kind in list(vars(module).values()):
+            names = [base.__name__ for base in getattr(kind, "__bases__", ())]
+            if names[1:2] == ["ProcessPoolSpawnMixin"]:
+                body = {"executor_type": Executor, "__module__": __name__}
+                made[names[0]] = type(names[0], (kind,), body)
+                if names[0] == "FailingInitializerMixin":
+                    # It has a form for executors without a context too.
+                    name = names[0] + "_without_context"
+                    made[name] = type(name, (kind.__bases__[0], *kind.__bases__[2:]), body)
+    return made
+
+
+if __name__ != "__main__":
+    globals().update(adapt())
+
+
+def name_of(test, part=None):
+    name = "{}.{}".format(type(test).__name__, test._testMethodName)
+    return name if part is None else "{}[{}]".format(name, part)
+
+
+class Result(unittest.TestResult):
+    """What came of each test: nothing if it passed, else what was seen. A subtest is a test of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.outcomes = {}
+        self.support = importlib.import_module("test.support")
+        self.support.verbose = 0
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.support.environment_altered = False
+        self.begun = time.monotonic()
+        self.parts = self.failed = False
+        self.note(test, None)
+
+    def note(self, test, seen, part=None):
+        self.failed = self.failed or seen is not None
+        self.outcomes[name_of(test, part)] = seen
+
+    def addSkip(self, test, reason):
+        self.note(test, "skipped: " + reason)
+
+    def addError(self, test, error):
+        if not isinstance(test, unittest.TestCase):
+            raise error[1]
+        self.note(test, self.told(error, test))
+
+    addFailure = addError
+
+    def addExpectedFailure(self, test, error):
+        self.note(test, "fails as CPython expects")
+
+    def addSubTest(self, test, subtest, error):
+        self.parts = True
+        self.note(test, error and self.told(error, subtest), subtest._message)
+
+    def told(self, error, test):
+        """The failure as text; what the frames held, such as executors, becomes garbage."""
+        text = self._exc_info_to_string(error, test)
+        cause = error[1]
+        while cause is not None:
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        return text
+
+    def stopTest(self, test):
+        # A test that failed did not shut its executor down.
+        gc.collect()
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                thread.join(10)
+        if self.support.environment_altered and not self.failed:
+            self.note(test, "left threads or processes behind")
+        if self.parts and self.outcomes[name_of(test)] is None:
+            del self.outcomes[name_of(test)]
+        if "-v" in sys.argv:
+            took = time.monotonic() - self.begun
+            print("{:6.2f} s {}".format(took, name_of(test)), file=sys.stderr, flush=True)
+
+
+def main():
+    kinds = [kind for kind in globals().values() if isinstance(kind, type)]
+    kinds = [kind for kind in kinds if issubclass(kind, unittest.TestCase)]
+    if not kinds:
+        print("no test_concurrent_futures in this interpreter")
+        return 0
+    if sys.argv[1:2] not in ([], ["-v"]):
+        os.environ[START] = sys.argv[1]
+    faulthandler.dump_traceback_later(LIMIT, exit=True)
+    result = Result()
+    load = unittest.defaultTestLoader.loadTestsFromTestCase
+    unittest.TestSuite(map(load, kinds)).run(result)
+    return report(result.outcomes)
+
+
+def report(outcomes):
+    """Compares with what is expected, and says so: the exit status."""
+    passed, differ, wrong = 0, 0, 0
+    for name, seen in outcomes.items():
+        words, sign = EXPECTED.get(name, (None, None))
+        if seen is None and words is None:
+            passed += 1
+        elif seen is not None and words is not None and re.search(sign, seen):
+            differ += 1
+            print("differs: {}: {}".format(name, words))
+        else:
+            wrong += 1
+            print("UNEXPECTED: {}: {}".format(name, seen or "passed"))
+    line = "Python {}: {} passed, {} differ as expected, {} unexpected"
+    print(line.format(sys.version.split()[0], passed, differ, wrong))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    # By its name workers find it too.
+    from cpython_executor_tests import main
+
+    sys.exit(main())
