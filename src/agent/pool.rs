@@ -60,6 +60,7 @@ impl Files {
     pub fn install(below: &Path, name: &str) -> io::Result<Self> {
         let path = below.join(format!("{name}.pool"));
         let _ = fs::remove_dir_all(&path);
+        sweep(below);
         let package = path.join(PACKAGE);
         let mut builder = fs::DirBuilder::new();
         builder
@@ -102,6 +103,21 @@ impl Drop for Files {
     }
 }
 
+/// Removes what pools have left that were killed. A name ends with the number of its process.
+fn sweep(below: &Path) {
+    let entries = fs::read_dir(below).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("map-")?.strip_suffix(".pool"))
+            .and_then(|number| number.parse::<u32>().ok());
+        if number.is_some_and(|number| !Path::new(&format!("/proc/{number}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +132,20 @@ mod tests {
             .collect();
         there.sort();
         assert_eq!(there, MODULES.map(|(name, _)| name.to_owned()));
+    }
+
+    #[test]
+    fn what_a_killed_pool_has_left_is_removed() {
+        let below = tempfile::tempdir().unwrap();
+        let living = format!("map-{}.pool", std::process::id());
+        // No process has this number: proc(5), pid_max is 2^22.
+        for name in ["map-4194305.pool", living.as_str(), "map-shop.pool"] {
+            fs::create_dir(below.path().join(name)).unwrap();
+        }
+        let files = Files::install(below.path(), "map-1").unwrap();
+        assert!(!below.path().join("map-4194305.pool").exists());
+        assert!(below.path().join(living).exists());
+        assert!(below.path().join("map-shop.pool").exists());
+        drop(files);
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     env,
     fs::File,
-    io::{self, Write},
+    io,
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
@@ -14,11 +14,14 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::run::{OUR_BUG, fail, in_runtime};
+use super::{
+    progress::{Input, Progress, Quiet},
+    run::{OUR_BUG, fail, in_runtime},
+};
 use crate::{
     agent::pool::Orders,
     config,
-    driver::pool::{Parts, PoolDriver, Tally},
+    driver::pool::{Onlooker, Parts, PoolDriver, Tally},
     host::users,
     queue::{Journal, Lines, Order, Results, Sink, Source, executor},
     supervisor::{
@@ -64,7 +67,8 @@ pub struct Workers {
     #[arg(long, value_name = "SIZE", value_parser = limit)]
     #[arg(default_value = "auto", hide_default_value = true)]
     ceiling: Limit,
-    /// The kernel ends a worker that holds more [default: twice the ceiling]
+    /// The kernel ends a worker that holds more [default: twice a ceiling that is given, else
+    /// nearly the budget]
     #[arg(long, value_name = "SIZE", value_parser = limit)]
     #[arg(default_value = "auto", hide_default_value = true)]
     cap: Limit,
@@ -211,11 +215,11 @@ pub fn map(args: &MapArgs) -> i32 {
             Ok(ends) => ends,
             Err(message) => return fail(&message, NOT_SET_UP),
         };
-        run(&args.workers, args.stop_on_error, orders, (ends, None)).await
+        run(&args.workers, args.stop_on_error, orders, None, ends).await
     })
 }
 
-type Ends = (Box<dyn Source>, Box<dyn Sink>);
+type Ends = (Box<dyn Source>, Box<dyn Sink>, Box<dyn Onlooker>);
 
 /// Opens what is read and what is written, the journal first: nothing else is touched without it.
 fn ends(args: &MapArgs) -> Result<Ends, String> {
@@ -239,9 +243,12 @@ fn ends(args: &MapArgs) -> Result<Ends, String> {
     } else {
         Order::AsTheyEnd
     };
+    let done = journal.as_ref().map(Journal::done).unwrap_or_default();
+    let input = Input::new(input, done);
+    let progress = Progress::new(input.way());
     let lines = Lines::start(input, journal.as_ref()).map_err(|error| error.to_string())?;
     let results = Results::start(output, order, journal).map_err(|error| error.to_string())?;
-    Ok((Box::new(lines), Box::new(results)))
+    Ok((Box::new(lines), Box::new(results), Box::new(progress)))
 }
 
 fn copy_of(fd: BorrowedFd<'_>) -> Result<File, String> {
@@ -272,8 +279,8 @@ pub fn pool(args: &PoolArgs) -> i32 {
             Ok(ends) => ends,
             Err(error) => return fail(&error.to_string(), NOT_SET_UP),
         };
-        let ends: Ends = (Box::new(source), Box::new(sink));
-        run(&args.workers, false, orders, (ends, Some(setup))).await
+        let ends: Ends = (Box::new(source), Box::new(sink), Box::new(Quiet));
+        run(&args.workers, false, orders, Some(setup), ends).await
     })
 }
 
@@ -281,7 +288,8 @@ async fn run(
     workers: &Workers,
     stop_on_error: bool,
     orders: Orders,
-    ((source, sink), setup): (Ends, Option<Vec<u8>>),
+    setup: Option<Vec<u8>>,
+    (source, sink, onlooker): Ends,
 ) -> i32 {
     let Some(python) = find(&workers.python) else {
         let python = workers.python.display();
@@ -324,8 +332,7 @@ async fn run(
         source,
         sink,
         directory,
-        say,
-        print,
+        onlooker,
     };
     let driver = match PoolDriver::new(parts) {
         Ok(driver) => driver,
@@ -376,12 +383,4 @@ fn find(program: &Path) -> Option<PathBuf> {
     }
     let path = env::var_os("PATH")?;
     env::split_paths(&path).find_map(|dir| is_there(&dir.join(program)))
-}
-
-fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "supervise: {}", line.trim_end());
-}
-
-fn print(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
 }

@@ -5,6 +5,7 @@ mod command;
 pub mod map;
 mod mistakes;
 mod options;
+mod progress;
 mod report;
 pub mod run;
 #[cfg(test)]

@@ -157,8 +157,8 @@ pub trait Sink {
     /// Ready when it is not too far behind to take more.
     ///
     /// # Errors
-    /// Results cannot be written any more. `ConnectionAborted`: whoever wanted them is gone, so that
-    /// what is under way need not be finished.
+    /// Results cannot be written any more. `ConnectionAborted`: whoever wanted them is gone, so
+    /// that what is under way need not be finished.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Ready when all that it took is where it belongs.

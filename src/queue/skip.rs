@@ -51,6 +51,12 @@ impl Skip {
         true
     }
 
+    /// How many are in, up to `seq` and with it.
+    pub fn count_to(&self, seq: u64) -> u64 {
+        let ranges = self.ranges.range(..=seq);
+        ranges.map(|(first, last)| last.min(&seq) - first + 1).sum()
+    }
+
     /// The first that is in and not before `seq`.
     pub fn first_from(&self, seq: u64) -> Option<u64> {
         if self.contains(seq) {

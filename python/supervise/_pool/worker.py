@@ -148,6 +148,7 @@ def main(sock, page, orders, task):
     worker = Worker(sock, page, task)
     sys.stdout = Output(worker)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_first()
     try:
         if task is None:
             worker.task = task = codec.load(orders)
@@ -167,6 +168,17 @@ def main(sock, page, orders, task):
         return 0
     finish()
     return 0
+
+
+def die_first():
+    """Where memory runs out the kernel is to end a worker, not the nest or the template (proc(5))."""
+    try:
+        with open("/proc/self/oom_score_adj", "r+") as file:
+            adjustment = max(int(file.read()), 300)
+            file.seek(0)
+            file.write(str(adjustment))
+    except (OSError, ValueError):
+        pass
 
 
 def read_setup(sock):

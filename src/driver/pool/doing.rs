@@ -58,7 +58,7 @@ impl PoolDriver {
                 attempts,
                 peak,
             } => self.fail(seq, worker, (cause, attempts, peak)),
-            Action::Warn(text) => (self.parts.say)(&text),
+            Action::Warn(text) => self.parts.onlooker.say(&text),
             Action::Over(over) => self.over = Some(over),
         }
     }
@@ -76,7 +76,9 @@ impl PoolDriver {
                 host.carry_out(clock::now(), start);
             }
             Err(error) => {
-                (self.parts.say)(&format!("open a socket for the template: {error}"));
+                self.parts
+                    .onlooker
+                    .say(&format!("open a socket for the template: {error}"));
                 self.own.push_back(Event::TemplateFailed);
                 self.own.push_back(Event::TemplateGone);
             }

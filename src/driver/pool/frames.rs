@@ -31,7 +31,9 @@ impl PoolDriver {
                 Err(_) => {
                     // RACE: a task has found our socket among its descriptors and written into it.
                     // What is behind cannot be understood: the worker goes, its tasks stay.
-                    (self.parts.say)(&format!("{worker} does not make sense, and is killed"));
+                    self.parts
+                        .onlooker
+                        .say(&format!("{worker} does not make sense, and is killed"));
                     self.host.get_ref().kill_child(worker);
                     return;
                 }
@@ -56,7 +58,7 @@ impl PoolDriver {
                 let id = self.tasks.get(&frame.seq).and_then(|task| task.id.clone());
                 let id = id.map_or_else(|| frame.seq.to_string(), String::from);
                 let line = String::from_utf8_lossy(frame.body);
-                return (self.parts.print)(&format!("[task {id}] {line}"));
+                return self.parts.onlooker.print(&format!("[task {id}] {line}"));
             }
         };
         let event = Event::Ended {

@@ -3,11 +3,10 @@
 use super::PoolDriver;
 use crate::{
     agent::frames as wire,
-    host::{clock, pool::News},
+    host::pool::News,
     supervisor::{
-        action,
         event::{self as machine, CapMechanism},
-        pool::event::{Event, Over, SlotId},
+        pool::event::{Event, SlotId},
     },
     units::Signal,
 };
@@ -20,7 +19,9 @@ impl PoolDriver {
                 if found.caps == CapMechanism::Rlimit && !self.warned_caps {
                     self.warned_caps = true;
                     let why = found.why_not.unwrap_or_default();
-                    (self.parts.say)(&format!("caps are held by RLIMIT_DATA only: {why}"));
+                    self.parts
+                        .onlooker
+                        .say(&format!("caps are held by RLIMIT_DATA only: {why}"));
                 }
                 return;
             }
@@ -35,7 +36,7 @@ impl PoolDriver {
                 return;
             }
             machine::Event::StartFailed { error, .. } => {
-                (self.parts.say)(&error);
+                self.parts.onlooker.say(&error);
                 Event::TemplateFailed
             }
             machine::Event::CommandEnded { .. } => {
@@ -49,14 +50,15 @@ impl PoolDriver {
             machine::Event::RunOver { .. } => Event::TemplateGone,
             machine::Event::Signalled(signal @ (Signal::TERM | Signal::INT)) => {
                 if self.tally.stopped_by.replace(signal).is_some() {
-                    self.end_at_once();
-                    return;
+                    Event::StopAtOnce
+                } else {
+                    let words = "finishing what is under way; once more ends it at once";
+                    self.parts.onlooker.say(words);
+                    Event::Stop
                 }
-                (self.parts.say)("finishing what is under way; once more ends it at once");
-                Event::Stop
             }
             machine::Event::Failed { what, .. } => {
-                (self.parts.say)(&what);
+                self.parts.onlooker.say(&what);
                 return;
             }
             _ => return,
@@ -64,19 +66,11 @@ impl PoolDriver {
         self.hand_in(event);
     }
 
-    /// Ends without waiting for what is under way.
-    pub(super) fn end_at_once(&mut self) {
-        self.over = Some(Over::Stopped);
-        let run = self.run;
-        let kill = action::Action::KillRun { run };
-        self.host.get_mut().carry_out(clock::now(), kill);
-    }
-
     pub(super) fn on_news(&mut self, news: News) {
         let event = match news {
             News::TemplateReady(threads) => {
                 if threads > 0 && self.parts.orders.warm {
-                    (self.parts.say)(&format!(
+                    self.parts.onlooker.say(&format!(
                         "{threads} threads were started by imports, and do not live on in workers: \
                          if these need them, use --start fresh"
                     ));

@@ -3,6 +3,7 @@
 mod doing;
 mod frames;
 mod hearing;
+mod onlooker;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,8 +27,10 @@ use crate::{
         },
         spec::Spec,
     },
-    units::{RunId, Signal, WorkerId},
+    units::{RunId, Signal, Timestamp, WorkerId},
 };
+
+pub use onlooker::{Onlooker, Standing};
 
 /// What one turn reads of the source at most.
 const AT_ONCE: usize = 4096;
@@ -48,10 +51,8 @@ pub struct Parts {
     pub sink: Box<dyn Sink>,
     /// Where the Python side's files are put.
     pub directory: PathBuf,
-    /// Says a line to whoever looks on.
-    pub say: fn(&str),
-    /// Passes on a line that a task has printed.
-    pub print: fn(&str),
+    /// Who looks on.
+    pub onlooker: Box<dyn Onlooker>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -97,6 +98,9 @@ pub struct PoolDriver {
     tally: Tally,
     over: Option<Over>,
     warned_caps: bool,
+    begun: Timestamp,
+    /// When how far it is was shown last.
+    shown: Timestamp,
 }
 
 impl std::fmt::Debug for PoolDriver {
@@ -113,7 +117,8 @@ impl PoolDriver {
     /// # Errors
     /// What of the machine cannot be had.
     pub fn new(parts: Parts) -> io::Result<Self> {
-        let host = Host::take(&parts.spec, clock::now())?;
+        let now = clock::now();
+        let host = Host::take(&parts.spec, now)?;
         let files = Files::install(&parts.directory, &parts.spec.name)?;
         Ok(Self {
             pool: Pool::new(parts.pool.clone()),
@@ -139,6 +144,8 @@ impl PoolDriver {
             },
             over: None,
             warned_caps: false,
+            begun: now,
+            shown: now,
         })
     }
 
@@ -157,9 +164,11 @@ impl PoolDriver {
         }
         if self.tally.over == Over::GaveUp {
             let words = self.last_words.take().unwrap_or_default();
-            (self.parts.say)(&frames::start_failure(&words));
+            self.parts.onlooker.say(&frames::start_failure(&words));
             self.parts.sink.give_up(&words);
         }
+        let standing = self.standing(clock::now());
+        self.parts.onlooker.finish(&standing);
         self.host.get_mut().leave();
         let finished = poll_fn(|cx| self.parts.sink.poll_finish(cx)).await;
         match self.broken {
@@ -195,10 +204,12 @@ impl PoolDriver {
     async fn wait(&mut self) {
         let now = clock::now();
         let deadline = self.host.get_ref().deadline();
+        let show_at = self.show_at();
         let deadline = self
             .pool
             .poll_deadline()
             .into_iter()
+            .chain(show_at)
             .fold(deadline, Ord::min);
         let wants = self.pool.wants().min(AT_ONCE);
         let source_ended = self.source_ended;
@@ -234,11 +245,9 @@ impl PoolDriver {
                 Ok(false) => self.source_ended = true,
                 Err(error) => {
                     self.source_ended = true;
-                    if error.kind() == io::ErrorKind::ConnectionAborted {
-                        self.end_at_once();
-                    } else {
-                        self.own.push_back(Event::Stop);
-                    }
+                    let gone = error.kind() == io::ErrorKind::ConnectionAborted;
+                    let stop = if gone { Event::StopAtOnce } else { Event::Stop };
+                    self.own.push_back(stop);
                     self.broken.get_or_insert(error);
                 }
             },
@@ -251,6 +260,11 @@ impl PoolDriver {
         }
         if self.pool.poll_deadline().is_some_and(|at| at <= now) {
             self.own.push_back(Event::Deadline);
+        }
+        if show_at.is_some_and(|at| at <= now) {
+            self.shown = now;
+            let standing = self.standing(now);
+            self.parts.onlooker.show(&standing);
         }
     }
 

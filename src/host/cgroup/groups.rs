@@ -10,7 +10,7 @@ use super::{
     CgroupError, Found, Group, Memory, Obstacle, Place, Version,
     divide::{beside, divide, undivide},
     files,
-    oom::{Counts, judge},
+    oom::{Counts, after_one, judge},
     tree::{self, Tree},
     v1::{self, V1},
     v2::{self, V2},
@@ -130,12 +130,13 @@ impl Groups {
         Ok(group)
     }
 
-    /// What the OOM killer did in a group since this was last asked of it.
+    /// Whether the OOM killer ended somebody in a group whose end was not asked about yet, and why.
     pub fn oom(&self, group: &mut Group) -> Oom {
         // Only a group that has ended cannot be read.
         let now = self.count(group).unwrap_or(group.seen);
-        let before = std::mem::replace(&mut group.seen, now);
-        judge(before, now, self.memory == Some(Version::V1))
+        let oom = judge(group.seen, now, self.memory == Some(Version::V1));
+        group.seen = after_one(group.seen, now);
+        oom
     }
 
     /// SIGKILL for everybody in all groups. They are not gone yet when this returns.
@@ -393,13 +394,13 @@ mod tests {
         };
         let called = EVENTS.replace("oom 0", "oom 1");
         assert_eq!(groups.oom(&mut group), Oom::No);
-        kills(2);
+        kills(1);
         write(&service, &["w1/memory.events.local"], &called);
         assert_eq!(groups.oom(&mut group), Oom::Cap);
-        kills(3);
+        kills(2);
         write(&service, &["memory.events.local"], &called);
         assert_eq!(groups.oom(&mut group), Oom::Budget);
-        kills(4);
+        kills(3);
         assert_eq!(groups.oom(&mut group), Oom::Elsewhere);
     }
 

@@ -32,6 +32,19 @@ pub(super) fn judge(before: Counts, after: Counts, nested: bool) -> Oom {
     }
 }
 
+/// What is left to ask about after one end was. RACE: the killer may have ended two by the time we
+/// hear of the first; the second is its doing as well.
+pub(super) const fn after_one(before: Counts, now: Counts) -> Counts {
+    if now.kills > before.kills.saturating_add(1) {
+        Counts {
+            kills: before.kills + 1,
+            ..before
+        }
+    } else {
+        now
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,5 +89,19 @@ mod tests {
     fn what_was_told_before_is_over() {
         check(true, [1, 1, 0, 0], [2, 2, 1, 0], Oom::Budget);
         check(false, [1, 1, 0, 0], [2, 1, 0, 0], Oom::Elsewhere);
+    }
+
+    #[test]
+    fn two_kills_are_two_ends() {
+        let counts = |kills, own| Counts {
+            kills,
+            own,
+            ..Counts::default()
+        };
+        let now = counts(2, 1);
+        let first = after_one(counts(0, 0), now);
+        assert_eq!(judge(first, now, true), Oom::Cap);
+        let second = after_one(first, now);
+        assert_eq!(judge(second, now, true), Oom::No);
     }
 }

@@ -94,7 +94,24 @@ impl Pool {
         (ended, oom, peak): (Ended, Oom, Option<Bytes>),
     ) -> Option<Ticket> {
         let retry = self.stop.is_none();
-        if worker.killed == Some(Killed::Budget) {
+        if let Phase::Clearing(next) = self.phase {
+            // All are ended because of the template: no task has done anything.
+            ticket.lost = ticket.lost.saturating_add(1);
+            let fate = match next {
+                Next::Restart if retry && ticket.lost <= LOST_MAX => return Some(ticket),
+                Next::End(Over::GaveUp) => Fate::StartFailed,
+                Next::Restart | Next::End(_) => Fate::Died(ended),
+            };
+            self.give_up(ticket, id, fate, peak);
+            return None;
+        }
+        if let Some(peak) = peak.filter(|_| oom != Oom::No || worker.killed == Some(Killed::Budget))
+        {
+            self.learn(ticket.key, peak.minus(worker.base));
+        }
+        // Where others ran beside it, the budget was met by all of them: it is nobody's fault.
+        let crowded = oom == Oom::Budget && self.under_way() > 0;
+        if worker.killed == Some(Killed::Budget) || (worker.killed.is_none() && crowded) {
             ticket.lost = ticket.lost.saturating_add(1);
             if ticket.lost <= LOST_MAX && retry {
                 return Some(ticket);
@@ -102,16 +119,18 @@ impl Pool {
             self.give_up(ticket, id, Fate::Cap, peak);
             return None;
         }
-        if worker.killed.is_none() && matches!(oom, Oom::Cap | Oom::Budget) {
+        if worker.killed.is_none() && oom != Oom::No {
             ticket.ooms = ticket.ooms.saturating_add(1);
-            if let Some(peak) = peak {
-                self.learn(ticket.key, peak);
-            }
             if ticket.ooms <= self.spec.oom_retries && retry {
                 // In a worker of its own, before anything else.
                 self.alone.push_back(ticket);
             } else {
-                self.give_up(ticket, id, Fate::Cap, peak);
+                let fate = match oom {
+                    // Not our limit, and not this task's doing as far as we know.
+                    Oom::Elsewhere => Fate::Died(ended),
+                    Oom::No | Oom::Cap | Oom::Budget => Fate::Cap,
+                };
+                self.give_up(ticket, id, fate, peak);
             }
             return None;
         }

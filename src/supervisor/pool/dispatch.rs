@@ -107,8 +107,7 @@ impl Pool {
         }
         let slot = worker.slot;
         let starts = worker.window.is_empty();
-        let key = self.queue.front()?.key;
-        if starts && !self.fits(slot, key) {
+        if starts && !self.fits(slot, self.queue.front()?) {
             return None;
         }
         self.queue.pop_front()

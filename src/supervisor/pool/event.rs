@@ -86,6 +86,8 @@ pub enum Event {
     SourceEnded,
     /// Finish what is under way, take nothing new.
     Stop,
+    /// End what is under way as well.
+    StopAtOnce,
 }
 
 /// How a task ended in its worker's words.

@@ -9,9 +9,14 @@ use crate::{
     supervisor::{
         event::Oom,
         limits::{Circumstances, derive},
+        report::Effective,
+        spec::Limit,
     },
     units::{Bytes, Timestamp, WorkerId},
 };
+
+/// The part of the budget that one worker may have: the rest is the template's and the nests'.
+const ALONE: f64 = 0.95;
 
 impl Pool {
     pub(super) fn on_available(&mut self, available: Bytes) {
@@ -21,6 +26,14 @@ impl Pool {
             job: false,
         };
         self.limits = derive(&self.spec.memory, here);
+        if (self.spec.memory.ceiling, self.spec.memory.cap) == (Limit::Auto, Limit::Auto) {
+            // Nobody has said what a task may need: one that runs alone may have nearly all.
+            let most = self.limits.budget.bytes.map(|it| it.scaled(ALONE));
+            self.limits.cap = Effective {
+                bytes: most,
+                from: "nearly the budget".to_owned(),
+            };
+        }
         self.actions
             .push_back(Action::Budget(self.limits.budget.bytes));
         if self.phase == Phase::Idle {
@@ -108,6 +121,20 @@ impl Pool {
                 self.end(over);
             }
             self.dispatch = true;
+        }
+    }
+
+    /// Takes nothing new, and ends what is under way.
+    pub(super) fn stop_at_once(&mut self) {
+        self.stop(Over::Stopped);
+        let over = self.stop.unwrap_or(Over::Stopped);
+        match self.phase {
+            Phase::Idle | Phase::Over => {}
+            Phase::Clearing(_) => self.phase = Phase::Clearing(Next::End(over)),
+            Phase::Starting | Phase::Running => {
+                self.phase = Phase::Clearing(Next::End(over));
+                self.actions.push_back(Action::EndTemplate);
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     Phase, Pool,
     event::{Action, SlotId},
-    worker::{Killed, Nest, Stage},
+    worker::{Killed, Nest, Stage, Ticket},
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
 
@@ -20,6 +20,8 @@ const TIGHT: f64 = 0.9;
 const OVER: f64 = 0.96;
 /// and below this it goes on.
 const EASED: f64 = 0.75;
+/// A task that was put back this often runs by itself.
+const CROWDED: u32 = 2;
 /// The needs of so many keys are remembered.
 const KEYS_MAX: usize = 4096;
 
@@ -36,8 +38,9 @@ impl Pool {
         self.needs.get(&key).copied().unwrap_or_default()
     }
 
-    /// Whether a task of this key may be begun in this slot. One may always run.
-    pub(super) fn fits(&self, slot: SlotId, key: u32) -> bool {
+    /// Whether this task may be begun in this slot. One may always run, and one that was put back
+    /// for the budget again and again runs when no other does.
+    pub(super) fn fits(&self, slot: SlotId, ticket: &Ticket) -> bool {
         let Some(budget) = self.limits.budget.bytes else {
             return true;
         };
@@ -56,7 +59,8 @@ impl Pool {
             expected = expected.plus(held.max(need.unwrap_or_default()));
         }
         let own = self.slots.get(&slot).map_or(Bytes::ZERO, |it| it.memory);
-        !others || expected.plus(own.max(self.need(key))) <= budget.scaled(FULL)
+        let fits = expected.plus(own.max(self.need(ticket.key))) <= budget.scaled(FULL);
+        !others || (fits && ticket.lost < CROWDED)
     }
 
     pub(super) fn look_deadline(&self) -> Option<Timestamp> {
@@ -119,10 +123,11 @@ impl Pool {
         let ceiling = self.limits.ceiling.bytes;
         let budget = self.limits.budget.bytes;
         ceiling.is_some_and(|ceiling| memory > ceiling.scaled(0.7))
-            || budget.is_some_and(|budget| self.total() > budget.scaled(0.6))
+            || budget.is_some_and(|budget| self.memory() > budget.scaled(0.6))
     }
 
-    fn total(&self) -> Bytes {
+    /// What all in its slots hold, as far as it was looked at.
+    pub fn memory(&self) -> Bytes {
         let held = self.slots.values().map(|slot| slot.memory);
         held.fold(Bytes::ZERO, Bytes::plus)
     }
@@ -133,7 +138,7 @@ impl Pool {
         let Some(budget) = self.limits.budget.bytes else {
             return;
         };
-        let total = self.total();
+        let total = self.memory();
         let mut running: Vec<(Timestamp, WorkerId, SlotId)> = self
             .workers
             .iter()

@@ -153,6 +153,7 @@ impl Pool {
                 self.dispatch = true;
             }
             Event::Stop => self.stop(Over::Stopped),
+            Event::StopAtOnce => self.stop_at_once(),
         }
         self.on_time(now);
     }

@@ -1,0 +1,59 @@
+//! Whoever looks on while a pool works.
+
+use std::time::Duration;
+
+use super::PoolDriver;
+use crate::units::{Bytes, Timestamp};
+
+/// Whoever looks on.
+pub trait Onlooker {
+    /// Hears what the pool has to say.
+    fn say(&self, line: &str);
+
+    /// Hears what a task has printed.
+    fn print(&self, line: &str);
+
+    /// So often it wants to be shown how far it is.
+    fn interval(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Sees how far it is.
+    fn show(&mut self, standing: &Standing) {
+        let _ = standing;
+    }
+
+    /// Sees how it has ended.
+    fn finish(&mut self, standing: &Standing) {
+        let _ = standing;
+    }
+}
+
+/// How far a pool is.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// Tasks that returned.
+    pub done: u64,
+    /// Tasks that failed.
+    pub failed: u64,
+    /// What all workers hold.
+    pub memory: Bytes,
+    /// Since it was begun.
+    pub elapsed: Duration,
+}
+
+impl PoolDriver {
+    pub(super) fn show_at(&self) -> Option<Timestamp> {
+        let interval = self.parts.onlooker.interval()?;
+        Some(self.shown.later(interval))
+    }
+
+    pub(super) fn standing(&self, now: Timestamp) -> Standing {
+        Standing {
+            done: self.tally.done,
+            failed: self.tally.failed,
+            memory: self.pool.memory(),
+            elapsed: now.since(self.begun),
+        }
+    }
+}
