@@ -23,6 +23,7 @@ mod leaks;
 mod operator;
 mod orphans;
 mod pool;
+mod pool_ends;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod proc;
 mod runaway;

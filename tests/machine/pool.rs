@@ -6,6 +6,7 @@ use std::{
     io::Write as _,
     path::Path,
     process::{Command, Output, Stdio},
+    sync::OnceLock,
 };
 
 use serde_json::Value;
@@ -37,6 +38,30 @@ def faults(value):
         subprocess.Popen(['sleep', '1000'])
     return value
 
+def grows(value):
+    kept = []
+    for _ in range(20):
+        kept.append(bytearray(4 << 20))
+        time.sleep(0.01)
+    return value
+
+def leaves_a_child(value):
+    child = subprocess.Popen(['sleep', '1000'])
+    return child.pid
+
+def fails_twice(value):
+    with open('tries', 'a') as file:
+        file.write('x')
+    if os.path.getsize('tries') < 3:
+        raise ValueError('not yet')
+    return value
+
+def naps(value):
+    with open('begun', 'a') as file:
+        file.write('x')
+    time.sleep(0.3)
+    return value
+
 def hog(value):
     return len(b'x' * (300 << 20)) if value % 20 == 0 else value
 
@@ -47,25 +72,35 @@ def brief(value):
     return value
 ";
 
-fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("tasks.py"), TASKS).unwrap();
     folder
 }
 
-fn map(folder: &Path, words: &[&str]) -> Command {
+pub(crate) fn map(folder: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_supervise"));
     command
         .current_dir(folder)
-        .args(["map", "--workers", "2"])
+        .args(["map", "--workers", "2", "--python", python()])
         .args(words)
         .env("XDG_RUNTIME_DIR", folder)
         .env("RUNTIME_DIRECTORY", folder);
     command
 }
 
+/// The interpreter itself: `python3` may be a script that starts it, with processes of its own.
+fn python() -> &'static str {
+    static PYTHON: OnceLock<String> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        let asks = ["-c", "import sys; print(sys.executable)"];
+        let output = Command::new("python3").args(asks).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    })
+}
+
 /// Runs it over the numbers up to `count`; results by their ids.
-fn run(folder: &Path, count: u64, words: &[&str]) -> (Output, BTreeMap<u64, Value>) {
+pub(crate) fn run(folder: &Path, count: u64, words: &[&str]) -> (Output, BTreeMap<u64, Value>) {
     let mut child = map(folder, words)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -85,7 +120,7 @@ fn run(folder: &Path, count: u64, words: &[&str]) -> (Output, BTreeMap<u64, Valu
 }
 
 /// Each id must be there once.
-fn read(lines: &[u8]) -> BTreeMap<u64, Value> {
+pub(crate) fn read(lines: &[u8]) -> BTreeMap<u64, Value> {
     let mut results = BTreeMap::new();
     for line in lines
         .split(|byte| *byte == b'\n')
@@ -99,7 +134,7 @@ fn read(lines: &[u8]) -> BTreeMap<u64, Value> {
     results
 }
 
-fn cause(result: &Value) -> &str {
+pub(crate) fn cause(result: &Value) -> &str {
     result["error"]["cause"].as_str().unwrap_or("none")
 }
 
@@ -183,7 +218,7 @@ fn a_task_over_its_cap_is_tried_again_alone_and_then_quarantined() {
 }
 
 /// The workers: supervise, keeper, template, nest, worker.
-fn workers(of: i32) -> Vec<i32> {
+pub(crate) fn workers(of: i32) -> Vec<i32> {
     let below = |pids: Vec<i32>| pids.into_iter().flat_map(children).collect::<Vec<_>>();
     below(below(below(children(of))))
 }
