@@ -10,7 +10,7 @@ use supervise::{
         event::{Ended, Oom},
         pool::{
             Pool,
-            event::{Action, Event, Fate, How, Over, Seq, SlotId},
+            event::{Action, Event, How, Over, Seq, SlotId},
             spec::PoolSpec,
         },
         spec::{Limit, MemorySpec},
@@ -41,9 +41,15 @@ struct World {
     hands: BTreeMap<WorkerId, Hand>,
     nests: BTreeMap<SlotId, bool>,
     template: bool,
+    /// So many were started.
+    templates: u64,
     news: VecDeque<Event>,
     /// How many of a thousand steps of a worker end it.
     deadly: u64,
+    /// How probable it is that the template ends in a turn.
+    fragile: f64,
+    /// In this turn it is told to end at once.
+    stop_at: Option<u64>,
     /// Tasks whose memory is always too much.
     fat: u64,
     tasks: u64,
@@ -54,6 +60,10 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
+        Self::with(seed, "400M")
+    }
+
+    fn with(seed: u64, budget: &str) -> Self {
         let mut chance = Chance::new(seed);
         let size = |text: &str| text.parse::<Size>().map_or(Limit::Auto, Limit::At);
         let spec = PoolSpec {
@@ -61,7 +71,7 @@ impl World {
             max_tasks: chance.yes(0.5).then(|| chance.between(1, 40)),
             max_age: chance.yes(0.2).then(|| chance.millis(5, 500)),
             memory: MemorySpec {
-                budget: size("400M"),
+                budget: size(budget),
                 cap: size("100M"),
                 ..MemorySpec::plain()
             },
@@ -82,8 +92,11 @@ impl World {
             hands: BTreeMap::new(),
             nests: BTreeMap::new(),
             template: false,
+            templates: 0,
             news: VecDeque::new(),
             deadly,
+            fragile: if deadly > 1 { 0.0005 } else { 0.0 },
+            stop_at: None,
             fat,
             tasks,
             given: 0,
@@ -108,6 +121,7 @@ impl World {
         match action {
             Action::StartTemplate => {
                 self.template = true;
+                self.templates += 1;
                 self.news.push_back(Event::TemplateReady);
             }
             Action::EndTemplate => self.end_template(),
@@ -258,7 +272,10 @@ impl World {
 
     fn play(&mut self) {
         self.hand_in(Event::Available(Bytes::mib(1000)));
-        for _ in 0..TURNS {
+        for turn in 0..TURNS {
+            if self.stop_at == Some(turn) {
+                self.hand_in(Event::StopAtOnce);
+            }
             if self.over.is_some() {
                 return;
             }
@@ -277,7 +294,7 @@ impl World {
                 let worker = self.chance.pick(&hands);
                 self.step(worker);
             }
-            if self.deadly > 1 && self.template && self.chance.yes(0.0005) {
+            if self.template && self.chance.yes(self.fragile) {
                 self.news.push_back(Event::TemplateFailed);
             }
         }
@@ -313,5 +330,31 @@ fn each_task_has_one_result_in_all_seeds() {
     for fate in ["delivered", "Cap", "Timeout", "Died(Signal(Signal(9)))"] {
         assert!(fates.contains(fate), "{fate} is not among {fates:?}");
     }
-    let _ = Fate::StartFailed;
+}
+
+#[test]
+fn what_ends_with_the_template_is_blamed_on_nobody() {
+    let mut deaths = 0;
+    for seed in 0..500 {
+        // Nobody is put back for the budget, which counts as well.
+        let mut world = World::with(seed, "64G");
+        (world.deadly, world.fat, world.fragile) = (0, 0, 0.002);
+        world.play();
+        deaths += world.templates.saturating_sub(1);
+        let blamed = world.results.values().find(|it| it.starts_with("Died"));
+        assert_eq!(blamed, None, "seed {seed}");
+        assert_eq!(world.results.len() as u64, world.tasks, "seed {seed}");
+    }
+    assert!(deaths > 100, "{deaths} templates have ended");
+}
+
+#[test]
+fn told_to_end_at_once_it_does() {
+    for seed in 0..500 {
+        let mut world = World::new(seed);
+        let turn = world.chance.between(0, 400);
+        world.stop_at = Some(turn);
+        world.play();
+        assert!(world.hands.is_empty(), "seed {seed}: {world:#?}");
+    }
 }
