@@ -29,7 +29,7 @@ class Executor(concurrent.futures.Executor):
     Sizes are bytes, or texts such as "300M", "1.5G" and "80%".
 
     With `start="template"` the modules of `preload` are imported once, and workers are forked from there;
-    with "fresh" each worker is a new interpreter. `task_timeout` is in seconds. `initializer(*initargs)`
+    with "fresh" each worker imports by itself; "auto" forks unless the imports start threads. `task_timeout` is in seconds. `initializer(*initargs)`
     runs once in each worker; if it fails the pool is broken.
     """
 
@@ -45,7 +45,7 @@ class Executor(concurrent.futures.Executor):
         initializer: Optional[Callable[..., object]] = None,
         initargs: Tuple[Any, ...] = (),
         preload: Sequence[str] = (),
-        start: str = "template",
+        start: str = "auto",
         oom_retries: int = 1,
     ) -> None:
         if max_workers is None:
@@ -59,8 +59,8 @@ class Executor(concurrent.futures.Executor):
                 raise ValueError("max_tasks_per_child must be >= 1")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        if start not in ("template", "fresh"):
-            raise ValueError("start must be 'template' or 'fresh', not {!r}".format(start))
+        if start not in ("auto", "template", "fresh"):
+            raise ValueError("start must be 'auto', 'template' or 'fresh', not {!r}".format(start))
         if isinstance(preload, str):
             raise TypeError("preload must be the names of modules, not one text")
         self._max_workers = max_workers

@@ -90,8 +90,9 @@ pub struct Workers {
     /// Import this first, once for all workers
     #[arg(long = "import", value_name = "MODULE")]
     imports: Vec<String>,
-    /// How workers start: forked from a template that has imported all, or each by itself
-    #[arg(long, value_enum, default_value_t = Start::Template)]
+    /// How workers start: forked from a template that has imported all, or each by itself; `auto`
+    /// forks unless the imports start threads, which do not live on in a fork
+    #[arg(long, value_enum, default_value_t = Start::Auto)]
     start: Start,
     /// So many tasks are under way at a worker at a time: as many as fit into 1 ms, or N
     #[arg(long, value_name = "auto|N", value_parser = batch, default_value = "auto")]
@@ -147,6 +148,7 @@ pub struct PoolArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Start {
+    Auto,
     Template,
     Fresh,
 }
@@ -208,7 +210,7 @@ pub fn map(args: &MapArgs) -> i32 {
         .to_owned(),
         imports: args.workers.imports.clone(),
         initializer: args.initializer.clone(),
-        warm: matches!(args.workers.start, Start::Template),
+        warm: !matches!(args.workers.start, Start::Fresh),
     };
     in_runtime(async {
         let ends = match ends(args) {
@@ -263,7 +265,7 @@ pub fn pool(args: &PoolArgs) -> i32 {
         call: "one".to_owned(),
         imports: args.workers.imports.clone(),
         initializer: None,
-        warm: matches!(args.workers.start, Start::Template),
+        warm: !matches!(args.workers.start, Start::Fresh),
     };
     let client = match users::inherited(args.fd) {
         Ok(fd) => UnixStream::from(fd),
@@ -328,6 +330,7 @@ async fn run(
         pool,
         spec,
         orders,
+        forks_always: matches!(workers.start, Start::Template),
         setup,
         source,
         sink,

@@ -195,3 +195,25 @@ fn a_terminal_shows_a_bar() {
         assert!(said.contains(part), "{part:?} is not in {said}");
     }
 }
+
+#[test]
+fn where_imports_start_threads_each_worker_imports_by_itself() {
+    let folder = folder();
+    let code = "import threading\n\
+                threading.Thread(target=threading.Event().wait, daemon=True).start()\n\
+                def count(_):\n    return threading.active_count()\n";
+    fs::write(folder.path().join("threads.py"), code).unwrap();
+    let words = "1 threads were started by imports";
+    for (start, threads, told) in [
+        ("auto", 2, true),
+        ("fresh", 2, false),
+        ("template", 1, true),
+    ] {
+        let (output, results) = run(folder.path(), 4, &["--start", start, "threads:count"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{start}: {said}");
+        assert_eq!(said.contains(words), told, "{start}: {said}");
+        let all: Vec<_> = results.values().map(|it| it["result"].as_u64()).collect();
+        assert_eq!(all, [Some(threads); 4], "{start}: {said}");
+    }
+}

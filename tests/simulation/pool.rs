@@ -122,7 +122,12 @@ impl World {
             Action::StartTemplate => {
                 self.template = true;
                 self.templates += 1;
-                self.news.push_back(Event::TemplateReady);
+                let unfit = self.templates == 1 && self.chance.yes(0.1);
+                self.news.push_back(if unfit {
+                    Event::TemplateUnfit
+                } else {
+                    Event::TemplateReady
+                });
             }
             Action::EndTemplate => self.end_template(),
             Action::RaiseNest(slot, _) => {

@@ -43,6 +43,8 @@ pub struct Parts {
     pub spec: Spec,
     /// The Python side of them.
     pub orders: Orders,
+    /// Workers are forked from the template even if its imports have started threads.
+    pub forks_always: bool,
     /// An executor's setup, for each worker.
     pub setup: Option<Vec<u8>>,
     /// Where tasks come from.

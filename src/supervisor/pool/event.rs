@@ -21,6 +21,8 @@ pub enum Event {
     Available(Bytes),
     /// The template has imported everything.
     TemplateReady,
+    /// It has, and workers cannot be forked from it: it is to be started in another way.
+    TemplateUnfit,
     /// It could not, or it ended by itself; what is known of it, as the worker's words.
     TemplateFailed,
     /// Everything that the template started is gone.

@@ -50,6 +50,13 @@ impl Pool {
         self.dispatch = true;
     }
 
+    pub(super) fn on_template_unfit(&mut self) {
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Clearing(Next::Restart);
+            self.actions.push_back(Action::EndTemplate);
+        }
+    }
+
     pub(super) fn on_template_failed(&mut self) {
         if matches!(self.phase, Phase::Clearing(_) | Phase::Over) {
             return;

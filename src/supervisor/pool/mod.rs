@@ -117,6 +117,7 @@ impl Pool {
             Event::Deadline => {}
             Event::Available(bytes) => self.on_available(bytes),
             Event::TemplateReady => self.on_template_ready(),
+            Event::TemplateUnfit => self.on_template_unfit(),
             Event::TemplateFailed => self.on_template_failed(),
             Event::TemplateGone => self.on_template_gone(now),
             Event::NestUp(slot) => self.on_nest_up(now, slot),
