@@ -116,28 +116,32 @@ mod tests {
     #[test]
     fn a_strangers_end_is_seen_as_a_zombie_and_after() {
         assert_eq!(size_of::<Info>(), 64);
-        // The shell's own child, held by the shell as a zombie until it waits.
-        let script = "(exit 7) & echo $!; read go; wait";
-        let mut shell = Command::new("sh")
+        // A child of somebody else, who holds it as a zombie until told to wait. A shell would not
+        // do: some reap whenever they like.
+        let script = "import os, sys\n\
+                      child = os.fork()\n\
+                      if child == 0: os._exit(7)\n\
+                      print(child, flush=True)\n\
+                      sys.stdin.read()\n\
+                      os.wait()\n";
+        let mut parent = Command::new("python3")
             .args(["-c", script])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
         let mut line = String::new();
-        let out = shell.stdout.take().unwrap();
+        let out = parent.stdout.take().unwrap();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).unwrap();
-        let Ok(child) = PidFd::open(line.trim().parse().unwrap()) else {
-            panic!("the shell reaped its child though it was not asked to wait");
-        };
+        let child = PidFd::open(line.trim().parse().unwrap()).unwrap();
         let mut poll = [nix::poll::PollFd::new(
             child.as_fd(),
             nix::poll::PollFlags::POLLIN,
         )];
         nix::poll::poll(&mut poll, 10_000_u16).unwrap();
         assert_eq!(child.ended(&Proc::default()), Ended::Exit(7));
-        drop(shell.stdin.take());
-        shell.wait().unwrap();
+        drop(parent.stdin.take());
+        parent.wait().unwrap();
         // Reaped now. Kernels before 6.15 do not tell, and that is told as it is.
         let after = child.ended(&Proc::default());
         assert!(matches!(after, Ended::Exit(7) | Ended::Unseen), "{after:?}");

@@ -319,19 +319,20 @@ class Ending(Case):
                 with supervise.Executor(1) as pool:
                     first = pool.submit(t.begin_and_wait_for, sys.argv[1], sys.argv[2])
                     rest = [pool.submit(t.square, x) for x in range(300)]
+                    open(sys.argv[3], "w").close()
                     first.result()
             except KeyboardInterrupt:
                 print(first.exception(), rest[-1].cancelled())
         """
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")]))
         client = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code), self.path("begun"), self.path("go")],
+            [sys.executable, "-c", textwrap.dedent(code), *map(self.path, ("begun", "go", "all"))],
             env=environment,
             stdout=subprocess.PIPE,
             universal_newlines=True,
             start_new_session=True,
         )
-        until(lambda: os.path.exists(self.path("begun")))
+        until(lambda: os.path.exists(self.path("begun")) and os.path.exists(self.path("all")))
         os.killpg(client.pid, signal.SIGINT)
         self.release("go")
         out, _ = client.communicate(timeout=LONG)
