@@ -1,11 +1,10 @@
 //! The socket of a `supervise.Executor`: tasks come in, what became of them goes out.
 
 use std::{
-    cell::Cell,
     io::{self, Read as _},
     os::unix::net::UnixStream as Blocking,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::{Buf as _, BytesMut};
@@ -62,16 +61,14 @@ pub fn open(client: Blocking) -> io::Result<(Tasks, Answers)> {
     // A large answer goes at once; where the kernel allows less, in parts.
     let _ = setsockopt(&client, SndBuf, &BUFFER);
     let stream = Rc::new(UnixStream::from_std(client)?);
-    let ended = Rc::new(Cell::new(false));
     let tasks = Tasks {
         stream: Rc::clone(&stream),
-        ended: Rc::clone(&ended),
+        ended: false,
         read: BytesMut::new(),
         chunk: vec![0; CHUNK],
     };
     let answers = Answers {
         stream,
-        ended,
         unsent: BytesMut::new(),
         credit: 0,
         broken: false,
@@ -83,12 +80,31 @@ pub fn open(client: Blocking) -> io::Result<(Tasks, Answers)> {
 #[derive(Debug)]
 pub struct Tasks {
     stream: Rc<UnixStream>,
-    ended: Rc<Cell<bool>>,
+    /// The client has said that no more comes.
+    ended: bool,
     read: BytesMut,
     chunk: Vec<u8>,
 }
 
 impl Tasks {
+    /// Reads all that is there. It is no more than the credit of the client, and its end is behind.
+    fn fill(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while let Poll::Ready(ready) = self.stream.poll_read_ready(cx) {
+            ready?;
+            match self.stream.try_read(&mut self.chunk) {
+                Ok(0) => return Err(gone()),
+                Ok(length) => {
+                    let new = self.chunk.get(..length).unwrap_or_default();
+                    self.read.extend_from_slice(new);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(gone()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     fn take(&mut self, at_most: usize, into: &mut Vec<Given>) -> io::Result<usize> {
         let mut at = 0;
         let mut count = 0;
@@ -103,7 +119,7 @@ impl Tasks {
             match kind {
                 b'T' => {}
                 b'Q' => {
-                    self.ended.set(true);
+                    self.ended = true;
                     break;
                 }
                 _ => return Err(garbled()),
@@ -129,27 +145,19 @@ impl Source for Tasks {
         at_most: usize,
         into: &mut Vec<Given>,
     ) -> Poll<io::Result<bool>> {
-        loop {
-            let count = self.take(at_most, into)?;
-            if self.ended.get() {
-                return Poll::Ready(Ok(false));
-            }
-            if count > 0 {
-                return Poll::Ready(Ok(true));
-            }
-            ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read(&mut self.chunk) {
-                Ok(0) => return Poll::Ready(Err(gone())),
-                Ok(length) => {
-                    let new = self.chunk.get(..length).unwrap_or_default();
-                    self.read.extend_from_slice(new);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    return Poll::Ready(Err(gone()));
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+        self.fill(cx)?;
+        let count = self.take(at_most, into)?;
+        if self.ended || count > 0 {
+            Poll::Ready(Ok(!self.ended))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match self.fill(cx) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(error),
         }
     }
 }
@@ -163,8 +171,6 @@ fn gone() -> io::Error {
 #[derive(Debug)]
 pub struct Answers {
     stream: Rc<UnixStream>,
-    /// The client has said that no more comes.
-    ended: Rc<Cell<bool>>,
     unsent: BytesMut,
     credit: usize,
     broken: bool,
@@ -191,20 +197,6 @@ impl Answers {
                     self.broken = true;
                     break;
                 }
-            }
-        }
-    }
-
-    /// Ready when the client is gone, though it has said that no more comes.
-    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.ended.get() {
-            return Poll::Pending;
-        }
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read(&mut [0]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(_) | Err(_) => return Poll::Ready(Err(gone())),
             }
         }
     }
@@ -275,9 +267,6 @@ impl Sink for Answers {
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Poll::Ready(gone) = self.poll_gone(cx) {
-            return Poll::Ready(gone);
-        }
         self.poll_below(cx, BEHIND)
     }
 
@@ -287,5 +276,92 @@ impl Sink for Answers {
 
     fn flush(&mut self) {
         self.push();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn frame(kind: u8, seq: u64, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len()).unwrap();
+        [&length.to_le_bytes()[..], &[kind], &seq.to_le_bytes(), body].concat()
+    }
+
+    /// Runs `look` with the pool's side of a client.
+    fn with(look: impl AsyncFnOnce(Blocking, Tasks, Answers)) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (client, pool) = Blocking::pair().unwrap();
+            let (tasks, answers) = open(pool).unwrap();
+            look(client, tasks, answers).await;
+        });
+    }
+
+    async fn next(tasks: &mut Tasks, at_most: usize) -> io::Result<(bool, Vec<u64>)> {
+        let mut into = Vec::new();
+        let more = std::future::poll_fn(|cx| tasks.poll_tasks(cx, at_most, &mut into)).await?;
+        Ok((more, into.iter().map(Given::seq).collect()))
+    }
+
+    #[test]
+    fn tasks_come_whole_however_they_are_cut() {
+        with(async |mut client, mut tasks, _answers| {
+            let all = [
+                frame(b'T', 1, b"one"),
+                frame(b'T', 2, b""),
+                frame(b'Q', 0, b""),
+            ]
+            .concat();
+            client.write_all(&all[..20]).unwrap();
+            assert_eq!(next(&mut tasks, 9).await.unwrap(), (true, vec![1]));
+            client.write_all(&all[20..]).unwrap();
+            assert_eq!(next(&mut tasks, 9).await.unwrap(), (false, vec![2]));
+        });
+    }
+
+    #[test]
+    fn no_more_are_taken_than_are_wanted() {
+        with(async |mut client, mut tasks, _answers| {
+            let all: Vec<u8> = (1..=3).flat_map(|seq| frame(b'T', seq, b"x")).collect();
+            client.write_all(&all).unwrap();
+            assert_eq!(next(&mut tasks, 2).await.unwrap(), (true, vec![1, 2]));
+            assert_eq!(next(&mut tasks, 2).await.unwrap(), (true, vec![3]));
+        });
+    }
+
+    #[test]
+    fn a_client_that_ends_is_seen_though_its_tasks_wait() {
+        with(async |mut client, mut tasks, _answers| {
+            client.write_all(&frame(b'T', 1, b"x")).unwrap();
+            drop(client);
+            let error = std::future::poll_fn(|cx| tasks.poll_gone(cx)).await;
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+        });
+    }
+
+    #[test]
+    fn a_client_that_ends_after_its_last_word_is_seen() {
+        with(async |mut client, mut tasks, _answers| {
+            client.write_all(&frame(b'Q', 0, b"")).unwrap();
+            assert_eq!(next(&mut tasks, 9).await.unwrap(), (false, vec![]));
+            drop(client);
+            let error = std::future::poll_fn(|cx| tasks.poll_gone(cx)).await;
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+        });
+    }
+
+    #[test]
+    fn what_is_no_frame_is_an_error() {
+        with(async |mut client, mut tasks, _answers| {
+            client.write_all(&frame(b'?', 1, b"x")).unwrap();
+            let error = next(&mut tasks, 9).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        });
     }
 }

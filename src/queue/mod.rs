@@ -127,6 +127,13 @@ pub trait Source {
         at_most: usize,
         into: &mut Vec<Given>,
     ) -> Poll<io::Result<bool>>;
+
+    /// Ready when whoever gives tasks is gone and nobody wants their outcomes; looked at whether or
+    /// not tasks are wanted, and after the last was given.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let _ = cx;
+        Poll::Pending
+    }
 }
 
 /// Takes outcomes.
@@ -157,8 +164,8 @@ pub trait Sink {
     /// Ready when it is not too far behind to take more.
     ///
     /// # Errors
-    /// Results cannot be written any more. `ConnectionAborted`: whoever wanted them is gone, so
-    /// that what is under way need not be finished.
+    /// Results cannot be written any more. `ConnectionAborted`: whoever wanted them is gone, as by
+    /// [`Source::poll_gone`]: what is under way need not be finished.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Ready when all that it took is where it belongs.

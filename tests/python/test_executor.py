@@ -269,8 +269,8 @@ class Ending(Case):
         client.join()
         until(lambda: not alive(worker))
 
-    def test_a_killed_client_takes_its_pool_along(self):
-        script = "import os, helpers_for_tasks as t, supervise, sys\np = supervise.Executor(1)\n"
+    def check_killed_client(self, before):
+        script = "import helpers_for_tasks as t, supervise, sys\np = supervise.Executor(1)\n" + before
         script += "p.submit(t.say_pid_and_hang, sys.argv[1]).result()"
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")]))
         client = subprocess.Popen([sys.executable, "-c", script, self.path("pid")], env=environment)
@@ -280,6 +280,15 @@ class Ending(Case):
         with open(self.path("pid")) as file:
             worker = int(file.read())
         until(lambda: not alive(worker), "the end of the worker")
+
+    def test_a_killed_client_takes_its_pool_along(self):
+        self.check_killed_client("")
+
+    def test_a_killed_client_takes_its_pool_along_when_that_wants_no_more_tasks(self):
+        # Short tasks make the credit large, and what then hangs fills all of it.
+        fill = "list(p.map(t.square, range(3000)))\n"
+        fill += "futures = [p.submit(t.say_pid_and_hang, sys.argv[1]) for _ in range(2000)]\n"
+        self.check_killed_client(fill)
 
     def test_the_end_of_the_interpreter_waits(self):
         path = self.path("done")

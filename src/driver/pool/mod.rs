@@ -218,6 +218,9 @@ impl PoolDriver {
         let (source, sink) = (&mut self.parts.source, &mut self.parts.sink);
         let given = &mut self.given;
         let more = poll_fn(|cx| {
+            if let Poll::Ready(gone) = source.poll_gone(cx) {
+                return Poll::Ready(Err(gone));
+            }
             // The sink is behind: nothing new is begun until it has caught up.
             match sink.poll_room(cx) {
                 Poll::Pending => return Poll::Pending,

@@ -8,9 +8,8 @@ use std::{
     },
 };
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-
 use bytes::BytesMut;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::{
     Nest, News,
