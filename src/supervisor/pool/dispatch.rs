@@ -107,7 +107,9 @@ impl Pool {
         }
         let slot = worker.slot;
         let starts = worker.window.is_empty();
-        if starts && !self.fits(slot, self.queue.front()?) {
+        let ticket = self.queue.front()?;
+        let solitary = ticket.is_solitary() || worker.window.iter().any(Ticket::is_solitary);
+        if (starts && !self.fits(slot, ticket)) || (!starts && solitary) {
             return None;
         }
         self.queue.pop_front()

@@ -20,8 +20,6 @@ const TIGHT: f64 = 0.9;
 const OVER: f64 = 0.96;
 /// and below this it goes on.
 const EASED: f64 = 0.75;
-/// A task that was put back this often runs by itself.
-const CROWDED: u32 = 2;
 /// The needs of so many keys are remembered.
 const KEYS_MAX: usize = 4096;
 
@@ -46,6 +44,7 @@ impl Pool {
         };
         let mut expected = Bytes::ZERO;
         let mut others = false;
+        let mut solitary = ticket.is_solitary();
         for worker in self.workers.values() {
             if worker.slot == slot {
                 continue;
@@ -56,11 +55,12 @@ impl Pool {
                 .map_or(Bytes::ZERO, |it| it.memory);
             let need = worker.window.front().map(|ticket| self.need(ticket.key));
             others |= need.is_some();
+            solitary |= worker.window.iter().any(Ticket::is_solitary);
             expected = expected.plus(held.max(need.unwrap_or_default()));
         }
         let own = self.slots.get(&slot).map_or(Bytes::ZERO, |it| it.memory);
         let fits = expected.plus(own.max(self.need(ticket.key))) <= budget.scaled(FULL);
-        !others || (fits && ticket.lost < CROWDED)
+        !others || (fits && !solitary)
     }
 
     pub(super) fn look_deadline(&self) -> Option<Timestamp> {

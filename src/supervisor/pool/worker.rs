@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use super::event::{Seq, SlotId};
 use crate::units::{Bytes, Timestamp};
 
+/// A task that was put back this often runs by itself.
+const SOLITARY: u32 = 2;
+
 /// A task on its way: what is remembered of it until its result is delivered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Ticket {
@@ -28,6 +31,11 @@ impl Ticket {
             ooms: 0,
             lost: 0,
         }
+    }
+
+    /// It was put back again and again, and runs when no other does.
+    pub(super) const fn is_solitary(&self) -> bool {
+        self.lost >= SOLITARY
     }
 
     /// So often it was begun, the attempt that is just over included.
