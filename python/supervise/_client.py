@@ -1,7 +1,7 @@
 """The client of one running `supervise pool`: its process, its socket, and the futures of what it was given.
 
-`submit` writes straight to the socket while the pool takes tasks; what is beyond its credit waits here,
-where it can be cancelled. One thread reads results, and hands over what waits. Nobody blocks in a write:
+`submit` writes straight to the socket what the workers can have at once; what is beyond that waits here, where
+it can be cancelled, and goes many at a time as far as the pool's credit allows. One thread reads results, and hands over what waits. Nobody blocks in a write:
 what the socket does not take is written by that thread, which goes on reading meanwhile.
 """
 import collections
@@ -40,9 +40,8 @@ class Client:
         self._running: Dict[int, TaskFuture] = {}
         self._numbers = itertools.count(1)
         self._credit = credit
-        #: So many are handed over by `submit` itself: each worker has one more to go on with.
-        self._at_once = credit
-        self._most_at_once = 2 * credit
+        #: So many at most are handed over by `submit` itself: each worker has one more to go on with.
+        self._at_once = 2 * credit
         #: Handed over, or about to be.
         self._under_way = 0
         #: Of these, how many a caller of `submit` pickles just now.
@@ -91,7 +90,7 @@ class Client:
         with self._lock:
             if self.broken is not None or self._ended:
                 self._refuse()
-            if self._waiting or self._under_way >= self._at_once or self._wire.out:
+            if self._waiting or self._under_way >= min(self._credit, self._at_once) or self._wire.out:
                 # What is under way keeps the workers busy. Its answers wake the thread, which hands over many
                 # at a time.
                 self._waiting.append((future, function, args, kwargs))
@@ -211,7 +210,6 @@ class Client:
             return self._fail(number, kind, bytes(body))
         if kind == _CREDIT:
             self._credit = number
-            self._at_once = min(number, self._most_at_once)
         elif kind == BROKEN:
             self.broken, self._traceback = _errors.of_start(bytes(body))
             _life.LOG.critical("%s\n%s", self.broken, self._traceback)
