@@ -7,11 +7,16 @@ use std::{
     path::Path,
     process::{Command, Output, Stdio},
     sync::OnceLock,
+    time::Duration,
 };
 
 use serde_json::Value;
 
-use crate::proc::children;
+use crate::{clock, proc::children};
+
+/// The rate at which workers are killed.
+const KILL_EVERY: Duration = Duration::from_millis(50);
+const LIMIT: Duration = Duration::from_secs(60);
 
 const TASKS: &str = "
 import os, subprocess, sys, time
@@ -236,7 +241,7 @@ fn killed_workers_lose_no_task() {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        std::thread::park_timeout(std::time::Duration::from_millis(50));
+        clock::until(clock::now() + KILL_EVERY);
         let workers = workers(pid);
         if let Some(worker) = workers.get(kills % workers.len().max(1)) {
             let _ = nix::sys::signal::kill(
@@ -274,9 +279,8 @@ fn a_killed_run_goes_on_where_it_was() {
         let before = length();
         let mut child = map(folder.path(), &words).spawn().unwrap();
         // Killed when it has done something.
-        while length() < before + 10_000 && child.try_wait().unwrap().is_none() {
-            std::thread::park_timeout(std::time::Duration::from_millis(2));
-        }
+        let mut done = || length() >= before + 10_000 || child.try_wait().unwrap().is_some();
+        clock::poll(LIMIT, || done().then_some(())).expect("tasks are done");
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -3,8 +3,7 @@
 use std::{
     fs,
     path::Path,
-    process::{Child, Command, Stdio},
-    thread,
+    process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -14,11 +13,13 @@ use nix::{
 };
 
 use crate::{
+    clock,
     pool::{cause, folder, map, read, run, workers},
     proc::{children, is_alive},
 };
 
-const TICK: Duration = Duration::from_millis(5);
+/// No pool of these tests takes longer.
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn tree(pid: i32) -> Vec<i32> {
     let below = children(pid).into_iter().flat_map(tree);
@@ -43,9 +44,17 @@ fn pid(child: &Child) -> i32 {
 }
 
 fn begun(folder: &Path, count: u64) {
-    while fs::metadata(folder.join("begun")).map_or(0, |found| found.len()) < count {
-        thread::park_timeout(TICK);
-    }
+    let begun = || fs::metadata(folder.join("begun")).map_or(0, |found| found.len());
+    clock::poll(LIMIT, || (begun() >= count).then_some(())).expect("tasks begin");
+}
+
+fn worker_of(child: &Child) {
+    let some = || (!workers(pid(child)).is_empty()).then_some(());
+    clock::poll(LIMIT, some).expect("a worker starts");
+}
+
+fn end_of(child: &mut Child) -> ExitStatus {
+    clock::poll(LIMIT, || child.try_wait().unwrap()).expect("the pool ends")
 }
 
 #[test]
@@ -57,13 +66,11 @@ fn all_workers_together_stay_within_the_budget() {
         .spawn()
         .unwrap();
     let mut most = 0;
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
+    let status = clock::poll(LIMIT, || {
         most = most.max(tree(pid(&child)).into_iter().map(private).sum());
-        thread::park_timeout(TICK);
-    };
+        child.try_wait().unwrap()
+    });
+    let status = status.expect("the pool ends");
     // Each task needs 80 MB: three at a time would need 240.
     let results = read(&fs::read(folder.path().join("out")).unwrap());
     let failed: Vec<_> = results.values().filter(|it| it["ok"] != true).collect();
@@ -83,9 +90,7 @@ fn a_killed_template_is_started_anew_and_no_task_is_blamed() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    while workers(pid(&child)).is_empty() {
-        thread::park_timeout(TICK);
-    }
+    worker_of(&child);
     let keeper = children(pid(&child));
     let template = keeper.into_iter().flat_map(children).next().unwrap();
     kill(Pid::from_raw(template), Signal::SIGKILL).unwrap();
@@ -105,7 +110,7 @@ fn sigterm_finishes_what_is_under_way() {
     let mut child = map(folder.path(), &words).spawn().unwrap();
     begun(folder.path(), 2);
     kill(Pid::from_raw(pid(&child)), Signal::SIGTERM).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert_eq!(end_of(&mut child).code(), Some(143));
     let results = read(&fs::read(folder.path().join("out")).unwrap());
     let begun = fs::metadata(folder.path().join("begun")).unwrap().len();
     assert_eq!(results.len() as u64, begun);
@@ -124,25 +129,19 @@ fn a_second_sigterm_ends_it_at_once() {
         .unwrap();
     // Nine sleeps for long.
     std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"9\n").unwrap();
-    while workers(pid(&child)).is_empty() {
-        thread::park_timeout(TICK);
-    }
+    worker_of(&child);
     let all = tree(pid(&child));
-    let term = || kill(Pid::from_raw(pid(&child)), Signal::SIGTERM);
+    let supervise = Pid::from_raw(pid(&child));
+    let term = || kill(supervise, Signal::SIGTERM);
     term().unwrap();
-    while term().is_ok() && !is_over(pid(&child)) {
-        thread::park_timeout(TICK);
-    }
-    assert_eq!(child.wait().unwrap().code(), Some(143));
+    // The first may not have been heard when the second comes, and two are one then.
+    let status = clock::poll(LIMIT, || {
+        let _ = term();
+        child.try_wait().unwrap()
+    });
+    assert_eq!(status.expect("it ends at once").code(), Some(143));
     let left: Vec<_> = all.into_iter().filter(|it| is_alive(*it)).collect();
     assert!(left.is_empty(), "{left:?}");
-}
-
-fn is_over(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')')
-        .next()
-        .is_none_or(|rest| rest.trim_start().starts_with('Z'))
 }
 
 #[test]
