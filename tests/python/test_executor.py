@@ -285,8 +285,8 @@ class Ending(Case):
         self.check_killed_client("")
 
     def test_a_killed_client_takes_its_pool_along_when_that_wants_no_more_tasks(self):
-        # Short tasks make the credit large, and what then hangs fills all of it.
-        fill = "list(p.map(t.square, range(3000)))\n"
+        # Short tasks make the credit large, and what hangs behind them fills all of it.
+        fill = "short = [p.submit(t.square, x) for x in range(3000)]\n"
         fill += "futures = [p.submit(t.say_pid_and_hang, sys.argv[1]) for _ in range(2000)]\n"
         self.check_killed_client(fill)
 
