@@ -107,6 +107,17 @@ impl Supervisor {
         if server && matches!(self.spec.ready.when, ReadyWhen::Auto) {
             self.on_answers(now, self.service.run);
         }
+        if server {
+            self.tell_late_comer(now, id);
+        }
+    }
+
+    /// RACE: a stopping server tells its workers to go. One that it has just forked does not catch
+    /// the signal yet, and would serve on until the grace is over.
+    fn tell_late_comer(&mut self, now: Timestamp, id: WorkerId) {
+        if let Some(until) = self.service.stop.as_ref().and_then(|stop| stop.kill_at) {
+            self.send_away(now, id, Cause::Stop, until);
+        }
     }
 
     pub(super) fn on_masters(&mut self, now: Timestamp, run: RunId, count: u32) {
