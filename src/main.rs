@@ -6,12 +6,19 @@
 
 use std::{env, process::ExitCode};
 
-use supervise::{cli, host::keeper};
+use supervise::{
+    cli,
+    host::{exec, keeper},
+};
 
 fn main() -> ExitCode {
     let mut args = env::args_os();
     if args.nth(1).is_some_and(|word| word == keeper::WORD) {
         return ExitCode::from(keeper::main(args));
+    }
+    let mut args = env::args_os();
+    if args.nth(1).is_some_and(|word| word == exec::CHECK) {
+        return ExitCode::from(cli::upgrade::check(args));
     }
     let status = match cli::parse(env::args_os()) {
         Ok(command) => cli::run::run(command),

@@ -2,9 +2,11 @@
 
 use std::{fmt, num::NonZeroU64, str::FromStr, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 /// A number of bytes. Shown with binary units, as `systemd`, `docker` and the cgroup files mean
 /// them.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Bytes(pub u64);
 
 const UNITS: [(char, u64); 5] = [
@@ -184,7 +186,7 @@ fn unit_factor(unit: &str) -> Option<u64> {
 
 /// A moment on the machine's monotonic clock (`CLOCK_MONOTONIC`), so that it can be compared with
 /// what other processes on this machine write down.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
@@ -221,7 +223,7 @@ impl Timestamp {
 }
 
 /// One process life. A counter, never a pid, and never used again.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct WorkerId(NonZeroU64);
 
 impl WorkerId {
@@ -252,7 +254,7 @@ impl FromStr for WorkerId {
 }
 
 /// One start of the command. A counter: the first start is run 1.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct RunId(pub u64);
 
 impl fmt::Display for RunId {
@@ -266,7 +268,7 @@ impl fmt::Display for RunId {
 pub struct RequestId(pub u64);
 
 /// A signal by its number, shown by its name without `SIG`.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Signal(pub i32);
 
 /// Names and numbers of signal(7) on Linux x86-64 and arm64, which agree.
@@ -369,7 +371,9 @@ pub const RLIMITS: [&str; 16] = [
 ];
 
 /// A report that is kept: counts up, and goes on counting after a restart of the supervisor.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
+)]
 pub struct ReportId(pub u64);
 
 impl ReportId {

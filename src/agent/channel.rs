@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
@@ -14,7 +15,12 @@ use crate::{
     units::WorkerId,
 };
 
-use super::{Place, files::Directory, page::Page, stacks::Stacks};
+use super::{
+    Place,
+    files::Directory,
+    page::{self, Page},
+    stacks::{Note, Stacks},
+};
 
 /// Frames kept of each traced allocation: the line itself, and enough of those who called it to
 /// reach the application from within a library.
@@ -32,14 +38,45 @@ pub(super) struct Channel {
 }
 
 /// A question that is with a process.
-#[derive(Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct Pending {
     id: u64,
     pid: i32,
     about: Option<About>,
 }
 
+/// What is under way, for a successor.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Handed {
+    page: page::Handed,
+    stacks: Vec<Note>,
+    next: u64,
+    pending: BTreeMap<WorkerId, Pending>,
+}
+
 impl Channel {
+    pub(super) fn hand_over(&self) -> Handed {
+        Handed {
+            page: self.page.hand_over(),
+            stacks: self.stacks.notes().to_vec(),
+            next: self.next,
+            pending: self.pending.clone(),
+        }
+    }
+
+    pub(super) fn take_over(place: &Place, handed: Handed) -> io::Result<Self> {
+        let directory = Directory::take_over(place)?;
+        let page = Page::take_over(&directory.page(), handed.page)?;
+        let stacks = Stacks::take_over(&directory.stacks(), handed.stacks)?;
+        Ok(Self {
+            directory,
+            page,
+            stacks,
+            next: handed.next,
+            pending: handed.pending,
+        })
+    }
+
     pub(super) fn install(place: &Place) -> io::Result<Self> {
         let directory = Directory::install(place)?;
         let page = Page::create(&directory.page())?;

@@ -80,21 +80,45 @@ impl Directory {
             made.map_err(|error| about(parent, "create", error))?;
         }
         let directory = Self { path };
+        directory.make()?;
+        Ok(directory)
+    }
+
+    /// The one that is there, with this binary's code for interpreters that start from now on.
+    pub(super) fn take_over(place: &Place) -> io::Result<Self> {
+        let directory = Self {
+            path: place.path.clone(),
+        };
+        directory.write_code()?;
+        Ok(directory)
+    }
+
+    fn make(&self) -> io::Result<()> {
         for made in [
-            directory.path.clone(),
-            directory.path.join(PACKAGE),
-            directory.asks(),
-            directory.said(),
+            self.path.clone(),
+            self.path.join(PACKAGE),
+            self.asks(),
+            self.said(),
         ] {
             fs::create_dir(&made)
                 .and_then(|()| fs::set_permissions(&made, Permissions::from_mode(0o755)))
                 .map_err(|error| about(&made, "create", error))?;
         }
-        directory.write(&directory.path.join("sitecustomize.py"), LOADER)?;
-        for (name, text) in MODULES {
-            directory.write(&directory.path.join(PACKAGE).join(name), text)?;
-        }
-        Ok(directory)
+        self.write_code()
+    }
+
+    /// An interpreter may read it at any moment: each file is whole or the one before.
+    fn write_code(&self) -> io::Result<()> {
+        self.replace(&self.path.join("sitecustomize.py"), LOADER)?;
+        MODULES
+            .iter()
+            .try_for_each(|(name, text)| self.replace(&self.path.join(PACKAGE).join(name), text))
+    }
+
+    fn replace(&self, path: &Path, text: &str) -> io::Result<()> {
+        let half = path.with_extension("half");
+        self.write(&half, text)?;
+        fs::rename(&half, path).map_err(|error| about(path, "write", error))
     }
 
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
@@ -136,10 +160,7 @@ impl Directory {
 
     /// Leaves a question. Renamed into place, so that it is never read by halves.
     pub(super) fn write_ask(&self, pid: i32, text: &str) -> io::Result<()> {
-        let path = self.asks().join(pid.to_string());
-        let half = path.with_extension("half");
-        self.write(&half, text)?;
-        fs::rename(&half, &path).map_err(|error| about(&path, "write", error))
+        self.replace(&self.asks().join(pid.to_string()), text)
     }
 
     /// The question of a process that has ended is nobody's: its pid may be another's soon.
@@ -179,6 +200,12 @@ impl Drop for Directory {
 /// Names the file in an error.
 pub(super) fn about(path: &Path, verb: &str, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{verb} {}: {error}", path.display()))
+}
+
+/// Opens a file that a predecessor has made.
+pub(super) fn open(path: &Path) -> io::Result<fs::File> {
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    opened.map_err(|error| about(path, "open", error))
 }
 
 /// Writes `text` to a new file that only its owner writes.

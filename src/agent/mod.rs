@@ -16,6 +16,7 @@ mod stacks;
 
 use std::{collections::BTreeMap, ffi::OsString, io, path::PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
@@ -36,6 +37,10 @@ pub struct Agent {
     channel: Option<Channel>,
     kept: Kept,
 }
+
+/// What our end hands to its successor.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Handed(Option<channel::Handed>);
 
 /// Where the agent's directory is to be, and whose what workers write there is.
 #[derive(Clone, Debug)]
@@ -59,6 +64,19 @@ impl Agent {
     pub fn install(&mut self, place: &Place) -> io::Result<()> {
         self.channel = Some(Channel::install(place)?);
         Ok(())
+    }
+
+    /// What a successor needs to go on.
+    pub fn hand_over(&self) -> Handed {
+        Handed(self.channel.as_ref().map(Channel::hand_over))
+    }
+
+    /// Goes on with the directory that a predecessor has put in place; false if it had none.
+    pub fn take_over(&mut self, place: &Place, handed: Handed) -> io::Result<bool> {
+        if let Some(handed) = handed.0 {
+            self.channel = Some(Channel::take_over(place, handed)?);
+        }
+        Ok(self.channel.is_some())
     }
 
     /// What the command's environment has to say, so that its interpreters load the agent.

@@ -6,6 +6,8 @@
 
 use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{supervisor::event::Counts, units::WorkerId};
 
 use super::files;
@@ -34,7 +36,31 @@ pub(super) struct Page {
     retired: BTreeMap<WorkerId, Counts>,
 }
 
+/// What is known of the page's slots beside what stands in them.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Handed {
+    owners: BTreeMap<i32, WorkerId>,
+    retired: BTreeMap<WorkerId, Counts>,
+}
+
 impl Page {
+    pub(super) fn hand_over(&self) -> Handed {
+        Handed {
+            owners: self.owners.clone(),
+            retired: self.retired.clone(),
+        }
+    }
+
+    /// The page that a predecessor made and that the workers hold.
+    pub(super) fn take_over(path: &Path, handed: Handed) -> io::Result<Self> {
+        Ok(Self {
+            file: files::open(path)?,
+            bytes: vec![0; SLOT * (1 + SLOTS)],
+            owners: handed.owners,
+            retired: handed.retired,
+        })
+    }
+
     pub(super) fn create(path: &Path) -> io::Result<Self> {
         let mut bytes = vec![0; SLOT * (1 + SLOTS)];
         for (at, word) in [MAGIC, SLOTS as u64, SLOT as u64].into_iter().enumerate() {

@@ -8,6 +8,8 @@ use std::{
     path::Path,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::{Bytes, WorkerId};
 
 use super::files;
@@ -26,8 +28,9 @@ pub(super) struct Stacks {
     notes: Vec<Note>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Note {
+/// Whose a part of the file is.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(super) struct Note {
     worker: WorkerId,
     memory: Bytes,
     /// Where in the file its stacks begin.
@@ -52,13 +55,21 @@ pub(super) struct Frame {
 
 impl Stacks {
     pub(super) fn create(path: &Path) -> io::Result<Self> {
-        let file = files::create(path, b"")?;
+        Self::of_file(files::create(path, b"")?, Vec::new())
+    }
+
+    /// The file that a predecessor made and that the workers hold.
+    pub(super) fn take_over(path: &Path, notes: Vec<Note>) -> io::Result<Self> {
+        Self::of_file(files::open(path)?, notes)
+    }
+
+    fn of_file(file: File, notes: Vec<Note>) -> io::Result<Self> {
         let inode = file.metadata()?.ino();
-        Ok(Self {
-            file,
-            inode,
-            notes: Vec::new(),
-        })
+        Ok(Self { file, inode, notes })
+    }
+
+    pub(super) fn notes(&self) -> &[Note] {
+        &self.notes
     }
 
     pub(super) const fn inode(&self) -> u64 {

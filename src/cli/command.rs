@@ -55,6 +55,11 @@ pub enum Command {
         /// Which service.
         client: Client,
     },
+    /// Let the installed binary take over.
+    Upgrade {
+        /// Which service.
+        client: Client,
+    },
     /// End the service.
     Stop {
         /// Which service.

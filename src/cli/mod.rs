@@ -10,6 +10,7 @@ mod report;
 pub mod run;
 #[cfg(test)]
 mod tests;
+pub mod upgrade;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -119,6 +120,11 @@ enum Word {
         #[command(flatten)]
         at: At,
     },
+    /// Go on as the binary that is installed now; workers, sockets and pids stay
+    Upgrade {
+        #[command(flatten)]
+        at: At,
+    },
     /// Stop the service gracefully
     Stop {
         #[command(flatten)]
@@ -200,6 +206,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Usage>
         Some(Word::Reload { at }) => {
             let client = given.client("reload", Some(at))?;
             Ok(Command::Reload { client })
+        }
+        Some(Word::Upgrade { at }) => {
+            let client = given.client("upgrade", Some(at))?;
+            Ok(Command::Upgrade { client })
         }
         Some(Word::Stop { at, now }) => {
             let client = given.client("stop", Some(at))?;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Client, Command, Target, Usage, man, report};
+use super::{Client, Command, Target, Usage, man, report, upgrade};
 use crate::{
     config::{self, ConfigError, Loaded, Machine, Wishes},
     control::{
@@ -16,8 +16,11 @@ use crate::{
         client::{self, ClientError},
         wire,
     },
-    driver::Driver,
-    host::{clock, doctor, users},
+    driver::{
+        Driver,
+        upgrade::{State, read_or_go_back},
+    },
+    host::{clock, doctor, exec::Inherited, users},
     observe::{log::Log, view},
     supervisor::{report::Snapshot, spec::Spec},
     units::{Bytes, Timestamp},
@@ -63,6 +66,7 @@ pub fn run(command: Command) -> i32 {
         Command::Reload { client } => {
             ask(&client, async |socket| change(&socket, "/v1/reload").await)
         }
+        Command::Upgrade { client } => ask(&client, async |socket| upgrade::ask(&socket).await),
         Command::Stop { client, now } => {
             let path = if now { "/v1/stop?now" } else { "/v1/stop" };
             ask(&client, async |socket| change(&socket, path).await)
@@ -80,37 +84,60 @@ pub fn explain(usage: &Usage) -> i32 {
     if usage.status == 0 {
         print(&usage.text)
     } else {
-        fail(&usage.text, usage.status)
+        let inherited = Inherited::find();
+        fail(
+            &upgrade::or_go_back(inherited.as_ref(), &usage.text),
+            usage.status,
+        )
     }
 }
 
+/// Runs a service from its beginning, or goes on with one that another binary has handed over.
 fn supervise(wishes: &Wishes) -> i32 {
+    let inherited = Inherited::find();
+    let refuse = |message: &str, status: i32| {
+        fail(&upgrade::or_go_back(inherited.as_ref(), message), status)
+    };
     let spec = match load(wishes) {
         Ok(Loaded { spec, warnings }) => {
             warnings.iter().for_each(|warning| complain(warning));
             spec
         }
-        Err(error) => return fail(&error.to_string(), error.status()),
+        Err(error) => return refuse(&error.to_string(), error.status()),
     };
     let available = match doctor::available() {
         Ok(available) => available,
-        Err(error) => return fail(&error.to_string(), NOT_SET_UP),
+        Err(error) => return refuse(&error.to_string(), NOT_SET_UP),
     };
     if let Err(error) = config::judge(&spec, available) {
-        return fail(&error.to_string(), error.status());
+        return refuse(&error.to_string(), error.status());
     }
+    let state = inherited
+        .as_ref()
+        .map(|inherited| read_or_go_back(inherited, &spec));
+    let state = match state.transpose() {
+        Ok(state) => state,
+        Err(why) => return fail(&why, NOT_SET_UP),
+    };
     match Log::start(spec.log) {
-        Ok(log) => in_runtime(serve(spec, log)),
-        Err(error) => fail(&error.to_string(), NOT_SET_UP),
+        Ok(log) => {
+            let failed = inherited.and_then(|inherited| inherited.failed);
+            in_runtime(serve(spec, log, state.map(|state| (state, failed))))
+        }
+        Err(error) => refuse(&error.to_string(), NOT_SET_UP),
     }
 }
 
-async fn serve(spec: Spec, log: Log) -> i32 {
+async fn serve(spec: Spec, log: Log, handed: Option<(State, Option<String>)>) -> i32 {
     let server = match control::server::Server::bind(&spec.control, &spec.name) {
         Ok(server) => server,
         Err(error) => return fail(&error.to_string(), NOT_SET_UP),
     };
-    let (driver, questions) = match Driver::new(spec, log) {
+    let driver = match handed {
+        None => Driver::new(spec, log),
+        Some((state, failed)) => Driver::take_over(spec, log, state, failed),
+    };
+    let (driver, questions) = match driver {
         Ok(driver) => driver,
         Err(error) => return fail(&format!("take hold of this machine: {error}"), NOT_SET_UP),
     };
@@ -137,7 +164,7 @@ fn check(wishes: &Wishes) -> i32 {
     }
 }
 
-fn load(wishes: &Wishes) -> Result<Loaded, ConfigError> {
+pub(super) fn load(wishes: &Wishes) -> Result<Loaded, ConfigError> {
     let machine = Machine {
         uid: users::own_id(),
         user_exists: users::exists,

@@ -103,6 +103,7 @@ fn route(words: Words<'_>) -> Result<(Method, Question), Refusal> {
         ["v1", "workers", id, "recycle"] => change(Ask::Recycle(id.parse().map_err(unknown)?)),
         ["v1", "workers", id, "report"] => change(Ask::Report(id.parse().map_err(unknown)?)),
         ["v1", "reload"] => change(Ask::Reload),
+        ["v1", "upgrade"] => change(Ask::Upgrade),
         ["v1", "stop"] => change(Ask::Stop(stop(words)?)),
         ["v1", "scale"] => {
             let why = format!("{} is not in this version", words.path);

@@ -12,7 +12,7 @@ use crate::{
 
 use super::wire::{
     AgentDoc, CapsDoc, EndDoc, LimitDoc, LimitsDoc, Mechanism, MemoryDoc, Status, TotalsDoc,
-    WorkerDoc, millis,
+    UpgradesDoc, WorkerDoc, millis,
 };
 
 /// What a snapshot does not know about the supervisor it comes from.
@@ -24,6 +24,8 @@ pub struct Context {
     pub version: String,
     /// Its start, in Unix seconds.
     pub started: f64,
+    /// What came of upgrades since then.
+    pub upgrades: UpgradesDoc,
     /// Added to the seconds of a [`Timestamp`], gives Unix seconds.
     pub offset: f64,
 }
@@ -41,6 +43,7 @@ impl Status {
             pid: context.pid,
             version: context.version.clone(),
             started: context.started,
+            upgrades: context.upgrades.clone(),
             mode: snapshot.mode.clone(),
             command_pid: snapshot.command_pid,
             ready: snapshot.ready,
@@ -354,6 +357,7 @@ mod tests {
             pid: 38,
             version: "0.1.0".to_owned(),
             started: 1000.0,
+            upgrades: UpgradesDoc::default(),
             offset,
         }
     }
@@ -363,6 +367,7 @@ mod tests {
         let status = serde_json::to_value(Status::of(&snapshot(), &context(1000.0))).unwrap();
         let expected = json!({
             "name": "shop", "pid": 38, "version": "0.1.0", "started": 1000.0, "mode": "server",
+            "upgrades": {"done": 0, "failed": 0, "failed_why": null},
             "command_pid": 40, "ready": true, "stopping": false,
             "caps": {"mechanism": "cgroup-v1", "enforced": true, "why_not": null, "wire": true},
             "limits": {

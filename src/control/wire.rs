@@ -18,6 +18,8 @@ pub struct Status {
     pub pid: u32,
     pub version: String,
     pub started: f64,
+    #[serde(default)]
+    pub upgrades: UpgradesDoc,
     pub mode: String,
     pub command_pid: Option<i32>,
     pub ready: bool,
@@ -27,6 +29,16 @@ pub struct Status {
     pub workers: Vec<WorkerDoc>,
     pub totals: TotalsDoc,
     pub ends: Vec<EndDoc>,
+}
+
+/// How often another binary has taken over, and how often one that was asked to could not:
+/// `failed_why` is why the last of them could not.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "said above")]
+pub struct UpgradesDoc {
+    pub done: u64,
+    pub failed: u64,
+    pub failed_why: Option<String>,
 }
 
 /// What holds a cap.

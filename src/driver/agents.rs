@@ -4,7 +4,7 @@ use std::{env, ffi::OsStr, io, path::PathBuf};
 
 use super::Driver;
 use crate::{
-    agent::{Agent, Place, kept::Kept},
+    agent::{Agent, Handed, Place, kept::Kept},
     host::{agents, clock, users},
     supervisor::{
         action::{About, Action, AgentAsk},
@@ -14,16 +14,22 @@ use crate::{
     units::{Bytes, Timestamp, WorkerId},
 };
 
-/// Opens what is kept and puts the agent in place; `spec.command` loads it from then on. What does
-/// not work is told, and is no reason not to start.
-pub(super) fn prepare(spec: &mut Spec) -> (Agent, Vec<String>) {
+/// Opens what is kept and puts the agent in place, or goes on with a predecessor's; `spec.command`
+/// loads it from then on. What does not work is told, and is no reason not to start.
+pub(super) fn prepare(spec: &mut Spec, handed: Option<Handed>) -> (Agent, Vec<String>) {
     let kept = Kept::open(spec.leaks.directory.clone(), spec.leaks.kept);
     let mut agent = Agent::mute(kept);
     let mut warnings = Vec::new();
     if !spec.wants_agent() {
         return (agent, warnings);
     }
-    let installed = place(spec).and_then(|place| agent.install(&place));
+    let installed = place(spec).and_then(|place| {
+        let goes_on = handed.map(|handed| agent.take_over(&place, handed));
+        if goes_on.transpose()?.is_some_and(|goes_on| goes_on) {
+            return Ok(());
+        }
+        agent.install(&place)
+    });
     if let Err(error) = installed {
         warnings.push(format!("the agent is off: {error}"));
         spec.agent.load = AgentLoad::Off;

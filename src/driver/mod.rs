@@ -5,6 +5,7 @@
 mod agents;
 pub mod pool;
 mod questions;
+pub mod upgrade;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,7 +21,7 @@ use tokio::{
 
 use crate::{
     agent::Agent,
-    control::{Asked, Context, Reply},
+    control::{Asked, Context, Reply, wire},
     host::{Host, clock},
     observe::{
         log::{self, Log},
@@ -42,6 +43,8 @@ const FOLLOWERS_BEHIND: usize = 1024;
 /// Questions that wait to be taken in; whoever asks more waits at the socket.
 const QUESTIONS: usize = 64;
 
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// The loop and what it holds.
 #[derive(Debug)]
 pub struct Driver {
@@ -60,6 +63,9 @@ pub struct Driver {
     live: broadcast::Sender<Told>,
     context: Context,
     watchdog: Option<(Duration, Timestamp)>,
+    /// Another binary takes over then.
+    upgrade_at: Option<Timestamp>,
+    checks: upgrade::Checks,
     log: Log,
     exit: Option<i32>,
 }
@@ -72,25 +78,39 @@ impl Driver {
     /// tokio runtime, on the thread that will run it: the command dies with this thread.
     pub fn new(mut spec: Spec, log: Log) -> io::Result<(Self, Questions)> {
         let now = clock::now();
-        let (agent, warnings) = agents::prepare(&mut spec);
-        let mut host = Host::take(&spec, now)?;
+        let (agent, warnings) = agents::prepare(&mut spec, None);
+        let host = Host::take(&spec, now)?;
+        let history = spec.control.history;
+        // The jitter differs from start to start, so that services that start together spread.
+        let seed = now.as_nanos() ^ u64::from(std::process::id()).rotate_left(32);
+        let mut supervisor = Supervisor::new(spec, seed, now);
+        supervisor.number_reports_from(agent.kept().next_id());
+        let (mut driver, sender) = Self::hold((supervisor, host, agent), history, log)?;
+        for warning in warnings {
+            driver.tell(Report::Warning(warning));
+        }
+        Ok((driver, sender))
+    }
+
+    fn hold(
+        (supervisor, mut host, agent): (Supervisor, Host, Agent),
+        history: usize,
+        log: Log,
+    ) -> io::Result<(Self, Questions)> {
+        let now = clock::now();
         if let Some(answers) = agent.answers() {
             host.listen_at(&answers)?;
         }
         let watchdog = host.watchdog().map(|every| (every, now));
-        let history = spec.control.history;
         let context = Context {
             pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: VERSION.to_owned(),
             started: clock::unix_seconds(),
+            upgrades: wire::UpgradesDoc::default(),
             offset: clock::unix_seconds() - now.since(Timestamp::default()).as_secs_f64(),
         };
         let (sender, questions) = mpsc::channel(QUESTIONS);
-        // The jitter differs from start to start, so that services that start together spread.
-        let seed = now.as_nanos() ^ u64::from(context.pid).rotate_left(32);
-        let mut supervisor = Supervisor::new(spec, seed, now);
-        supervisor.number_reports_from(agent.kept().next_id());
-        let mut driver = Self {
+        let driver = Self {
             supervisor,
             host: host.into_async()?,
             agent,
@@ -104,12 +124,11 @@ impl Driver {
             live: broadcast::channel(FOLLOWERS_BEHIND).0,
             context,
             watchdog,
+            upgrade_at: None,
+            checks: upgrade::Checks::new(),
             log,
             exit: None,
         };
-        for warning in warnings {
-            driver.tell(Report::Warning(warning));
-        }
         Ok((driver, sender))
     }
 
@@ -123,6 +142,7 @@ impl Driver {
                 self.refuse_late();
                 return (status, self.log);
             }
+            self.upgrade_if_due();
             self.wait().await;
         }
     }
@@ -162,6 +182,10 @@ impl Driver {
                 // Whatever is not taken now keeps the descriptor readable.
                 ready.map(|mut guard| guard.clear_ready()).is_ok()
             }
+            event = self.checks.next() => {
+                self.own.push_back(event);
+                false
+            }
             Some(asked) = self.questions.recv() => {
                 self.on_asked(asked);
                 false
@@ -185,7 +209,11 @@ impl Driver {
         let host = self.host.get_ref().deadline();
         let supervisor = self.supervisor.poll_deadline();
         let watchdog = self.watchdog.map(|(_, next)| next);
-        supervisor.into_iter().chain(watchdog).fold(host, Ord::min)
+        supervisor
+            .into_iter()
+            .chain(watchdog)
+            .chain(self.upgrade_at)
+            .fold(host, Ord::min)
     }
 
     fn pat_watchdog(&mut self, now: Timestamp) {
@@ -209,6 +237,8 @@ impl Driver {
                 }
             }
             Action::Exit { status } => self.exit = Some(status),
+            Action::CheckUpgrade { request } => self.check_upgrade(request),
+            Action::Upgrade => self.upgrade_soon(),
             action => self.host.get_mut().carry_out(clock::now(), action),
         }
     }

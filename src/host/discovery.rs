@@ -7,6 +7,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     heartbeat::{Heartbeat, PREFIX},
     procfs::Proc,
@@ -45,7 +47,7 @@ pub(super) struct Discovery {
     hears_forks: bool,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 struct Master {
     pid: i32,
     starttime: u64,
@@ -75,7 +77,63 @@ enum Role {
     Helper,
 }
 
+/// What a search hands to its successor.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Handed {
+    root: i32,
+    masters: Vec<Master>,
+    kin: Vec<(i32, u64, Known)>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+enum Known {
+    Fork { start_stack: u64 },
+    Serving { inode: u64 },
+    Helper,
+}
+
 impl Discovery {
+    pub(super) fn hand_over(&self) -> Handed {
+        let known = |kin: &Kin| match kin.role {
+            // Its heartbeat file is found again.
+            Role::Fork { start_stack, .. } | Role::Booting { start_stack, .. } => {
+                Known::Fork { start_stack }
+            }
+            Role::Serving { inode } => Known::Serving { inode },
+            Role::Helper => Known::Helper,
+        };
+        let kin = self.kin.iter();
+        Handed {
+            root: self.root,
+            masters: self.masters.clone(),
+            kin: kin
+                .map(|(pid, kin)| (*pid, kin.starttime, known(kin)))
+                .collect(),
+        }
+    }
+
+    pub(super) fn take_over(handed: Handed, hears_forks: bool, now: Timestamp) -> Self {
+        let role = |known| match known {
+            Known::Fork { start_stack } => Role::Fork {
+                seen: now,
+                start_stack,
+            },
+            Known::Serving { inode } => Role::Serving { inode },
+            Known::Helper => Role::Helper,
+        };
+        let kin = handed.kin.into_iter();
+        Self {
+            masters: handed.masters,
+            kin: kin
+                .map(|(pid, starttime, known)| {
+                    let role = role(known);
+                    (pid, Kin { starttime, role })
+                })
+                .collect(),
+            ..Self::new(handed.root, hears_forks, now)
+        }
+    }
+
     pub(super) const fn new(root: i32, hears_forks: bool, now: Timestamp) -> Self {
         Self {
             root,

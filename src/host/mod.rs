@@ -12,7 +12,9 @@ pub mod cgroup;
 pub mod clock;
 mod discovery;
 pub mod doctor;
+pub mod exec;
 mod forks;
+mod handed;
 mod hear;
 pub mod heartbeat;
 pub mod keeper;
@@ -60,6 +62,7 @@ use crate::{
 };
 use cgroup::{Found, Group, Groups};
 use forks::Forks;
+pub use handed::Handed;
 use hear::Source;
 use looker::Looker;
 use notify::Manager;
@@ -104,14 +107,24 @@ impl Host {
     /// Takes hold of the machine: groups are made, signals are heard, and we become the nearest
     /// relative of all orphans to come. Nothing is started yet.
     pub fn take(spec: &Spec, now: Timestamp) -> io::Result<Self> {
-        nix::sys::prctl::set_child_subreaper(true)?;
         let proc = Proc::default();
         let found = Found::discover(&proc).map_err(io::Error::other)?;
         let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
         cgroup::remove_stale(&found, &proc, &spec.name, own);
         let groups = Groups::create(&found, &spec.name, own);
-        let available = found.available(&proc).map_err(io::Error::other)?;
         let oom_score_adj = rights::protect_from_oom(&proc, own);
+        Self::hold(spec, now, (found, groups), oom_score_adj)
+    }
+
+    fn hold(
+        spec: &Spec,
+        now: Timestamp,
+        (found, groups): (Found, Groups),
+        oom_score_adj: i32,
+    ) -> io::Result<Self> {
+        nix::sys::prctl::set_child_subreaper(true)?;
+        let proc = Proc::default();
+        let available = found.available(&proc).map_err(io::Error::other)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let mut host = Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
@@ -204,6 +217,8 @@ impl Host {
             | Action::NoteStack { .. }
             | Action::KeepReport { .. }
             | Action::ReadCounts
+            | Action::CheckUpgrade { .. }
+            | Action::Upgrade
             | Action::Reply { .. }
             | Action::Exit { .. } => {}
         }

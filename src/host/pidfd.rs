@@ -51,6 +51,11 @@ impl PidFd {
         Ok(Self { pid, fd })
     }
 
+    /// One that is held already.
+    pub(super) const fn take_over(pid: i32, fd: OwnedFd) -> Self {
+        Self { pid, fd }
+    }
+
     pub(super) const fn pid(&self) -> i32 {
         self.pid
     }

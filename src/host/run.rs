@@ -23,6 +23,9 @@ use crate::{
     units::{Bytes, RunId, Signal, Timestamp, WorkerId},
 };
 
+/// The name of the group of the server's own processes.
+pub(super) const SERVER: &str = "server";
+
 /// A worker goes before its server does, should all together be too much for the machine.
 const WORKERS_FIRST: i32 = 100;
 
@@ -30,13 +33,13 @@ const WORKERS_FIRST: i32 = 100;
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) id: RunId,
-    keeper: Keeper,
-    keeper_token: u64,
+    pub(super) keeper: Keeper,
+    pub(super) keeper_token: u64,
     /// The keeper is gone and was not done: what it kept is ours to bury.
-    orphaned: bool,
+    pub(super) orphaned: bool,
     /// The command's own process.
     pub(super) root: Option<i32>,
-    worker: Option<(WorkerId, Option<Bytes>)>,
+    pub(super) worker: Option<(WorkerId, Option<Bytes>)>,
     pub(super) discovery: Option<Discovery>,
     pub(super) probe: Option<Probe>,
     pub(super) ear: Option<(Ear, u64)>,
@@ -83,7 +86,7 @@ impl Host {
         Ok(())
     }
 
-    fn notify_path(&self) -> PathBuf {
+    pub(super) fn notify_path(&self) -> PathBuf {
         self.spec.control.socket.with_extension("notify")
     }
 
@@ -115,7 +118,7 @@ impl Host {
         let Some(run) = &mut self.run else { return };
         run.root = Some(pid);
         let worker = run.worker;
-        let name = worker.map_or_else(|| "server".to_owned(), |(worker, _)| worker.to_string());
+        let name = worker.map_or_else(|| SERVER.to_owned(), |(worker, _)| worker.to_string());
         let made = self.groups.leaf(&name).and_then(|mut group| {
             if let Some((_, cap)) = worker
                 && self.groups.caps() != CapMechanism::Rlimit

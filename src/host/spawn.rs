@@ -14,11 +14,20 @@ use std::{
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-use super::keeper::{Orders, WORD_LENGTH, Word};
+use super::{
+    exec::{FAILED, HANDED},
+    keeper::{Orders, WORD_LENGTH, Word},
+};
 use crate::supervisor::spec::CommandSpec;
 
-/// Set for our service manager's eyes, not for the command's.
-const NOT_INHERITED: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+/// For our service manager's eyes or our own, not for the command's.
+const NOT_INHERITED: [&str; 5] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    HANDED,
+    FAILED,
+];
 
 /// A keeper that was started, seen from the supervisor.
 #[derive(Debug)]
@@ -70,6 +79,16 @@ impl Keeper {
         Ok(Self {
             pid,
             socket: ours,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// One that was started by the binary that this process was before.
+    pub(super) fn take_over(pid: i32, socket: UnixStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            pid,
+            socket,
             buffer: Vec::new(),
         })
     }

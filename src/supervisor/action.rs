@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::report::Cause;
 use crate::units::{Bytes, ReportId, RequestId, RunId, Signal, WorkerId};
 
@@ -116,6 +118,13 @@ pub enum Action {
     },
     /// Read what all workers have counted. Answered by `Counted` for each that counts.
     ReadCounts,
+    /// Try whether the installed binary can take over. Answered by `UpgradeChecked`.
+    CheckUpgrade {
+        /// For whom.
+        request: RequestId,
+    },
+    /// Let it take over, as soon as the answer to who asked is on its way.
+    Upgrade,
     /// Tell the service manager.
     Notify(Notice),
     /// Answer an operator.
@@ -156,7 +165,7 @@ pub enum AgentAsk {
 }
 
 /// Whom a report is about, and its figures as they are seen from outside.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct About {
     /// The id it will have.
     pub report: ReportId,
@@ -184,7 +193,7 @@ pub enum Look {
 }
 
 /// Whom the scheduler prefers.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Priority {
     /// Boots on what the others leave.
     Low,

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Supervisor,
     action::{Action, AgentAsk, Answer},
@@ -49,7 +51,7 @@ const STACKS_EVERY: f64 = 0.1;
 /// RACE: a worker is the fattest when all together are close to their budget, and says why; while
 /// it does, it passes its own ceiling. Saying why is the upper rung, but it has not stood on the
 /// lower one: it collects garbage then, and may stay.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Rung {
     /// Collecting garbage was not enough.
     pub(super) collected: bool,
@@ -76,7 +78,7 @@ impl Rung {
 }
 
 /// A question that is with a worker.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Asking {
     pub(super) what: What,
     /// It is not waited for longer.
@@ -84,7 +86,7 @@ pub(super) struct Asking {
 }
 
 /// Which question.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) enum What {
     Collect,
     Open,
@@ -98,7 +100,7 @@ pub(super) enum What {
 }
 
 /// What one worker was asked and said.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Asked {
     pub(super) agent: Agent,
     find_at: Timestamp,
@@ -108,6 +110,7 @@ pub(super) struct Asked {
     rescued_at: Option<Timestamp>,
     pub(super) report: Option<ReportId>,
     /// Operators who wait for a report.
+    #[serde(skip)]
     pub(super) requests: Vec<RequestId>,
     /// What it runs was noted when it held this.
     pub(super) noted: Bytes,
@@ -147,7 +150,7 @@ impl Asked {
 }
 
 /// What the service as a whole remembers of its workers' answers.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Memo {
     futile: u32,
     collect_after: Timestamp,

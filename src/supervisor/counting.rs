@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Supervisor, action::Action, event::Counts, spec::Spec, worker::Worker};
 use crate::units::{Bytes, Timestamp, WorkerId, scaled};
 
@@ -16,7 +18,7 @@ const RATE_OVER: f64 = 5.0;
 const DONE_MIN: u64 = 20;
 
 /// What one worker has done.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Counted {
     counts: Option<Counts>,
     at: Timestamp,

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::report::Cause;
 use crate::units::{Bytes, ReportId, RequestId, RunId, Signal, Timestamp, WorkerId};
 
@@ -149,6 +151,14 @@ pub enum Event {
         ask: Ask,
     },
 
+    /// The binary that is to take over was tried.
+    UpgradeChecked {
+        /// For whom.
+        request: RequestId,
+        /// Its version, or why it will not do.
+        verdict: Result<String, String>,
+    },
+
     /// Something that was asked of the world did not work. Nothing else follows from the action.
     Failed {
         /// What was tried on which object, and why it failed.
@@ -204,7 +214,7 @@ pub enum Oom {
 }
 
 /// A look at a worker's memory, all its processes together.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Sample {
     /// When the figures were read.
     pub at: Timestamp,
@@ -221,7 +231,7 @@ pub struct Sample {
 }
 
 /// The dear figures (`/proc/PID/smaps_rollup`).
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Exact {
     /// Private pages and their swap.
     pub private: Bytes,
@@ -234,7 +244,7 @@ pub struct Exact {
 }
 
 /// Whether a worker can be asked.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Agent {
     /// Nobody has looked yet, or the interpreter is still starting.
     #[default]
@@ -273,7 +283,7 @@ pub enum Said {
 }
 
 /// What a worker has counted.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Counts {
     /// Requests or tasks done, those on ignored paths left out.
     pub done: u64,
@@ -319,6 +329,8 @@ pub enum Ask {
     Reload,
     /// Say why this worker is fat.
     Report(WorkerId),
+    /// Go on as the binary that is installed now.
+    Upgrade,
     /// End the service.
     Stop(Stop),
 }

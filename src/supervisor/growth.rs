@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::{Bytes, Timestamp};
 
 /// Points kept for the slope; they are thinned, so that a minute of a quiet worker fits.
@@ -14,7 +16,7 @@ const APART: Duration = Duration::from_millis(31);
 pub(super) const SLOPE_WINDOW: Duration = Duration::from_secs(60);
 
 /// What it held, and when.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Growth {
     /// Oldest first; never longer than `POINTS_MAX`.
     points: VecDeque<(Timestamp, Bytes)>,

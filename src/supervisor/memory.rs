@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     action::Look,
     event::{Exact, Sample},
@@ -26,7 +28,7 @@ const SPACING_MIN: Duration = Duration::from_micros(500);
 const EXACT_SHARE: u32 = 50;
 
 /// What is known of one worker's memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Memory {
     measure: Measure,
     last: Option<Sample>,
@@ -113,6 +115,13 @@ impl Memory {
     /// A look did not work: the next one may be exact again.
     pub(super) const fn on_look_failed(&mut self) {
         self.exact_asked = false;
+    }
+
+    /// Another supervisor looks from now on.
+    pub(super) const fn on_taken_over(&mut self, now: Timestamp, measure: Measure) {
+        self.measure = measure;
+        self.exact_asked = false;
+        self.look_at = now;
     }
 
     /// What was over the ceiling while it booted does not count.

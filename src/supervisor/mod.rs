@@ -24,6 +24,7 @@ mod endings;
 pub mod event;
 mod explaining;
 mod growth;
+pub mod handed;
 mod limits;
 mod memory;
 mod operator;
@@ -171,6 +172,7 @@ impl Supervisor {
             Event::Counted { worker, counts } => self.on_counted(now, worker, counts),
             Event::Signalled(signal) => self.on_signal(now, signal),
             Event::Asked { request, ask } => self.on_asked(now, request, ask),
+            Event::UpgradeChecked { request, verdict } => self.on_upgrade_checked(request, verdict),
             Event::Failed {
                 what,
                 worker,

@@ -29,6 +29,10 @@ struct Waiting {
 }
 
 impl Operator {
+    pub(super) const fn is_waited_for(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     pub(super) fn on_gone(&mut self, worker: WorkerId) {
         for waiting in &mut self.waiting {
             waiting.left.remove(&worker);
@@ -102,6 +106,10 @@ impl Supervisor {
             self.on_report_asked(now, request, worker);
             return;
         }
+        if ask == Ask::Upgrade {
+            self.on_upgrade_asked(request);
+            return;
+        }
         let refusal = if self.service.is_stopping() {
             Some("the service is stopping".to_owned())
         } else if self.is_job() {
@@ -130,8 +138,38 @@ impl Supervisor {
                 self.act(Action::Notify(Notice::Reloading));
                 self.want_all_gone(request, Cause::Reload);
             }
-            Ask::Report(_) | Ask::Stop(_) => {}
+            Ask::Report(_) | Ask::Stop(_) | Ask::Upgrade => {}
         }
+    }
+
+    fn on_upgrade_asked(&mut self, request: RequestId) {
+        match self.holds_up_upgrade() {
+            Some(why) => self.refuse(request, why),
+            None => self.act(Action::CheckUpgrade { request }),
+        }
+    }
+
+    /// RACE: while the new binary was tried the service may have begun to stop, or its server has
+    /// ended: it is asked again.
+    pub(super) fn on_upgrade_checked(
+        &mut self,
+        request: RequestId,
+        verdict: Result<String, String>,
+    ) {
+        match (verdict, self.holds_up_upgrade()) {
+            (Err(why), _) => self.refuse(request, &why),
+            (Ok(_), Some(why)) => self.refuse(request, why),
+            (Ok(version), None) => {
+                let answer = Answer::Done(format!("supervise {version} takes over"));
+                self.act(Action::Reply { request, answer });
+                self.act(Action::Upgrade);
+            }
+        }
+    }
+
+    fn refuse(&mut self, request: RequestId, why: &str) {
+        let answer = Answer::Refused(why.to_owned());
+        self.act(Action::Reply { request, answer });
     }
 
     fn want_all_gone(&mut self, request: RequestId, cause: Cause) {

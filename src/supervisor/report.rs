@@ -2,12 +2,14 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::{Bytes, ReportId, RunId, Signal, Timestamp, WorkerId};
 
 use super::event::{Agent, CapMechanism, Ended, Oom};
 
 /// One thing worth telling.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub enum Report {
     /// The limits in force, said at start and whenever they change.
     Limits(Limits),
@@ -115,6 +117,13 @@ pub enum Report {
         /// In that long.
         window: Duration,
     },
+    /// Another binary has taken over; nothing else has changed.
+    Upgraded {
+        /// Its version.
+        version: String,
+        /// The one before.
+        from: String,
+    },
     /// The service stops.
     Stopping,
     /// The service is over.
@@ -127,7 +136,7 @@ pub enum Report {
 }
 
 /// Why a worker ended or is to end (DESIGN §4).
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Cause {
     /// Its memory passed the ceiling.
     Ceiling,
@@ -202,7 +211,7 @@ impl Cause {
 }
 
 /// Who ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Who {
     /// A worker.
     Worker(WorkerId),
@@ -220,7 +229,7 @@ impl fmt::Display for Who {
 }
 
 /// One end, with its one cause and its figures.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct End {
     /// Whose.
     pub who: Who,
@@ -249,7 +258,7 @@ pub struct End {
 }
 
 /// A limit in force, and where it comes from.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Effective {
     /// `None`: switched off.
     pub bytes: Option<Bytes>,
@@ -258,7 +267,7 @@ pub struct Effective {
 }
 
 /// The limits in force.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Limits {
     /// What the service may have.
     pub available: Bytes,

@@ -6,11 +6,13 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use super::spec::RestartSpec;
 use crate::units::Timestamp;
 
 /// What is remembered of unplanned ends.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Restarts {
     policy: RestartSpec,
     /// Oldest first; never longer than `policy.limit`.
@@ -32,6 +34,11 @@ impl Restarts {
             policy,
             recent: VecDeque::new(),
         }
+    }
+
+    /// Another policy from now on.
+    pub(super) const fn set_policy(&mut self, policy: RestartSpec) {
+        self.policy = policy;
     }
 
     /// Notes an unplanned end and says what follows from it.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Supervisor,
     action::{Action, Notice},
@@ -23,7 +25,7 @@ const ENOEXEC: i32 = 8;
 const EACCES: i32 = 13;
 
 /// Where the command is in its life. What is wished for it is beside it, in `stop`.
-#[derive(Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Service {
     pub(super) phase: Phase,
     pub(super) stop: Option<Stopping>,
@@ -37,7 +39,7 @@ pub(super) struct Service {
     pub(super) planned: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) enum Phase {
     Idle,
     Starting,
@@ -57,13 +59,13 @@ pub(super) enum Phase {
 }
 
 /// What follows when all is cleared away.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) enum Next {
     Start(Timestamp),
     Exit(i32),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Stopping {
     /// `None`: the kill has been sent.
     pub(super) kill_at: Option<Timestamp>,

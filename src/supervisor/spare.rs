@@ -13,6 +13,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::Timestamp;
 
 /// Nothing has moved for so long: what is there is what is wanted. gunicorn's master looks at its
@@ -28,7 +30,7 @@ const MERGES: Duration = Duration::from_millis(200);
 const RAISE_PAUSE: Duration = Duration::from_secs(30);
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Spare {
     wanted: Option<u32>,
     raised: Option<Timestamp>,

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::{Habits, Signal, Size};
 
 /// Everything one service is to be.
@@ -88,7 +90,7 @@ pub enum Limit {
 }
 
 /// Which figure of a worker is held against its ceiling.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Measure {
     /// Private pages and their swap (USS): what its end would give back.
     Private,
@@ -208,7 +210,7 @@ pub enum Leaks {
 }
 
 /// `[restart]`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct RestartSpec {
     /// Which ends are followed by another start.
     pub when: RestartWhen,
@@ -223,7 +225,7 @@ pub struct RestartSpec {
 }
 
 /// Which ends are followed by another start.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum RestartWhen {
     /// All that were not asked for.
     Always,

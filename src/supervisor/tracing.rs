@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Supervisor, action::AgentAsk, asking::What, report::Report, spec::Leaks, worker::Worker,
 };
@@ -29,7 +31,7 @@ const WINDOWS_MAX: u32 = 20;
 const CLOSE_AGAIN: Duration = Duration::from_millis(250);
 
 /// Where the tracing of one worker is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Tracing {
     phase: Phase,
     windows: u32,
@@ -37,7 +39,7 @@ pub(super) struct Tracing {
     arm_at: Bytes,
 }
 
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 enum Phase {
     /// Nothing is traced, and nothing will be until the worker has grown.
     #[default]

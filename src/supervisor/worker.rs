@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     action::Priority,
     asking::Asked,
@@ -13,7 +15,7 @@ use super::{
 use crate::units::{Bytes, Timestamp, WorkerId};
 
 /// One worker.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Worker {
     pub(super) id: WorkerId,
     pub(super) pid: i32,
@@ -50,7 +52,7 @@ pub(super) struct Worker {
 }
 
 /// The states of a life. Each holds only what exists then.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) enum Life {
     /// It boots.
     Starting,
@@ -64,7 +66,7 @@ pub(super) enum Life {
 }
 
 /// A worker on its way out.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) struct Drain {
     /// Why and how.
     pub(super) leave: Leave,
@@ -79,7 +81,7 @@ pub(super) struct Drain {
 }
 
 /// Why and how a worker is to go.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) struct Leave {
     /// Why.
     pub(super) cause: Cause,
@@ -92,7 +94,7 @@ pub(super) struct Leave {
 }
 
 /// Who ends a draining worker.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) enum By {
     /// A signal of ours to itself, or to the command it is.
     Signal,
@@ -101,7 +103,7 @@ pub(super) enum By {
 }
 
 /// An armed trip wire.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) struct Wire {
     /// Armed then.
     pub(super) at: Timestamp,

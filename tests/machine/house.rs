@@ -30,12 +30,13 @@ const GONE: Duration = Duration::from_secs(2);
 const TIDY: Duration = Duration::from_secs(10);
 
 /// The program under test.
-const SUPERVISE: &str = env!("CARGO_BIN_EXE_supervise");
+pub(crate) const SUPERVISE: &str = env!("CARGO_BIN_EXE_supervise");
 
 /// What is to be started.
 #[derive(Debug)]
 pub(crate) struct Plan {
     supervise: Option<Vec<String>>,
+    binary: PathBuf,
     words: Vec<String>,
     env: Vec<(String, String)>,
     config: Option<String>,
@@ -55,6 +56,7 @@ impl Plan {
     pub(crate) fn bare(command: &[impl ToString]) -> Self {
         Self {
             supervise: None,
+            binary: SUPERVISE.into(),
             words: command.iter().map(ToString::to_string).collect(),
             env: Vec::new(),
             config: None,
@@ -71,6 +73,12 @@ impl Plan {
     /// With this configuration file.
     pub(crate) fn config(mut self, text: &str) -> Self {
         self.config = Some(text.to_owned());
+        self
+    }
+
+    /// With `supervise` under this path.
+    pub(crate) fn binary(mut self, path: &Path) -> Self {
+        self.binary = path.to_owned();
         self
     }
 
@@ -123,7 +131,7 @@ impl Plan {
         let mut command = match &self.supervise {
             None => Command::new(words.next().expect("a bare command is not empty")),
             Some(options) => {
-                let mut command = Command::new(SUPERVISE);
+                let mut command = Command::new(&self.binary);
                 if !options.iter().any(|word| word == "--socket") {
                     command.arg("--socket").arg(dir.join("control.sock"));
                 }
@@ -182,6 +190,11 @@ impl House {
     /// The control socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("control.sock")
+    }
+
+    /// The configuration file, if it was started with one.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.dir.path().join("supervise.toml")
     }
 
     /// All that it has written to stderr.

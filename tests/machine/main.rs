@@ -29,6 +29,7 @@ mod proc;
 mod runaway;
 mod signals;
 mod turn;
+mod upgrade;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod venv;
 mod wrong_use;

@@ -17,6 +17,7 @@ mod checkers;
 mod crossings;
 mod lives;
 mod masters;
+mod moments;
 mod mutants;
 mod operator;
 mod pool;
@@ -90,6 +91,7 @@ fn the_world_puts_every_promise_to_the_test() {
     for what in [
         "raised",
         "lowered",
+        "upgraded",
         "killed",
         "restarting",
         "gave up",

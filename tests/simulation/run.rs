@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use supervise::{
     supervisor::{Supervisor, event::Event, report::Report, spec::Spec},
-    units::Timestamp,
+    units::{Bytes, Timestamp},
 };
 
 use crate::{
@@ -21,6 +21,8 @@ const CALM: Duration = Duration::from_secs(240);
 const STOP: Duration = Duration::from_secs(10);
 /// No run takes more turns: about 400 s with seven workers and looks every few milliseconds.
 const TURNS_MAX: u32 = 400_000;
+/// After so many turns, on average, another binary takes over.
+const UPGRADES: f64 = 0.0005;
 
 /// A promise that was broken.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -63,6 +65,8 @@ pub(crate) struct Run {
     checkers: Vec<Box<dyn Checker>>,
     begun: Timestamp,
     lag: Chance,
+    upgrades: Chance,
+    available: Option<Bytes>,
     turns: u32,
     tally: Tally,
     traced: bool,
@@ -77,6 +81,7 @@ impl Run {
 
     fn of(scenario: Scenario, mut chance: Chance) -> Self {
         let (seed, lag) = (chance.bits(), Chance::new(chance.bits()));
+        let upgrades = Chance::new(seed.rotate_left(17));
         let mut world = World::new(scenario, chance);
         world.plan_asks();
         let spec = world.scenario.spec.clone();
@@ -88,6 +93,8 @@ impl Run {
             world,
             books,
             lag,
+            upgrades,
+            available: None,
             turns: 0,
             tally: Tally::new(),
             traced: false,
@@ -154,10 +161,34 @@ impl Run {
                 Some(Event::Deadline)
             };
             if let Some(event) = event {
+                if let Event::Available(available) = event {
+                    self.available = Some(available);
+                }
                 self.turn(event, tamper)?;
+                self.upgrade();
             }
         }
         Ok(())
+    }
+
+    /// Now and then another binary takes over, by way of the text that it would read.
+    fn upgrade(&mut self) {
+        let due = self.upgrades.yes(UPGRADES);
+        if !due || self.supervisor.holds_up_upgrade().is_some() {
+            return;
+        }
+        let Some(available) = self.available else {
+            return;
+        };
+        let text = serde_json::to_string(&self.supervisor.hand_over()).unwrap();
+        let handed = serde_json::from_str(&text).unwrap();
+        let spec = self.supervisor.spec().clone();
+        self.supervisor = Supervisor::take_over(spec, self.world.now, handed);
+        self.world.on_taken_over(available);
+        *self.tally.entry("upgraded".to_owned()).or_default() += 1;
+        if self.traced {
+            println!("{:10} = upgraded", "");
+        }
     }
 
     fn turn(&mut self, event: Event, tamper: &mut dyn Tamper) -> Result<(), Failure> {

@@ -232,6 +232,17 @@ impl World {
         }
     }
 
+    /// Another binary takes over: nobody hears of the wires that were stretched, and what this
+    /// machine is like is told anew.
+    pub(crate) fn on_taken_over(&mut self, available: Bytes) {
+        for process in self.processes.values_mut() {
+            process.wire = None;
+        }
+        let machine = self.scenario.machine.clone();
+        self.tell(Duration::ZERO, Event::Machine(machine));
+        self.tell(Duration::ZERO, Event::Available(available));
+    }
+
     /// Carries out what was asked. `by_operator` is the signal that an operator just sent us.
     pub(crate) fn perform(&mut self, action: Action, by_operator: Option<Signal>) {
         match action {
@@ -287,6 +298,8 @@ impl World {
             Action::KeepReport { about, .. } => self.keep_report(&about),
             Action::ReadCounts => self.read_counts(),
             Action::NoteStack { .. }
+            | Action::CheckUpgrade { .. }
+            | Action::Upgrade
             | Action::Prioritize { .. }
             | Action::Notify(_)
             | Action::Reply { .. }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use nix::unistd::{AccessFlags, eaccess};
+use serde::{Deserialize, Serialize};
 
 use super::files;
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// A language of control groups.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Version {
     /// One hierarchy for each controller.
     V1,
@@ -46,7 +47,7 @@ pub struct Place {
 }
 
 /// Why something cannot be had, and how to get it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Obstacle {
     /// What is in the way.
     pub why: String,

@@ -6,6 +6,8 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     CgroupError, Found, Group, Memory, Obstacle, Place, Version,
     divide::{beside, divide, undivide},
@@ -29,18 +31,18 @@ pub struct Groups {
     /// Our folder in a version 2 hierarchy, with the memory controller or without.
     pub(super) v2: Option<PathBuf>,
     /// In which of them memory can be limited.
-    memory: Option<Version>,
+    pub(super) memory: Option<Version>,
     /// Version 1: who called the OOM killer, our budget or a limit above it.
-    calls: Option<(v1::Calls, v1::Calls)>,
+    pub(super) calls: Option<(v1::Calls, v1::Calls)>,
     /// The version 2 group that we left for a leaf of it.
-    divided: Option<PathBuf>,
-    pid: i32,
-    obstacle: Option<Obstacle>,
-    trial: Trial,
+    pub(super) divided: Option<PathBuf>,
+    pub(super) pid: i32,
+    pub(super) obstacle: Option<Obstacle>,
+    pub(super) trial: Trial,
 }
 
 /// What was tried and held.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Trial {
     /// A cap on one group.
     pub cap: bool,

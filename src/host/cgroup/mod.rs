@@ -10,6 +10,7 @@ mod files;
 mod found;
 mod group;
 mod groups;
+mod handed;
 mod oom;
 mod tree;
 mod v1;
@@ -25,6 +26,7 @@ use nix::sys::epoll::EpollFlags;
 pub use found::{Found, Obstacle, Place, Version};
 pub use group::Group;
 pub use groups::{Groups, Trial, remove_stale};
+pub use handed::{HandedGroup, HandedGroups};
 
 use crate::units::Bytes;
 

@@ -1,9 +1,11 @@
 //! Whose limit called the OOM killer.
 
+use serde::{Deserialize, Serialize};
+
 use crate::supervisor::event::Oom;
 
 /// What the OOM killer has done as far as it concerns one group.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Counts {
     pub(super) kills: u64,
     pub(super) own: u64,

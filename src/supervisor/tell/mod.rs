@@ -8,6 +8,8 @@ mod tests;
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::Bytes;
 
 use super::report::{Report, Who};
@@ -17,7 +19,7 @@ use words::{number, word};
 pub use words::span;
 
 /// A report as it is kept and handed on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Told {
     /// Counts up from 1 within one life of the supervisor.
     pub id: u64,
@@ -81,6 +83,7 @@ impl Report {
             },
             Self::Restarting { .. } => "restarting",
             Self::GaveUp { .. } => "gave-up",
+            Self::Upgraded { .. } => "upgraded",
             Self::Stopping => "stopping",
             Self::Stopped { .. } => "stopped",
             Self::Warning(_) => "warning",
@@ -102,6 +105,7 @@ impl Report {
             | Self::Raised
             | Self::Lowered
             | Self::Draining { .. }
+            | Self::Upgraded { .. }
             | Self::Stopping
             | Self::Stopped { .. } => Level::Info,
             Self::Killed { .. } | Self::Restarting { .. } | Self::Warning(_) => Level::Warn,
@@ -165,6 +169,9 @@ impl Report {
             Self::GaveUp { ends, window } => {
                 format!("given up: {ends} ends within {}", span(*window))
             }
+            Self::Upgraded { version, from } => {
+                format!("supervise {version} goes on where {from} stopped")
+            }
             Self::Stopping => "stopping".to_owned(),
             Self::Stopped { status } => format!("stopped with exit status {status}"),
             Self::Warning(text) => text.clone(),
@@ -214,11 +221,7 @@ impl Report {
                 worker,
                 memory,
                 baseline,
-            } => vec![
-                ("worker", word(worker)),
-                ("memory", Fact::Bytes(*memory)),
-                ("baseline", Fact::Bytes(*baseline)),
-            ],
+            } => words::armed_facts(*worker, *memory, *baseline),
             Self::Reported {
                 report,
                 worker,
@@ -239,6 +242,9 @@ impl Report {
                 ("ends", Fact::Number(u64::from(*ends))),
                 ("window_s", Fact::Seconds(*window)),
             ],
+            Self::Upgraded { version, from } => {
+                vec![("version", word(version)), ("from", word(from))]
+            }
             Self::Stopped { status } => vec![("status", number(*status))],
             Self::Raised | Self::Lowered | Self::Stopping | Self::Warning(_) => Vec::new(),
         }

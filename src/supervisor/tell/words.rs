@@ -129,6 +129,14 @@ pub(super) fn rescue_facts(worker: WorkerId, freed: Bytes, memory: Bytes, times:
     ]
 }
 
+pub(super) fn armed_facts(worker: WorkerId, memory: Bytes, baseline: Bytes) -> Facts {
+    vec![
+        ("worker", word(&worker)),
+        ("memory", Fact::Bytes(memory)),
+        ("baseline", Fact::Bytes(baseline)),
+    ]
+}
+
 pub(super) fn memory_of(memory: Bytes, limit: Option<Bytes>) -> String {
     match limit {
         Some(limit) => format!("memory {memory} of {limit}"),
