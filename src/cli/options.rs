@@ -90,7 +90,7 @@ fn option(key: &'static Key) -> Arg {
 
 fn heading(table: &str) -> &'static str {
     match table {
-        "memory" | "rlimit" => "Memory and other limits",
+        "memory" | "rlimit" | "cgroup" => "Memory and other limits",
         "recycle" => "Recycling",
         "agent" | "leaks" => "Asking workers",
         "restart" | "stop" | "ready" => "Starting and stopping",

@@ -34,7 +34,7 @@ const fn key(
 }
 
 /// All keys, by table, in the order in which they are shown.
-pub const KEYS: [Key; 44] = [
+pub const KEYS: [Key; 46] = [
     key(
         "name",
         "name",
@@ -140,6 +140,20 @@ pub const KEYS: [Key; 44] = [
         "NAME=SOFT[:HARD]",
         "",
         "Set an rlimit of each worker: a number, a size or unlimited; may be repeated",
+    ),
+    key(
+        "cgroup.pids_max",
+        "pids-max",
+        "N",
+        "none",
+        "So many processes and threads a worker may be, where cgroup v2 can hold it; none",
+    ),
+    key(
+        "cgroup.cpu_weight",
+        "cpu-weight",
+        "N",
+        "none",
+        "The service's share of the processor beside its neighbours, 1 to 10000, by cgroup v2; none",
     ),
     key(
         "recycle.at_once",

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
     supervisor::spec::{
-        AgentSpec, ControlSpec, LeaksSpec, LogSpec, MemorySpec, ReadySpec, RecycleSpec,
+        AgentSpec, CgroupSpec, ControlSpec, LeaksSpec, LogSpec, MemorySpec, ReadySpec, RecycleSpec,
         RestartSpec, Rlimit, Spec, StopSpec,
     },
     units::RLIMITS,
@@ -42,6 +42,10 @@ pub(super) fn lower(
         kind,
         memory: memory(book),
         rlimits: rlimits(book),
+        cgroup: CgroupSpec {
+            pids_max: book.value("cgroup.pids_max", words::maybe_count),
+            cpu_weight: book.value("cgroup.cpu_weight", words::weight),
+        },
         recycle: recycle(book),
         agent: agent(book),
         leaks: leaks(&name, environ, facts, book),

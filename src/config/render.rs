@@ -32,6 +32,7 @@ pub fn render(spec: &Spec) -> String {
     let rlimits = rlimits.map(|(name, limit)| (name.clone(), Value::from(rlimit(*limit))));
     put_some(&mut all, "rlimit", rlimits.collect());
     put(&mut all, "memory", memory(spec));
+    put(&mut all, "cgroup", cgroup(spec));
     put(&mut all, "recycle", recycle(spec));
     put(&mut all, "agent", agent(spec));
     put(&mut all, "leaks", leaks(spec));
@@ -60,6 +61,20 @@ fn memory(spec: &Spec) -> Table {
     table
 }
 
+fn cgroup(spec: &Spec) -> Table {
+    let mut table = Table::new();
+    put_count(&mut table, "pids_max", spec.cgroup.pids_max);
+    put_count(&mut table, "cpu_weight", spec.cgroup.cpu_weight);
+    table
+}
+
+fn put_count(table: &mut Table, name: &str, count: Option<u64>) {
+    match count {
+        Some(count) => put(table, name, i64::try_from(count).unwrap_or(i64::MAX)),
+        None => put(table, name, "none"),
+    }
+}
+
 fn recycle(spec: &Spec) -> Table {
     let recycle = &spec.recycle;
     let mut table = Table::new();
@@ -67,14 +82,7 @@ fn recycle(spec: &Spec) -> Table {
     put(&mut table, "min_age", duration(recycle.min_age));
     let max_age = recycle.max_age.map_or_else(|| "none".to_owned(), duration);
     put(&mut table, "max_age", max_age);
-    match recycle.max_tasks {
-        Some(tasks) => put(
-            &mut table,
-            "max_tasks",
-            i64::try_from(tasks).unwrap_or(i64::MAX),
-        ),
-        None => put(&mut table, "max_tasks", "none"),
-    }
+    put_count(&mut table, "max_tasks", recycle.max_tasks);
     if !spec.agent.ignore_paths.is_empty() {
         put(&mut table, "ignore_paths", spec.agent.ignore_paths.clone());
     }

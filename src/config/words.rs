@@ -197,6 +197,16 @@ pub(super) fn maybe_count(value: &Value) -> Read<Option<u64>> {
     count(value, 1..=u32::MAX).map(|number| Some(u64::from(number)))
 }
 
+/// A weight of `cpu.weight` (cgroup-v2.rst), or `none`.
+pub(super) fn weight(value: &Value) -> Read<Option<u64>> {
+    match maybe_count(value)? {
+        Some(weight) if weight > 10_000 => {
+            Err("it is above 10000; write 1 to 10000, or none".into())
+        }
+        weight => Ok(weight),
+    }
+}
+
 /// Paths of requests: a list in a file, with commas between them in a flag.
 pub(super) fn paths(value: &Value) -> Read<Vec<String>> {
     let list: Vec<&str> = match value {

@@ -29,6 +29,7 @@ pub(super) enum Source {
     Forks,
     Wire(WorkerId),
     Oom(WorkerId),
+    Pressure,
     Looker,
     Post,
     Bell,
@@ -56,6 +57,7 @@ impl Host {
                 Source::Forks => self.on_forks(now),
                 Source::Wire(worker) => self.on_wire(worker, token),
                 Source::Oom(worker) => self.on_oom(now, worker),
+                Source::Pressure => self.events.push_back(Event::Pressed),
                 Source::Looker => self.on_looked(),
                 Source::Post => self.on_post(),
                 Source::Bell => self.on_bell(),
@@ -76,11 +78,15 @@ impl Host {
             (self.looker.as_fd().as_raw_fd(), Source::Looker),
             (self.bell.as_fd().as_raw_fd(), Source::Bell),
         ];
+        let pressure = self
+            .pressure
+            .as_ref()
+            .map(|pressure| (pressure.as_fd().as_raw_fd(), Source::Pressure));
         let forks = self
             .forks
             .as_ref()
             .map(|forks| (forks.as_fd().as_raw_fd(), Source::Forks));
-        for (fd, source) in fds.into_iter().chain(forks) {
+        for (fd, source) in fds.into_iter().chain(forks).chain(pressure) {
             self.watch_raw(fd, source)?;
         }
         Ok(())
@@ -95,6 +101,10 @@ impl Host {
         self.next_token += 1;
         // Version 1 groups wake with IN, version 2 files with PRI.
         let mut flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI;
+        if matches!(source, Source::Pressure) {
+            // It can always be read, and what it has to say is not there.
+            flags = EpollFlags::EPOLLPRI;
+        }
         if matches!(source, Source::Oom(_)) {
             // Its count is read when somebody has ended, not when it wakes us.
             flags |= EpollFlags::EPOLLET;

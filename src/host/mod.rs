@@ -18,6 +18,7 @@ mod handed;
 mod hear;
 pub mod heartbeat;
 pub mod keeper;
+mod limits;
 mod looker;
 mod notify;
 mod pidfd;
@@ -56,14 +57,15 @@ use crate::{
     supervisor::{
         action::{Action, Notice},
         event::{Effect, Event, Machine},
-        spec::{Limit, RestartWhen, Spec},
+        spec::{RestartWhen, Spec},
     },
     units::{Bytes, Timestamp, WorkerId},
 };
-use cgroup::{Found, Group, Groups};
+use cgroup::{Found, Group, Groups, Pressure};
 use forks::Forks;
 pub use handed::Handed;
 use hear::Source;
+use limits::swap_allowed;
 use looker::Looker;
 use notify::Manager;
 use procfs::Proc;
@@ -86,6 +88,8 @@ pub struct Host {
     found: Found,
     groups: Groups,
     swap: Option<Bytes>,
+    /// Held for as long as it is to be heard of.
+    pressure: Option<Pressure>,
     server_group: Option<Group>,
     run: Option<Run>,
     workers: BTreeMap<WorkerId, Tracked>,
@@ -113,7 +117,9 @@ impl Host {
         cgroup::remove_stale(&found, &proc, &spec.name, own);
         let groups = Groups::create(&found, &spec.name, own);
         let oom_score_adj = rights::protect_from_oom(&proc, own);
-        Self::hold(spec, now, (found, groups), oom_score_adj)
+        let mut host = Self::hold(spec, now, (found, groups), oom_score_adj)?;
+        host.enable_controllers();
+        Ok(host)
     }
 
     fn hold(
@@ -138,6 +144,7 @@ impl Host {
             spec: spec.clone(),
             proc,
             found,
+            pressure: groups.watch_pressure(),
             groups,
             server_group: None,
             run: None,
@@ -290,13 +297,5 @@ impl Host {
 impl AsRawFd for Host {
     fn as_raw_fd(&self) -> RawFd {
         self.epoll.0.as_raw_fd()
-    }
-}
-
-/// How much of a cap may be swap; nothing, unless it was wished for.
-fn swap_allowed(limit: Limit, available: Bytes) -> Option<Bytes> {
-    match limit {
-        Limit::Off | Limit::Auto => Some(Bytes::ZERO),
-        Limit::At(size) => Some(size.of(available)),
     }
 }

@@ -125,6 +125,9 @@ impl Host {
             {
                 group.set_cap(cap, self.swap)?;
             }
+            if worker.is_some() {
+                self.limit_pids(&group);
+            }
             group.add(pid).map(|()| group)
         });
         // Ours is never the command's: it must not be the last that the OOM killer takes.
@@ -408,6 +411,7 @@ impl Host {
                     tracked.group.set_cap(cap, self.swap)
                 }
             };
+            self.limit_pids(&tracked.group);
             // A worker that forks while we move it leaves that child behind: move the tree after
             // it.
             let moved = capped.and_then(|()| tracked.group.add(pid)).and_then(|()| {

@@ -59,6 +59,7 @@ impl Host {
             .retain(|group| group.remove().is_err_and(|error| !error.is_gone()));
         self.tell_spared(now);
         self.sample_server();
+        self.sample_charge();
         if self.upkeep.turn.is_multiple_of(AVAILABLE)
             && let Ok(available) = self.found.available(&self.proc)
             && available != self.available
@@ -81,6 +82,13 @@ impl Host {
                     self.events.push_back(Event::HelperKilled { worker, oom });
                 }
             }
+        }
+    }
+
+    /// What the kernel holds against the budget.
+    pub(super) fn sample_charge(&mut self) {
+        if let Some(held) = self.groups.held() {
+            self.events.push_back(Event::Charged { held });
         }
     }
 

@@ -102,6 +102,8 @@ impl Supervisor {
         } else {
             drain.map_or(worker.memory.value(), |drain| drain.memory)
         };
+        // What it was charged with is part of the last reading.
+        self.held = Bytes::ZERO;
         let report = self.report_of_dead(&worker, cause);
         self.bury_counts(&worker);
         self.record_end(End {

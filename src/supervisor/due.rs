@@ -141,13 +141,15 @@ impl Supervisor {
         })
     }
 
-    /// All workers and the server itself.
+    /// All workers and the server itself. Where the kernel holds the budget it also counts what no
+    /// process has mapped, such as files in `/dev/shm`; page cache can be given back and is not
+    /// looked at.
     pub(super) fn total(&self) -> Bytes {
-        self.workers
-            .values()
-            .fold(self.server_memory, |total, worker| {
-                total.plus(worker.memory.value())
-            })
+        let workers = self.workers.values();
+        let mapped = workers.fold(self.server_memory, |total, worker| {
+            total.plus(worker.memory.value())
+        });
+        mapped.max(self.held)
     }
 
     /// A newborn beside all that live now fits into the budget.

@@ -112,6 +112,14 @@ pub enum Event {
         /// Whose.
         worker: WorkerId,
     },
+    /// All groups of the service together. Comes now and then, where they can be read.
+    Charged {
+        /// What they are charged with and cannot give back: anonymous pages, shared memory, tmpfs.
+        held: Bytes,
+    },
+    /// Processes of the service have waited for memory for a part of the last seconds: an early
+    /// sign that a limit is near. Says no more than: look now.
+    Pressed,
     /// The server's own processes, workers excluded.
     ServerSampled {
         /// Their private memory.

@@ -71,6 +71,10 @@ pub struct Supervisor {
     operator: operator::Operator,
     /// Private memory of the server's own processes.
     server_memory: Bytes,
+    /// What the service's groups were last charged with and cannot give back.
+    held: Bytes,
+    /// Not told of pressure again before then.
+    tell_pressure_at: Timestamp,
     /// A worker needs so long from being seen to being ready.
     boot_time: Option<Duration>,
     /// The largest baseline seen: what a newborn is expected to need.
@@ -114,6 +118,8 @@ impl Supervisor {
             next_worker: WorkerId::FIRST,
             operator: operator::Operator::default(),
             server_memory: measure_zero,
+            held: measure_zero,
+            tell_pressure_at: now,
             boot_time: None,
             newborn: measure_zero,
             fat_in_a_row: 0,
@@ -167,6 +173,8 @@ impl Supervisor {
             Event::Sampled { worker, sample } => self.on_sampled(now, worker, sample),
             Event::Tripped { worker } => self.on_tripped(now, worker),
             Event::ServerSampled { private } => self.server_memory = private,
+            Event::Charged { held } => self.on_charged(held),
+            Event::Pressed => self.on_pressed(now),
             Event::AgentFound { worker, agent } => self.on_agent_found(now, worker, agent),
             Event::Said { worker, said } => self.on_said(now, worker, said),
             Event::Counted { worker, counts } => self.on_counted(now, worker, counts),

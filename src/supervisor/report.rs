@@ -85,6 +85,13 @@ pub enum Report {
         /// What it says in one line.
         summary: String,
     },
+    /// Processes of the service wait for memory.
+    Pressed {
+        /// What all together hold.
+        memory: Bytes,
+        /// What they may.
+        budget: Option<Bytes>,
+    },
     /// A replacement is raised before anybody goes.
     Raised,
     /// The spare worker is given back.

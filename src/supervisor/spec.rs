@@ -19,6 +19,8 @@ pub struct Spec {
     pub memory: MemorySpec,
     /// Any other rlimit, per worker, by its lower-case name without `RLIMIT_` (`nofile`).
     pub rlimits: BTreeMap<String, Rlimit>,
+    /// What else a control group holds.
+    pub cgroup: CgroupSpec,
     /// When a healthy worker is replaced.
     pub recycle: RecycleSpec,
     /// What is put into the workers.
@@ -141,6 +143,15 @@ pub struct Rlimit {
     pub soft: Option<u64>,
     /// How far the process may raise it.
     pub hard: Option<u64>,
+}
+
+/// `[cgroup]`: limits that only version 2 has for us, and only where they were wished for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CgroupSpec {
+    /// So many processes and threads a worker may be.
+    pub pids_max: Option<u64>,
+    /// The service's share of the processor beside its neighbours, 1 to 10000.
+    pub cpu_weight: Option<u64>,
 }
 
 /// `[recycle]`.
@@ -328,6 +339,7 @@ impl Spec {
             command,
             memory,
             rlimits: BTreeMap::new(),
+            cgroup: CgroupSpec::default(),
             recycle: RecycleSpec {
                 at_once: 1,
                 min_age: Duration::ZERO,

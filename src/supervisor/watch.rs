@@ -12,6 +12,8 @@ use super::{
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
 
+/// Pressure that goes on is told of no more often.
+const TELL_PRESSURE: Duration = Duration::from_secs(60);
 /// A wire that tripped before its time is not set again sooner: setting one makes the kernel wait
 /// for all its readers (`synchronize_rcu` on cgroup v1), some milliseconds.
 const WIRE_PAUSE: Duration = Duration::from_millis(100);
@@ -167,6 +169,26 @@ impl Supervisor {
                 wire.trips_at = Some(Bytes::ZERO);
             }
             worker.memory.look_now(now);
+        }
+    }
+
+    pub(super) fn on_charged(&mut self, held: Bytes) {
+        self.replan |= held > self.held;
+        self.held = held;
+    }
+
+    /// All are looked at, and whoever is over its ceiling goes by what is seen then.
+    pub(super) fn on_pressed(&mut self, now: Timestamp) {
+        for worker in self.workers.values_mut() {
+            worker.memory.look_now(now);
+        }
+        if now >= self.tell_pressure_at {
+            self.tell_pressure_at = now.later(TELL_PRESSURE);
+            let budget = self.limits.budget.bytes;
+            self.tell(Report::Pressed {
+                memory: self.total(),
+                budget,
+            });
         }
     }
 

@@ -7,8 +7,8 @@ use supervise::{
     supervisor::{
         event::{CapMechanism, Machine},
         spec::{
-            AgentLoad, AgentSpec, CommandSpec, ControlSpec, Kind, Leaks, LeaksSpec, Limit,
-            LogFormat, LogSpec, Measure, MemorySpec, ReadySpec, ReadyWhen, RecycleSpec,
+            AgentLoad, AgentSpec, CgroupSpec, CommandSpec, ControlSpec, Kind, Leaks, LeaksSpec,
+            Limit, LogFormat, LogSpec, Measure, MemorySpec, ReadySpec, ReadyWhen, RecycleSpec,
             RestartSpec, RestartWhen, Spec, StopSpec,
         },
     },
@@ -172,6 +172,7 @@ fn spec(chance: &mut Chance, single: bool, memory: MemorySpec) -> Spec {
         },
         memory,
         rlimits: BTreeMap::new(),
+        cgroup: CgroupSpec::default(),
         recycle: RecycleSpec {
             at_once: chance.small(1, 3),
             min_age: if chance.yes(0.1) {

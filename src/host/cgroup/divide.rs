@@ -13,7 +13,7 @@ const OURS: &str = "supervisor";
 /// Lets a version 2 group hand on the memory controller. We leave it for a leaf of it first, unless
 /// it is the root, which may do both; says whether we did.
 pub(super) fn divide(own: &Path, pid: i32) -> Result<Option<PathBuf>, CgroupError> {
-    let hand_on = || files::write(&own.join("cgroup.subtree_control"), "+memory");
+    let hand_on = || hand_on(own, "memory");
     // Only the root has no type.
     if !own.join("cgroup.type").exists() {
         return hand_on().map(|()| None);
@@ -27,9 +27,21 @@ pub(super) fn divide(own: &Path, pid: i32) -> Result<Option<PathBuf>, CgroupErro
         .map(|()| Some(own.to_owned()))
 }
 
+/// Lets a group hand a controller on to those below it.
+pub(super) fn hand_on(own: &Path, controller: &str) -> Result<(), CgroupError> {
+    files::write(
+        &own.join("cgroup.subtree_control"),
+        &format!("+{controller}"),
+    )
+}
+
 /// Back from the leaf. What fails here leaves an empty group behind, and nothing else.
 pub(super) fn undivide(own: &Path, pid: i32) {
-    let _ = files::write(&own.join("cgroup.subtree_control"), "-memory");
+    let control = own.join("cgroup.subtree_control");
+    for controller in files::read(&control).unwrap_or_default().split_whitespace() {
+        let name = controller.trim_start_matches('+');
+        let _ = files::write(&control, &format!("-{name}"));
+    }
     let _ = files::write(&own.join("cgroup.procs"), &pid.to_string());
     let _ = files::remove(&own.join(OURS));
 }

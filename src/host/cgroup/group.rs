@@ -50,6 +50,12 @@ impl Group {
         self.memory()?.set_cap(cap, swap)
     }
 
+    /// Lets it be so many processes and threads. The controller must have been handed on.
+    pub fn set_pids(&self, max: u64) -> Result<(), CgroupError> {
+        let dir = self.v2.as_ref().map(|tree| tree.dir.join("pids.max"));
+        dir.map_or(Ok(()), |file| files::write(&file, &max.to_string()))
+    }
+
     /// Stretches a wire at `room` above the charge of now, in place of an earlier one. Gives
     /// [`Group::wire_fd`] a new file.
     pub fn arm(&mut self, room: Bytes) -> Result<(), CgroupError> {

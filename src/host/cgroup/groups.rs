@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CgroupError, Found, Group, Memory, Obstacle, Place, Version,
-    divide::{beside, divide, undivide},
+    CgroupError, Found, Group, Memory, Obstacle, Place, Pressure, Version,
+    divide::{beside, divide, hand_on, undivide},
     files,
     oom::{Counts, after_one, judge},
     tree::{self, Tree},
@@ -106,6 +106,46 @@ impl Groups {
                 name: "of the service".to_owned(),
             }),
         }
+    }
+
+    /// What all groups together are charged with and cannot give back: anonymous pages, and shared
+    /// memory with what lies in a tmpfs. Page cache is not counted.
+    pub fn held(&self) -> Option<Bytes> {
+        let (dir, names) = match self.memory? {
+            Version::V1 => (self.v1.as_ref()?, ["total_rss", "total_shmem"]),
+            Version::V2 => (self.v2.as_ref()?, ["anon", "shmem"]),
+        };
+        let text = files::read(&dir.join("memory.stat")).ok()?;
+        let [anon, shared] = names.map(|name| files::entry(&text, name).unwrap_or(0));
+        Some(Bytes(anon.saturating_add(shared)))
+    }
+
+    /// Hears of pressure on all groups together, where the kernel tells it of groups.
+    pub fn watch_pressure(&self) -> Option<Pressure> {
+        Pressure::watch(&self.v2.as_ref()?.join("memory.pressure")).ok()
+    }
+
+    /// Hands a further controller on to the groups of workers. Only version 2 has one tree for all.
+    pub fn enable(&self, controller: &str) -> Result<(), CgroupError> {
+        let none = || {
+            CgroupError::NoPlace(Obstacle {
+                why: "no group of version 2 is ours".to_owned(),
+                how: "it needs cgroup v2 and a delegated group".to_owned(),
+            })
+        };
+        let dir = self.v2.as_ref().ok_or_else(none)?;
+        let above = dir.parent().ok_or_else(none)?;
+        [above, dir.as_path()]
+            .iter()
+            .try_for_each(|dir| hand_on(dir, controller))
+    }
+
+    /// The share of the processor that all groups together have beside their neighbours.
+    pub fn set_cpu_weight(&self, weight: u64) -> Result<(), CgroupError> {
+        self.enable("cpu")?;
+        let dir = self.v2.iter();
+        let mut files = dir.map(|dir| dir.join("cpu.weight"));
+        files.try_for_each(|file| files::write(&file, &weight.to_string()))
     }
 
     /// Makes the group of that name, or takes it over.

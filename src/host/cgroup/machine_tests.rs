@@ -397,3 +397,66 @@ fn what_we_may_have_is_more_than_nothing_and_no_more_than_the_machine() {
     let available = found.available(&proc).unwrap();
     assert!(available > Bytes::mib(1) && available <= proc.mem_total().unwrap());
 }
+
+/// Writes and reads more than it may keep.
+const THRASHES: &str = "
+import os, tempfile
+print('up', flush=True)
+kept = bytearray(b'x') * (16 << 20)
+with tempfile.TemporaryFile(dir='.') as file:
+    while True:
+        file.seek(0)
+        for _ in range(96):
+            file.write(kept[:1 << 20])
+        os.fsync(file.fileno())
+        file.seek(0)
+        while file.read(1 << 20):
+            pass
+";
+
+#[test]
+fn waiting_for_memory_is_heard_of() {
+    let Some(house) = House::new("pressed") else {
+        return;
+    };
+    let Some(pressure) = house.groups.watch_pressure() else {
+        eprintln!("NOT RUN: needs a kernel that tells groups of pressure (CONFIG_PSI, cgroup v2)");
+        return;
+    };
+    let mut group = house.groups.leaf("w1").unwrap();
+    group
+        .set_cap(Some(Bytes::mib(32)), Some(Bytes::ZERO))
+        .unwrap();
+    let mut program = Program::start(THRASHES, &group);
+    let mut waits = [nix::poll::PollFd::new(
+        std::os::fd::AsFd::as_fd(&pressure),
+        nix::poll::PollFlags::POLLPRI,
+    )];
+    let limit = PollTimeout::try_from(SOON).unwrap();
+    assert_eq!(poll(&mut waits, limit).unwrap(), 1, "no pressure was told");
+    program.child.kill().unwrap();
+    program.child.wait().unwrap();
+}
+
+#[test]
+fn shared_memory_is_held_and_page_cache_is_not() {
+    let Some(house) = House::new("held") else {
+        return;
+    };
+    let group = house.groups.leaf("w1").unwrap();
+    let code = "
+import mmap, os, sys, tempfile
+shared = mmap.mmap(-1, 40 << 20)
+shared.write(b'x' * (40 << 20))
+file = tempfile.TemporaryFile(dir='.')
+file.write(b'x' * (60 << 20))
+file.flush()
+print('up', flush=True)
+sys.stdin.read()
+";
+    let mut program = Program::start(code, &group);
+    let held = house.groups.held().unwrap();
+    assert!(held >= Bytes::mib(40) && held < Bytes::mib(90), "{held}");
+    drop(program.input.take());
+    program.child.wait().unwrap();
+}

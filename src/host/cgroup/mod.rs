@@ -12,6 +12,7 @@ mod group;
 mod groups;
 mod handed;
 mod oom;
+mod pressure;
 mod tree;
 mod v1;
 mod v2;
@@ -27,6 +28,7 @@ pub use found::{Found, Obstacle, Place, Version};
 pub use group::Group;
 pub use groups::{Groups, Trial, remove_stale};
 pub use handed::{HandedGroup, HandedGroups};
+pub use pressure::Pressure;
 
 use crate::units::Bytes;
 

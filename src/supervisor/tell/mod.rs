@@ -73,6 +73,7 @@ impl Report {
             Self::Rescued { .. } => "rescued",
             Self::Armed { .. } => "armed",
             Self::Reported { .. } => "reported",
+            Self::Pressed { .. } => "pressed",
             Self::Raised => "raised",
             Self::Lowered => "lowered",
             Self::Draining { .. } => "draining",
@@ -108,7 +109,10 @@ impl Report {
             | Self::Upgraded { .. }
             | Self::Stopping
             | Self::Stopped { .. } => Level::Info,
-            Self::Killed { .. } | Self::Restarting { .. } | Self::Warning(_) => Level::Warn,
+            Self::Pressed { .. }
+            | Self::Killed { .. }
+            | Self::Restarting { .. }
+            | Self::Warning(_) => Level::Warn,
             Self::Ended(end) if end.killed || !end.cause.is_expected() => Level::Warn,
             Self::Ended(_) => Level::Info,
             Self::GaveUp { .. } => Level::Error,
@@ -158,6 +162,10 @@ impl Report {
                 cause,
                 summary,
             } => format!("{report} says of {worker} ({cause}): {summary}"),
+            Self::Pressed { memory, budget } => format!(
+                "processes wait for memory: {}",
+                words::memory_of(*memory, *budget)
+            ),
             Self::Raised => "one more worker is raised before one goes".to_owned(),
             Self::Lowered => "the spare worker is given back".to_owned(),
             Self::Draining { worker, cause } => format!("{worker} drains: {cause}"),
@@ -236,6 +244,7 @@ impl Report {
             Self::Draining { worker, cause } => {
                 vec![("worker", word(worker)), ("cause", word(cause))]
             }
+            Self::Pressed { memory, budget } => words::pressed_facts(*memory, *budget),
             Self::Killed { worker } => vec![("worker", word(worker))],
             Self::Ended(end) => words::end_facts(end),
             Self::GaveUp { ends, window } => vec![

@@ -71,6 +71,14 @@ fn every() -> Vec<Report> {
             cause,
             summary: "python: 81M of 90M; app.py:7 remember".to_owned(),
         },
+        Report::Pressed {
+            memory: Bytes::mib(800),
+            budget: Some(Bytes::mib(900)),
+        },
+        Report::Upgraded {
+            version: "0.2.0".to_owned(),
+            from: "0.1.0".to_owned(),
+        },
         Report::Raised,
         Report::Lowered,
         Report::Draining { worker, cause },

@@ -137,6 +137,13 @@ pub(super) fn armed_facts(worker: WorkerId, memory: Bytes, baseline: Bytes) -> F
     ]
 }
 
+pub(super) fn pressed_facts(memory: Bytes, budget: Option<Bytes>) -> Facts {
+    let budget = budget.map(|budget| ("budget", Fact::Bytes(budget)));
+    std::iter::once(("memory", Fact::Bytes(memory)))
+        .chain(budget)
+        .collect()
+}
+
 pub(super) fn memory_of(memory: Bytes, limit: Option<Bytes>) -> String {
     match limit {
         Some(limit) => format!("memory {memory} of {limit}"),
