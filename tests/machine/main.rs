@@ -7,6 +7,7 @@
 
 mod agent;
 mod around;
+mod assets;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod client;
 mod client_classes;
