@@ -122,6 +122,7 @@ fn told(command: Command) -> Command {
             ("FILE" | "CONFIG" | "PATH", _) => arg.value_hint(ValueHint::FilePath),
             ("DIR", _) => arg.value_hint(ValueHint::DirPath),
             ("USER", _) => arg.value_hint(ValueHint::Username),
+            (_, Some(_)) if name.starts_with("PATH|") => arg.value_hint(ValueHint::FilePath),
             (_, Some(key)) if name.contains('|') => {
                 arg.value_parser(PossibleValuesParser::new(key.value.split('|')))
             }

@@ -16,6 +16,7 @@ mod forks;
 mod hear;
 pub mod heartbeat;
 pub mod keeper;
+mod last_words;
 mod looker;
 mod notify;
 mod pidfd;
@@ -58,9 +59,10 @@ use crate::{
     },
     units::{Bytes, Timestamp, WorkerId},
 };
-use cgroup::{Found, Group, Groups};
+use cgroup::{Found, Group, Groups, Kills};
 use forks::Forks;
 use hear::Source;
+use last_words::LastWords;
 use looker::Looker;
 use notify::Manager;
 use procfs::Proc;
@@ -89,6 +91,8 @@ pub struct Host {
     /// Groups of what has ended, until they are empty and can be removed.
     gone: Vec<Group>,
     manager: Manager,
+    last_words: LastWords,
+    kills: Kills,
     oom_score_adj: i32,
     available: Bytes,
     /// Where answers of agents are heard of.
@@ -124,6 +128,7 @@ impl Host {
             swap: swap_allowed(spec.memory.swap, available),
             spec: spec.clone(),
             proc,
+            kills: Kills::new(&found),
             found,
             groups,
             server_group: None,
@@ -131,6 +136,7 @@ impl Host {
             workers: BTreeMap::new(),
             gone: Vec::new(),
             manager: Manager::find(),
+            last_words: LastWords::open(&spec.control.termination_log, own == 1)?,
             oom_score_adj,
             available,
             post: None,
@@ -198,6 +204,7 @@ impl Host {
                 }
             }
             Action::Notify(notice) => self.notify(now, &notice),
+            Action::LastWords { text } => self.keep_last_words(&text),
             // The driver's: it knows who asked, it has the agent, and it is the one that ends.
             Action::FindAgent { .. }
             | Action::AskAgent { .. }

@@ -59,6 +59,15 @@ impl Host {
             .retain(|group| group.remove().is_err_and(|error| !error.is_gone()));
         self.tell_spared(now);
         self.sample_server();
+        self.kills.on_turn(&self.found);
+        if self.last_words.is_kept()
+            && let Some(charge) = self.found.charge()
+        {
+            self.events.push_back(Event::Charged {
+                used: charge.used,
+                of: charge.of,
+            });
+        }
         if self.upkeep.turn.is_multiple_of(AVAILABLE)
             && let Ok(available) = self.found.available(&self.proc)
             && available != self.available

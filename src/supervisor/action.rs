@@ -116,6 +116,12 @@ pub enum Action {
     },
     /// Read what all workers have counted. Answered by `Counted` for each that counts.
     ReadCounts,
+    /// Keep this where it can be read when we are gone, in place of what was there. The last one
+    /// comes before `Exit`.
+    LastWords {
+        /// The text; empty: nothing.
+        text: String,
+    },
     /// Tell the service manager.
     Notify(Notice),
     /// Answer an operator.

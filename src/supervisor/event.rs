@@ -116,6 +116,16 @@ pub enum Event {
         private: Bytes,
     },
 
+    /// What the group above us that is nearest to its limit is charged with, page cache that can be
+    /// had back left out. Above the limit the kernel kills: all of a container, as Kubernetes has
+    /// it.
+    Charged {
+        /// So much.
+        used: Bytes,
+        /// Its limit.
+        of: Bytes,
+    },
+
     /// It was looked for the agent in a worker.
     AgentFound {
         /// In which.

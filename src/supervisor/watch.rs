@@ -65,6 +65,7 @@ impl Supervisor {
         }
         self.mind_wire(now, id);
         self.mind_cap_ahead(now, id);
+        self.mind_nearness(now);
     }
 
     /// Over the whole ceiling at birth: another one would be no better.

@@ -1,4 +1,5 @@
 //! The manual page and the completions are what their readers take: groff, man and bash.
+#![expect(clippy::print_stdout, reason = "what is not tested is said")]
 
 use std::{
     fs,

@@ -37,6 +37,7 @@ const SUPERVISE: &str = env!("CARGO_BIN_EXE_supervise");
 pub(crate) struct Plan {
     supervise: Option<Vec<String>>,
     words: Vec<String>,
+    within: Vec<String>,
     env: Vec<(String, String)>,
     config: Option<String>,
     stderr: Option<Stdio>,
@@ -56,6 +57,7 @@ impl Plan {
         Self {
             supervise: None,
             words: command.iter().map(ToString::to_string).collect(),
+            within: Vec::new(),
             env: Vec::new(),
             config: None,
             stderr: None,
@@ -65,6 +67,12 @@ impl Plan {
     /// With this variable in the environment.
     pub(crate) fn env(mut self, key: &str, value: impl ToString) -> Self {
         self.env.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Started by these words, which execute what follows them.
+    pub(crate) fn within(mut self, words: &[&str]) -> Self {
+        self.within = words.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -123,7 +131,9 @@ impl Plan {
         let mut command = match &self.supervise {
             None => Command::new(words.next().expect("a bare command is not empty")),
             Some(options) => {
-                let mut command = Command::new(SUPERVISE);
+                let mut all = self.within.iter().map(String::as_str).chain([SUPERVISE]);
+                let mut command = Command::new(all.next().unwrap_or(SUPERVISE));
+                command.args(all);
                 if !options.iter().any(|word| word == "--socket") {
                     command.arg("--socket").arg(dir.join("control.sock"));
                 }
@@ -182,6 +192,11 @@ impl House {
     /// The control socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("control.sock")
+    }
+
+    /// A file beside its socket.
+    pub(crate) fn file(&self, name: &str) -> String {
+        read(&self.dir.path().join(name))
     }
 
     /// All that it has written to stderr.

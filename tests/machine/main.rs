@@ -13,6 +13,7 @@ mod client;
 mod client_classes;
 mod client_gunicorn;
 mod clock;
+mod container;
 mod drains;
 mod examples;
 mod executor;

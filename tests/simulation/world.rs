@@ -289,6 +289,7 @@ impl World {
             Action::NoteStack { .. }
             | Action::Prioritize { .. }
             | Action::Notify(_)
+            | Action::LastWords { .. }
             | Action::Reply { .. }
             | Action::Exit { .. } => {}
         }
