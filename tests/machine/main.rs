@@ -26,6 +26,7 @@ mod operator;
 mod orphans;
 mod pool;
 mod pool_ends;
+mod probes;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod proc;
 mod runaway;
