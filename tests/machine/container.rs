@@ -193,7 +193,7 @@ fn a_leaking_gunicorn_is_recycled_by_samples_where_groups_are_read_only() {
         "no  a budget over all workers",
         "is read-only",
         "to get it: ",
-        "--cgroupns=private",
+        "writable-cgroups=true",
         "in Kubernetes",
     ] {
         assert!(said.contains(words), "no `{words}` in:\n{said}");
