@@ -8,10 +8,11 @@ use std::{env, process::ExitCode};
 
 use supervise::{
     cli,
-    host::{exec, keeper},
+    host::{exec, keeper, users},
 };
 
 fn main() -> ExitCode {
+    users::look_in_files_only();
     let mut args = env::args_os();
     if args.nth(1).is_some_and(|word| word == keeper::WORD) {
         return ExitCode::from(keeper::main(args));

@@ -71,6 +71,8 @@ pub enum Command {
     Doctor,
     /// Print the manual page.
     Man,
+    /// Print what a shell needs to complete our words.
+    Completions(clap_complete::Shell),
 }
 
 /// How a client finds its service; with neither, the one that runs.

@@ -5,6 +5,7 @@ mod command;
 pub mod map;
 mod mistakes;
 mod options;
+mod pages;
 mod progress;
 mod report;
 pub mod run;
@@ -14,7 +15,8 @@ pub mod upgrade;
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::{
     config::{self, Wish, Wishes},
@@ -135,8 +137,14 @@ enum Word {
     },
     /// Say what this machine lets us enforce, and how to get more
     Doctor,
-    #[command(hide = true)]
+    /// Print the manual page: supervise man | man -l -
     Man,
+    /// Print completions for a shell: . <(supervise completions bash)
+    Completions {
+        /// bash, zsh or fish
+        #[arg(value_parser = pages::shell)]
+        shell: Shell,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -217,14 +225,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Usage>
         }
         Some(Word::Doctor) => given.client("doctor", None).map(|_| Command::Doctor),
         Some(Word::Man) => given.client("man", None).map(|_| Command::Man),
+        Some(Word::Completions { shell }) => given
+            .client("completions", None)
+            .map(|_| Command::Completions(shell)),
     }
-}
-
-/// The manual page, in the language of man(7).
-pub fn man() -> std::io::Result<Vec<u8>> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(Line::command()).render(&mut page)?;
-    Ok(page)
 }
 
 /// What stood before the subcommand.

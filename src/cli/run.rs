@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Client, Command, Target, Usage, man, report, upgrade};
+use super::{Client, Command, Target, Usage, pages, report, upgrade};
 use crate::{
     config::{self, ConfigError, Loaded, Machine, Wishes},
     control::{
@@ -72,10 +72,11 @@ pub fn run(command: Command) -> i32 {
             ask(&client, async |socket| change(&socket, path).await)
         }
         Command::Doctor => diagnose(),
-        Command::Man => match man() {
+        Command::Man => match pages::man() {
             Ok(page) => print(&String::from_utf8_lossy(&page)),
             Err(error) => fail(&error.to_string(), OUR_BUG),
         },
+        Command::Completions(shell) => print(&String::from_utf8_lossy(&pages::completions(shell))),
     }
 }
 

@@ -34,7 +34,7 @@ const fn key(
 }
 
 /// All keys, by table, in the order in which they are shown.
-pub const KEYS: [Key; 46] = [
+pub const KEYS: [Key; 47] = [
     key(
         "name",
         "name",
@@ -336,6 +336,13 @@ pub const KEYS: [Key; 46] = [
         "N",
         "1000",
         "So many ends and events are kept for asking",
+    ),
+    key(
+        "control.termination_log",
+        "termination-log",
+        "PATH|auto|off",
+        "auto",
+        "Keep the reason of an end there; auto: /dev/termination-log, as PID 1 in a container",
     ),
     key(
         "log.format",

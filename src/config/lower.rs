@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use crate::{
     supervisor::spec::{
         AgentSpec, CgroupSpec, ControlSpec, LeaksSpec, LogSpec, MemorySpec, ReadySpec, RecycleSpec,
-        RestartSpec, Rlimit, Spec, StopSpec,
+        RestartSpec, Rlimit, Spec, StopSpec, TerminationLog,
     },
     units::RLIMITS,
 };
@@ -200,5 +200,9 @@ fn control(name: &str, environ: &Environ, facts: &dyn Facts, book: &mut Book) ->
         socket,
         metrics: book.value("control.metrics", words::address),
         history: usize::try_from(history).unwrap_or(usize::MAX),
+        termination_log: match book.value("control.termination_log", words::termination_log) {
+            TerminationLog::At(path) => TerminationLog::At(facts.here().join(path)),
+            log @ (TerminationLog::Auto | TerminationLog::Off) => log,
+        },
     }
 }

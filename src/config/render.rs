@@ -5,7 +5,7 @@ use std::{ffi::OsStr, time::Duration};
 use toml::{Table, Value};
 
 use crate::{
-    supervisor::spec::{Limit, ReadyWhen, Rlimit, Spec},
+    supervisor::spec::{Limit, ReadyWhen, Rlimit, Spec, TerminationLog},
     units::{Bytes, Size},
 };
 
@@ -159,6 +159,12 @@ fn control(spec: &Spec) -> Table {
     );
     let history = i64::try_from(control.history).unwrap_or(i64::MAX);
     put(&mut table, "history", history);
+    let log = match &control.termination_log {
+        TerminationLog::Auto => Value::from("auto"),
+        TerminationLog::Off => Value::from("off"),
+        TerminationLog::At(path) => text(path.as_os_str()),
+    };
+    put(&mut table, "termination_log", log);
     table
 }
 

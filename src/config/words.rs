@@ -7,6 +7,7 @@ use crate::{
     servers::gunicorn,
     supervisor::spec::{
         AgentLoad, Kind, Leaks, Limit, LogFormat, Measure, ReadyWhen, RestartWhen, Rlimit,
+        TerminationLog,
     },
     units::{Signal, Size},
 };
@@ -330,6 +331,15 @@ pub(super) fn address(value: &Value) -> Read<Option<SocketAddr>> {
     text.parse().map(Some).map_err(|_| {
         format!("{value} is not an address; write `127.0.0.1:9100`, `[::1]:9100` or `9100`")
     })
+}
+
+/// A file, or where none is named.
+pub(super) fn termination_log(value: &Value) -> Read<TerminationLog> {
+    match as_text(value, "a path, \"auto\" or \"off\", in quotes")? {
+        "auto" => Ok(TerminationLog::Auto),
+        "off" => Ok(TerminationLog::Off),
+        _ => path(value).map(TerminationLog::At),
+    }
 }
 
 /// The sign of being up.

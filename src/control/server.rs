@@ -230,6 +230,7 @@ mod tests {
             action::Answer,
             event::{Ask, Stop},
             report::Report,
+            spec::TerminationLog,
             tell::Told,
         },
     };
@@ -250,16 +251,12 @@ mod tests {
             let spec = ControlSpec {
                 socket: home.path().join("shop.sock"),
                 metrics: Some("127.0.0.1:0".parse().unwrap()),
+                termination_log: TerminationLog::Off,
                 history: 10,
             };
             let server = Server::bind(&spec, "shop").unwrap();
-            let port = server
-                .reading
-                .as_ref()
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port();
+            let reading = server.reading.as_ref().unwrap();
+            let port = reading.local_addr().unwrap().port();
             let (asked, questions) = mpsc::channel(8);
             let server = tokio::spawn(server.run(asked));
             Self {

@@ -18,6 +18,7 @@ mod handed;
 mod hear;
 pub mod heartbeat;
 pub mod keeper;
+mod last_words;
 mod limits;
 mod looker;
 mod notify;
@@ -61,10 +62,11 @@ use crate::{
     },
     units::{Bytes, Timestamp, WorkerId},
 };
-use cgroup::{Found, Group, Groups, Pressure};
+use cgroup::{Found, Group, Groups, Kills, Pressure};
 use forks::Forks;
 pub use handed::Handed;
 use hear::Source;
+use last_words::LastWords;
 use limits::swap_allowed;
 use looker::Looker;
 use notify::Manager;
@@ -96,6 +98,8 @@ pub struct Host {
     /// Groups of what has ended, until they are empty and can be removed.
     gone: Vec<Group>,
     manager: Manager,
+    last_words: LastWords,
+    kills: Kills,
     oom_score_adj: i32,
     available: Bytes,
     /// Where answers of agents are heard of.
@@ -143,6 +147,7 @@ impl Host {
             swap: swap_allowed(spec.memory.swap, available),
             spec: spec.clone(),
             proc,
+            kills: Kills::new(&found),
             found,
             pressure: groups.watch_pressure(),
             groups,
@@ -151,6 +156,7 @@ impl Host {
             workers: BTreeMap::new(),
             gone: Vec::new(),
             manager: Manager::find(),
+            last_words: LastWords::open(&spec.control.termination_log, std::process::id() == 1)?,
             oom_score_adj,
             available,
             post: None,
@@ -218,6 +224,7 @@ impl Host {
                 }
             }
             Action::Notify(notice) => self.notify(now, &notice),
+            Action::LastWords { text } => self.keep_last_words(&text),
             // The driver's: it knows who asked, it has the agent, and it is the one that ends.
             Action::FindAgent { .. }
             | Action::AskAgent { .. }

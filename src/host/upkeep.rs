@@ -60,6 +60,15 @@ impl Host {
         self.tell_spared(now);
         self.sample_server();
         self.sample_charge();
+        self.kills.on_turn(&self.found);
+        if self.last_words.is_kept()
+            && let Some(charge) = self.found.charge()
+        {
+            self.events.push_back(Event::Charged {
+                used: charge.used,
+                of: charge.of,
+            });
+        }
         if self.upkeep.turn.is_multiple_of(AVAILABLE)
             && let Ok(available) = self.found.available(&self.proc)
             && available != self.available
@@ -88,7 +97,7 @@ impl Host {
     /// What the kernel holds against the budget.
     pub(super) fn sample_charge(&mut self) {
         if let Some(held) = self.groups.held() {
-            self.events.push_back(Event::Charged { held });
+            self.events.push_back(Event::Held { held });
         }
     }
 

@@ -58,10 +58,16 @@ impl Host {
     /// Whether the OOM killer was it.
     pub(super) fn oom_of(&mut self, worker: WorkerId, ended: Ended) -> Oom {
         let killed = matches!(ended, Ended::Signal(Signal::KILL) | Ended::Unseen);
-        match self.workers.get_mut(&worker) {
+        let oom = match self.workers.get_mut(&worker) {
             Some(tracked) if killed => self.groups.oom(&mut tracked.group),
             Some(_) | None => Oom::No,
+        };
+        // Without groups of our own, the container's tells of kills at its limit.
+        let has_none = self.groups.caps() == CapMechanism::Rlimit;
+        if has_none && ended == Ended::Signal(Signal::KILL) && self.kills.take_one(&self.found) {
+            return Oom::Elsewhere;
         }
+        oom
     }
 
     pub(super) fn look(&mut self, now: Timestamp, worker: WorkerId, how: Look) {

@@ -125,6 +125,12 @@ pub enum Action {
     },
     /// Let it take over, as soon as the answer to who asked is on its way.
     Upgrade,
+    /// Keep this where it can be read when we are gone, in place of what was there. The last one
+    /// comes before `Exit`.
+    LastWords {
+        /// The text; empty: nothing.
+        text: String,
+    },
     /// Tell the service manager.
     Notify(Notice),
     /// Answer an operator.

@@ -200,6 +200,7 @@ impl Supervisor {
         self.tell(Report::Stopped { status });
         self.answer_stops();
         self.refuse_asks("the service is over");
+        self.close_last_words(status);
         self.act(Action::Exit { status });
     }
 }

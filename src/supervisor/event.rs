@@ -113,7 +113,7 @@ pub enum Event {
         worker: WorkerId,
     },
     /// All groups of the service together. Comes now and then, where they can be read.
-    Charged {
+    Held {
         /// What they are charged with and cannot give back: anonymous pages, shared memory, tmpfs.
         held: Bytes,
     },
@@ -124,6 +124,16 @@ pub enum Event {
     ServerSampled {
         /// Their private memory.
         private: Bytes,
+    },
+
+    /// What the group above us that is nearest to its limit is charged with, page cache that can be
+    /// had back left out. Above the limit the kernel kills: all of a container, as Kubernetes has
+    /// it.
+    Charged {
+        /// So much.
+        used: Bytes,
+        /// Its limit.
+        of: Bytes,
     },
 
     /// It was looked for the agent in a worker.

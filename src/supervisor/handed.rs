@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Supervisor,
     asking::Memo,
+    last_words::LastWords,
     report::{End, Limits},
     service::Service,
     spare::Spare,
@@ -42,6 +43,7 @@ pub struct Handed {
     recycles: BTreeMap<String, u64>,
     unplanned: BTreeMap<String, u64>,
     ends: VecDeque<End>,
+    last_words: LastWords,
 }
 
 impl Supervisor {
@@ -66,6 +68,7 @@ impl Supervisor {
             recycles: self.recycles.clone(),
             unplanned: self.unplanned.clone(),
             ends: self.ends.clone(),
+            last_words: self.last_words.clone(),
         }
     }
 
@@ -74,6 +77,8 @@ impl Supervisor {
     pub fn take_over(spec: Spec, now: Timestamp, handed: Handed) -> Self {
         let mut service = handed.service;
         service.restarts.set_policy(spec.restart);
+        let mut last_words = handed.last_words;
+        last_words.on_taken_over();
         let mut workers = handed.workers;
         for worker in workers.values_mut() {
             // What the old one had asked the kernel for is gone with it: a look under way is never
@@ -100,6 +105,7 @@ impl Supervisor {
             recycles: handed.recycles,
             unplanned: handed.unplanned,
             ends: handed.ends,
+            last_words,
             ..Self::new(spec, handed.seed, now)
         }
     }

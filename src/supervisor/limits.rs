@@ -9,6 +9,10 @@ use super::{
 };
 use crate::units::Bytes;
 
+/// Supervisor and keeper are charged with about 8 MiB, their program included; twice that stays
+/// free where a tenth is less.
+const OWN: Bytes = Bytes::mib(16);
+
 impl Supervisor {
     /// Works the limits out again and lets the kernel know what changed.
     pub(super) fn derive_limits(&mut self) {
@@ -71,12 +75,7 @@ pub(super) fn derive(wished: &MemorySpec, here: Circumstances) -> Limits {
         }),
         Limit::Auto => None,
     };
-    let budget = given(wished.budget).unwrap_or_else(|| {
-        effective(
-            here.available.scaled(0.9),
-            format!("90% of {}", here.available),
-        )
-    });
+    let budget = given(wished.budget).unwrap_or_else(|| budget_of(here.available));
     let asked_cap = given(wished.cap);
     let mut ceiling = given(wished.ceiling).unwrap_or_else(|| {
         let cap = asked_cap.as_ref().and_then(|cap| cap.bytes);
@@ -98,6 +97,20 @@ pub(super) fn derive(wished: &MemorySpec, here: Circumstances) -> Limits {
         cap,
         budget,
     }
+}
+
+/// Nine tenths, or in a small container what the supervisor and the keeper leave.
+fn budget_of(available: Bytes) -> Effective {
+    let most = available.scaled(0.9);
+    let rest = available.minus(OWN).max(available.scaled(0.5));
+    if rest < most {
+        let from = format!(
+            "{available} less {} for supervise itself",
+            available.minus(rest)
+        );
+        return effective(rest, from);
+    }
+    effective(most, format!("90% of {available}"))
 }
 
 /// The budget shared by one more than there are workers, so that one overlap has room.
@@ -187,6 +200,21 @@ mod tests {
         check(auto, (Some(4), false), (Some(180), Some(360), Some(900)));
         check(auto, (None, false), (None, Some(900), Some(900)));
         check(auto, (Some(1), true), (None, Some(900), Some(900)));
+    }
+
+    #[test]
+    fn in_a_small_container_the_budget_leaves_room_for_us() {
+        let budget = |mib: u64| {
+            let budget = budget_of(Bytes::mib(mib));
+            let bytes = budget.bytes.unwrap().get() >> 20;
+            (bytes, budget.from)
+        };
+        assert_eq!(budget(1000), (900, "90% of 1000M".to_owned()));
+        assert_eq!(budget(160), (144, "90% of 160M".to_owned()));
+        let own = "128M less 16M for supervise itself".to_owned();
+        assert_eq!(budget(128), (112, own));
+        assert_eq!(budget(64).0, 48);
+        assert_eq!(budget(16).0, 8);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod event;
 mod explaining;
 mod growth;
 pub mod handed;
+mod last_words;
 mod limits;
 mod memory;
 mod operator;
@@ -86,6 +87,7 @@ pub struct Supervisor {
     /// What was warned of is not warned of again.
     warned: BTreeSet<String>,
     memo: asking::Memo,
+    last_words: last_words::LastWords,
     /// When to read what workers have done.
     next_count: Option<Timestamp>,
     /// What workers that have ended had done; `None`: nobody counted.
@@ -126,6 +128,7 @@ impl Supervisor {
             capped_at_boot: 0,
             warned: BTreeSet::new(),
             memo: asking::Memo::default(),
+            last_words: last_words::LastWords::new(now),
             next_count: None,
             dead_done: None,
             replan: false,
@@ -173,8 +176,9 @@ impl Supervisor {
             Event::Sampled { worker, sample } => self.on_sampled(now, worker, sample),
             Event::Tripped { worker } => self.on_tripped(now, worker),
             Event::ServerSampled { private } => self.server_memory = private,
-            Event::Charged { held } => self.on_charged(held),
+            Event::Held { held } => self.on_held(held),
             Event::Pressed => self.on_pressed(now),
+            Event::Charged { used, of } => self.on_charged(now, used, of),
             Event::AgentFound { worker, agent } => self.on_agent_found(now, worker, agent),
             Event::Said { worker, said } => self.on_said(now, worker, said),
             Event::Counted { worker, counts } => self.on_counted(now, worker, counts),
@@ -219,6 +223,7 @@ impl Supervisor {
             .chain(self.recycle_deadline())
             .chain(self.asking_deadline())
             .chain(self.count_deadline())
+            .chain(self.last_words_deadline())
             .chain(windows)
             .min()
     }
@@ -232,6 +237,7 @@ impl Supervisor {
         self.mind_counts(now);
         self.mind_recycling(now);
         self.mind_tracing(now);
+        self.mind_last_words(now);
     }
 
     const fn is_job(&self) -> bool {
@@ -288,6 +294,7 @@ impl Supervisor {
         if self.ends.len() >= self.spec.control.history {
             self.ends.pop_front();
         }
+        self.last_words.on_end(&end, self.limits.cap.bytes);
         self.ends.push_back(end.clone());
         self.tell(Report::Ended(end));
     }

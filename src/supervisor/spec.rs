@@ -288,6 +288,19 @@ pub struct ControlSpec {
     pub metrics: Option<std::net::SocketAddr>,
     /// So many ends and events are kept for asking; at least 1.
     pub history: usize,
+    /// Where it is kept what is to be read when we are gone.
+    pub termination_log: TerminationLog,
+}
+
+/// Where it is kept why a container ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TerminationLog {
+    /// Where Kubernetes looks, if we are PID 1 and the file is there.
+    Auto,
+    /// Nowhere.
+    Off,
+    /// There.
+    At(PathBuf),
 }
 
 /// `[log]`.
@@ -380,6 +393,7 @@ impl Spec {
                 socket: directory.join(format!("{name}.sock")),
                 metrics: None,
                 history: 1,
+                termination_log: TerminationLog::Off,
             },
             log: LogSpec {
                 format: LogFormat::Text,

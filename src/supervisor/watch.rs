@@ -67,6 +67,7 @@ impl Supervisor {
         }
         self.mind_wire(now, id);
         self.mind_cap_ahead(now, id);
+        self.mind_nearness(now);
     }
 
     /// Over the whole ceiling at birth: another one would be no better.
@@ -172,7 +173,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn on_charged(&mut self, held: Bytes) {
+    pub(super) fn on_held(&mut self, held: Bytes) {
         self.replan |= held > self.held;
         self.held = held;
     }

@@ -38,6 +38,7 @@ pub(crate) struct Plan {
     supervise: Option<Vec<String>>,
     binary: PathBuf,
     words: Vec<String>,
+    within: Vec<String>,
     env: Vec<(String, String)>,
     config: Option<String>,
     stderr: Option<Stdio>,
@@ -58,6 +59,7 @@ impl Plan {
             supervise: None,
             binary: SUPERVISE.into(),
             words: command.iter().map(ToString::to_string).collect(),
+            within: Vec::new(),
             env: Vec::new(),
             config: None,
             stderr: None,
@@ -67,6 +69,12 @@ impl Plan {
     /// With this variable in the environment.
     pub(crate) fn env(mut self, key: &str, value: impl ToString) -> Self {
         self.env.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Started by these words, which execute what follows them.
+    pub(crate) fn within(mut self, words: &[&str]) -> Self {
+        self.within = words.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -131,7 +139,14 @@ impl Plan {
         let mut command = match &self.supervise {
             None => Command::new(words.next().expect("a bare command is not empty")),
             Some(options) => {
-                let mut command = Command::new(&self.binary);
+                let mut command = match self.within.split_first() {
+                    None => Command::new(&self.binary),
+                    Some((first, others)) => {
+                        let mut command = Command::new(first);
+                        command.args(others).arg(&self.binary);
+                        command
+                    }
+                };
                 if !options.iter().any(|word| word == "--socket") {
                     command.arg("--socket").arg(dir.join("control.sock"));
                 }
@@ -195,6 +210,11 @@ impl House {
     /// The configuration file, if it was started with one.
     pub(crate) fn config_file(&self) -> PathBuf {
         self.dir.path().join("supervise.toml")
+    }
+
+    /// A file beside its socket.
+    pub(crate) fn file(&self, name: &str) -> String {
+        read(&self.dir.path().join(name))
     }
 
     /// All that it has written to stderr.

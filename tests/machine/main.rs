@@ -7,11 +7,13 @@
 
 mod agent;
 mod around;
+mod assets;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod client;
 mod client_classes;
 mod client_gunicorn;
 mod clock;
+mod container;
 mod drains;
 mod examples;
 mod executor;
@@ -24,6 +26,7 @@ mod operator;
 mod orphans;
 mod pool;
 mod pool_ends;
+mod probes;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod proc;
 mod runaway;

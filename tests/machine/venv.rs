@@ -19,7 +19,7 @@ pub(crate) struct Venv {
 /// The newest of everything.
 pub(crate) const NEWEST: Venv = Venv {
     name: "newest",
-    requirements: "gunicorn flask django gevent uvicorn uvicorn-worker packaging uv numpy",
+    requirements: "gunicorn flask django gevent uvicorn uvicorn-worker packaging uv numpy pyyaml",
 };
 
 /// A gunicorn whose gthread workers lose requests at TERM. Its processes are renamed, as those of

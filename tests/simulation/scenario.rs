@@ -9,7 +9,7 @@ use supervise::{
         spec::{
             AgentLoad, AgentSpec, CgroupSpec, CommandSpec, ControlSpec, Kind, Leaks, LeaksSpec,
             Limit, LogFormat, LogSpec, Measure, MemorySpec, ReadySpec, ReadyWhen, RecycleSpec,
-            RestartSpec, RestartWhen, Spec, StopSpec,
+            RestartSpec, RestartWhen, Spec, StopSpec, TerminationLog,
         },
     },
     units::{Bytes, Signal, Size},
@@ -205,6 +205,7 @@ fn spec(chance: &mut Chance, single: bool, memory: MemorySpec) -> Spec {
         control: ControlSpec {
             socket: "/nowhere".into(),
             metrics: None,
+            termination_log: TerminationLog::Off,
             history: 20,
         },
         log: LogSpec {

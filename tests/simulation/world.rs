@@ -302,6 +302,7 @@ impl World {
             | Action::Upgrade
             | Action::Prioritize { .. }
             | Action::Notify(_)
+            | Action::LastWords { .. }
             | Action::Reply { .. }
             | Action::Exit { .. } => {}
         }

@@ -145,9 +145,11 @@ impl Place {
         if is_read_only {
             return Err(Obstacle {
                 why: format!("{} at {} is read-only", self.version, self.top.display()),
-                how: "give the container its own writable one: `--cgroupns=private` and \
-                      /sys/fs/cgroup mounted read-write (`--privileged`, or \
-                      `-v /sys/fs/cgroup:/sys/fs/cgroup:rw`; in Kubernetes a privileged pod)"
+                how: "give the container its own writable one, with cgroup v2: `docker run \
+                      --security-opt writable-cgroups=true` (28 or later), `podman run \
+                      --security-opt unmask=/sys/fs/cgroup`; in Kubernetes a runtime class of \
+                      containerd 2.1 or later with `cgroup_writable = true`; or `--privileged` \
+                      with `--cgroupns=private`"
                     .to_owned(),
             });
         }
@@ -443,7 +445,7 @@ mod tests {
         assert_eq!((found.memory, found.tree), (None, None));
         let obstacle = found.obstacle.unwrap();
         assert!(obstacle.why.ends_with("/groups is read-only"), "{obstacle}");
-        assert!(obstacle.how.contains("--cgroupns=private"), "{obstacle}");
+        assert!(obstacle.how.contains("writable-cgroups"), "{obstacle}");
         assert_eq!(machine.available(), Bytes::mib(512));
     }
 

@@ -5,6 +5,7 @@
 //! are two languages for the same wishes; on a hybrid machine version 1 has the memory controller
 //! and version 2, mounted without it, still kills.
 
+mod charge;
 mod divide;
 mod files;
 mod found;
@@ -24,6 +25,7 @@ use std::{fmt, io, os::fd::BorrowedFd, path::PathBuf};
 
 use nix::sys::epoll::EpollFlags;
 
+pub use charge::{Charge, Kills};
 pub use found::{Found, Obstacle, Place, Version};
 pub use group::Group;
 pub use groups::{Groups, Trial, remove_stale};

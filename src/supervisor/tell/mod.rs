@@ -16,6 +16,7 @@ use super::report::{Report, Who};
 
 use words::{number, word};
 
+pub(super) use words::end_message;
 pub use words::span;
 
 /// A report as it is kept and handed on.

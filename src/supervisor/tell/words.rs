@@ -59,7 +59,7 @@ pub(super) fn limits_facts(limits: &Limits) -> Facts {
 }
 
 /// `w3 ended: ceiling (memory 301M of 300M, peak 302M, age 42s, drained in 0.3s)`.
-pub(super) fn end_message(end: &End) -> String {
+pub(in crate::supervisor) fn end_message(end: &End) -> String {
     let by = if end.cause == Cause::Cap {
         ", ended by the kernel at its cap"
     } else if end.cause == Cause::Oom {
