@@ -267,8 +267,17 @@ impl Supervisor {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
-    use crate::{supervisor::report::Who, units::WorkerId};
+    use crate::{
+        supervisor::{
+            event::Event,
+            report::Who,
+            spec::{CommandSpec, MemorySpec, Spec},
+        },
+        units::WorkerId,
+    };
 
     fn end(cause: Cause, peak_mib: u64) -> End {
         End {
@@ -285,6 +294,86 @@ mod tests {
             at: Timestamp::from_nanos(42_000_000_000),
             report: None,
         }
+    }
+
+    /// A service that has not begun, in a group whose charge is told.
+    struct Contained(Supervisor);
+
+    impl Contained {
+        fn new() -> Self {
+            let command = CommandSpec {
+                program: "/bin/true".into(),
+                argv: Vec::new(),
+                env: BTreeMap::new(),
+                directory: None,
+                user: None,
+            };
+            let memory = MemorySpec::plain();
+            let spec = Spec::for_pool("shop".to_owned(), memory, command, "/tmp".into());
+            Self(Supervisor::new(spec, 1, Timestamp::default()))
+        }
+
+        /// What is written when so much of 1000M is in use at that millisecond.
+        fn charged(&mut self, millis: u64, mib: u64) -> Vec<String> {
+            let (used, of) = (Bytes::mib(mib), Bytes::mib(1000));
+            self.happens(millis, Event::Charged { used, of })
+        }
+
+        fn happens(&mut self, millis: u64, event: Event) -> Vec<String> {
+            let now = Timestamp::from_nanos(millis * 1_000_000);
+            self.0.handle_event(now, event);
+            let mut written = Vec::new();
+            while let Some(action) = self.0.poll_action() {
+                if let Action::LastWords { text } = action {
+                    written.push(text);
+                }
+            }
+            written
+        }
+    }
+
+    #[test]
+    fn nearness_is_told_once_as_it_grows_and_taken_back_when_it_is_over() {
+        let mut pod = Contained::new();
+        assert!(pod.charged(1000, 899).is_empty());
+        let said = pod.charged(2000, 900).remove(0);
+        let close = "2.0s after the start: close to the limit: 900M of 1000M are in use; ";
+        assert!(said.starts_with(close), "{said}");
+        assert!(pod.charged(3000, 910).is_empty(), "no news");
+        let said = pod.charged(4000, 925).remove(0);
+        assert!(said.contains("925M of 1000M"), "{said}");
+        assert!(pod.charged(5000, 801).is_empty(), "still near");
+        assert_eq!(pod.charged(6000, 799), [""]);
+        assert!(pod.charged(7000, 850).is_empty());
+    }
+
+    #[test]
+    fn what_a_server_has_grown_by_since_counts_at_once() {
+        let mut pod = Contained::new();
+        assert!(pod.charged(1000, 800).is_empty());
+        let private = Bytes::mib(101);
+        pod.happens(1100, Event::ServerSampled { private });
+        let said = pod.happens(1200, Event::Deadline);
+        assert!(said.is_empty(), "nobody looks without a sample of a worker");
+        pod.0.mind_nearness(Timestamp::from_nanos(1_300_000_000));
+        let said = pod.happens(1300, Event::Deadline).remove(0);
+        assert!(said.contains("901M of 1000M are in use"), "{said}");
+        assert!(
+            said.contains("The largest: the server itself 101M"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn it_is_written_at_most_once_a_second_and_never_forgotten() {
+        let mut pod = Contained::new();
+        assert_eq!(pod.charged(1000, 900).len(), 1);
+        assert!(pod.charged(1100, 950).is_empty());
+        let due = pod.0.last_words_deadline();
+        assert_eq!(due, Some(Timestamp::from_nanos(2_000_000_000)));
+        let said = pod.happens(2000, Event::Deadline).remove(0);
+        assert!(said.contains("950M of 1000M"), "{said}");
+        assert_eq!(pod.0.last_words_deadline(), None);
     }
 
     /// What is written after these ends.

@@ -153,7 +153,19 @@ fn the_pod_asks_where_supervise_answers_and_waits_longer_than_it() {
         "{whole} for {grace} and {before}"
     );
     assert_eq!(container["terminationMessagePath"], "/dev/termination-log");
-    assert!(container["resources"]["limits"]["memory"].is_string());
+    // One worker that runs away, another one at its ceiling, and the threads' stacks.
+    let percent = |name: &str| {
+        let all = container["env"].as_array().unwrap();
+        let of = all
+            .iter()
+            .find(|variable| variable["name"] == name)
+            .unwrap();
+        let text = of["value"].as_str().unwrap();
+        text.trim_end_matches('%').parse::<u64>().unwrap()
+    };
+    let worst = (percent("SUPERVISE_CAP") + percent("SUPERVISE_CEILING")) * 512 / 100 + 128;
+    assert!(worst < 512 - 16, "{worst}");
+    assert_eq!(container["resources"]["limits"]["memory"], "512Mi");
     for variable in container["env"].as_array().unwrap() {
         let name = variable["name"].as_str().unwrap();
         let manual = fs::read_to_string(folder().join("../docs/configuration.md")).unwrap();
