@@ -20,6 +20,7 @@ mod house;
 mod http;
 mod job;
 mod leaks;
+mod listen;
 mod operator;
 mod orphans;
 mod pool;
