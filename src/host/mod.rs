@@ -238,6 +238,11 @@ impl Host {
         self.manager.watchdog()
     }
 
+    /// There is a service manager that wants to hear of us.
+    pub fn has_manager(&self) -> bool {
+        self.manager.is_there()
+    }
+
     /// Tells the service manager that we are alive.
     pub fn pat_watchdog(&self) {
         self.manager.pat();

@@ -21,6 +21,7 @@ mod http;
 mod job;
 mod leaks;
 mod listen;
+mod manager;
 mod operator;
 mod orphans;
 mod pool;
