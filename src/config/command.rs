@@ -9,13 +9,14 @@ use std::{
 
 use crate::{
     servers,
-    supervisor::spec::{CommandSpec, Kind},
+    supervisor::spec::{CommandSpec, Kind, Listen},
 };
 
 use super::{
     Facts,
     complaint::{Blame, Complaint},
     environment::Environ,
+    listen, place,
     wish::{Book, Origin, Wishes},
     words,
 };
@@ -74,7 +75,26 @@ pub(super) fn lower(
         env,
         directory,
         user,
+        listen: listen(facts, book),
     }
+}
+
+/// Relative paths are from where we are.
+fn listen(facts: &dyn Facts, book: &mut Book) -> Vec<Listen> {
+    let wished = book.optional("listen", listen::listen).unwrap_or_default();
+    let whole = |one| match one {
+        Listen::Unix(path) => Listen::Unix(facts.here().join(path)),
+        Listen::Tcp(_) => one,
+    };
+    let wished: Vec<_> = wished.into_iter().map(whole).collect();
+    for address in &wished {
+        if let Listen::Unix(path) = address
+            && let Err(text) = place::check_socket(path)
+        {
+            book.complain(&book.origin("listen"), "listen", text);
+        }
+    }
+    wished
 }
 
 /// How the command is understood.

@@ -34,7 +34,7 @@ const fn key(
 }
 
 /// All keys, by table, in the order in which they are shown.
-pub const KEYS: [Key; 47] = [
+pub const KEYS: [Key; 48] = [
     key(
         "name",
         "name",
@@ -63,6 +63,13 @@ pub const KEYS: [Key; 47] = [
         "USER",
         "",
         "Run COMMAND as this user [default: who starts it]",
+    ),
+    key(
+        "listen",
+        "listen",
+        "ADDR,...",
+        "",
+        "Hold a listening socket for COMMAND, given on as LISTEN_FDS: 127.0.0.1:8000, :8000, unix:/PATH; may be repeated",
     ),
     key(
         "dry_run",
@@ -376,6 +383,11 @@ impl Key {
     /// Any name may stand in its table.
     pub fn is_map(&self) -> bool {
         self.name.ends_with(".*")
+    }
+
+    /// It is a list: its flag may be repeated.
+    pub fn is_list(&self) -> bool {
+        self.value.ends_with(",...")
     }
 
     /// Its environment variable, for those that have one.

@@ -5,6 +5,7 @@
 mod agents;
 pub mod pool;
 mod questions;
+mod status;
 pub mod upgrade;
 
 use std::{
@@ -29,14 +30,15 @@ use crate::{
     },
     supervisor::{
         Supervisor,
-        action::{Action, Answer, Notice},
+        action::{Action, Answer},
         event::Event,
-        report::{Report, Snapshot},
+        report::Report,
         spec::Spec,
         tell::Told,
     },
     units::{Bytes, RequestId, Timestamp},
 };
+use status::Status;
 
 /// Followers that lag by more than this are told how many events they have missed.
 const FOLLOWERS_BEHIND: usize = 1024;
@@ -66,6 +68,7 @@ pub struct Driver {
     /// Another binary takes over then.
     upgrade_at: Option<Timestamp>,
     checks: upgrade::Checks,
+    status: Status,
     log: Log,
     exit: Option<i32>,
 }
@@ -126,6 +129,7 @@ impl Driver {
             watchdog,
             upgrade_at: None,
             checks: upgrade::Checks::new(),
+            status: Status::default(),
             log,
             exit: None,
         };
@@ -197,6 +201,9 @@ impl Driver {
             self.host.get_mut().collect(now);
         }
         self.pat_watchdog(now);
+        if self.status.is_due(now) && self.host.get_ref().has_manager() {
+            self.say_status(now);
+        }
         if self.supervisor.poll_deadline().is_some_and(|at| at <= now) {
             // What the kernel has told in the meantime is handed in first.
             self.host.get_mut().collect(now);
@@ -273,9 +280,13 @@ impl Driver {
         // Nobody may be following.
         let _ = self.live.send(told);
         if moved {
-            let now = clock::now();
-            let status = Notice::Status(status_line(&self.supervisor.snapshot(now)));
-            self.host.get_ref().notify(now, &status);
+            self.say_status(clock::now());
+        }
+    }
+
+    fn say_status(&mut self, now: Timestamp) {
+        if let Some(notice) = self.status.of(now, &self.supervisor.snapshot(now)) {
+            self.host.get_ref().notify(now, &notice);
         }
     }
 
@@ -296,20 +307,4 @@ impl Driver {
             lost_log_lines: self.log.lost(),
         }
     }
-}
-
-/// What `systemctl status` shows in one line.
-fn status_line(snapshot: &Snapshot) -> String {
-    let total = snapshot.workers.iter().fold(Bytes::ZERO, |total, worker| {
-        total.plus(worker.memory.private)
-    });
-    let recycles: u64 = snapshot.recycles.values().sum();
-    let budget = match snapshot.limits.budget.bytes {
-        Some(budget) => format!(" of {budget}"),
-        None => String::new(),
-    };
-    format!(
-        "{} workers, {total}{budget}, {recycles} recycled",
-        snapshot.workers.len()
-    )
 }

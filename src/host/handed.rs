@@ -14,6 +14,7 @@ use super::{
     discovery::{self, Discovery},
     exec,
     hear::Source,
+    listeners::{self, Listeners},
     notify::Ear,
     pidfd::PidFd,
     procfs::Proc,
@@ -35,6 +36,7 @@ pub struct Handed {
     server_group: bool,
     gone: Vec<String>,
     oom_score_adj: i32,
+    listeners: Vec<listeners::Handed>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -75,7 +77,12 @@ impl Host {
             })
             .collect();
         let processes = workers.iter().map(|worker| worker.process);
-        let keep = std::iter::once(socket).chain(processes).collect();
+        let listeners = self.listeners.hand_over();
+        let held = listeners.iter().map(listeners::Handed::socket);
+        let keep = std::iter::once(socket)
+            .chain(processes)
+            .chain(held)
+            .collect();
         let handed = Handed {
             groups: self.groups.hand_over(),
             run: HandedRun {
@@ -90,6 +97,7 @@ impl Host {
             server_group: self.server_group.is_some(),
             gone: self.gone.iter().filter_map(cgroup::Group::name).collect(),
             oom_score_adj: self.oom_score_adj,
+            listeners,
         };
         Some((handed, keep))
     }
@@ -99,7 +107,9 @@ impl Host {
         let found = Found::discover(&Proc::default()).map_err(io::Error::other)?;
         let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
         let groups = Groups::take_over(handed.groups, own);
-        let mut host = Self::hold(spec, now, (found, groups), handed.oom_score_adj)?;
+        let listeners = Listeners::take_over(handed.listeners, &spec.command.listen, &spec.name)?;
+        let all = (found, groups, listeners);
+        let mut host = Self::hold(spec, now, all, handed.oom_score_adj)?;
         host.take_over_run(now, handed.run)?;
         for worker in handed.workers {
             host.take_over_worker(worker)?;

@@ -20,6 +20,7 @@ pub mod heartbeat;
 pub mod keeper;
 mod last_words;
 mod limits;
+mod listeners;
 mod looker;
 mod notify;
 mod pidfd;
@@ -68,6 +69,7 @@ pub use handed::Handed;
 use hear::Source;
 use last_words::LastWords;
 use limits::swap_allowed;
+use listeners::Listeners;
 use looker::Looker;
 use notify::Manager;
 use procfs::Proc;
@@ -102,6 +104,8 @@ pub struct Host {
     kills: Kills,
     oom_score_adj: i32,
     available: Bytes,
+    /// The command's listening sockets.
+    listeners: Listeners,
     /// Where answers of agents are heard of.
     post: Option<Inotify>,
     has_post: bool,
@@ -115,13 +119,15 @@ impl Host {
     /// Takes hold of the machine: groups are made, signals are heard, and we become the nearest
     /// relative of all orphans to come. Nothing is started yet.
     pub fn take(spec: &Spec, now: Timestamp) -> io::Result<Self> {
+        // The likeliest to be refused; nothing is to be tidied up after it.
+        let listeners = Listeners::take(&spec.command.listen, &spec.name)?;
         let proc = Proc::default();
         let found = Found::discover(&proc).map_err(io::Error::other)?;
         let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
         cgroup::remove_stale(&found, &proc, &spec.name, own);
         let groups = Groups::create(&found, &spec.name, own);
         let oom_score_adj = rights::protect_from_oom(&proc, own);
-        let mut host = Self::hold(spec, now, (found, groups), oom_score_adj)?;
+        let mut host = Self::hold(spec, now, (found, groups, listeners), oom_score_adj)?;
         host.enable_controllers();
         Ok(host)
     }
@@ -129,7 +135,7 @@ impl Host {
     fn hold(
         spec: &Spec,
         now: Timestamp,
-        (found, groups): (Found, Groups),
+        (found, groups, listeners): (Found, Groups, Listeners),
         oom_score_adj: i32,
     ) -> io::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
@@ -159,6 +165,7 @@ impl Host {
             last_words: LastWords::open(&spec.control.termination_log, std::process::id() == 1)?,
             oom_score_adj,
             available,
+            listeners,
             post: None,
             has_post: false,
             pool: None,
@@ -258,6 +265,11 @@ impl Host {
     /// How often the service manager wants to hear that we are alive.
     pub fn watchdog(&self) -> Option<Duration> {
         self.manager.watchdog()
+    }
+
+    /// There is a service manager that wants to hear of us.
+    pub fn has_manager(&self) -> bool {
+        self.manager.is_there()
     }
 
     /// Tells the service manager that we are alive.

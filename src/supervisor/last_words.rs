@@ -302,6 +302,7 @@ mod tests {
     impl Contained {
         fn new() -> Self {
             let command = CommandSpec {
+                listen: Vec::new(),
                 program: "/bin/true".into(),
                 argv: Vec::new(),
                 env: BTreeMap::new(),
