@@ -38,7 +38,10 @@ fn twenty_upgrades_under_load_lose_no_request_and_change_no_pid() {
     let _turn = turn::alone();
     let port = free_port();
     let command = NEWEST.gunicorn(port, Gunicorn::of("gthread"));
-    let house = Plan::supervise(&["--ceiling", "500M"], &command).start();
+    // Its socket is ours: it must be held by each of the binaries.
+    let address = format!("127.0.0.1:{port}");
+    let options = ["--ceiling", "500M", "--listen", &address];
+    let house = Plan::supervise(&options, &command).start();
     let before = house.ready(2);
     let supervisor = house.pid();
     let load = Load {
