@@ -91,14 +91,17 @@ impl Host {
     }
 
     pub(super) fn watch_raw(&mut self, fd: RawFd, source: Source) -> io::Result<u64> {
+        self.watch_for(fd, source, EpollFlags::EPOLLIN)
+    }
+
+    pub(super) fn watch_for(
+        &mut self,
+        fd: RawFd,
+        source: Source,
+        flags: EpollFlags,
+    ) -> io::Result<u64> {
         let token = self.next_token;
         self.next_token += 1;
-        // Version 1 groups wake with IN, version 2 files with PRI.
-        let mut flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI;
-        if matches!(source, Source::Oom(_)) {
-            // Its count is read when somebody has ended, not when it wakes us.
-            flags |= EpollFlags::EPOLLET;
-        }
         #[expect(
             unsafe_code,
             reason = "epoll_ctl wants a borrow, and the owner is a part of us"

@@ -11,9 +11,10 @@ use super::{book::Book, clock, leak, life, livelock, machine, package, runaway, 
 type Scenario = (&'static str, fn(&mut Book));
 
 /// In this order: the first installs the package, the last removes it.
-const SCENARIOS: [Scenario; 13] = [
+const SCENARIOS: [Scenario; 14] = [
     ("install", package::install),
     ("units", package::units),
+    ("groups", package::groups),
     ("start", package::start),
     ("runaway", runaway::run),
     ("leak", leak::run),

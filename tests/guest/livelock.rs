@@ -1,5 +1,5 @@
-//! A worker that takes and gives back memory in a tight loop around its ceiling, where no swap could
-//! make room: the wire trips again and again, and must never hold the worker.
+//! A worker that takes and gives back memory in a tight loop around its ceiling, where no swap
+//! could make room: the wire trips again and again, and must never hold the worker.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ struct Churned {
 }
 
 pub(crate) fn run(book: &mut Book) {
-    let seconds = figure("CHURN_S", 20);
+    let seconds = figure("CHURN_S", 15);
     book.same(
         "swap",
         sh("awk '/SwapTotal/ {print $2}' /proc/meminfo"),
@@ -55,7 +55,7 @@ pub(crate) fn run(book: &mut Book) {
     drop(shop);
     let shop = bare.start();
     shop.ready();
-    let without = churn(&shop, seconds.min(20));
+    let without = churn(&shop, seconds.min(15));
 
     let rate = |churned: &Churned| churned.rounds / churned.seconds;
     book.check(
@@ -77,8 +77,9 @@ pub(crate) fn run(book: &mut Book) {
         "the other worker answers",
         with.outcome.failed() == 0 && with.outcome.ok > 0,
         format_args!(
-            "p99 {:.2} times that before the loop, {:.2} times that beside a loop without the wire; {}",
-            p99(&with.outcome) / p99(&before), p99(&with.outcome) / p99(&without.outcome),
+            "p99 {:.2} times that before the loop, {:.2} times that beside an unwired loop; {}",
+            p99(&with.outcome) / p99(&before),
+            p99(&with.outcome) / p99(&without.outcome),
             with.outcome
         ),
     );
@@ -93,7 +94,7 @@ pub(crate) fn run(book: &mut Book) {
 /// The service by itself.
 fn quiet() -> Outcome {
     Load {
-        lasts: Duration::from_secs(10),
+        lasts: Duration::from_secs(5),
         ..others()
     }
     .run()

@@ -1,7 +1,7 @@
-//! The package, as an administrator meets it: installed on a Debian whose PID 1 is systemd and whose
-//! control groups are of version 2, with real limits of memory.
+//! The package, as an administrator meets it: installed on a Debian whose PID 1 is systemd and
+//! whose control groups are of version 2, with real limits of memory.
 //!
-//! Outside, this program builds the package and the guest, boots the guest once and gives itself in;
+//! Outside, this program builds package and guest, boots the guest once and gives itself in;
 //! inside (`--inside`) it is root, runs the scenarios and says one line for each check. The CPU is
 //! emulated, so nothing here asserts seconds: what is printed compares within the guest.
 //!

@@ -6,6 +6,8 @@ use std::{
     process::{Command, ExitCode},
 };
 
+use serde_json::Value;
+
 use super::{clock, inside};
 
 /// Switches the guest off for a developer, who is told so.
@@ -92,6 +94,7 @@ fn fill(payload: &Path) {
         .max_by_key(|path| fs::metadata(path).and_then(|data| data.modified()).ok())
         .expect("the package was built");
     put(newest, "supervise.deb");
+    put(&unit_tests(), "unit");
     for program in files(&root().join("tests/programs"), "py") {
         let name = program
             .file_name()
@@ -100,6 +103,20 @@ fn fill(payload: &Path) {
             .into_owned();
         put(&program, &name);
     }
+}
+
+/// The program of the unit tests, built as `cargo test` does.
+fn unit_tests() -> PathBuf {
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "-q", "--lib", "--no-run", "--message-format=json"])
+        .current_dir(root())
+        .output()
+        .expect("run cargo");
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find_map(|said| Some(PathBuf::from(said["executable"].as_str()?)))
+        .unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)))
 }
 
 fn files(folder: &Path, end: &str) -> Vec<PathBuf> {

@@ -1,10 +1,12 @@
 //! One request takes all it can get: its worker meets the cap, and the unit does not notice.
 
+use serde_json::Value;
+
 use super::{
     book::Book,
     cgroup,
     machine::show,
-    shop::{PLAN, UNIT, ends, load, pids},
+    shop::{PLAN, UNIT, ends, load, pids, workers},
 };
 
 pub(crate) fn run(book: &mut Book) {
@@ -26,20 +28,25 @@ pub(crate) fn run(book: &mut Book) {
         let status = shop.status()?;
         ends(&status).first().cloned()
     });
-    let after = pids(&shop.ready());
+    // A spare that was raised as it passed its ceiling may stand beside the replacement.
+    let status = shop.wait("two ready workers", || {
+        let status = shop.status()?;
+        let is_ready = |worker: &&Value| worker["state"] == "ready";
+        (workers(&status).iter().filter(is_ready).count() >= 2).then_some(status)
+    });
     let outcome = others.finish();
+    let (peak, limit) = (bytes(&end["peak"]), bytes(&end["limit"]));
+    // What is charged elsewhere is told to the kernel by the megabyte.
     book.check(
         "its end's cause is the cap, and its peak is the limit",
-        end["cause"] == "cap" && end["peak"] == end["limit"],
-        format_args!(
-            "cause {}, peak {}, limit {}",
-            end["cause"], end["peak"], end["limit"]
-        ),
+        end["cause"] == "cap" && peak.abs_diff(limit) <= 1 << 20,
+        format_args!("cause {}, peak {peak}, limit {limit}", end["cause"]),
     );
+    let after = pids(&status);
     let stayed = after.iter().filter(|pid| before.contains(pid)).count();
-    let ended = shop.status().map_or(0, |status| ends(&status).len());
+    let ended = ends(&status).len();
     book.check(
-        "exactly one worker was replaced",
+        "exactly one worker ended",
         stayed == 1 && ended == 1,
         format_args!("{before:?}, then {after:?}; {ended} end"),
     );
@@ -63,4 +70,8 @@ pub(crate) fn run(book: &mut Book) {
         kills.unwrap_or(0),
         1,
     );
+}
+
+fn bytes(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
 }

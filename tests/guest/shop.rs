@@ -23,8 +23,8 @@ const DROP_INS: &str = "/etc/systemd/system/supervise@shop.service.d";
 /// What is in its configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// gunicorn's `-k`.
-    pub class: &'static str,
+    /// More words for gunicorn.
+    pub words: &'static str,
     /// Kept for ever with each request.
     pub leak_kb: u32,
     /// More lines, before the first table.
@@ -37,7 +37,7 @@ pub(crate) struct Plan {
 
 /// Two sync workers: a request that kills its worker has nobody beside it.
 pub(crate) const PLAN: Plan = Plan {
-    class: "sync",
+    words: "",
     leak_kb: 0,
     top: "user = \"shop\"\n",
     more: "[memory]\nceiling = \"60M\"\ncap = \"120M\"\n",
@@ -54,15 +54,15 @@ pub(crate) struct Shop {
 impl Plan {
     fn text(&self) -> String {
         let Self {
-            class,
+            words,
             leak_kb,
             top,
             more,
             ..
         } = self;
         format!(
-            "command = [\"python3\", \"-m\", \"gunicorn\", \"-w\", \"2\", \"-k\", \"{class}\", \
-             \"-t\", \"0\", \"-b\", \"127.0.0.1:{PORT}\", \"churn:app\"]\n\
+            "command = [\"python3\", \"-m\", \"gunicorn\", \"-w\", \"2\", \"-t\", \"0\", \
+             {words}\"-b\", \"127.0.0.1:{PORT}\", \"churn:app\"]\n\
              directory = \"{PROGRAMS}\"\n{top}\
              [env]\nLEAK_KB = {leak_kb}\nPYTHONDONTWRITEBYTECODE = 1\n{more}"
         )
