@@ -319,6 +319,9 @@ impl Signal {
     pub const TTIN: Self = Self(21);
     pub const TTOU: Self = Self(22);
     pub const WINCH: Self = Self(28);
+    /// What `supervise reload` is, as a signal to us: `RTMIN+1`. The kernel's first two real-time
+    /// signals are the C library's (nptl(7)), so that RTMIN is 34.
+    pub const RELOAD: Self = Self(35);
 }
 
 impl fmt::Display for Signal {

@@ -376,6 +376,7 @@ fn command(program: PathBuf) -> CommandSpec {
         env: std::collections::BTreeMap::new(),
         directory: None,
         user: None,
+        listen: Vec::new(),
     }
 }
 

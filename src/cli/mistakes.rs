@@ -9,7 +9,7 @@ use crate::config::nearest;
 use super::Usage;
 
 /// What older notes and other tools may have taught, and this version does not have.
-const LATER: [&str; 5] = ["-n", "--workers", "--listen", "top", "scale"];
+const LATER: [&str; 4] = ["-n", "--workers", "top", "scale"];
 
 /// The subcommands that run no program.
 const CLIENTS: [&str; 8] = [

@@ -45,6 +45,11 @@ impl FromArgMatches for Options {
                 wishes.extend(pairs.unwrap_or_default().map(|(name, text)| {
                     Wish::flag(format!("{}.{name}", key.table()), key.flag, text)
                 }));
+            } else if key.is_list() {
+                if let Some(texts) = matches.get_many::<String>(key.flag) {
+                    let texts: Vec<&str> = texts.map(String::as_str).collect();
+                    wishes.push(Wish::flag(key.name, key.flag, texts.join(",")));
+                }
             } else if let Some(text) = matches.get_one::<String>(key.flag) {
                 wishes.push(Wish::flag(key.name, key.flag, text));
             }
@@ -83,6 +88,8 @@ fn option(key: &'static Key) -> Arg {
     };
     if key.is_map() {
         arg.action(ArgAction::Append).value_parser(pair)
+    } else if key.is_list() {
+        arg.action(ArgAction::Append)
     } else {
         arg
     }

@@ -188,8 +188,8 @@ fn a_mistake_is_answered_by_what_would_be_right() {
         ("supervise -n4 -- a", "`-n` is not in this version"),
         ("supervise --workers=4 -- a", "`--workers` is not in"),
         (
-            "supervise run f --listen :80",
-            "`--listen` is not in this version",
+            "supervise run f --listen",
+            "a value is required for '--listen <ADDR,...>'",
         ),
         (
             "supervise --ceiling 1G status",
@@ -241,6 +241,10 @@ fn a_mistake_about_a_pool_is_answered_by_what_would_be_right() {
         (
             "supervise --ceiling 1G map a:b",
             "means nothing to `supervise map`",
+        ),
+        (
+            "supervise --listen :80 map a:b",
+            "`--listen` means nothing to `supervise map`",
         ),
     ] {
         let usage = said(line).unwrap_err();

@@ -9,13 +9,14 @@ use std::{
 
 use crate::{
     servers,
-    supervisor::spec::{CommandSpec, Kind},
+    supervisor::spec::{CommandSpec, Kind, Listen},
 };
 
 use super::{
     Facts,
     complaint::{Blame, Complaint},
     environment::Environ,
+    listen, place,
     wish::{Book, Origin, Wishes},
     words,
 };
@@ -53,6 +54,11 @@ pub(super) fn lower(
             format!("there is no user `{name}`"),
         );
     }
+    if user.is_some() && facts.uid() != 0 {
+        let text = "user: only root may run COMMAND as another user; under systemd take `User=`, \
+                    or the drop-in root.conf";
+        book.warnings.push(text.to_owned());
+    }
     let (argv, origin) = argv(wishes, book);
     let path = env
         .get(OsStr::new("PATH"))
@@ -74,7 +80,26 @@ pub(super) fn lower(
         env,
         directory,
         user,
+        listen: listen(facts, book),
     }
+}
+
+/// Relative paths are from where we are.
+fn listen(facts: &dyn Facts, book: &mut Book) -> Vec<Listen> {
+    let wished = book.optional("listen", listen::listen).unwrap_or_default();
+    let whole = |one| match one {
+        Listen::Unix(path) => Listen::Unix(facts.here().join(path)),
+        Listen::Tcp(_) => one,
+    };
+    let wished: Vec<_> = wished.into_iter().map(whole).collect();
+    for address in &wished {
+        if let Listen::Unix(path) = address
+            && let Err(text) = place::check_socket(path)
+        {
+            book.complain(&book.origin("listen"), "listen", text);
+        }
+    }
+    wished
 }
 
 /// How the command is understood.

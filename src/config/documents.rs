@@ -173,6 +173,7 @@ proptest! {
             ("ready.when", ready),
             ("control.metrics", "9100".to_owned()),
             ("directory", "/srv/shop".to_owned()),
+            ("listen", ":8000,localhost:80,unix:run/http".to_owned()),
         ];
         let wishes = Wishes {
             config: None,

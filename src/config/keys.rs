@@ -34,7 +34,7 @@ const fn key(
 }
 
 /// All keys, by table, in the order in which they are shown.
-pub const KEYS: [Key; 44] = [
+pub const KEYS: [Key; 45] = [
     key(
         "name",
         "name",
@@ -63,6 +63,13 @@ pub const KEYS: [Key; 44] = [
         "USER",
         "",
         "Run COMMAND as this user [default: who starts it]",
+    ),
+    key(
+        "listen",
+        "listen",
+        "ADDR,...",
+        "",
+        "Hold a listening socket for COMMAND, given on as LISTEN_FDS: 127.0.0.1:8000, :8000, unix:/PATH; may be repeated",
     ),
     key(
         "dry_run",
@@ -326,9 +333,9 @@ pub const KEYS: [Key; 44] = [
     key(
         "log.format",
         "log-format",
-        "text|json",
-        "text",
-        "How a log line looks",
+        "auto|text|json",
+        "auto",
+        "How a log line looks; auto: a record with fields where stderr is the journal, else text",
     ),
     key(
         "log.verbose",
@@ -355,6 +362,11 @@ impl Key {
     /// Any name may stand in its table.
     pub fn is_map(&self) -> bool {
         self.name.ends_with(".*")
+    }
+
+    /// It is a list: its flag may be repeated.
+    pub fn is_list(&self) -> bool {
+        self.value.ends_with(",...")
     }
 
     /// Its environment variable, for those that have one.

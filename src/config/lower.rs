@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
     supervisor::spec::{
-        AgentSpec, ControlSpec, LeaksSpec, LogSpec, MemorySpec, ReadySpec, RecycleSpec,
+        AgentSpec, ControlSpec, LeaksSpec, LogSpec, MemorySpec, ReadySpec, ReadyWhen, RecycleSpec,
         RestartSpec, Rlimit, Spec, StopSpec,
     },
     units::RLIMITS,
@@ -38,6 +38,12 @@ pub(super) fn lower(
     let command = command::lower(wishes, environ, facts, book);
     let kind = command::kind(&command.argv, book);
     let name = name(wishes, command.argv.first().map(PathBuf::from), book);
+    let ready = ready(book);
+    if !command.listen.is_empty() && matches!(ready.when, ReadyWhen::Tcp(_)) {
+        let text = "ready.when: a connection to a socket of `listen` succeeds before the command \
+                    answers; http://HOST:PORT/PATH says more";
+        book.warnings.push(text.to_owned());
+    }
     Spec {
         kind,
         memory: memory(book),
@@ -50,10 +56,7 @@ pub(super) fn lower(
             signal: book.value("stop.signal", words::signal),
             grace: book.value("stop.grace", words::duration),
         },
-        ready: ReadySpec {
-            when: book.value("ready.when", words::ready),
-            timeout: book.value("ready.timeout", words::span),
-        },
+        ready,
         dry_run: book.value("dry_run", words::switch),
         control: control(&name, environ, facts, book),
         log: LogSpec {
@@ -175,6 +178,13 @@ fn restart(book: &mut Book) -> RestartSpec {
         book.complain_of_both("restart.delay_max", "restart.delay_min", text);
     }
     restart
+}
+
+fn ready(book: &mut Book) -> ReadySpec {
+    ReadySpec {
+        when: book.value("ready.when", words::ready),
+        timeout: book.value("ready.timeout", words::span),
+    }
 }
 
 fn control(name: &str, environ: &Environ, facts: &dyn Facts, book: &mut Book) -> ControlSpec {

@@ -12,6 +12,7 @@ mod environment;
 mod file;
 mod keys;
 mod limits;
+mod listen;
 mod lower;
 mod place;
 mod render;

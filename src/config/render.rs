@@ -25,6 +25,11 @@ pub fn render(spec: &Spec) -> String {
     if let Some(user) = &spec.command.user {
         put(&mut all, "user", user.as_str());
     }
+    let listen = spec.command.listen.iter();
+    let listen: Vec<Value> = listen.map(|one| one.to_string().into()).collect();
+    if !listen.is_empty() {
+        put(&mut all, "listen", listen);
+    }
     let env = &spec.command.env;
     let env = env.iter().map(|(name, value)| (lossy(name), text(value)));
     put_some(&mut all, "env", env.collect());

@@ -53,8 +53,11 @@ pub(super) const LEAKS: [(&str, Leaks); 3] = [
 ];
 
 /// The words for how a log line looks.
-pub(super) const FORMATS: [(&str, LogFormat); 2] =
-    [("text", LogFormat::Text), ("json", LogFormat::Json)];
+pub(super) const FORMATS: [(&str, LogFormat); 3] = [
+    ("auto", LogFormat::Auto),
+    ("text", LogFormat::Text),
+    ("json", LogFormat::Json),
+];
 
 type Read<T> = Result<T, String>;
 
@@ -349,7 +352,7 @@ fn http(url: &str) -> Read<String> {
     Ok(format!("http://{}/{path}", host_and_port(host, Some(80))?))
 }
 
-fn host_and_port(address: &str, port: Option<u16>) -> Read<String> {
+pub(super) fn host_and_port(address: &str, port: Option<u16>) -> Read<String> {
     let bad = || format!("`{address}` is not HOST:PORT");
     // The colons of an IPv6 address stand in brackets.
     let bare = address.rfind(']').map_or(address, |end| &address[end..]);
@@ -369,7 +372,7 @@ fn host_and_port(address: &str, port: Option<u16>) -> Read<String> {
     Ok(format!("{host}:{port}"))
 }
 
-fn as_text<'a>(value: &'a Value, right: &str) -> Read<&'a str> {
+pub(super) fn as_text<'a>(value: &'a Value, right: &str) -> Read<&'a str> {
     match value {
         Value::Words(text) | Value::Text(text) => Ok(text),
         Value::Integer(_) | Value::Float(_) | Value::Bool(_) | Value::List(_) | Value::Other(_) => {
@@ -378,7 +381,7 @@ fn as_text<'a>(value: &'a Value, right: &str) -> Read<&'a str> {
     }
 }
 
-fn wrong(value: &Value, right: &str) -> String {
+pub(super) fn wrong(value: &Value, right: &str) -> String {
     let is: &dyn fmt::Display = match value {
         Value::Words(_) | Value::Text(_) => &"a text",
         Value::Integer(_) | Value::Float(_) => &"a number",

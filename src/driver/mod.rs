@@ -5,6 +5,7 @@
 mod agents;
 pub mod pool;
 mod questions;
+mod status;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,14 +29,15 @@ use crate::{
     },
     supervisor::{
         Supervisor,
-        action::{Action, Answer, Notice},
+        action::{Action, Answer},
         event::Event,
-        report::{Report, Snapshot},
+        report::Report,
         spec::Spec,
         tell::Told,
     },
     units::{Bytes, RequestId, Timestamp},
 };
+use status::Status;
 
 /// Followers that lag by more than this are told how many events they have missed.
 const FOLLOWERS_BEHIND: usize = 1024;
@@ -60,6 +62,7 @@ pub struct Driver {
     live: broadcast::Sender<Told>,
     context: Context,
     watchdog: Option<(Duration, Timestamp)>,
+    status: Status,
     log: Log,
     exit: Option<i32>,
 }
@@ -104,6 +107,7 @@ impl Driver {
             live: broadcast::channel(FOLLOWERS_BEHIND).0,
             context,
             watchdog,
+            status: Status::default(),
             log,
             exit: None,
         };
@@ -173,6 +177,9 @@ impl Driver {
             self.host.get_mut().collect(now);
         }
         self.pat_watchdog(now);
+        if self.status.is_due(now) && self.host.get_ref().has_manager() {
+            self.say_status(now);
+        }
         if self.supervisor.poll_deadline().is_some_and(|at| at <= now) {
             // What the kernel has told in the meantime is handed in first.
             self.host.get_mut().collect(now);
@@ -243,9 +250,13 @@ impl Driver {
         // Nobody may be following.
         let _ = self.live.send(told);
         if moved {
-            let now = clock::now();
-            let status = Notice::Status(status_line(&self.supervisor.snapshot(now)));
-            self.host.get_ref().notify(now, &status);
+            self.say_status(clock::now());
+        }
+    }
+
+    fn say_status(&mut self, now: Timestamp) {
+        if let Some(notice) = self.status.of(now, &self.supervisor.snapshot(now)) {
+            self.host.get_ref().notify(now, &notice);
         }
     }
 
@@ -266,20 +277,4 @@ impl Driver {
             lost_log_lines: self.log.lost(),
         }
     }
-}
-
-/// What `systemctl status` shows in one line.
-fn status_line(snapshot: &Snapshot) -> String {
-    let total = snapshot.workers.iter().fold(Bytes::ZERO, |total, worker| {
-        total.plus(worker.memory.private)
-    });
-    let recycles: u64 = snapshot.recycles.values().sum();
-    let budget = match snapshot.limits.budget.bytes {
-        Some(budget) => format!(" of {budget}"),
-        None => String::new(),
-    };
-    format!(
-        "{} workers, {total}{budget}, {recycles} recycled",
-        snapshot.workers.len()
-    )
 }

@@ -35,6 +35,7 @@ use nix::{
 
 use super::{
     cgroup::{Found, remove_stale},
+    listeners::{Passing, Placed},
     procfs::Proc,
 };
 
@@ -127,6 +128,8 @@ pub(super) struct Orders {
     pub(super) parent: i32,
     /// Puts the command into the terminal's foreground: it is a job that may read from it.
     pub(super) foreground: bool,
+    /// The sockets that are passed on to the command, in their order.
+    pub(super) lent: Vec<RawFd>,
     /// The service's name, for its groups.
     pub(super) name: OsString,
     /// Whose the command is; empty for ours.
@@ -149,6 +152,7 @@ impl Orders {
                 "background"
             }
             .into(),
+            joined(&self.lent).into(),
             self.name,
             self.user,
             self.program,
@@ -163,12 +167,20 @@ impl Orders {
             socket: number(args.next()?)?,
             parent: number(args.next()?)?,
             foreground: args.next()? == "foreground",
+            lent: (args.next()?.to_str()?.split_terminator(','))
+                .map(|word| word.parse().ok())
+                .collect::<Option<_>>()?,
             name: args.next()?,
             user: args.next()?,
             program: args.next()?,
             argv: args.collect(),
         })
     }
+}
+
+fn joined(numbers: &[RawFd]) -> String {
+    let words: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+    words.join(",")
 }
 
 /// The whole life of a keeper. `args` is what follows [`WORD`]; the result is its exit status.
@@ -183,6 +195,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
 }
 
 fn keep(orders: &Orders) -> io::Result<()> {
+    // First of all, while nothing else is open.
+    let sockets = Placed::move_in(&orders.lent)?;
     // SAFETY: the supervisor opened this descriptor for us alone.
     let mut socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(orders.socket) });
     nix::fcntl::fcntl(
@@ -199,7 +213,10 @@ fn keep(orders: &Orders) -> io::Result<()> {
         // RACE: the supervisor died before the kernel knew that we want to hear of it.
         return Ok(());
     }
-    match execute(orders, socket.try_clone()?) {
+    let executed = execute(orders, &sockets, socket.try_clone()?);
+    // The command has its own by now, and we never answer there.
+    drop(sockets);
+    match executed {
         Ok(pid) => say(&mut socket, Word::Executed { pid }),
         Err(error) => {
             say(
@@ -236,7 +253,7 @@ fn keep(orders: &Orders) -> io::Result<()> {
 }
 
 /// Starts the command; it waits for the supervisor's go before it executes. Blocks until then.
-fn execute(orders: &Orders, mut socket: UnixStream) -> io::Result<i32> {
+fn execute(orders: &Orders, sockets: &Placed, mut socket: UnixStream) -> io::Result<i32> {
     let mut argv = orders.argv.iter();
     let mut command = Command::new(&orders.program);
     command
@@ -247,6 +264,7 @@ fn execute(orders: &Orders, mut socket: UnixStream) -> io::Result<i32> {
         Some(name) => Some(User::from_name(name)?.ok_or(io::ErrorKind::NotFound)?),
     };
     let (keeper, foreground) = (getpid(), orders.foreground);
+    let mut passing = sockets.passing(&orders.program, &orders.argv);
     let prepare = move || {
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
         // Ours is inherited, and it blocks all.
@@ -268,7 +286,7 @@ fn execute(orders: &Orders, mut socket: UnixStream) -> io::Result<i32> {
         if getppid() != keeper {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
-        Ok(())
+        passing.as_mut().map_or(Ok(()), Passing::execute)
     };
     // SAFETY: between fork and exec of a process with one thread everything is allowed.
     unsafe { command.pre_exec(prepare) };

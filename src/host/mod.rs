@@ -16,6 +16,7 @@ mod forks;
 mod hear;
 pub mod heartbeat;
 pub mod keeper;
+mod listeners;
 mod looker;
 mod notify;
 mod pidfd;
@@ -61,6 +62,7 @@ use crate::{
 use cgroup::{Found, Group, Groups};
 use forks::Forks;
 use hear::Source;
+use listeners::Listeners;
 use looker::Looker;
 use notify::Manager;
 use procfs::Proc;
@@ -91,6 +93,8 @@ pub struct Host {
     manager: Manager,
     oom_score_adj: i32,
     available: Bytes,
+    /// The command's listening sockets.
+    listeners: Listeners,
     /// Where answers of agents are heard of.
     post: Option<Inotify>,
     has_post: bool,
@@ -104,6 +108,8 @@ impl Host {
     /// Takes hold of the machine: groups are made, signals are heard, and we become the nearest
     /// relative of all orphans to come. Nothing is started yet.
     pub fn take(spec: &Spec, now: Timestamp) -> io::Result<Self> {
+        // The likeliest to be refused; nothing is to be tidied up after it.
+        let listeners = Listeners::take(&spec.command.listen, &spec.name)?;
         nix::sys::prctl::set_child_subreaper(true)?;
         let proc = Proc::default();
         let found = Found::discover(&proc).map_err(io::Error::other)?;
@@ -133,6 +139,7 @@ impl Host {
             manager: Manager::find(),
             oom_score_adj,
             available,
+            listeners,
             post: None,
             has_post: false,
             pool: None,
@@ -229,6 +236,11 @@ impl Host {
     /// How often the service manager wants to hear that we are alive.
     pub fn watchdog(&self) -> Option<Duration> {
         self.manager.watchdog()
+    }
+
+    /// There is a service manager that wants to hear of us.
+    pub fn has_manager(&self) -> bool {
+        self.manager.is_there()
     }
 
     /// Tells the service manager that we are alive.

@@ -50,6 +50,11 @@ impl Manager {
         Self { socket, watchdog }
     }
 
+    /// There is one.
+    pub(super) const fn is_there(&self) -> bool {
+        self.socket.is_some()
+    }
+
     /// Half of what the service manager waits for our sign of life (sd_watchdog_enabled(3)).
     pub(super) fn watchdog(&self) -> Option<Duration> {
         self.watchdog.map(|wait| wait / 2)

@@ -67,7 +67,8 @@ impl Host {
             ReadyWhen::Auto | ReadyWhen::Tcp(_) | ReadyWhen::Http(_) | ReadyWhen::Delay(_) => None,
         };
         let path = ear.as_ref().map(|(ear, _)| ear.path());
-        let keeper = Keeper::start(&self.spec.name, &self.spec.command, self.is_job(), path)?;
+        let (spec, foreground) = (&self.spec, self.is_job());
+        let keeper = Keeper::start(&spec.name, &spec.command, foreground, path, &self.listeners)?;
         let keeper_token = self.watch(&keeper, Source::Keeper)?;
         self.run = Some(Run {
             id,

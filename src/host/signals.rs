@@ -13,7 +13,7 @@ use signal_hook::consts::signal as numbers;
 use crate::units::Signal;
 
 /// All that we listen to. SIGCHLD wakes the reaper; the others are the operator's.
-const HEARD: [i32; 10] = [
+const HEARD: [i32; 11] = [
     numbers::SIGCHLD,
     numbers::SIGTERM,
     numbers::SIGINT,
@@ -24,6 +24,7 @@ const HEARD: [i32; 10] = [
     numbers::SIGTTIN,
     numbers::SIGTTOU,
     numbers::SIGWINCH,
+    Signal::RELOAD.0,
 ];
 
 /// The receiving end.

@@ -12,9 +12,10 @@ use std::{
     process::Command,
 };
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-
-use super::keeper::{Orders, WORD_LENGTH, Word};
+use super::{
+    keeper::{Orders, WORD_LENGTH, Word},
+    listeners::{self, Listeners},
+};
 use crate::supervisor::spec::CommandSpec;
 
 /// Set for our service manager's eyes, not for the command's.
@@ -36,15 +37,18 @@ impl Keeper {
         command: &CommandSpec,
         foreground: bool,
         notify: Option<&Path>,
+        listeners: &Listeners,
     ) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        // Ours stays close-on-exec. Nothing else forks between here and its closing below.
-        fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        // These are not closed by an exec. Nothing else forks between here and their end below.
+        let theirs = listeners.above(theirs.as_fd())?;
+        let lent = listeners.lend()?;
         let orders = Orders {
             socket: theirs.as_raw_fd(),
             parent: i32::try_from(std::process::id()).map_err(io::Error::other)?,
             foreground,
+            lent: lent.iter().map(AsRawFd::as_raw_fd).collect(),
             name: name.into(),
             user: command.user.clone().map(OsString::from).unwrap_or_default(),
             program: command.program.clone().into_os_string(),
@@ -56,8 +60,11 @@ impl Keeper {
             .arg0("supervise-keeper")
             .args(orders.into_args())
             .envs(&command.env);
-        for name in NOT_INHERITED {
+        for name in NOT_INHERITED.iter().chain(&listeners::VARIABLES) {
             keeper.env_remove(name);
+        }
+        if !lent.is_empty() {
+            keeper.envs(listeners.environment());
         }
         if let Some(notify) = notify {
             keeper.env("NOTIFY_SOCKET", notify);

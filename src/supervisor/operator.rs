@@ -6,7 +6,7 @@ use super::{
     Supervisor,
     action::{Action, Answer, Notice},
     event::{Ask, Stop},
-    report::Cause,
+    report::{Cause, Report},
     spec::Kind,
     worker::{By, Drain, Worker},
 };
@@ -37,7 +37,8 @@ impl Operator {
 }
 
 impl Supervisor {
-    /// DESIGN §7: TERM and INT stop, a second one at once; the others are the command's.
+    /// DESIGN §7: TERM and INT stop, a second one at once; one is a reload; the others are the
+    /// command's.
     pub(super) fn on_signal(&mut self, now: Timestamp, signal: Signal) {
         if matches!(signal, Signal::TERM | Signal::INT) {
             let how = if self.service.is_stopping() {
@@ -46,6 +47,10 @@ impl Supervisor {
                 Stop::Graceful
             };
             self.stop(now, how);
+            return;
+        }
+        if signal == Signal::RELOAD {
+            self.on_reload_signal();
             return;
         }
         if self.service.pid().is_none() {
@@ -75,6 +80,33 @@ impl Supervisor {
             self.on_fewer(now);
             self.spare.on_wish(now, false);
         }
+    }
+
+    /// The service manager asks so (systemd.service(5), `notify-reload`), and waits until it hears
+    /// that the reload has begun and is over.
+    fn on_reload_signal(&mut self) {
+        if self.service.is_stopping() {
+            return;
+        }
+        if self.is_job() {
+            self.tell(Report::Warning(
+                "a job is one run and is not reloaded".to_owned(),
+            ));
+            self.act(Action::Notify(Notice::Reloading));
+            self.act(Action::Notify(Notice::Ready));
+            return;
+        }
+        self.reload(None);
+    }
+
+    /// All workers are replaced. The manager's patience is for one that only reads its files again.
+    fn reload(&mut self, request: Option<RequestId>) {
+        self.act(Action::Notify(Notice::Reloading));
+        let each = self.spec.stop.grace.saturating_add(self.spec.ready.timeout);
+        let count = u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
+        let longest = each.saturating_mul(count.max(1));
+        self.act(Action::Notify(Notice::Extend(longest)));
+        self.want_all_gone(request, Cause::Reload);
     }
 
     /// Its server was told to want one fewer: its oldest goes, as far as we know its books.
@@ -125,18 +157,15 @@ impl Supervisor {
                     self.act(Action::Reply { request, answer });
                 }
             }
-            Ask::RecycleAll => self.want_all_gone(request, Cause::Request),
-            Ask::Reload => {
-                self.act(Action::Notify(Notice::Reloading));
-                self.want_all_gone(request, Cause::Reload);
-            }
+            Ask::RecycleAll => self.want_all_gone(Some(request), Cause::Request),
+            Ask::Reload => self.reload(Some(request)),
             Ask::Report(_) | Ask::Stop(_) => {}
         }
     }
 
-    fn want_all_gone(&mut self, request: RequestId, cause: Cause) {
+    fn want_all_gone(&mut self, request: Option<RequestId>, cause: Cause) {
         let all = self.workers.keys().copied().collect();
-        self.want_gone(Some(request), all, cause);
+        self.want_gone(request, all, cause);
     }
 
     fn want_gone(&mut self, request: Option<RequestId>, left: BTreeSet<WorkerId>, cause: Cause) {

@@ -65,6 +65,26 @@ pub struct CommandSpec {
     pub directory: Option<PathBuf>,
     /// Whose it is; `None` is ours. The name exists.
     pub user: Option<String>,
+    /// The sockets that are held for it, in this order.
+    pub listen: Vec<Listen>,
+}
+
+/// Where a socket listens.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Listen {
+    /// `HOST:PORT`.
+    Tcp(String),
+    /// A path.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// How the command is understood.
@@ -289,6 +309,8 @@ pub struct LogSpec {
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LogFormat {
+    /// A record of the journal where stderr is the journal, else for people.
+    Auto,
     /// For people.
     Text,
     /// One JSON object a line.

@@ -1,20 +1,13 @@
-//! What stands around us: launchers, a service manager, a container's PID 1, the examples.
+//! What stands around us: launchers, a container's PID 1, the examples.
 
-use std::{
-    fs,
-    os::unix::net::UnixDatagram,
-    path::{Path, PathBuf},
-    process::Command,
-    thread,
-    time::Duration,
-};
+use std::{process::Command, time::Duration};
 
 use nix::sys::signal::Signal;
 
 use super::{
     client::Load,
     clock,
-    house::{House, Plan, free_port, pids, send},
+    house::{Plan, free_port, pids, send},
     proc, turn,
     venv::{FLASK, G23, NEWEST, programs, python},
 };
@@ -82,56 +75,6 @@ fn a_gunicorn_behind_uv_is_found() {
 }
 
 #[test]
-fn the_service_manager_is_told() {
-    let _turn = turn::beside();
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("notify");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let port = free_port();
-    let house = Plan::supervise(&["--ceiling", "200M"], &NEWEST.gunicorn(port, FLASK))
-        .env("NOTIFY_SOCKET", path.display())
-        .env("WATCHDOG_USEC", 400_000)
-        .start();
-    let first = hear(&house, &socket, "READY=1");
-    // Gunicorn would say so itself, before it has a worker.
-    assert!(!first.contains("Gunicorn"), "{first}");
-    // Whoever is told so may ask at once.
-    assert!(Load::on(port).once("/pid").is_ok());
-    hear(&house, &socket, "STATUS=");
-    hear(&house, &socket, "WATCHDOG=1");
-    thread::scope(|scope| {
-        // It returns when the reload is over; nobody else empties the socket meanwhile.
-        let reload = scope.spawn(|| house.client(&["reload"]));
-        let told = hear(&house, &socket, "RELOADING=1");
-        assert!(told.contains("MONOTONIC_USEC="), "{told}");
-        hear(&house, &socket, "READY=1");
-        assert!(reload.join().unwrap().status.success());
-    });
-    house.signal(Signal::SIGTERM);
-    hear(&house, &socket, "STOPPING=1");
-}
-
-/// Waits for a message with a line that begins so; what was said up to it, and the message.
-#[track_caller]
-fn hear(house: &House, socket: &UnixDatagram, wanted: &str) -> String {
-    let mut told = String::new();
-    house.wait(wanted, SOON, || {
-        let mut buffer = [0; 4096];
-        while let Ok(count) = socket.recv(&mut buffer) {
-            let message = String::from_utf8_lossy(&buffer[..count]);
-            told.push_str(&message);
-            told.push('\n');
-            if message.lines().any(|line| line.starts_with(wanted)) {
-                return Some(());
-            }
-        }
-        None
-    });
-    told
-}
-
-#[test]
 fn as_pid_1_strangers_are_reaped() {
     let _turn = turn::beside();
     let unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
@@ -181,40 +124,6 @@ fn works(unshare: &[&str]) -> bool {
 }
 
 #[test]
-fn systemd_takes_the_unit() {
-    let unit = repository().join("systemd/supervise@.service");
-    assert!(unit.exists(), "{}", unit.display());
-    let dir = tempfile::tempdir().unwrap();
-    // The unit names the installed program, which need not be installed where the tests run.
-    let text = fs::read_to_string(&unit).unwrap();
-    let supervise = env!("CARGO_BIN_EXE_supervise");
-    let here: Vec<_> = text
-        .lines()
-        .map(|line| match line.split_once("/supervise ") {
-            Some((before, after)) if before.starts_with("Exec") => {
-                let key = before.split('=').next().unwrap_or_default();
-                format!("{key}={supervise} {after}")
-            }
-            _ => line.to_owned(),
-        })
-        .collect();
-    let copy = dir.path().join("supervise@shop.service");
-    fs::write(&copy, here.join("\n")).unwrap();
-    match Command::new("systemd-analyze")
-        .args(["verify", "--man=no"])
-        .arg(&copy)
-        .output()
-    {
-        Err(error) => println!("systemd-analyze: {error}: not tested"),
-        Ok(output) => assert!(
-            output.status.success() && output.stderr.is_empty(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        ),
-    }
-}
-
-#[test]
 fn time_is_not_lost_by_a_service_that_never_becomes_ready() {
     let _turn = turn::beside();
     let begun = clock::now();
@@ -222,8 +131,4 @@ fn time_is_not_lost_by_a_service_that_never_becomes_ready() {
     let ended = Plan::supervise(&["--restart", "never"], &words).run(SOON);
     assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
     assert!(clock::now() - begun < Duration::from_secs(5));
-}
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }

@@ -7,7 +7,7 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     net::TcpListener,
-    os::unix::net::UnixStream,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -40,6 +40,7 @@ pub(crate) struct Plan {
     env: Vec<(String, String)>,
     config: Option<String>,
     stderr: Option<Stdio>,
+    handed: Option<OwnedFd>,
 }
 
 impl Plan {
@@ -59,7 +60,14 @@ impl Plan {
             env: Vec::new(),
             config: None,
             stderr: None,
+            handed: None,
         }
+    }
+
+    /// Handed this socket as systemd does it (sd_listen_fds(3)).
+    pub(crate) fn handed(mut self, socket: impl Into<OwnedFd>) -> Self {
+        self.handed = Some(socket.into());
+        self
     }
 
     /// With this variable in the environment.
@@ -87,10 +95,13 @@ impl Plan {
         let tag = format!("HOUSE_OF_TEST={}-{number}", std::process::id());
         let dir = TempDir::new().expect("make a temporary directory");
         let mut command = self.command(dir.path());
+        if self.handed.is_some() {
+            command = activated(&command);
+        }
         let (key, value) = tag.split_once('=').expect("written above");
         command.env(key, value).envs(self.env);
         command
-            .stdin(Stdio::null())
+            .stdin(self.handed.map_or_else(Stdio::null, Stdio::from))
             .stdout(file(&dir.path().join("stdout")))
             .stderr(
                 self.stderr
@@ -150,6 +161,23 @@ impl Plan {
             .env("HOME", dir);
         command
     }
+}
+
+/// Executes `command` with its stdin as descriptor 3 and what goes with that.
+fn activated(command: &Command) -> Command {
+    let script = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=web; \
+                  exec 3<&0 0</dev/null; exec \"$@\"";
+    let mut sh = Command::new("sh");
+    sh.args(["-c", script, "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        sh.env(name, value.unwrap_or_default());
+    }
+    if let Some(dir) = command.get_current_dir() {
+        sh.current_dir(dir);
+    }
+    sh
 }
 
 /// What a program left that ran to its end.

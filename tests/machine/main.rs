@@ -20,6 +20,8 @@ mod house;
 mod http;
 mod job;
 mod leaks;
+mod listen;
+mod manager;
 mod operator;
 mod orphans;
 mod pool;

@@ -42,7 +42,8 @@ impl World {
             61..=78 => Event::Signalled(Signal::TTIN),
             79..=94 => Event::Signalled(Signal::TTOU),
             95 => Event::Signalled(Signal::QUIT),
-            96..=97 => Event::Signalled(Signal::USR1),
+            96 => Event::Signalled(Signal::RELOAD),
+            97 => Event::Signalled(Signal::USR1),
             _ => Event::Signalled(Signal::TERM),
         }
     }

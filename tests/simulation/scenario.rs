@@ -164,6 +164,7 @@ fn spec(chance: &mut Chance, single: bool, memory: MemorySpec) -> Spec {
             env: BTreeMap::new(),
             directory: None,
             user: None,
+            listen: Vec::new(),
         },
         kind: if single {
             Kind::Single

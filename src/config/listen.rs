@@ -1,0 +1,88 @@
+//! Where the command is listened for.
+
+use super::{
+    wish::Value,
+    words::{as_text, host_and_port, wrong},
+};
+use crate::supervisor::spec::Listen;
+
+type Read<T> = Result<T, String>;
+
+/// Addresses: a list in a file, with commas between them in a flag.
+pub(super) fn listen(value: &Value) -> Read<Vec<Listen>> {
+    const RIGHT: &str = "a list of addresses, such as [\":8000\"]";
+    let list: Vec<&str> = match value {
+        Value::List(list) => list
+            .iter()
+            .map(|one| as_text(one, "each address in quotes"))
+            .collect::<Read<_>>()?,
+        Value::Words(text) => text.split(',').map(str::trim).collect(),
+        _ => return Err(wrong(value, RIGHT)),
+    };
+    let read: Vec<Listen> = list.into_iter().map(one).collect::<Read<_>>()?;
+    for (at, address) in read.iter().enumerate() {
+        if read.iter().take(at).any(|earlier| earlier == address) {
+            return Err(format!("`{address}` is there twice"));
+        }
+    }
+    Ok(read)
+}
+
+/// `:8000` is on all IPv4 addresses, as gunicorn has it, and `8000` on loopback.
+fn one(text: &str) -> Read<Listen> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        if path.is_empty() || path.contains('\0') {
+            return Err(format!(
+                "`{text}` names no path; write `unix:/run/shop.http`"
+            ));
+        }
+        return Ok(Listen::Unix(path.into()));
+    }
+    let address = text.strip_prefix("tcp:").unwrap_or(text);
+    let whole = match address.strip_prefix(':') {
+        Some(port) => format!("0.0.0.0:{port}"),
+        None if address.parse::<u16>().is_ok() => format!("127.0.0.1:{address}"),
+        None => address.to_owned(),
+    };
+    host_and_port(&whole, None).map(Listen::Tcp).map_err(|_| {
+        format!(
+            "`{text}` is no address to listen on; write `127.0.0.1:8000`, `:8000` (all of IPv4), \
+             `[::]:8000` (all), `8000` (loopback) or `unix:/PATH`"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_in_each_of_its_forms() {
+        for (text, shown) in [
+            (":8000", "0.0.0.0:8000"),
+            ("8000", "127.0.0.1:8000"),
+            ("localhost:8000", "localhost:8000"),
+            ("tcp:[::1]:80", "[::1]:80"),
+            ("[::]:80", "[::]:80"),
+            ("unix:/run/shop.http", "unix:/run/shop.http"),
+        ] {
+            let read = one(text).unwrap();
+            assert_eq!(read.to_string(), shown);
+            assert_eq!(one(shown), Ok(read), "{shown}");
+        }
+        for text in ["", ":", "unix:", "localhost", ":0", "::1:80", "http://a:80"] {
+            assert!(one(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn several_stand_in_a_list_or_between_commas() {
+        let said = listen(&Value::Words(":80, unix:/x".to_owned()));
+        let listed = [":80", "unix:/x"].map(|one| Value::Text(one.to_owned()));
+        assert_eq!(said, listen(&Value::List(listed.into())));
+        assert_eq!(said.unwrap().len(), 2);
+        let twice = listen(&Value::Words(":80,0.0.0.0:80".to_owned()));
+        assert!(twice.unwrap_err().contains("twice"));
+        assert!(listen(&Value::Text(":80".to_owned())).is_err());
+    }
+}
