@@ -212,7 +212,7 @@ fn rust_files(folder: &str) -> Vec<PathBuf> {
 
 /// Everything people write, by its ending.
 fn tracked_texts() -> Vec<PathBuf> {
-    let ends = ["rs", "md", "toml", "py", "sh", "service"];
+    let ends = ["rs", "md", "toml", "py", "sh", "service", "socket", "conf"];
     let mut texts: Vec<_> = [
         "src", "tests", "benches", "examples", "config", "docs", "systemd",
     ]

@@ -54,6 +54,11 @@ pub(super) fn lower(
             format!("there is no user `{name}`"),
         );
     }
+    if user.is_some() && facts.uid() != 0 {
+        let text = "user: only root may run COMMAND as another user; under systemd take `User=`, \
+                    or the drop-in root.conf";
+        book.warnings.push(text.to_owned());
+    }
     let (argv, origin) = argv(wishes, book);
     let path = env
         .get(OsStr::new("PATH"))

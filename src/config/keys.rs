@@ -354,9 +354,9 @@ pub const KEYS: [Key; 48] = [
     key(
         "log.format",
         "log-format",
-        "text|json",
-        "text",
-        "How a log line looks",
+        "auto|text|json",
+        "auto",
+        "How a log line looks; auto: a record with fields where stderr is the journal, else text",
     ),
     key(
         "log.verbose",

@@ -46,6 +46,9 @@ fn is_safe(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
+/// Where the services of the system are.
+const SYSTEM: &str = "/run/supervise";
+
 /// The directories a service's socket may be in. A service takes the first; a client, which may
 /// have another environment than its service, looks through all.
 pub fn runtime_dirs(
@@ -59,13 +62,10 @@ pub fn runtime_dirs(
         let first = text.split(':').next().unwrap_or_default();
         first.starts_with('/').then(|| PathBuf::from(first))
     };
-    let last = if uid == 0 {
-        PathBuf::from("/run/supervise")
-    } else {
-        PathBuf::from(format!("/tmp/supervise-{uid}"))
-    };
+    let own = (uid != 0).then(|| PathBuf::from(format!("/tmp/supervise-{uid}")));
     let session = absolute("XDG_RUNTIME_DIR").map(|directory| directory.join("supervise"));
-    [absolute("RUNTIME_DIRECTORY"), session, Some(last)]
+    let system = Some(PathBuf::from(SYSTEM));
+    [absolute("RUNTIME_DIRECTORY"), session, own, system]
         .into_iter()
         .flatten()
         .collect()
@@ -130,12 +130,13 @@ mod tests {
             ("RUNTIME_DIRECTORY", "/run/a:/run/b"),
             ("XDG_RUNTIME_DIR", "/run/user/7"),
         ];
-        let expected = ["/run/a", "/run/user/7/supervise", "/tmp/supervise-7"].map(PathBuf::from);
+        let (session, own) = ("/run/user/7/supervise", "/tmp/supervise-7");
+        let expected = ["/run/a", session, own, SYSTEM].map(PathBuf::from);
         assert_eq!(dirs(&both, 7), expected);
         assert_eq!(dirs(&[], 0), [PathBuf::from("/run/supervise")]);
         assert_eq!(
             dirs(&[("XDG_RUNTIME_DIR", "here")], 7),
-            [PathBuf::from("/tmp/supervise-7")]
+            [own, SYSTEM].map(PathBuf::from)
         );
     }
 

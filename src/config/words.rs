@@ -54,8 +54,11 @@ pub(super) const LEAKS: [(&str, Leaks); 3] = [
 ];
 
 /// The words for how a log line looks.
-pub(super) const FORMATS: [(&str, LogFormat); 2] =
-    [("text", LogFormat::Text), ("json", LogFormat::Json)];
+pub(super) const FORMATS: [(&str, LogFormat); 3] = [
+    ("auto", LogFormat::Auto),
+    ("text", LogFormat::Text),
+    ("json", LogFormat::Json),
+];
 
 type Read<T> = Result<T, String>;
 

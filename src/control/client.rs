@@ -1,6 +1,7 @@
 //! The asking side: finds a service's socket and talks to it.
 
 use std::{
+    collections::BTreeMap,
     io,
     ops::ControlFlow,
     path::{Path, PathBuf},
@@ -259,28 +260,33 @@ impl Lines {
 /// The socket of the service `name` in `directory`; without a name, of the only one.
 pub fn find(directory: &Path, name: Option<&str>) -> Result<PathBuf, FindError> {
     let mut running = running(directory)?;
-    let socket = |name: &str| directory.join(format!("{name}.sock"));
     match name {
-        Some(name) if running.iter().any(|other| other == name) => Ok(socket(name)),
-        Some(name) => Err(FindError::NoSuch {
-            name: name.to_owned(),
-            directory: directory.to_owned(),
-            running,
+        Some(name) => match running.remove(name) {
+            Some(socket) => Ok(socket),
+            None => Err(FindError::NoSuch {
+                name: name.to_owned(),
+                directory: directory.to_owned(),
+                running: running.into_keys().collect(),
+            }),
+        },
+        None if running.len() > 1 => Err(FindError::Several {
+            names: running.into_keys().collect(),
         }),
-        None if running.len() > 1 => Err(FindError::Several { names: running }),
         None => running
-            .pop()
-            .map(|name| socket(&name))
+            .pop_first()
+            .map(|(_, socket)| socket)
             .ok_or(FindError::None {
                 directory: directory.to_owned(),
             }),
     }
 }
 
-fn running(directory: &Path) -> Result<Vec<String>, FindError> {
+/// Services by name: their sockets are in the directory itself, or in one within it that bears
+/// their name, for services of several users (`RuntimeDirectory=supervise/%i`).
+fn running(directory: &Path) -> Result<BTreeMap<String, PathBuf>, FindError> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(source) => {
             return Err(FindError::Unreadable {
                 directory: directory.to_owned(),
@@ -288,15 +294,17 @@ fn running(directory: &Path) -> Result<Vec<String>, FindError> {
             });
         }
     };
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let name = path.file_name()?.to_str()?.strip_suffix(".sock")?;
-            is_live(&path).then(|| name.to_owned())
-        })
-        .collect();
-    names.sort();
-    Ok(names)
+    let service = |path: PathBuf| {
+        let file = path.file_name()?.to_str()?;
+        let (name, socket) = match file.strip_suffix(".sock") {
+            Some(name) => (name.to_owned(), path),
+            None => (file.to_owned(), path.join(format!("{file}.sock"))),
+        };
+        (socket.exists() && is_live(&socket)).then_some((name, socket))
+    };
+    Ok(entries
+        .filter_map(|entry| service(entry.ok()?.path()))
+        .collect())
 }
 
 fn others(running: &[String]) -> String {
@@ -328,7 +336,8 @@ mod tests {
         std::fs::write(directory.join("shop.lock"), "").unwrap();
         assert_eq!(find(directory, None).unwrap(), directory.join("shop.sock"));
 
-        let _etl = bind("etl.sock");
+        std::fs::create_dir(directory.join("etl")).unwrap();
+        let _etl = bind("etl/etl.sock");
         let error = find(directory, None).unwrap_err().to_string();
         assert_eq!(
             error,
@@ -336,7 +345,7 @@ mod tests {
         );
         assert_eq!(
             find(directory, Some("etl")).unwrap(),
-            directory.join("etl.sock")
+            directory.join("etl/etl.sock")
         );
         let error = find(directory, Some("dead")).unwrap_err().to_string();
         assert!(error.ends_with("; running: etl, shop"), "{error}");

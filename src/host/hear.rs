@@ -78,16 +78,18 @@ impl Host {
             (self.looker.as_fd().as_raw_fd(), Source::Looker),
             (self.bell.as_fd().as_raw_fd(), Source::Bell),
         ];
-        let pressure = self
-            .pressure
-            .as_ref()
-            .map(|pressure| (pressure.as_fd().as_raw_fd(), Source::Pressure));
         let forks = self
             .forks
             .as_ref()
             .map(|forks| (forks.as_fd().as_raw_fd(), Source::Forks));
-        for (fd, source) in fds.into_iter().chain(forks).chain(pressure) {
+        for (fd, source) in fds.into_iter().chain(forks) {
             self.watch_raw(fd, source)?;
+        }
+        let pressure = self.pressure.as_ref();
+        let pressure = pressure.map(|pressure| pressure.as_fd().as_raw_fd());
+        if let Some(fd) = pressure {
+            // It can always be read, and what it has to say is not there.
+            self.watch_for(fd, Source::Pressure, EpollFlags::EPOLLPRI)?;
         }
         Ok(())
     }
@@ -97,18 +99,17 @@ impl Host {
     }
 
     pub(super) fn watch_raw(&mut self, fd: RawFd, source: Source) -> io::Result<u64> {
+        self.watch_for(fd, source, EpollFlags::EPOLLIN)
+    }
+
+    pub(super) fn watch_for(
+        &mut self,
+        fd: RawFd,
+        source: Source,
+        flags: EpollFlags,
+    ) -> io::Result<u64> {
         let token = self.next_token;
         self.next_token += 1;
-        // Version 1 groups wake with IN, version 2 files with PRI.
-        let mut flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI;
-        if matches!(source, Source::Pressure) {
-            // It can always be read, and what it has to say is not there.
-            flags = EpollFlags::EPOLLPRI;
-        }
-        if matches!(source, Source::Oom(_)) {
-            // Its count is read when somebody has ended, not when it wakes us.
-            flags |= EpollFlags::EPOLLET;
-        }
         #[expect(
             unsafe_code,
             reason = "epoll_ctl wants a borrow, and the owner is a part of us"

@@ -2,6 +2,8 @@
 
 use std::os::fd::AsRawFd;
 
+use nix::sys::epoll::EpollFlags;
+
 use super::{
     Host,
     cgroup::Group,
@@ -26,8 +28,10 @@ impl Host {
             self.watch(&tracked.process, Source::Worker(worker))
         };
         let oom = tracked.group.oom_fd().map(|fd| fd.as_raw_fd());
+        // Its count is read when somebody has ended, not when it wakes us.
+        let flags = tracked.group.interest() | EpollFlags::EPOLLET;
         let watched = watched.and_then(|_| match oom {
-            Some(fd) => self.watch_raw(fd, Source::Oom(worker)).map(drop),
+            Some(fd) => self.watch_for(fd, Source::Oom(worker), flags).map(drop),
             None => Ok(()),
         });
         self.workers.insert(worker, tracked);
@@ -133,9 +137,10 @@ impl Host {
             .retain(|_, source| *source != Source::Wire(worker));
         let armed = tracked.group.arm(room);
         let fd = tracked.group.wire_fd().map(|fd| fd.as_raw_fd());
+        let flags = tracked.group.interest();
         let result = match (armed, fd) {
             (Ok(()), Some(fd)) => self
-                .watch_raw(fd, Source::Wire(worker))
+                .watch_for(fd, Source::Wire(worker), flags)
                 .map(drop)
                 .map_err(|error| error.to_string()),
             (Err(error), _) if !error.is_gone() => Err(error.to_string()),

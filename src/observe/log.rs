@@ -1,10 +1,13 @@
-//! One line on stderr for each report, for people or as JSON, and for what else is traced.
+//! One line on stderr for each report, for people, as JSON or as a record of the journal, and for
+//! what else is traced.
 
 use std::{
+    env,
     fmt::{self, Write as _},
     fs::File,
     io,
     os::fd::AsFd as _,
+    path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -26,7 +29,10 @@ use crate::supervisor::{
     tell::{Fact, Level, Told},
 };
 
-use super::sink::Sink;
+use super::{
+    journal::{self, Journal, Record},
+    sink::Sink,
+};
 
 /// Marks the lines that are reports: their figures are already in the sentence.
 const REPORT: &str = "supervise::report";
@@ -54,7 +60,7 @@ impl Log {
         // Not `io::stderr()`: its lock would be held for as long as a reader stalls, and a panic
         // in another thread would wait for it.
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
-        let lines = Lines::new(spec.format, stderr)?;
+        let lines = lines_for(spec.format, stderr)?;
         let sink = lines.sink.clone();
         let level = if spec.verbose {
             LevelFilter::DEBUG
@@ -73,6 +79,30 @@ impl Log {
     /// Waits until all is written, for `patience` at most. At exit.
     pub fn flush(&self, patience: Duration) {
         self.sink.flush(patience);
+    }
+}
+
+/// How a line is written, now that it is known where it goes.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Text,
+    Json,
+    Journal,
+}
+
+fn lines_for(format: LogFormat, stderr: File) -> io::Result<Lines> {
+    match format {
+        LogFormat::Text => Lines::new(Form::Text, stderr),
+        LogFormat::Json => Lines::new(Form::Json, stderr),
+        LogFormat::Auto => {
+            let stream = env::var_os("JOURNAL_STREAM");
+            let is_behind = journal::is_behind(&stderr, stream.as_deref());
+            let journal = is_behind.then(|| Journal::at(Path::new(journal::SOCKET)));
+            match journal.flatten() {
+                Some(journal) => Lines::new(Form::Journal, journal),
+                None => Lines::new(Form::Text, stderr),
+            }
+        }
     }
 }
 
@@ -104,12 +134,12 @@ fn value(fact: Fact) -> Value {
 
 /// Puts lines together and gives them to the sink.
 struct Lines {
-    format: LogFormat,
+    form: Form,
     sink: Sink,
 }
 
 impl Lines {
-    fn new(format: LogFormat, out: impl io::Write + Send + 'static) -> io::Result<Self> {
+    fn new(form: Form, out: impl io::Write + Send + 'static) -> io::Result<Self> {
         let notice = move |lost| {
             let line = Line {
                 level: "warn",
@@ -118,10 +148,10 @@ impl Lines {
                 report: true,
                 ..Line::default()
             };
-            line.written(format)
+            line.written(form)
         };
         let sink = Sink::start(out, notice)?;
-        Ok(Self { format, sink })
+        Ok(Self { form, sink })
     }
 }
 
@@ -139,7 +169,7 @@ impl<S: Subscriber> Layer<S> for Lines {
             ..Line::default()
         };
         event.record(&mut line);
-        self.sink.line(line.written(self.format));
+        self.sink.line(line.written(self.form));
     }
 }
 
@@ -158,15 +188,45 @@ struct Line {
 }
 
 impl Line {
-    fn written(mut self, format: LogFormat) -> String {
+    fn written(mut self, form: Form) -> Vec<u8> {
         self.time = humantime::format_rfc3339_millis(self.moment()).to_string();
-        let mut text = match format {
-            LogFormat::Text => self.text(),
+        let mut text = match form {
+            Form::Text => self.text(),
             // Strings, numbers and flags always have a JSON form.
-            LogFormat::Json => serde_json::to_string(&self).unwrap_or_default(),
+            Form::Json => serde_json::to_string(&self).unwrap_or_default(),
+            Form::Journal => return self.record(),
         };
         text.push('\n');
-        text
+        text.into_bytes()
+    }
+
+    /// The journal notes the time itself.
+    fn record(&self) -> Vec<u8> {
+        let mut record = Record::default();
+        record.put("MESSAGE", &self.message);
+        // syslog(3).
+        let priority = match self.level {
+            "error" => "3",
+            "warn" => "4",
+            "info" => "6",
+            _ => "7",
+        };
+        record.put("PRIORITY", priority);
+        record.put("SYSLOG_IDENTIFIER", "supervise");
+        for (name, value) in &self.fields {
+            // The journal's own `_PID` is ours, and its own identities are not events.
+            let name = match name.as_str() {
+                "id" => "EVENT_ID",
+                "pid" if self.fields.contains_key("worker") => "PID_OF_WORKER",
+                "pid" => "PID_OF_COMMAND",
+                name => name,
+            };
+            match value {
+                Value::String(text) => record.put(name, text),
+                other => record.put(name, &other.to_string()),
+            }
+        }
+        record.into_bytes()
     }
 
     fn text(&self) -> String {
@@ -251,9 +311,9 @@ mod tests {
     use super::*;
 
     /// What the log says while `work` is done.
-    fn logged(format: LogFormat, work: impl FnOnce()) -> String {
+    fn logged(form: Form, work: impl FnOnce()) -> String {
         let (mut reader, writer) = pipe().unwrap();
-        let lines = Lines::new(format, writer).unwrap();
+        let lines = Lines::new(form, writer).unwrap();
         let subscriber = tracing_subscriber::registry()
             .with(LevelFilter::INFO)
             .with(lines);
@@ -277,13 +337,13 @@ mod tests {
 
     #[test]
     fn a_report_is_a_sentence_for_people() {
-        let text = logged(LogFormat::Text, || tell(&seen()));
+        let text = logged(Form::Text, || tell(&seen()));
         assert_eq!(text, "2025-09-05T12:00:00.250Z info  w1 seen as pid 41\n");
     }
 
     #[test]
     fn a_report_is_an_object_with_its_figures_for_programs() {
-        let text = logged(LogFormat::Json, || tell(&seen()));
+        let text = logged(Form::Json, || tell(&seen()));
         assert_eq!(
             text,
             "{\"time\":\"2025-09-05T12:00:00.250Z\",\"level\":\"info\",\
@@ -293,8 +353,22 @@ mod tests {
     }
 
     #[test]
+    fn a_report_is_a_record_with_its_figures_for_the_journal() {
+        let text = logged(Form::Journal, || {
+            tell(&seen());
+            tracing::warn!(tries = 3, "odd");
+        });
+        assert_eq!(
+            text,
+            "MESSAGE=w1 seen as pid 41\nPRIORITY=6\nSYSLOG_IDENTIFIER=supervise\n\
+             EVENT=worker-seen\nEVENT_ID=7\nPID_OF_WORKER=41\nWORKER=w1\n\
+             MESSAGE=odd\nPRIORITY=4\nSYSLOG_IDENTIFIER=supervise\nTRIES=3\n"
+        );
+    }
+
+    #[test]
     fn what_is_no_report_shows_its_fields_and_cannot_forge_a_line() {
-        let text = logged(LogFormat::Text, || {
+        let text = logged(Form::Text, || {
             tracing::warn!(tries = 3, "bad\nname \u{1b}[2J");
             tracing::debug!("only for us");
         });

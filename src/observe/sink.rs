@@ -28,8 +28,8 @@ pub(super) struct Sink {
 
 #[derive(Debug)]
 enum Parcel {
-    /// With its line feed.
-    Line(String),
+    /// A line with its line feed, or a record.
+    Line(Vec<u8>),
     /// All before it is written.
     Flush(Sender<()>),
 }
@@ -44,7 +44,7 @@ impl Sink {
     /// Writes to `out` from now on. `notice` is the line that says how many were lost.
     pub(super) fn start(
         out: impl Write + Send + 'static,
-        notice: impl Fn(u64) -> String + Send + 'static,
+        notice: impl Fn(u64) -> Vec<u8> + Send + 'static,
     ) -> io::Result<Self> {
         let (parcels, taken) = channel();
         let tally = Arc::new(Tally::default());
@@ -63,7 +63,7 @@ impl Sink {
     }
 
     /// Takes a line, or counts it as lost. Never blocks.
-    pub(super) fn line(&self, line: String) {
+    pub(super) fn line(&self, line: Vec<u8>) {
         if self.tally.waiting.fetch_add(1, Relaxed) >= WAITING_MAX
             || self.parcels.send(Parcel::Line(line)).is_err()
         {
@@ -95,7 +95,7 @@ struct Scribe<W, N> {
     torn: bool,
 }
 
-impl<W: Write, N: Fn(u64) -> String> Scribe<W, N> {
+impl<W: Write, N: Fn(u64) -> Vec<u8>> Scribe<W, N> {
     /// Ends with the last near end.
     fn run(mut self, parcels: &Receiver<Parcel>) {
         loop {
@@ -132,12 +132,12 @@ impl<W: Write, N: Fn(u64) -> String> Scribe<W, N> {
         }
     }
 
-    fn write(&mut self, line: &str) -> bool {
+    fn write(&mut self, line: &[u8]) -> bool {
         // What follows a torn line starts on a line of its own.
         if self.torn {
             self.torn = self.out.write_all(b"\n").is_err();
         }
-        let mut rest = line.as_bytes();
+        let mut rest = line;
         while !self.torn && !rest.is_empty() {
             match self.out.write(rest) {
                 Ok(written) if written > 0 => rest = rest.get(written..).unwrap_or_default(),
@@ -164,7 +164,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
 
     fn start(out: impl Write + Send + 'static) -> Sink {
-        Sink::start(out, |lost| format!("lost {lost}\n")).unwrap()
+        Sink::start(out, |lost| format!("lost {lost}\n").into_bytes()).unwrap()
     }
 
     #[test]
@@ -173,7 +173,7 @@ mod tests {
         let sink = start(writer);
         let sent = 5_000;
         for _ in 0..sent {
-            sink.line(format!("{}\n", "x".repeat(99)));
+            sink.line(format!("{}\n", "x".repeat(99)).into_bytes());
         }
         let lost = sink.lost();
         assert!(lost > 0 && !sink.flush(Duration::ZERO));
@@ -189,7 +189,7 @@ mod tests {
             read += 1;
         }
         assert_eq!(read + lost, sent);
-        sink.line("again\n".to_owned());
+        sink.line(b"again\n".to_vec());
         assert!(sink.flush(PATIENCE));
         assert_eq!(lines.next().unwrap().unwrap(), "again");
         assert_eq!(sink.lost(), lost);
@@ -200,7 +200,7 @@ mod tests {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let sink = start(full);
         for _ in 0..3 {
-            sink.line("x\n".to_owned());
+            sink.line(b"x\n".to_vec());
         }
         assert!(sink.flush(PATIENCE));
         assert_eq!(sink.lost(), 3);
@@ -211,7 +211,7 @@ mod tests {
         let (reader, writer) = pipe().unwrap();
         drop(reader);
         let sink = start(writer);
-        sink.line("x\n".to_owned());
+        sink.line(b"x\n".to_vec());
         assert!(sink.flush(PATIENCE));
     }
 
@@ -240,9 +240,9 @@ mod tests {
     fn a_torn_line_does_not_swallow_the_next() {
         let (reader, out) = pipe().unwrap();
         let sink = start(Flaky { calls: 0, out });
-        sink.line("first\n".to_owned());
+        sink.line(b"first\n".to_vec());
         assert!(sink.flush(PATIENCE));
-        sink.line("second\n".to_owned());
+        sink.line(b"second\n".to_vec());
         assert!(sink.flush(PATIENCE));
         drop(sink);
         let lines: Vec<_> = BufReader::new(reader).lines().map(Result::unwrap).collect();

@@ -335,6 +335,8 @@ pub struct LogSpec {
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LogFormat {
+    /// A record of the journal where stderr is the journal, else for people.
+    Auto,
     /// For people.
     Text,
     /// One JSON object a line.

@@ -111,7 +111,11 @@ impl Memory for V2 {
     }
 
     fn ooms(&self) -> Result<Ooms, CgroupError> {
-        let kills = files::entry(&self.events.text()?, "oom_kill").unwrap_or(0);
+        let text = self.events.text()?;
+        let count = |key| files::entry(&text, key).unwrap_or(0);
+        // The end of a whole group counts the process that was picked twice: by itself, and with
+        // all others (`oom_kill_process`). Since Linux 5.17 it says how often that was.
+        let kills = count("oom_kill").saturating_sub(count("oom_group_kill"));
         let calls = calls(&self.dir)?;
         Ok(Ooms { kills, calls })
     }
@@ -184,14 +188,25 @@ mod tests {
         assert_eq!(memory.usage().unwrap(), Bytes::mib(40));
         assert_eq!(memory.anon().unwrap(), Bytes::mib(36));
         assert_eq!(memory.peak(), Some(Bytes::mib(48)));
-        assert_eq!(memory.ooms().unwrap(), Ooms { kills: 2, calls: 0 });
+        assert_eq!(memory.ooms().unwrap(), Ooms { kills: 1, calls: 0 });
     }
 
     #[test]
     fn a_kernel_without_local_events_counts_with_those_below() {
         let (root, memory) = group();
         fs::remove_file(root.path().join("memory.events.local")).unwrap();
-        assert_eq!(memory.ooms().unwrap(), Ooms { kills: 2, calls: 1 });
+        assert_eq!(memory.ooms().unwrap(), Ooms { kills: 1, calls: 1 });
+    }
+
+    #[test]
+    fn a_whole_group_of_three_is_three_kills_and_not_four() {
+        let (root, memory) = group();
+        let events = EVENTS.replace("oom_kill 2", "oom_kill 4");
+        fs::write(root.path().join("memory.events"), &events).unwrap();
+        assert_eq!(memory.ooms().unwrap().kills, 3);
+        let before_5_17 = events.replace("oom_group_kill 1\n", "");
+        fs::write(root.path().join("memory.events"), before_5_17).unwrap();
+        assert_eq!(memory.ooms().unwrap().kills, 4);
     }
 
     #[test]

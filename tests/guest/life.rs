@@ -1,0 +1,143 @@
+//! The life of the unit: reloaded, stopped and restarted under load, and revived by the watchdog.
+
+use std::thread;
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{
+    book::Book,
+    client::Load,
+    http::Failure,
+    machine::{read, sh, show, text, try_sh},
+    shop::{PLAN, PORT, Plan, Shop, UNIT, load, pids},
+};
+
+fn asked() -> Load {
+    Load {
+        path: "/pid".to_owned(),
+        ..load(10.0)
+    }
+}
+
+/// Waits until the load has met some answers.
+fn warmed(shop: &Shop) {
+    shop.wait("an answer", || asked().once("/pid").ok());
+}
+
+pub(crate) fn reload(book: &mut Book) {
+    let shop = PLAN.start();
+    let before = pids(&shop.ready());
+    let running = asked().start();
+    warmed(&shop);
+    let output = try_sh(&format!("systemctl reload {UNIT}"));
+    let after = pids(&shop.ready());
+    let outcome = running.finish();
+    book.check(
+        "systemctl reload returns when everybody was replaced",
+        output.status.success() && after.iter().all(|pid| !before.contains(pid)),
+        format_args!("{before:?}, then {after:?} {}", text(&output.stderr)),
+    );
+    book.check(
+        "a reload loses no request",
+        outcome.failed() == 0 && outcome.ok > 0,
+        &outcome,
+    );
+}
+
+/// A request that no worker has taken yet is lost with the listener, which is the server's: what is
+/// in hand is not.
+pub(crate) fn stop(book: &mut Book) {
+    let shop = PLAN.start();
+    shop.ready();
+    let group = shop.group();
+    let slow: Vec<_> = (0..2)
+        .map(|_| thread::spawn(|| asked().once("/sleep?s=3")))
+        .collect();
+    shop.wait("two requests in hand", || (in_hand() == 2).then_some(()));
+    let output = try_sh(&format!("systemctl stop {UNIT}"));
+    let answers: Vec<_> = slow
+        .into_iter()
+        .map(|thread| thread.join().unwrap())
+        .collect();
+    let result = show(UNIT, "Result");
+    book.check(
+        "systemctl stop ends it well",
+        output.status.success() && result == "success" && !group.exists(),
+        format_args!(
+            "Result={result}, ExecMainStatus={}",
+            show(UNIT, "ExecMainStatus")
+        ),
+    );
+    book.check(
+        "what was in hand is answered",
+        answers.iter().all(Result::is_ok),
+        format_args!("{answers:?}"),
+    );
+    let after = asked().once("/pid");
+    book.check(
+        "then nobody listens",
+        after == Err(Failure::Refused),
+        format_args!("{after:?}"),
+    );
+}
+
+/// Connections to the service that a worker has accepted: an inode is the sign (`/proc/net/tcp`).
+fn in_hand() -> usize {
+    let local = format!(":{PORT:04X}");
+    let lines = read("/proc/net/tcp");
+    lines
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|words| words.len() > 9 && words[1].ends_with(&local))
+        .filter(|words| words[3] == "01" && words[9] != "0")
+        .count()
+}
+
+pub(crate) fn watchdog(book: &mut Book) {
+    let plan = Plan {
+        drop_in: "WatchdogSec=5\nRestartSec=0",
+        ..PLAN
+    };
+    let shop = plan.start();
+    shop.ready();
+    let before = shop.everybody();
+    let life = show(UNIT, "InvocationID");
+    kill(Pid::from_raw(shop.pid()), Signal::SIGSTOP).unwrap();
+    shop.wait("another life of the unit", || {
+        let now = show(UNIT, "InvocationID");
+        (now != life && show(UNIT, "ActiveState") == "active").then_some(())
+    });
+    let after = shop.everybody();
+    let left: Vec<_> = before.iter().filter(|pid| after.contains(pid)).collect();
+    let alive = before
+        .iter()
+        .filter(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
+    book.check(
+        "nobody of the old life is left when the new one is ready",
+        left.is_empty() && alive.clone().count() == 0,
+        format_args!(
+            "{} were, {} are, {} of them alive",
+            before.len(),
+            after.len(),
+            alive.count()
+        ),
+    );
+    book.same(
+        "NRestarts of a supervisor that was stopped by SIGSTOP",
+        show(UNIT, "NRestarts"),
+        "1".to_owned(),
+    );
+    let answer = asked().once("/pid");
+    book.check(
+        "the service answers again",
+        answer.is_ok(),
+        format_args!("{answer:?}"),
+    );
+    let said = sh(&format!(
+        "journalctl -u {UNIT} -o cat --no-pager | grep -i watchdog | head -1"
+    ));
+    book.note("systemd", said);
+}

@@ -1,0 +1,181 @@
+//! The service of the scenarios, as systemd runs it: `/etc/supervise/shop.toml`.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use serde_json::Value;
+
+use super::{
+    cgroup,
+    client::Load,
+    clock,
+    machine::{LONG, PROGRAMS, sh, show, text, try_sh},
+};
+
+/// Its unit.
+pub(crate) const UNIT: &str = "supervise@shop";
+
+/// Where it listens.
+pub(crate) const PORT: u16 = 8000;
+
+const CONFIG: &str = "/etc/supervise/shop.toml";
+const DROP_INS: &str = "/etc/systemd/system/supervise@shop.service.d";
+
+/// What is in its configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// More words for gunicorn.
+    pub words: &'static str,
+    /// Kept for ever with each request.
+    pub leak_kb: u32,
+    /// More lines, before the first table.
+    pub top: &'static str,
+    /// More lines of the configuration.
+    pub more: &'static str,
+    /// A drop-in of the unit.
+    pub drop_in: &'static str,
+}
+
+/// Two sync workers: a request that kills its worker has nobody beside it.
+pub(crate) const PLAN: Plan = Plan {
+    words: "",
+    leak_kb: 0,
+    top: "user = \"shop\"\n",
+    more: "[memory]\nceiling = \"60M\"\ncap = \"120M\"\n",
+    drop_in: "",
+};
+
+/// It runs until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Shop {
+    /// How long `systemctl start` took.
+    pub took: Duration,
+}
+
+impl Plan {
+    fn text(&self) -> String {
+        let Self {
+            words,
+            leak_kb,
+            top,
+            more,
+            ..
+        } = self;
+        format!(
+            "command = [\"python3\", \"-m\", \"gunicorn\", \"-w\", \"2\", \"-t\", \"0\", \
+             {words}\"-b\", \"127.0.0.1:{PORT}\", \"churn:app\"]\n\
+             directory = \"{PROGRAMS}\"\n{top}\
+             [env]\nLEAK_KB = {leak_kb}\nPYTHONDONTWRITEBYTECODE = 1\n{more}"
+        )
+    }
+
+    /// Writes the files and starts the unit; returns when systemd does.
+    #[track_caller]
+    pub(crate) fn start(&self) -> Shop {
+        fs::write(CONFIG, self.text()).expect("write the configuration");
+        if !self.drop_in.is_empty() {
+            fs::create_dir_all(DROP_INS).expect("make a folder for the drop-in");
+            let text = format!("[Service]\n{}\n", self.drop_in);
+            fs::write(format!("{DROP_INS}/test.conf"), text).expect("write the drop-in");
+            sh("systemctl daemon-reload");
+        }
+        let begun = clock::now();
+        let started = try_sh(&format!("systemctl start {UNIT}"));
+        let took = clock::now() - begun;
+        // Dropped, and so stopped, whatever comes.
+        let shop = Shop { took };
+        assert!(
+            started.status.success(),
+            "{}\n{}",
+            text(&started.stderr),
+            journal()
+        );
+        shop
+    }
+}
+
+impl Shop {
+    /// `supervise status --json`.
+    pub(crate) fn status(&self) -> Option<Value> {
+        let output = try_sh("supervise status --name shop --json");
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Waits until two workers are ready, and nobody else is there.
+    #[track_caller]
+    pub(crate) fn ready(&self) -> Value {
+        self.wait("two ready workers", || {
+            self.status().filter(|status| {
+                let workers = workers(status);
+                workers.len() == 2 && workers.iter().all(|worker| worker["state"] == "ready")
+            })
+        })
+    }
+
+    /// Waits for an answer of `look`.
+    #[track_caller]
+    pub(crate) fn wait<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
+        clock::poll(LONG, look).unwrap_or_else(|| panic!("waited for {what}\n{}", journal()))
+    }
+
+    /// Its group: the unit's.
+    pub(crate) fn group(&self) -> PathBuf {
+        let path = show(UNIT, "ControlGroup");
+        PathBuf::from(format!("/sys/fs/cgroup{path}"))
+    }
+
+    /// The pids that live in it.
+    pub(crate) fn everybody(&self) -> Vec<i32> {
+        cgroup::everybody(&self.group())
+    }
+
+    /// The supervisor.
+    pub(crate) fn pid(&self) -> i32 {
+        show(UNIT, "MainPID").parse().expect("a pid")
+    }
+}
+
+impl Drop for Shop {
+    fn drop(&mut self) {
+        try_sh(&format!(
+            "systemctl stop {UNIT}; systemctl reset-failed {UNIT}"
+        ));
+        if fs::remove_dir_all(DROP_INS).is_ok() {
+            try_sh("systemctl daemon-reload");
+        }
+    }
+}
+
+/// Load on it at a rate that an emulated CPU keeps up with.
+pub(crate) fn load(rate: f64) -> Load {
+    Load {
+        connections: 4,
+        keep_alive: false,
+        rate: Some(rate),
+        lasts: 10 * LONG,
+        timeout: LONG,
+        ..Load::on(PORT)
+    }
+}
+
+/// The live workers of a status.
+pub(crate) fn workers(status: &Value) -> &[Value] {
+    status["workers"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The pids of the live workers of a status.
+pub(crate) fn pids(status: &Value) -> Vec<i32> {
+    workers(status)
+        .iter()
+        .filter_map(|worker| i32::try_from(worker["pid"].as_i64()?).ok())
+        .collect()
+}
+
+/// The ends of a status.
+pub(crate) fn ends(status: &Value) -> &[Value] {
+    status["ends"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The last it has said.
+fn journal() -> String {
+    text(&try_sh(&format!("journalctl -u {UNIT} -n 40 --no-pager -o cat")).stdout)
+}

@@ -1,0 +1,114 @@
+//! Without root: a unit with `User=`, and a scope of a user's own service manager.
+
+use serde_json::Value;
+
+use super::{
+    book::Book,
+    cgroup, clock,
+    machine::{LONG, PROGRAMS, read, sh, text, try_sh},
+    shop::{PLAN, PORT, Plan, UNIT, ends, load, pids},
+};
+
+pub(crate) fn unprivileged(book: &mut Book) {
+    let plan = Plan {
+        top: "",
+        drop_in: "User=shop\nDelegate=yes",
+        ..PLAN
+    };
+    let shop = plan.start();
+    let status = shop.ready();
+    let user = sh(&format!("stat -c %U /proc/{}", shop.pid()));
+    book.same("supervise itself runs as", user, "shop".to_owned());
+    capped(book, &status);
+    let lost = load(1.0).once("/alloc?mb=1000&rate=1000000");
+    let end = shop.wait("an end", || ends(&shop.status()?).first().cloned());
+    book.check(
+        "a runaway meets its cap",
+        lost.is_err() && end["cause"] == "cap",
+        &end["cause"],
+    );
+    let state = sh(&format!("systemctl is-active {UNIT}"));
+    book.same("the unit is", state, "active".to_owned());
+}
+
+fn capped(book: &mut Book, status: &Value) {
+    let cap = status["limits"]["cap"]["bytes"].as_u64().unwrap_or(0);
+    for pid in pids(status) {
+        let max = cgroup::number(&cgroup::of(pid), "memory.max");
+        book.check(
+            "a worker is capped by cgroup v2",
+            status["caps"]["mechanism"] == "cgroup-v2"
+                && max.is_some_and(|max| max.abs_diff(cap) <= cap / 10),
+            format_args!("memory.max {max:?} of {cap}, {}", status["caps"]),
+        );
+    }
+}
+
+/// As shop, in his session.
+fn as_shop(command: &str) -> String {
+    format!(
+        "cd {PROGRAMS} && exec setpriv --reuid=shop --regid=shop --init-groups env HOME={PROGRAMS} \
+         XDG_RUNTIME_DIR=/run/user/1000 {command}"
+    )
+}
+
+pub(crate) fn session(book: &mut Book) {
+    sh("systemctl start dbus.socket systemd-logind && loginctl enable-linger shop");
+    let bus = clock::poll(LONG, || {
+        std::path::Path::new("/run/user/1000/bus")
+            .exists()
+            .then_some(())
+    });
+    assert!(
+        bus.is_some(),
+        "no user manager: {}",
+        sh("journalctl -b -n 30 --no-pager")
+    );
+    let scope = as_shop(&format!(
+        "systemd-run --user --scope --quiet --unit=mine -p Delegate=yes supervise --name mine \
+         --ceiling 60M --cap 120M -- python3 -m gunicorn -w 2 -t 0 -b 127.0.0.1:{PORT} churn:app \
+         >/tmp/mine.log 2>&1"
+    ));
+    let mut child = std::process::Command::new("/bin/sh")
+        .args(["-c", &scope])
+        .spawn()
+        .unwrap();
+    let ask = as_shop("supervise status --name mine --json");
+    let status = || -> Option<Value> { serde_json::from_slice(&try_sh(&ask).stdout).ok() };
+    let found = clock::poll(LONG, || {
+        status().filter(|status| status["ready"] == true && pids(status).len() == 2)
+    });
+    let Some(found) = found else {
+        book.check(
+            "a scope of the user's own manager starts",
+            false,
+            read("/tmp/mine.log"),
+        );
+        let _ = child.kill();
+        let _ = child.wait();
+        return;
+    };
+    let pid = i32::try_from(found["pid"].as_i64().unwrap_or(0)).unwrap();
+    let group = cgroup::of(pid);
+    book.check(
+        "it runs in a scope of the user's own manager",
+        group.to_string_lossy().contains("user@1000.service"),
+        group.display(),
+    );
+    capped(book, &found);
+    let lost = load(1.0).once("/alloc?mb=1000&rate=1000000");
+    let end = clock::poll(LONG, || ends(&status()?).first().cloned()).unwrap_or_default();
+    book.check(
+        "a runaway meets its cap there",
+        lost.is_err() && end["cause"] == "cap",
+        &end["cause"],
+    );
+    let stopped = try_sh(&as_shop("supervise stop --name mine"));
+    let ended = child.wait().unwrap();
+    book.check(
+        "its user stops it",
+        stopped.status.success() && ended.success(),
+        format_args!("{ended} {}", text(&stopped.stderr)),
+    );
+    sh("loginctl disable-linger shop");
+}

@@ -1,0 +1,126 @@
+//! From the crossing of the ceiling to the decision, by the wire and by forecast alone, at 20 MB a
+//! second. The emulated clock is no measure of a machine: the two are held against each other, and
+//! against the time that a timer is late by.
+
+use std::{fs, time::Duration};
+
+use serde_json::Value;
+
+use super::{
+    book::Book,
+    clock,
+    machine::{LONG, PROGRAMS, figure, sh, try_sh},
+};
+
+const CEILING: i64 = 30 << 20;
+const CROSSINGS: &str = "/srv/shop/crossings";
+const UNIT: &str = "supervise@wire";
+
+/// What came of some crossings.
+struct Seen {
+    /// From the crossing to the decision, shortest first; below zero if the forecast was early.
+    late_ms: Vec<f64>,
+    /// The worst overshoot, as a part of the ceiling.
+    over: f64,
+}
+
+pub(crate) fn run(book: &mut Book) {
+    let wanted = usize::try_from(figure("CROSSINGS", 5)).unwrap();
+    let timer = timer_late_ms();
+    let wire = measure(wanted, true);
+    let forecast = measure(wanted, false);
+    let (median, worst) = (wire.late_ms[(wanted - 1) / 2], wire.late_ms[wanted - 1]);
+    book.check(
+        "every crossing is decided on, by the wire",
+        wire.over < 0.5,
+        format_args!(
+            "{wanted} crossings at 20 MB a second: median {:.1} and worst {:.1} times a timer's median lateness in \
+             this guest; over by {:.2} % of the ceiling at worst",
+            median / timer,
+            worst / timer,
+            wire.over * 100.0
+        ),
+    );
+    let (f_median, f_worst) = (
+        forecast.late_ms[(wanted - 1) / 2],
+        forecast.late_ms[wanted - 1],
+    );
+    book.note(
+        "by forecast alone",
+        format_args!(
+            "median {:.1} and worst {:.1} times the same; over by {:.2} %",
+            f_median / timer,
+            f_worst / timer,
+            forecast.over * 100.0
+        ),
+    );
+}
+
+/// The median time that a wait of a millisecond is late by.
+fn timer_late_ms() -> f64 {
+    let mut late: Vec<_> = (0..101)
+        .map(|_| {
+            let due = clock::now() + Duration::from_millis(1);
+            clock::until(due);
+            (clock::now() - due).as_secs_f64() * 1e3
+        })
+        .collect();
+    late.sort_by(f64::total_cmp);
+    late[50]
+}
+
+fn measure(wanted: usize, is_wired: bool) -> Seen {
+    let wire = if is_wired { "auto" } else { "off" };
+    let config = format!(
+        "command = [\"python3\", \"grows.py\"]\ndirectory = \"{PROGRAMS}\"\nuser = \"shop\"\n\
+         [env]\nCEILING = {CEILING}\nRATE_MB = 20\nCROSSINGS = \"{CROSSINGS}\"\n\
+         [memory]\nceiling = {CEILING}\nwire = \"{wire}\"\n\
+         [recycle]\nmin_age = \"0s\"\njitter = 0\n[agent]\nload = \"off\"\n"
+    );
+    fs::write("/etc/supervise/wire.toml", config).unwrap();
+    let _ = fs::remove_file(CROSSINGS);
+    sh(&format!("systemctl start {UNIT}"));
+    let crossings = clock::poll(3 * LONG, || {
+        let text = fs::read_to_string(CROSSINGS).unwrap_or_default();
+        let seen = moments(&text);
+        (seen.len() > wanted).then_some(seen)
+    });
+    let events = sh("supervise events --name wire --json");
+    try_sh(&format!("systemctl stop {UNIT}"));
+    let crossings = crossings.unwrap_or_else(|| panic!("too few crossings\n{events}"));
+    let due: Vec<Value> = events
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|event: &Value| event["event"] == "due")
+        .collect();
+    seen(&crossings[..wanted], &due)
+}
+
+/// `PID MONOTONIC_NS PRIVATE`: the moments.
+fn moments(text: &str) -> Vec<i64> {
+    text.lines()
+        .filter_map(|line| line.split(' ').nth(1)?.parse().ok())
+        .collect()
+}
+
+/// Each crossing with the decision nearest to it: they are seconds apart.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "nanoseconds and bytes of small things"
+)]
+fn seen(crossings: &[i64], due: &[Value]) -> Seen {
+    let mut late_ms = Vec::new();
+    let mut over = 0.0_f64;
+    for crossing in crossings {
+        let nearest = due
+            .iter()
+            .filter_map(|event| Some((event["mono_ns"].as_i64()? - crossing, event)))
+            .min_by_key(|(late, _)| late.abs());
+        let (late, event) = nearest.expect("a decision");
+        late_ms.push(late as f64 / 1e6);
+        let memory = event["memory"].as_i64().unwrap_or(i64::MAX);
+        over = over.max((memory - CEILING) as f64 / CEILING as f64);
+    }
+    late_ms.sort_by(f64::total_cmp);
+    Seen { late_ms, over }
+}
