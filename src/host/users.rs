@@ -50,14 +50,14 @@ mod in_files {
     ];
 
     /// Users, groups and hosts come from /etc and DNS, whatever /etc/nsswitch.conf says. A program
-    /// that is linked statically would load the modules named there together with another C library,
-    /// and crash: `passwd: files systemd` did, for a user that is not in /etc/passwd. To be called
-    /// first of all, before there is a second thread.
+    /// that is linked statically would load the modules named there together with another C
+    /// library, and crash: `passwd: files systemd` did, for a user that is not in /etc/passwd. To
+    /// be called first of all, before there is a second thread.
     pub fn look_in_files_only() {
         for (database, service) in WHERE {
             // SAFETY: both are texts that live for ever and end with a NUL; the library only reads
-            // them, and keeps its answer in its own memory. No other thread asks meanwhile.
-            // A database that it does not know is not asked either.
+            // them, and keeps its answer in its own memory. No other thread asks meanwhile. (A
+            // database that it does not know is not asked either: its answer is of no use.)
             unsafe { __nss_configure_lookup(database.as_ptr(), service.as_ptr()) };
         }
     }
