@@ -112,6 +112,8 @@ impl Host {
         let proc = Proc::default();
         let found = Found::discover(&proc).map_err(io::Error::other)?;
         let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+        // Before anything is made that would have to be removed again.
+        let last_words = LastWords::open(&spec.control.termination_log, own == 1)?;
         cgroup::remove_stale(&found, &proc, &spec.name, own);
         let groups = Groups::create(&found, &spec.name, own);
         let available = found.available(&proc).map_err(io::Error::other)?;
@@ -136,7 +138,7 @@ impl Host {
             workers: BTreeMap::new(),
             gone: Vec::new(),
             manager: Manager::find(),
-            last_words: LastWords::open(&spec.control.termination_log, own == 1)?,
+            last_words,
             oom_score_adj,
             available,
             post: None,
