@@ -14,6 +14,7 @@ use super::{
     discovery::{self, Discovery},
     exec,
     hear::Source,
+    last_words::LastWords,
     listeners::{self, Listeners},
     notify::Ear,
     pidfd::PidFd,
@@ -108,7 +109,9 @@ impl Host {
         let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
         let groups = Groups::take_over(handed.groups, own);
         let listeners = Listeners::take_over(handed.listeners, &spec.command.listen, &spec.name)?;
-        let all = (found, groups, listeners);
+        // One that cannot be opened any more is no reason to end the service.
+        let last_words = LastWords::open(&spec.control.termination_log, own == 1);
+        let all = (found, groups, listeners, last_words.unwrap_or_default());
         let mut host = Self::hold(spec, now, all, handed.oom_score_adj)?;
         host.take_over_run(now, handed.run)?;
         for worker in handed.workers {

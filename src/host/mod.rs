@@ -124,10 +124,17 @@ impl Host {
         let proc = Proc::default();
         let found = Found::discover(&proc).map_err(io::Error::other)?;
         let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+        // Before anything is made that would have to be removed again.
+        let last_words = LastWords::open(&spec.control.termination_log, own == 1)?;
         cgroup::remove_stale(&found, &proc, &spec.name, own);
         let groups = Groups::create(&found, &spec.name, own);
         let oom_score_adj = rights::protect_from_oom(&proc, own);
-        let mut host = Self::hold(spec, now, (found, groups, listeners), oom_score_adj)?;
+        let mut host = Self::hold(
+            spec,
+            now,
+            (found, groups, listeners, last_words),
+            oom_score_adj,
+        )?;
         host.enable_controllers();
         Ok(host)
     }
@@ -135,7 +142,7 @@ impl Host {
     fn hold(
         spec: &Spec,
         now: Timestamp,
-        (found, groups, listeners): (Found, Groups, Listeners),
+        (found, groups, listeners, last_words): (Found, Groups, Listeners, LastWords),
         oom_score_adj: i32,
     ) -> io::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
@@ -162,7 +169,7 @@ impl Host {
             workers: BTreeMap::new(),
             gone: Vec::new(),
             manager: Manager::find(),
-            last_words: LastWords::open(&spec.control.termination_log, std::process::id() == 1)?,
+            last_words,
             oom_score_adj,
             available,
             listeners,

@@ -56,8 +56,8 @@ mod in_files {
     pub fn look_in_files_only() {
         for (database, service) in WHERE {
             // SAFETY: both are texts that live for ever and end with a NUL; the library only reads
-            // them, and keeps its answer in its own memory. No other thread asks meanwhile.
-            // A database that it does not know is not asked either.
+            // them, and keeps its answer in its own memory. No other thread asks meanwhile. (A
+            // database that it does not know is not asked either: its answer is of no use.)
             unsafe { __nss_configure_lookup(database.as_ptr(), service.as_ptr()) };
         }
     }

@@ -6,12 +6,14 @@ use std::{
     process::ExitCode,
 };
 
-use super::{book::Book, clock, leak, life, livelock, machine, package, runaway, users, wire};
+use super::{
+    book::Book, clock, leak, life, livelock, machine, package, runaway, upgrade, users, wire,
+};
 
 type Scenario = (&'static str, fn(&mut Book));
 
 /// In this order: the first installs the package, the last removes it.
-const SCENARIOS: [Scenario; 14] = [
+const SCENARIOS: [Scenario; 15] = [
     ("install", package::install),
     ("units", package::units),
     ("groups", package::groups),
@@ -22,6 +24,7 @@ const SCENARIOS: [Scenario; 14] = [
     ("livelock", livelock::run),
     ("reload", life::reload),
     ("stop", life::stop),
+    ("upgrade", upgrade::run),
     ("watchdog", life::watchdog),
     ("unprivileged", users::unprivileged),
     ("session", users::session),

@@ -31,6 +31,7 @@ mod outside;
 mod package;
 mod runaway;
 mod shop;
+mod upgrade;
 mod users;
 mod wire;
 

@@ -43,6 +43,16 @@ fn a_size_that_is_none_is_named() {
 }
 
 #[test]
+fn a_termination_log_that_cannot_be_opened_is_named() {
+    let path = "/no/such/place/termination-log";
+    let plan = Plan::supervise(&["--termination-log", path], &COMMAND);
+    refused(plan, 125, &["open the termination log", path]);
+    let text = "[control]\ntermination_log = 1\n";
+    let plan = Plan::supervise(&[], &COMMAND).config(text);
+    refused(plan, 78, &["control.termination_log", "a path"]);
+}
+
+#[test]
 fn limits_that_contradict_each_other_are_named() {
     let plan = Plan::supervise(&["--ceiling", "2G", "--cap", "1G"], &COMMAND);
     refused(plan, 2, &["ceiling", "2G", "cap", "1G"]);
