@@ -51,7 +51,6 @@ fn killed_under_load(options: &[&str], command: &[String], port: u16) -> Outcome
 #[track_caller]
 fn nobody_is_refused(command: &[String], port: u16) {
     let outcome = killed_under_load(&["--listen", &format!("127.0.0.1:{port}")], command, port);
-    println!("held: {outcome}");
     let refused = outcome.failures.get(&Failure::Refused);
     assert_eq!(refused, None, "{outcome}");
     assert!(outcome.failed() <= 8, "{outcome}");
