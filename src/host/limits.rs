@@ -1,12 +1,31 @@
 //! Limits that hold for the service as a whole, and what of a worker's is not its memory.
 
-use super::{Host, cgroup::Group};
+use super::{Host, cgroup::Group, rights};
 use crate::{
-    supervisor::{event::Effect, spec::Limit},
+    supervisor::{
+        event::{Effect, Machine},
+        spec::Limit,
+    },
     units::Bytes,
 };
 
 impl Host {
+    /// What this machine lets us enforce.
+    pub(super) fn machine(&self) -> Machine {
+        let trial = self.groups.trial();
+        let why_not = self
+            .groups
+            .obstacle()
+            .map(|obstacle| format!("{}; {}", obstacle.why, obstacle.how));
+        Machine {
+            caps: self.groups.caps(),
+            why_not,
+            wire: trial.wire,
+            budget: trial.budget,
+            priority: rights::may_raise_priority(),
+        }
+    }
+
     /// Those beside the memory controller, where they were wished for.
     pub(super) fn enable_controllers(&mut self) {
         let wished = self.spec.cgroup;

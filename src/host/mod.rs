@@ -58,7 +58,7 @@ use tokio::io::unix::AsyncFd;
 use crate::{
     supervisor::{
         action::{Action, Notice},
-        event::{Effect, Event, Machine},
+        event::{Effect, Event},
         spec::{RestartWhen, Spec},
     },
     units::{Bytes, Timestamp, WorkerId},
@@ -197,21 +197,6 @@ impl Host {
         let registered =
             unsafe { AsyncFd::register_with_interest(self, tokio::io::Interest::READABLE) };
         registered.map_err(io::Error::from)
-    }
-
-    fn machine(&self) -> Machine {
-        let trial = self.groups.trial();
-        let why_not = self
-            .groups
-            .obstacle()
-            .map(|obstacle| format!("{}; {}", obstacle.why, obstacle.how));
-        Machine {
-            caps: self.groups.caps(),
-            why_not,
-            wire: trial.wire,
-            budget: trial.budget,
-            priority: rights::may_raise_priority(),
-        }
     }
 
     /// Does what was decided. What does not work becomes an event.
