@@ -11,7 +11,7 @@ use super::{book::Book, clock, leak, life, livelock, machine, package, runaway, 
 type Scenario = (&'static str, fn(&mut Book));
 
 /// In this order: the first installs the package, the last removes it.
-const SCENARIOS: [Scenario; 14] = [
+const SCENARIOS: [Scenario; 15] = [
     ("install", package::install),
     ("units", package::units),
     ("groups", package::groups),
@@ -21,9 +21,10 @@ const SCENARIOS: [Scenario; 14] = [
     ("wire", wire::run),
     ("livelock", livelock::run),
     ("reload", life::reload),
+    ("restart", life::restart),
     ("stop", life::stop),
     ("watchdog", life::watchdog),
-    ("unprivileged", users::unprivileged),
+    ("root", users::root),
     ("session", users::session),
     ("remove", package::remove),
 ];
