@@ -23,10 +23,11 @@ const SCENARIOS: [Scenario; 15] = [
     ("wire", wire::run),
     ("livelock", livelock::run),
     ("reload", life::reload),
+    ("restart", life::restart),
     ("stop", life::stop),
     ("upgrade", upgrade::run),
     ("watchdog", life::watchdog),
-    ("unprivileged", users::unprivileged),
+    ("root", users::root),
     ("session", users::session),
     ("remove", package::remove),
 ];

@@ -1,6 +1,6 @@
 //! The life of the unit: reloaded, stopped and restarted under load, and revived by the watchdog.
 
-use std::thread;
+use std::{fs, thread};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -45,6 +45,41 @@ pub(crate) fn reload(book: &mut Book) {
         outcome.failed() == 0 && outcome.ok > 0,
         &outcome,
     );
+}
+
+/// systemd holds the socket meanwhile: clients wait, and nobody is refused.
+pub(crate) fn restart(book: &mut Book) {
+    let socket = UNIT.to_owned() + ".socket";
+    let folder = format!("/etc/systemd/system/{socket}.d");
+    fs::create_dir_all(&folder).unwrap();
+    let listen = format!("[Socket]\nListenStream=\nListenStream=127.0.0.1:{PORT}\n");
+    fs::write(format!("{folder}/test.conf"), listen).unwrap();
+    sh(&format!(
+        "systemctl daemon-reload && systemctl start {socket}"
+    ));
+    let shop = PLAN.start();
+    let before = pids(&shop.ready());
+    let running = asked().start();
+    warmed(&shop);
+    let output = try_sh(&format!("systemctl restart {UNIT}"));
+    let after = pids(&shop.ready());
+    // The load goes on for a while on the new workers.
+    warmed(&shop);
+    let outcome = running.finish();
+    book.check(
+        "systemctl restart, its socket held by systemd",
+        output.status.success() && after.iter().all(|pid| !before.contains(pid)),
+        format_args!("{before:?}, then {after:?} {}", text(&output.stderr)),
+    );
+    book.check(
+        "a restart loses no request",
+        outcome.failed() == 0 && outcome.pids.len() > 2,
+        &outcome,
+    );
+    drop(shop);
+    sh(&format!("systemctl stop {socket}"));
+    fs::remove_dir_all(folder).unwrap();
+    sh("systemctl daemon-reload");
 }
 
 /// A request that no worker has taken yet is lost with the listener, which is the server's: what is
@@ -98,7 +133,7 @@ fn in_hand() -> usize {
 
 pub(crate) fn watchdog(book: &mut Book) {
     let plan = Plan {
-        drop_in: "WatchdogSec=5\nRestartSec=0",
+        drop_in: "[Service]\nWatchdogSec=5\nRestartSec=0\n",
         ..PLAN
     };
     let shop = plan.start();

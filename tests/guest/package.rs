@@ -24,7 +24,11 @@ pub(crate) fn install(book: &mut Book) {
         try_sh("supervise --version").status.success(),
         sh("supervise --version"),
     );
-    let files = ["usr/share/man/man1/supervise.1.gz", "etc/supervise/README"];
+    let files = [
+        "usr/share/man/man1/supervise.1.gz",
+        "usr/lib/systemd/user/supervise@.service",
+        "etc/supervise/README",
+    ];
     let examples = sh("ls /usr/share/doc/supervise/examples | wc -l");
     book.check(
         "manual, examples and the folder for configurations are there",
@@ -39,13 +43,15 @@ pub(crate) fn install(book: &mut Book) {
 pub(crate) fn units(book: &mut Book) {
     let units = sh("dpkg -L supervise | grep -E '/systemd/(system|user)/.*@' | sort");
     for unit in units.lines() {
-        let user = if unit.contains("/user/") {
-            "--user"
+        let (before, user) = if unit.contains("/user/") {
+            ("XDG_RUNTIME_DIR=/run", "--user")
         } else {
-            ""
+            ("", "")
         };
         // The guest has no man(1) to look the manual up with.
-        let output = try_sh(&format!("systemd-analyze verify --man=no {user} {unit}"));
+        let output = try_sh(&format!(
+            "{before} systemd-analyze verify --man=no {user} {unit}"
+        ));
         book.check(
             "systemd-analyze verify says nothing",
             output.status.success() && output.stderr.is_empty(),
@@ -121,6 +127,8 @@ pub(crate) fn start(book: &mut Book) {
         book.same("a worker runs as", user, "shop".to_owned());
     }
     book.same("workers", workers(&status).len(), 2);
+    let user = sh(&format!("stat -c %U /proc/{}", shop.pid()));
+    book.same("supervise itself runs as", user, "shop".to_owned());
     let own = cgroup::of(shop.pid());
     book.check(
         "supervise is in a leaf of its own",

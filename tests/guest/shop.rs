@@ -22,7 +22,7 @@ const DROP_INS: &str = "/etc/systemd/system/supervise@shop.service.d";
 
 /// What is in its configuration.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Plan<'a> {
     /// More words for gunicorn.
     pub words: &'static str,
     /// Kept for ever with each request.
@@ -32,14 +32,14 @@ pub(crate) struct Plan {
     /// More lines of the configuration.
     pub more: &'static str,
     /// A drop-in of the unit.
-    pub drop_in: &'static str,
+    pub drop_in: &'a str,
 }
 
 /// Two sync workers: a request that kills its worker has nobody beside it.
-pub(crate) const PLAN: Plan = Plan {
+pub(crate) const PLAN: Plan<'static> = Plan {
     words: "",
     leak_kb: 0,
-    top: "user = \"shop\"\n",
+    top: "",
     more: "[memory]\nceiling = \"60M\"\ncap = \"120M\"\n",
     drop_in: "",
 };
@@ -51,7 +51,7 @@ pub(crate) struct Shop {
     pub took: Duration,
 }
 
-impl Plan {
+impl Plan<'_> {
     fn text(&self) -> String {
         let Self {
             words,
@@ -71,26 +71,31 @@ impl Plan {
     /// Writes the files and starts the unit; returns when systemd does.
     #[track_caller]
     pub(crate) fn start(&self) -> Shop {
-        fs::write(CONFIG, self.text()).expect("write the configuration");
-        if !self.drop_in.is_empty() {
-            fs::create_dir_all(DROP_INS).expect("make a folder for the drop-in");
-            let text = format!("[Service]\n{}\n", self.drop_in);
-            fs::write(format!("{DROP_INS}/test.conf"), text).expect("write the drop-in");
-            sh("systemctl daemon-reload");
-        }
-        let begun = clock::now();
-        let started = try_sh(&format!("systemctl start {UNIT}"));
-        let took = clock::now() - begun;
-        // Dropped, and so stopped, whatever comes.
-        let shop = Shop { took };
-        assert!(
-            started.status.success(),
-            "{}\n{}",
-            text(&started.stderr),
-            journal()
-        );
-        shop
+        start(&self.text(), self.drop_in)
     }
+}
+
+/// Writes these files and starts the unit; returns when systemd does.
+#[track_caller]
+pub(crate) fn start(config: &str, drop_in: &str) -> Shop {
+    fs::write(CONFIG, config).expect("write the configuration");
+    if !drop_in.is_empty() {
+        fs::create_dir_all(DROP_INS).expect("make a folder for the drop-in");
+        fs::write(format!("{DROP_INS}/test.conf"), drop_in).expect("write the drop-in");
+        sh("systemctl daemon-reload");
+    }
+    let begun = clock::now();
+    let started = try_sh(&format!("systemctl start {UNIT}"));
+    let took = clock::now() - begun;
+    // Dropped, and so stopped, whatever comes.
+    let shop = Shop { took };
+    assert!(
+        started.status.success(),
+        "{}\n{}",
+        text(&started.stderr),
+        journal()
+    );
+    shop
 }
 
 impl Shop {

@@ -1,4 +1,4 @@
-//! Without root: a unit with `User=`, and a scope of a user's own service manager.
+//! Whose the supervisor is: root's, for `user = `, and a user's own, in a scope of his manager.
 
 use serde_json::Value;
 
@@ -9,16 +9,25 @@ use super::{
     shop::{PLAN, PORT, Plan, UNIT, ends, load, pids},
 };
 
-pub(crate) fn unprivileged(book: &mut Book) {
+/// As root, by the drop-in of the package, for `user = ` in the configuration.
+pub(crate) fn root(book: &mut Book) {
+    let drop_in = read("/usr/share/doc/supervise/examples/root.conf");
     let plan = Plan {
-        top: "",
-        drop_in: "User=shop\nDelegate=yes",
+        top: "user = \"shop\"\n",
+        drop_in: &drop_in,
         ..PLAN
     };
     let shop = plan.start();
     let status = shop.ready();
-    let user = sh(&format!("stat -c %U /proc/{}", shop.pid()));
-    book.same("supervise itself runs as", user, "shop".to_owned());
+    let user = |pid: i32| sh(&format!("stat -c %U /proc/{pid}"));
+    book.same(
+        "supervise itself runs as",
+        user(shop.pid()),
+        "root".to_owned(),
+    );
+    for pid in pids(&status) {
+        book.same("a worker runs as", user(pid), "shop".to_owned());
+    }
     capped(book, &status);
     let lost = load(1.0).once("/alloc?mb=1000&rate=1000000");
     let end = shop.wait("an end", || ends(&shop.status()?).first().cloned());

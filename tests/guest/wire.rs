@@ -9,12 +9,12 @@ use serde_json::Value;
 use super::{
     book::Book,
     clock,
-    machine::{LONG, PROGRAMS, figure, sh, try_sh},
+    machine::{PROGRAMS, figure, sh},
+    shop,
 };
 
 const CEILING: i64 = 30 << 20;
 const CROSSINGS: &str = "/srv/shop/crossings";
-const UNIT: &str = "supervise@wire";
 
 /// What came of some crossings.
 struct Seen {
@@ -72,22 +72,18 @@ fn timer_late_ms() -> f64 {
 fn measure(wanted: usize, is_wired: bool) -> Seen {
     let wire = if is_wired { "auto" } else { "off" };
     let config = format!(
-        "command = [\"python3\", \"grows.py\"]\ndirectory = \"{PROGRAMS}\"\nuser = \"shop\"\n\
+        "command = [\"python3\", \"grows.py\"]\ndirectory = \"{PROGRAMS}\"\n\
          [env]\nCEILING = {CEILING}\nRATE_MB = 20\nCROSSINGS = \"{CROSSINGS}\"\n\
          [memory]\nceiling = {CEILING}\nwire = \"{wire}\"\n\
          [recycle]\nmin_age = \"0s\"\njitter = 0\n[agent]\nload = \"off\"\n"
     );
-    fs::write("/etc/supervise/wire.toml", config).unwrap();
     let _ = fs::remove_file(CROSSINGS);
-    sh(&format!("systemctl start {UNIT}"));
-    let crossings = clock::poll(3 * LONG, || {
-        let text = fs::read_to_string(CROSSINGS).unwrap_or_default();
-        let seen = moments(&text);
+    let shop = shop::start(&config, "");
+    let crossings = shop.wait("the crossings", || {
+        let seen = moments(&fs::read_to_string(CROSSINGS).unwrap_or_default());
         (seen.len() > wanted).then_some(seen)
     });
-    let events = sh("supervise events --name wire --json");
-    try_sh(&format!("systemctl stop {UNIT}"));
-    let crossings = crossings.unwrap_or_else(|| panic!("too few crossings\n{events}"));
+    let events = sh("supervise events --name shop --json");
     let due: Vec<Value> = events
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
