@@ -13,7 +13,7 @@ use super::{
 type Scenario = (&'static str, fn(&mut Book));
 
 /// In this order: the first installs the package, the last removes it.
-const SCENARIOS: [Scenario; 15] = [
+const SCENARIOS: [Scenario; 16] = [
     ("install", package::install),
     ("units", package::units),
     ("groups", package::groups),
