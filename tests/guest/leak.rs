@@ -1,11 +1,13 @@
 //! A service that leaks with every request: its workers are recycled at their ceiling, and the
 //! strict client loses nothing.
 
+use serde_json::Value;
+
 use super::{
     book::Book,
     clock,
-    machine::{LONG, figure},
-    shop::{PLAN, Plan, ends, load},
+    machine::{LONG, figure, sh, show},
+    shop::{PLAN, Plan, UNIT, ends, load},
 };
 
 pub(crate) fn run(book: &mut Book) {
@@ -46,6 +48,13 @@ pub(crate) fn run(book: &mut Book) {
         by_ceiling == ends(&status).len(),
         format_args!("{by_ceiling} of {} ends", ends(&status).len()),
     );
+    journal(book);
+    let line = show(UNIT, "StatusText");
+    book.check(
+        "systemctl status says workers and memory in a line",
+        line.contains("workers") && line.contains("recycled"),
+        line.clone(),
+    );
     // Until its replacement serves it grows on; how long that takes is the emulator's.
     let over = ends(&status).iter().filter_map(|end| {
         let (memory, limit) = (end["memory"].as_f64()?, end["limit"].as_f64()?);
@@ -55,5 +64,20 @@ pub(crate) fn run(book: &mut Book) {
     book.note(
         "the most at an end",
         format_args!("{over:.2} times its limit"),
+    );
+}
+
+/// One record for an end, found by its fields.
+fn journal(book: &mut Book) {
+    let record = sh(&format!(
+        "journalctl -u {UNIT} EVENT=worker-ended CAUSE=ceiling -n 1 -o json --no-pager"
+    ));
+    let record: Value = serde_json::from_str(&record).unwrap_or_default();
+    let fields = ["WORKER", "CAUSE", "MEMORY", "LIMIT", "PEAK", "MESSAGE"];
+    let values: Vec<_> = fields.iter().map(|name| record[*name].as_str()).collect();
+    book.check(
+        "the journal has an end with its figures as fields",
+        values.iter().all(Option::is_some),
+        format_args!("{values:?}"),
     );
 }
