@@ -34,8 +34,8 @@ pub(crate) fn run(book: &mut Book) {
         "every crossing is decided on, by the wire",
         wire.over < 0.5,
         format_args!(
-            "{wanted} crossings at 20 MB a second: median {:.1} and worst {:.1} times a timer's median lateness in \
-             this guest; over by {:.2} % of the ceiling at worst",
+            "{wanted} crossings at 20 MB a second: median {:.1} and worst {:.1} times a timer's \
+             median lateness in this guest; over by {:.2} % of the ceiling at worst",
             median / timer,
             worst / timer,
             wire.over * 100.0
