@@ -38,6 +38,7 @@ pub mod spec;
 pub mod tell;
 mod tracing;
 mod watch;
+mod wire;
 mod worker;
 
 use std::{
