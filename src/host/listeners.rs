@@ -38,7 +38,7 @@ use nix::{
     unistd::{dup3_raw, execvpe},
 };
 
-use crate::supervisor::spec::Listen;
+use crate::{servers, supervisor::spec::Listen};
 
 /// Where the first one is (sd_listen_fds(3)).
 const FIRST: RawFd = 3;
@@ -102,12 +102,19 @@ impl Listeners {
     }
 
     /// What the command's environment says of them; [`Passing`] adds the rest.
-    pub(super) fn environment(&self) -> [(&'static str, String); 2] {
+    pub(super) fn environment(&self, argv: &[OsString]) -> Vec<(&'static str, String)> {
         let names: Vec<_> = self.held.iter().map(|one| one.name.as_str()).collect();
-        [
+        let argv: Vec<_> = argv
+            .iter()
+            .map(|word| word.to_string_lossy().into())
+            .collect();
+        let mut environment = vec![
             ("LISTEN_FDS", self.held.len().to_string()),
             ("LISTEN_FDNAMES", names.join(":")),
-        ]
+        ];
+        let variable = servers::socket_variable(&argv);
+        environment.extend(variable.map(|name| (name, FIRST.to_string())));
+        environment
     }
 
     /// Copies for a keeper. They stay open across its exec: to be dropped once it has them.
@@ -325,8 +332,15 @@ mod tests {
             Listen::Unix(path.clone()),
         ];
         let held = Listeners::take(&wishes, "shop").unwrap();
-        assert_eq!(held.environment()[0].1, "2");
-        assert_eq!(held.environment()[1].1, "shop:shop");
+        let said = |argv: &str| {
+            let words: Vec<_> = held.environment(&[argv.into()]);
+            words
+                .iter()
+                .map(|(_, value)| value.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(said("gunicorn"), ["2", "shop:shop"]);
+        assert_eq!(said("uvicorn"), ["2", "shop:shop", "3"]);
         let mode = metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o666);
         let address = getsockname::<SockaddrStorage>(held.held[0].socket.as_raw_fd()).unwrap();

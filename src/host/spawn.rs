@@ -64,7 +64,7 @@ impl Keeper {
             keeper.env_remove(name);
         }
         if !lent.is_empty() {
-            keeper.envs(listeners.environment());
+            keeper.envs(listeners.environment(&command.argv));
         }
         if let Some(notify) = notify {
             keeper.env("NOTIFY_SOCKET", notify);

@@ -5,27 +5,37 @@ mod launcher;
 
 use crate::units::{Habits, ServerKind};
 
+const GUNICORN: &str = "gunicorn";
+
 /// The server a command line starts, seen through the usual launchers: `uv run`, `env`, `sh -c`.
 ///
 /// What a wrapper script will execute cannot be read from its command line: then it is `None`.
 pub fn recognise(argv: &[String]) -> Option<ServerKind> {
+    starts(argv, GUNICORN).then_some(ServerKind::Gunicorn)
+}
+
+/// The variable by which what a command line starts takes the number of a listening socket, where
+/// it does not look for `LISTEN_FDS` (sd_listen_fds(3)).
+pub fn socket_variable(argv: &[String]) -> Option<&'static str> {
+    starts(argv, "uvicorn").then_some("UVICORN_FD")
+}
+
+fn starts(argv: &[String], server: &str) -> bool {
     let mut words = argv;
     while let Some((program, rest)) = words.split_first() {
-        if runs_gunicorn(words) {
-            return Some(ServerKind::Gunicorn);
+        if runs(words, server) {
+            return true;
         }
         match launcher::open(basename(program), rest) {
             launcher::Inside::Command(inner) => words = inner,
-            launcher::Inside::Module(module) => {
-                return is_gunicorn_module(module).then_some(ServerKind::Gunicorn);
-            }
+            launcher::Inside::Module(module) => return is_module(module, server),
             launcher::Inside::Script(commands) => {
-                return commands.iter().find_map(|command| recognise(command));
+                return commands.iter().any(|command| starts(command, server));
             }
-            launcher::Inside::Nothing => return None,
+            launcher::Inside::Nothing => return false,
         }
     }
-    None
+    false
 }
 
 /// How a make of server treats its workers.
@@ -40,17 +50,17 @@ pub const fn habits(kind: ServerKind) -> Habits {
 pub fn is_gunicorn(argv: &[String]) -> bool {
     argv.first()
         .is_some_and(|title| title.starts_with("gunicorn: master"))
-        || runs_gunicorn(argv)
+        || runs(argv, GUNICORN)
 }
 
-/// The program is gunicorn's script, or an interpreter that is given it.
-fn runs_gunicorn(argv: &[String]) -> bool {
+/// The program is the server's script, or an interpreter that is given it.
+fn runs(argv: &[String], server: &str) -> bool {
     let Some((program, rest)) = argv.split_first() else {
         return false;
     };
     let name = basename(program);
-    is_versioned(name, "gunicorn")
-        || ((is_versioned(name, "python") || is_versioned(name, "pypy")) && is_given_gunicorn(rest))
+    is_versioned(name, server)
+        || ((is_versioned(name, "python") || is_versioned(name, "pypy")) && is_given(rest, server))
 }
 
 /// `gunicorn`, `gunicorn3`, `python3.11`: the name, then only a version.
@@ -62,17 +72,20 @@ fn is_versioned(name: &str, base: &str) -> bool {
     })
 }
 
-fn is_gunicorn_module(module: &str) -> bool {
-    module == "gunicorn" || module.starts_with("gunicorn.")
+/// `gunicorn` or one within it, `gunicorn.app.wsgiapp`.
+fn is_module(module: &str, server: &str) -> bool {
+    module
+        .strip_prefix(server)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// What an interpreter's own arguments make it run: the options of python(1), where `-m` and `-c`
 /// end them and may stand at the end of a cluster (`-um`).
-fn is_given_gunicorn(arguments: &[String]) -> bool {
+fn is_given(arguments: &[String], server: &str) -> bool {
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         let Some(option) = word.strip_prefix('-').filter(|option| !option.is_empty()) else {
-            return is_versioned(basename(word), "gunicorn");
+            return is_versioned(basename(word), server);
         };
         if option == "-check-hash-based-pycs" {
             words.next();
@@ -90,7 +103,7 @@ fn is_given_gunicorn(arguments: &[String]) -> bool {
             Some(attached)
         };
         match letter {
-            "m" => return value.is_some_and(is_gunicorn_module),
+            "m" => return value.is_some_and(|module| is_module(module, server)),
             "c" => return false,
             _ => {}
         }
@@ -181,6 +194,24 @@ mod tests {
         }
         let argv = ["sh", "-c", "echo gunicorn # gunicorn"].map(str::to_owned);
         assert_eq!(recognise(&argv), None);
+    }
+
+    #[test]
+    fn uvicorn_is_told_of_its_socket_by_a_variable() {
+        for line in [
+            "uvicorn shop:app",
+            "python -m uvicorn shop:app",
+            "uv run uvicorn shop:app",
+        ] {
+            assert_eq!(socket_variable(&words(line)), Some("UVICORN_FD"), "{line}");
+        }
+        for line in [
+            "gunicorn -k uvicorn.workers.UvicornWorker a",
+            "uvicorn_x",
+            "",
+        ] {
+            assert_eq!(socket_variable(&words(line)), None, "{line}");
+        }
     }
 
     #[test]

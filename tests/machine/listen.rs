@@ -28,40 +28,53 @@ fn load(port: u16) -> Running {
     .start()
 }
 
-/// The master of the workers is killed, and the service comes back.
-fn killed_under_load(options: &[&str], port: u16) -> Outcome {
-    let house = Plan::supervise(options, &NEWEST.gunicorn(port, FLASK)).start();
-    let before = pids(&house.ready(2));
+/// What the command line starts is killed, with all its workers, and comes back.
+fn killed_under_load(options: &[&str], command: &[String], port: u16) -> Outcome {
+    let is_server = command[0].ends_with("gunicorn");
+    let count = if is_server { 2 } else { 1 };
+    let house = Plan::supervise(options, command).start();
+    let before = pids(&house.ready(count));
     let running = load(port);
     clock::until(clock::now() + Duration::from_secs(1));
-    send(
-        proc::parent(before[0]).expect("a worker has a parent"),
-        Signal::SIGKILL,
-    );
-    house.wait("two other workers", SOON, || {
-        let now = pids(&house.ready(2));
+    let master = || proc::parent(before[0]).expect("a worker has a parent");
+    let victim = if is_server { master() } else { before[0] };
+    send(victim, Signal::SIGKILL);
+    house.wait("other workers", SOON, || {
+        let now = pids(&house.ready(count));
         now.iter().all(|pid| !before.contains(pid)).then_some(())
     });
     clock::until(clock::now() + Duration::from_secs(1));
     running.finish()
 }
 
-#[test]
-fn a_killed_server_refuses_nobody_whose_socket_is_held() {
-    let _turn = turn::alone();
-    let port = free_port();
-    let outcome = killed_under_load(&["--listen", &format!("127.0.0.1:{port}")], port);
-    println!("held: {outcome}");
+/// SIGKILL loses what is in flight: on each connection one request at the most.
+#[track_caller]
+fn nobody_is_refused(command: &[String], port: u16) {
+    let outcome = killed_under_load(&["--listen", &format!("127.0.0.1:{port}")], command, port);
     let refused = outcome.failures.get(&Failure::Refused);
     assert_eq!(refused, None, "{outcome}");
-    // SIGKILL loses what is in flight: on each connection one request at the most.
     assert!(outcome.failed() <= 8, "{outcome}");
+}
+
+#[test]
+fn a_killed_gunicorn_refuses_nobody_whose_socket_is_held() {
+    let _turn = turn::alone();
+    let port = free_port();
+    nobody_is_refused(&NEWEST.gunicorn(port, FLASK), port);
+}
+
+#[test]
+fn a_killed_uvicorn_refuses_nobody_whose_socket_is_held() {
+    let _turn = turn::alone();
+    let command = [NEWEST.bin("uvicorn"), "leaky_asgi:app".to_owned()];
+    nobody_is_refused(&command, free_port());
 }
 
 #[test]
 fn a_killed_server_with_a_socket_of_its_own_refuses() {
     let _turn = turn::alone();
-    let outcome = killed_under_load(&[], free_port());
+    let port = free_port();
+    let outcome = killed_under_load(&[], &NEWEST.gunicorn(port, FLASK), port);
     println!("own: {outcome}");
     let refused = outcome.failures.get(&Failure::Refused);
     assert!(refused.is_some(), "{outcome}");
