@@ -40,6 +40,7 @@ pub mod spec;
 pub mod tell;
 mod tracing;
 mod watch;
+mod wire;
 mod worker;
 
 use std::{

@@ -8,15 +8,12 @@ use super::{
     asking::Rung,
     event::{CapMechanism, Effect, Sample},
     report::Report,
-    worker::Wire,
+    wire::Wire,
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
 
 /// Pressure that goes on is told of no more often.
 const TELL_PRESSURE: Duration = Duration::from_secs(60);
-/// A wire that tripped before its time is not set again sooner: setting one makes the kernel wait
-/// for all its readers (`synchronize_rcu` on cgroup v1), some milliseconds.
-const WIRE_PAUSE: Duration = Duration::from_millis(100);
 /// What was touched before the move and is charged elsewhere is worth telling the kernel from here.
 const CHARGE_STEP: Bytes = Bytes::mib(1);
 
@@ -144,20 +141,9 @@ impl Supervisor {
         }
         let trips_at = sample.cgroup.map(|charge| charge.plus(room));
         let slack = ceiling.scaled(0.02).max(Bytes::mib(1));
-        let fits = match (worker.wire, trips_at) {
-            (Some(wire), _) if now.since(wire.at) < WIRE_PAUSE => true,
-            (
-                Some(Wire {
-                    trips_at: Some(armed),
-                    ..
-                }),
-                Some(wished),
-            ) => armed.get().abs_diff(wished.get()) <= slack.get(),
-            (Some(_), _) => true,
-            (None, _) => false,
-        };
-        if !fits {
-            worker.wire = Some(Wire { at: now, trips_at });
+        let before = worker.wire;
+        if !before.is_some_and(|wire| wire.fits(now, trips_at, slack)) {
+            worker.wire = Some(Wire::set(now, trips_at, before));
             self.act(Action::ArmWire { worker: id, room });
         }
     }
@@ -165,9 +151,8 @@ impl Supervisor {
     /// Only a reason to look: the sample decides.
     pub(super) fn on_tripped(&mut self, now: Timestamp, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
-            // Kept for its moment, so that it is not set again within the pause.
             if let Some(wire) = &mut worker.wire {
-                wire.trips_at = Some(Bytes::ZERO);
+                wire.trip(now);
             }
             worker.memory.look_now(now);
         }

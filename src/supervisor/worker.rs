@@ -11,6 +11,7 @@ use super::{
     memory::Memory,
     report::{Cause, Limits, WorkerView},
     tracing::Tracing,
+    wire::Wire,
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
 
@@ -100,15 +101,6 @@ pub(super) enum By {
     Signal,
     /// Its server, which was asked for one worker fewer.
     Server,
-}
-
-/// An armed trip wire.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
-pub(super) struct Wire {
-    /// Armed then.
-    pub(super) at: Timestamp,
-    /// The group's charge at which it trips, where the charge is known.
-    pub(super) trips_at: Option<Bytes>,
 }
 
 impl Worker {
