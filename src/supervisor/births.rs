@@ -115,7 +115,10 @@ impl Supervisor {
     /// RACE: a stopping server tells its workers to go. One that it has just forked does not catch
     /// the signal yet, and would serve on until the grace is over.
     fn tell_late_comer(&mut self, now: Timestamp, id: WorkerId) {
-        if let Some(until) = self.service.stop.as_ref().and_then(|stop| stop.kill_at) {
+        let stop = self.service.stop.as_ref();
+        if stop.is_some_and(|stop| stop.kill_at.is_some()) {
+            // It may have its own grace; that of the stop ends all.
+            let until = now.later(self.spec.stop.grace);
             self.send_away(now, id, Cause::Stop, until);
         }
     }
