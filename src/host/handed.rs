@@ -162,6 +162,7 @@ impl Host {
             discovery,
             probe: None,
             ear,
+            backlog: None,
         });
         Ok(())
     }

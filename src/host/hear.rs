@@ -66,6 +66,7 @@ impl Host {
             }
         }
         self.discover(now);
+        self.look_at_backlog(now);
         self.keep_up(now);
         self.pool
             .as_mut()

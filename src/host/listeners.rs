@@ -13,6 +13,7 @@
 )]
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::{CString, OsStr, OsString},
     fs::{Permissions, metadata, set_permissions},
@@ -31,9 +32,12 @@ use std::{
 
 use nix::{
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
-    sys::socket::{
-        AddressFamily, Backlog, SockaddrLike, SockaddrStorage, getsockname, listen, setsockopt,
-        sockopt,
+    sys::{
+        socket::{
+            AddressFamily, Backlog, SockaddrLike, SockaddrStorage, getsockname, listen, setsockopt,
+            sockopt,
+        },
+        stat::fstat,
     },
     unistd::{dup3_raw, execvpe},
 };
@@ -70,6 +74,8 @@ struct Held {
     name: String,
     /// The file of a socket that we have bound, and its inode.
     file: Option<(PathBuf, u64)>,
+    /// Our service manager holds it, too.
+    lent: bool,
 }
 
 /// One of them on its way to a successor.
@@ -78,6 +84,8 @@ pub(super) struct Handed {
     socket: RawFd,
     name: String,
     file: Option<(PathBuf, u64)>,
+    #[serde(default)]
+    lent: bool,
 }
 
 impl Handed {
@@ -106,6 +114,7 @@ impl Listeners {
                 socket: exec::adopt(one.socket).ok_or_else(lost)?,
                 name: one.name,
                 file: one.file,
+                lent: one.lent,
             })
         });
         Self::with(held.collect::<io::Result<_>>()?, wished, name)
@@ -117,6 +126,7 @@ impl Listeners {
             socket: one.socket.as_raw_fd(),
             name: one.name.clone(),
             file: one.file.clone(),
+            lent: one.lent,
         };
         self.held.iter().map(handed).collect()
     }
@@ -141,6 +151,7 @@ impl Listeners {
                 socket,
                 name: name.to_owned(),
                 file,
+                lent: false,
             });
         }
         for one in &held {
@@ -163,6 +174,19 @@ impl Listeners {
         let variable = servers::socket_variable(&argv);
         environment.extend(variable.map(|name| (name, FIRST.to_string())));
         environment
+    }
+
+    /// Copies of those that end when we do, by inode: we alone have bound them.
+    pub(super) fn bound(&self) -> BTreeMap<u64, OwnedFd> {
+        let bound = self.held.iter().filter(|one| !one.lent);
+        bound
+            .filter_map(|one| {
+                Some((
+                    fstat(&one.socket).ok()?.st_ino,
+                    one.socket.try_clone().ok()?,
+                ))
+            })
+            .collect()
     }
 
     /// Copies for a keeper. They stay open across its exec: to be dropped once it has them.
@@ -248,6 +272,7 @@ fn handed() -> io::Result<Vec<Held>> {
                 str::to_owned,
             ),
             file: None,
+            lent: true,
         });
     }
     Ok(held)
@@ -419,6 +444,7 @@ mod tests {
                 socket: listener,
                 name: String::new(),
                 file: None,
+                lent: false,
             };
             held.is_at(&wish, &addresses(&wish).unwrap())
         };

@@ -8,6 +8,7 @@
 
 mod absent;
 pub mod agents;
+mod backlog;
 pub mod cgroup;
 pub mod clock;
 mod discovery;
@@ -216,6 +217,7 @@ impl Host {
             Action::SignalCommand { run, signal } => self.signal_command(run, signal),
             Action::SignalWorker { worker, signal } => self.signal_worker(worker, signal),
             Action::KillWorker { worker } => self.kill_worker(now, worker),
+            Action::DrainBacklog { run } => self.drain_backlog(now, run),
             Action::KillRun { run } => self.kill_run(run),
             Action::Prioritize { worker, priority } => {
                 if let Some(tracked) = self.workers.get_mut(&worker) {
@@ -251,7 +253,10 @@ impl Host {
     pub fn deadline(&self) -> Timestamp {
         let discovery = self.run.as_ref().and_then(|run| run.discovery.as_ref());
         let scan = discovery.map(discovery::Discovery::deadline);
-        scan.into_iter().fold(self.upkeep.deadline(), Ord::min)
+        let backlog = self.run.as_ref().and_then(|run| run.backlog.as_ref());
+        let look = backlog.map(|backlog| backlog.next_look);
+        let own = scan.into_iter().chain(look);
+        own.fold(self.upkeep.deadline(), Ord::min)
     }
 
     /// How often the service manager wants to hear that we are alive.

@@ -186,6 +186,26 @@ impl Proc {
         Ok(found)
     }
 
+    /// Its open sockets: the descriptor and the inode of each.
+    pub fn sockets(&self, pid: i32) -> Result<Vec<(i32, u64)>, ProcError> {
+        let path = self.of(pid, "fd");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&path).map_err(reading(&path))? {
+            let entry = entry.map_err(reading(&path))?;
+            let number = entry.file_name().to_string_lossy().parse();
+            // One that is closed while we look is left out.
+            let (Ok(number), Ok(target)) = (number, fs::read_link(entry.path())) else {
+                continue;
+            };
+            let target = target.to_string_lossy();
+            let inode = target
+                .strip_prefix("socket:[")
+                .and_then(|rest| rest.strip_suffix(']')?.parse().ok());
+            found.extend(inode.map(|inode| (number, inode)));
+        }
+        Ok(found)
+    }
+
     /// Whom the OOM killer prefers: -1000 is never, 1000 is first.
     pub fn set_oom_score_adj(&self, pid: i32, adjust: i32) -> Result<(), ProcError> {
         let path = self.of(pid, "oom_score_adj");

@@ -76,6 +76,12 @@ pub enum Action {
         /// Which.
         worker: WorkerId,
     },
+    /// Let nobody connect any more, as the server is about to be told to stop. Answered by
+    /// `BacklogEmpty` once it has accepted all that had connected, if ever.
+    DrainBacklog {
+        /// Of which start.
+        run: RunId,
+    },
     /// SIGKILL all that this run started.
     KillRun {
         /// Which start.

@@ -116,7 +116,7 @@ impl Supervisor {
     /// the signal yet, and would serve on until the grace is over.
     fn tell_late_comer(&mut self, now: Timestamp, id: WorkerId) {
         let stop = self.service.stop.as_ref();
-        if stop.is_some_and(|stop| stop.kill_at.is_some()) {
+        if stop.is_some_and(|stop| stop.kill_at.is_some() && stop.tell_at.is_none()) {
             // It may have its own grace; that of the stop ends all.
             let until = now.later(self.spec.stop.grace);
             self.send_away(now, id, Cause::Stop, until);

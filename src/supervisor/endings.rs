@@ -165,7 +165,7 @@ impl Supervisor {
         self.act(Action::KillRun {
             run: self.service.run,
         });
-        self.service.stop = Some(Stopping { kill_at: None });
+        self.service.stop = Some(Stopping::KILLED);
         self.service.phase = Phase::Clearing {
             kill_at: None,
             next,

@@ -41,6 +41,11 @@ pub enum Event {
         /// Which start.
         run: RunId,
     },
+    /// Nobody waits any more to be accepted by the command, as far as can be seen.
+    BacklogEmpty {
+        /// Of which start.
+        run: RunId,
+    },
     /// The command's main process ended.
     CommandEnded {
         /// Which start.

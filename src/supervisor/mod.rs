@@ -153,6 +153,7 @@ impl Supervisor {
                 self.on_start_failed(now, run, errno, &error);
             }
             Event::Answers { run } => self.on_answers(now, run),
+            Event::BacklogEmpty { run } => self.on_backlog_empty(run),
             Event::CommandEnded {
                 run,
                 ended,

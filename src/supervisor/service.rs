@@ -69,6 +69,16 @@ pub(super) enum Next {
 pub(super) struct Stopping {
     /// `None`: the kill has been sent.
     pub(super) kill_at: Option<Timestamp>,
+    /// The command is told at the latest then. `None`: it has been, or knows by itself.
+    pub(super) tell_at: Option<Timestamp>,
+}
+
+impl Stopping {
+    /// All is killed already.
+    pub(super) const KILLED: Self = Self {
+        kill_at: None,
+        tell_at: None,
+    };
 }
 
 impl Service {
@@ -263,23 +273,50 @@ impl Supervisor {
             self.act(Action::Notify(Notice::Extend(longest)));
             self.service.stop = Some(Stopping {
                 kill_at: Some(now.later(self.spec.stop.grace)),
+                tell_at: None,
             });
         }
         match self.service.phase {
             Phase::Idle | Phase::Waiting { .. } => self.finish(0),
-            Phase::Running { .. } if first && how == Stop::Graceful => {
-                self.act(Action::SignalCommand {
-                    run,
-                    signal: self.spec.stop.signal,
-                });
-            }
+            Phase::Running { .. } if first && how == Stop::Graceful => self.begin_stop(now),
             Phase::Starting | Phase::Running { .. } | Phase::Clearing { .. }
                 if how == Stop::Now =>
             {
                 self.act(Action::KillRun { run });
-                self.service.stop = Some(Stopping { kill_at: None });
+                self.service.stop = Some(Stopping::KILLED);
             }
             Phase::Starting | Phase::Running { .. } | Phase::Clearing { .. } | Phase::Over => {}
+        }
+    }
+
+    /// What has connected is accepted before the command closes its listening sockets, for that
+    /// resets those that wait. Half of the grace is for that, the other for what is in hand then.
+    fn begin_stop(&mut self, now: Timestamp) {
+        if self.is_job() {
+            self.tell_to_stop();
+        } else if let Some(stop) = &mut self.service.stop {
+            stop.tell_at = Some(now.later(self.spec.stop.grace.div_f64(2.0)));
+            self.act(Action::DrainBacklog {
+                run: self.service.run,
+            });
+        }
+    }
+
+    fn tell_to_stop(&mut self) {
+        if let Some(stop) = &mut self.service.stop {
+            stop.tell_at = None;
+        }
+        self.act(Action::SignalCommand {
+            run: self.service.run,
+            signal: self.spec.stop.signal,
+        });
+    }
+
+    pub(super) fn on_backlog_empty(&mut self, run: RunId) {
+        let stop = self.service.stop.as_ref();
+        let waits = stop.is_some_and(|stop| stop.tell_at.is_some());
+        if waits && self.service.is_current(run) && self.service.pid().is_some() {
+            self.tell_to_stop();
         }
     }
 
@@ -290,6 +327,7 @@ impl Supervisor {
             self.act(Action::Notify(Notice::Stopping));
             self.service.stop = Some(Stopping {
                 kill_at: Some(now.later(self.spec.stop.grace)),
+                tell_at: None,
             });
         }
     }
@@ -318,8 +356,18 @@ impl Supervisor {
             && alive
             && stop.kill_at.is_some_and(|at| at <= now)
         {
-            stop.kill_at = None;
+            *stop = Stopping::KILLED;
             self.act(Action::KillRun { run });
+        } else if alive
+            && let Some(stop) = &self.service.stop
+            && stop.tell_at.is_some_and(|at| at <= now)
+        {
+            self.tell(Report::Warning(
+                "connections still wait to be accepted after half of stop.grace: the command is \
+                 told to stop, and they are reset"
+                    .to_owned(),
+            ));
+            self.tell_to_stop();
         }
     }
 
@@ -368,7 +416,9 @@ impl Supervisor {
             .stop
             .as_ref()
             .filter(|_| alive)
-            .and_then(|stop| stop.kill_at);
+            .into_iter()
+            .flat_map(|stop| [stop.tell_at, stop.kill_at])
+            .flatten();
         phase.into_iter().chain(stop).min()
     }
 }

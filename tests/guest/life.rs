@@ -82,8 +82,8 @@ pub(crate) fn restart(book: &mut Book) {
     sh("systemctl daemon-reload");
 }
 
-/// A request that no worker has taken yet is lost with the listener, which is the server's: what is
-/// in hand is not.
+/// Whoever was connected is answered, those included whom no worker has taken yet; whoever was not
+/// is refused.
 pub(crate) fn stop(book: &mut Book) {
     let shop = PLAN.start();
     shop.ready();
@@ -92,7 +92,15 @@ pub(crate) fn stop(book: &mut Book) {
         .map(|_| thread::spawn(|| asked().once("/sleep?s=3")))
         .collect();
     shop.wait("two requests in hand", || (in_hand() == 2).then_some(()));
+    // More than it has hands: some always wait.
+    let running = Load {
+        connections: 8,
+        rate: None,
+        ..asked()
+    }
+    .start();
     let output = try_sh(&format!("systemctl stop {UNIT}"));
+    let outcome = running.finish();
     let answers: Vec<_> = slow
         .into_iter()
         .map(|thread| thread.join().unwrap())
@@ -110,6 +118,12 @@ pub(crate) fn stop(book: &mut Book) {
         "what was in hand is answered",
         answers.iter().all(Result::is_ok),
         format_args!("{answers:?}"),
+    );
+    let refused = outcome.failures.get(&Failure::Refused).copied();
+    book.check(
+        "of all others nobody was reset",
+        outcome.failed() == refused.unwrap_or(0),
+        &outcome,
     );
     let after = asked().once("/pid");
     book.check(

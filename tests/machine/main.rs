@@ -33,6 +33,7 @@ mod probes;
 mod proc;
 mod runaway;
 mod signals;
+mod stops;
 mod turn;
 mod upgrade;
 #[expect(dead_code, reason = "the benches use the rest")]

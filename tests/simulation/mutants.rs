@@ -270,6 +270,20 @@ fn a_run_that_is_killed_too_early_is_seen() {
 }
 
 #[test]
+fn a_command_that_is_not_told_to_stop_is_seen() {
+    tampered("told", |turn, books| {
+        let stop = books.spec.stop.signal;
+        let waits = matches!(
+            turn.event,
+            Some(Event::BacklogEmpty { .. } | Event::Deadline)
+        );
+        turn.actions.retain(|action| {
+            !matches!(action, Action::SignalCommand { signal, .. } if waits && *signal == stop)
+        });
+    });
+}
+
+#[test]
 fn a_swallowed_reply_is_seen() {
     tampered("replies", |turn, _| {
         turn.actions

@@ -292,6 +292,15 @@ impl World {
                     self.end(pid, Ended::Signal(Signal::KILL), Oom::No);
                 }
             }
+            Action::DrainBacklog { run } => {
+                let busy = self.yes(0.3);
+                let wait = if busy {
+                    self.chance.millis(1, 60_000)
+                } else {
+                    self.chance.micros(5, 300)
+                };
+                self.tell(wait, Event::BacklogEmpty { run });
+            }
             Action::KillRun { .. } => self.kill_all(),
             Action::FindAgent { worker } => self.find_agent(worker),
             Action::AskAgent { worker, ask } => self.ask_agent(worker, ask),

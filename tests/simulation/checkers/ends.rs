@@ -43,7 +43,9 @@ impl Checker for TheDead {
                 | Action::KillWorker { worker }
                 | Action::Prioritize { worker, .. } => (Some(*worker), None),
                 Action::Adopt { run, .. } => (None, Some((*run, books.run_over))),
-                Action::SignalCommand { run, .. } => (None, Some((*run, !books.up))),
+                Action::SignalCommand { run, .. } | Action::DrainBacklog { run } => {
+                    (None, Some((*run, !books.up)))
+                }
                 Action::KillRun { run } => (None, Some((*run, books.run_over))),
                 _ => (None, None),
             };
@@ -225,6 +227,45 @@ impl Checker for Grace {
                 }
                 _ => {}
             }
+        }
+        Ok(())
+    }
+}
+
+/// A command whose service stops is told so as soon as nobody waits to be accepted, and in any case
+/// before half of the grace is over.
+#[derive(Default)]
+pub(super) struct Told {
+    waits: Option<Timestamp>,
+}
+
+impl Checker for Told {
+    fn name(&self) -> &'static str {
+        "told"
+    }
+
+    fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
+        let stop = books.spec.stop.signal;
+        let told = |action: &Action| match action {
+            Action::SignalCommand { signal, .. } => *signal == stop,
+            Action::KillRun { .. } => true,
+            _ => false,
+        };
+        if !books.up || turn.actions.iter().any(told) {
+            self.waits = None;
+        } else if (turn.actions.iter()).any(|action| matches!(action, Action::DrainBacklog { .. }))
+        {
+            self.waits = Some(turn.at);
+        }
+        let Some(since) = self.waits else {
+            return Ok(());
+        };
+        if turn.event == Some(Event::BacklogEmpty { run: books.run }) {
+            return Err("nobody waits any more, and the command is not told to stop".to_owned());
+        }
+        let waited = turn.at.since(since);
+        if waited > books.spec.stop.grace / 2 + world.scenario.faults.lag {
+            return Err(format!("the command is not told to stop for {waited:?}"));
         }
         Ok(())
     }

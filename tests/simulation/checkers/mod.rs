@@ -31,6 +31,7 @@ pub(crate) fn all() -> Vec<Box<dyn Checker>> {
         Box::new(ends::TheDead),
         Box::new(ends::OneCause::default()),
         Box::new(ends::Grace::default()),
+        Box::new(ends::Told::default()),
         Box::new(ends::Replies::default()),
         Box::new(ends::Restarts::default()),
         Box::new(promises::AtOnce),
