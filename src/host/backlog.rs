@@ -7,8 +7,8 @@
 //! Its listening sockets are copied (pidfd_getfd(2), Linux 5.6). On TCP they are then bound to an
 //! interface that does not exist (`SO_BINDTOIFINDEX`, for anybody since Linux 5.7; a socket filter
 //! wants `CAP_NET_ADMIN` there), so that the kernel refuses whoever comes, as it does when nobody
-//! listens. A Unix socket is closed to others by the mode of its file (unix(7)). Sockets that we were
-//! given, by a service manager for one, keep their queue for who comes next, and are left alone.
+//! listens. A Unix socket is closed to others by the mode of its file (unix(7)). Sockets that we
+//! were given, by a service manager for one, keep their queue for who comes next: they stay open.
 
 #![expect(
     unsafe_code,

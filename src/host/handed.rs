@@ -159,6 +159,7 @@ impl Host {
             orphaned: false,
             root: handed.root,
             worker: handed.worker,
+            made: None,
             discovery,
             probe: None,
             ear,

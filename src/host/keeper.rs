@@ -8,14 +8,14 @@
 //!
 //! It is our own binary executed again: one thread, no inheritance of a supervisor's state.
 
-#![expect(unsafe_code, reason = "wait4, prctl and pre_exec have no safe form")]
+#![expect(unsafe_code, reason = "wait4, clone3 and pre_exec have no safe form")]
 
 use std::{
     ffi::OsString,
     fs,
     io::{self, Read, Write},
     os::{
-        fd::{FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::{
             net::UnixStream,
             process::{CommandExt, ExitStatusExt},
@@ -26,6 +26,7 @@ use std::{
 };
 
 use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
     sys::{
         prctl,
         signal::{SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask},
@@ -130,6 +131,8 @@ pub(super) struct Orders {
     pub(super) foreground: bool,
     /// The sockets that are passed on to the command, in their order.
     pub(super) lent: Vec<RawFd>,
+    /// The version 2 group that the command is born in, if there is one.
+    pub(super) place: Option<RawFd>,
     /// The service's name, for its groups.
     pub(super) name: OsString,
     /// Whose the command is; empty for ours.
@@ -153,6 +156,7 @@ impl Orders {
             }
             .into(),
             joined(&self.lent).into(),
+            joined(self.place.as_slice()).into(),
             self.name,
             self.user,
             self.program,
@@ -170,6 +174,10 @@ impl Orders {
             lent: (args.next()?.to_str()?.split_terminator(','))
                 .map(|word| word.parse().ok())
                 .collect::<Option<_>>()?,
+            place: match args.next()?.to_str()? {
+                "" => None,
+                word => Some(word.parse().ok()?),
+            },
             name: args.next()?,
             user: args.next()?,
             program: args.next()?,
@@ -199,10 +207,7 @@ fn keep(orders: &Orders) -> io::Result<()> {
     let sockets = Placed::move_in(&orders.lent)?;
     // SAFETY: the supervisor opened this descriptor for us alone.
     let mut socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(orders.socket) });
-    nix::fcntl::fcntl(
-        &socket,
-        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
-    )?;
+    never_inherited(&socket)?;
     prctl::set_name(c"supervise-keep")?;
     prctl::set_child_subreaper(true)?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
@@ -213,7 +218,12 @@ fn keep(orders: &Orders) -> io::Result<()> {
         // RACE: the supervisor died before the kernel knew that we want to hear of it.
         return Ok(());
     }
-    let executed = execute(orders, &sockets, socket.try_clone()?);
+    // SAFETY: as above.
+    let place = (orders.place).map(|place| unsafe { OwnedFd::from_raw_fd(place) });
+    if let Some(place) = &place {
+        never_inherited(place)?;
+    }
+    let executed = execute(orders, &sockets, socket.try_clone()?, place);
     // The command has its own by now, and we never answer there.
     drop(sockets);
     match executed {
@@ -252,8 +262,19 @@ fn keep(orders: &Orders) -> io::Result<()> {
     }
 }
 
+fn never_inherited(file: &impl AsFd) -> io::Result<()> {
+    let flag = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
+    fcntl(file, flag)?;
+    Ok(())
+}
+
 /// Starts the command; it waits for the supervisor's go before it executes. Blocks until then.
-fn execute(orders: &Orders, sockets: &Placed, mut socket: UnixStream) -> io::Result<i32> {
+fn execute(
+    orders: &Orders,
+    sockets: &Placed,
+    mut socket: UnixStream,
+    place: Option<OwnedFd>,
+) -> io::Result<i32> {
     let mut argv = orders.argv.iter();
     let mut command = Command::new(&orders.program);
     command
@@ -290,8 +311,52 @@ fn execute(orders: &Orders, sockets: &Placed, mut socket: UnixStream) -> io::Res
     };
     // SAFETY: between fork and exec of a process with one thread everything is allowed.
     unsafe { command.pre_exec(prepare) };
+    if let Some(place) = place
+        && let Some(born) = born_in(&place, &mut command)
+    {
+        return born;
+    }
     let child = command.spawn()?;
     i32::try_from(child.id()).map_err(io::Error::other)
+}
+
+/// Forks into a group of version 2, and executes there: not a page of the command is charged to
+/// another group (clone(2), `CLONE_INTO_CGROUP`, Linux 5.7). `None`: this kernel does not, or the
+/// group does not let us; then it is moved there before it executes.
+fn born_in(place: &OwnedFd, command: &mut Command) -> Option<io::Result<i32>> {
+    /// linux/sched.h
+    const CLONE_INTO_CGROUP: u64 = 1 << 33;
+    let (mut heard, mut tells) = io::pipe().ok()?;
+    // SAFETY: all of it is plain numbers.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = CLONE_INTO_CGROUP;
+    args.exit_signal = u64::try_from(libc::SIGCHLD).ok()?;
+    args.cgroup = u64::try_from(place.as_raw_fd()).ok()?;
+    // SAFETY: without CLONE_VM it is a fork(2), and we have one thread: the child may do anything.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
+    let pid = i32::try_from(pid).ok()?;
+    if pid < 0 {
+        return None;
+    }
+    if pid == 0 {
+        let error = command.exec();
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        let _ = tells.write_all(&errno.to_ne_bytes());
+        // SAFETY: nothing of the keeper's is to be done by its copy.
+        unsafe { libc::_exit(127) };
+    }
+    drop(tells);
+    let mut errno = [0; 4];
+    // It is closed by an execve(2) that worked.
+    Some(match heard.read_exact(&mut errno) {
+        Err(_) => Ok(pid),
+        Ok(()) => {
+            let none = std::ptr::null_mut();
+            // SAFETY: nothing is wanted but its burial.
+            unsafe { libc::wait4(pid, none, 0, std::ptr::null_mut()) };
+            Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+        }
+    })
 }
 
 /// Makes our process group the terminal's foreground one, if standard input is a terminal.

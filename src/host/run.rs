@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use super::{
     Host,
     backlog::Backlog,
+    cgroup::{CgroupError, Group},
     discovery::{Discovery, Finding},
     hear::Source,
     keeper::{END_ALL, Word, ended},
@@ -41,6 +42,8 @@ pub(super) struct Run {
     /// The command's own process.
     pub(super) root: Option<i32>,
     pub(super) worker: Option<(WorkerId, Option<Bytes>)>,
+    /// The group that the command is to live in, until it is there.
+    pub(super) made: Option<Result<Group, CgroupError>>,
     pub(super) discovery: Option<Discovery>,
     pub(super) probe: Option<Probe>,
     pub(super) ear: Option<(Ear, u64)>,
@@ -73,8 +76,22 @@ impl Host {
             ReadyWhen::Auto | ReadyWhen::Tcp(_) | ReadyWhen::Http(_) | ReadyWhen::Delay(_) => None,
         };
         let path = ear.as_ref().map(|(ear, _)| ear.path());
+        let made = self.make_group(worker);
+        let place = made.as_ref().ok().and_then(Group::birthplace);
         let (spec, foreground) = (&self.spec, self.is_job());
-        let keeper = Keeper::start(&spec.name, &spec.command, foreground, path, &self.listeners)?;
+        let sockets = &self.listeners;
+        let started = Keeper::start(
+            (&spec.name, &spec.command),
+            (foreground, path, place),
+            sockets,
+        );
+        let keeper = match started {
+            Ok(keeper) => keeper,
+            Err(error) => {
+                self.gone.extend(made.ok());
+                return Err(error);
+            }
+        };
         let keeper_token = self.watch(&keeper, Source::Keeper)?;
         self.run = Some(Run {
             id,
@@ -83,12 +100,26 @@ impl Host {
             orphaned: false,
             root: None,
             worker,
+            made: Some(made),
             discovery: None,
             probe: None,
             ear,
             backlog: None,
         });
         Ok(())
+    }
+
+    /// The group of the command, with its cap.
+    fn make_group(&self, worker: Option<(WorkerId, Option<Bytes>)>) -> Result<Group, CgroupError> {
+        let name = worker.map_or_else(|| SERVER.to_owned(), |(worker, _)| worker.to_string());
+        let mut group = self.groups.leaf(&name)?;
+        if let Some((_, cap)) = worker {
+            if self.groups.caps() != CapMechanism::Rlimit {
+                group.set_cap(cap, self.swap)?;
+            }
+            self.limit_pids(&group);
+        }
+        Ok(group)
     }
 
     pub(super) fn notify_path(&self) -> PathBuf {
@@ -123,18 +154,9 @@ impl Host {
         let Some(run) = &mut self.run else { return };
         run.root = Some(pid);
         let worker = run.worker;
-        let name = worker.map_or_else(|| SERVER.to_owned(), |(worker, _)| worker.to_string());
-        let made = self.groups.leaf(&name).and_then(|mut group| {
-            if let Some((_, cap)) = worker
-                && self.groups.caps() != CapMechanism::Rlimit
-            {
-                group.set_cap(cap, self.swap)?;
-            }
-            if worker.is_some() {
-                self.limit_pids(&group);
-            }
-            group.add(pid).map(|()| group)
-        });
+        let Some(made) = run.made.take() else { return };
+        // Where it was born in its group, that is so already.
+        let made = made.and_then(|mut group| group.add(pid).map(|()| group));
         // Ours is never the command's: it must not be the last that the OOM killer takes.
         let _ = self.proc.set_oom_score_adj(pid, self.oom_score_adj);
         match (made, worker) {
@@ -154,13 +176,7 @@ impl Host {
         let _ = self.run.as_mut().map(|run| run.keeper.go());
     }
 
-    fn track_command(
-        &mut self,
-        worker: WorkerId,
-        pid: i32,
-        group: super::cgroup::Group,
-        cap: Option<Bytes>,
-    ) {
+    fn track_command(&mut self, worker: WorkerId, pid: i32, group: Group, cap: Option<Bytes>) {
         match PidFd::open(pid) {
             Ok(process) => {
                 let tracked = Tracked::new(process, group, true);
@@ -286,6 +302,7 @@ impl Host {
         if let Some((ear, token)) = &run.ear {
             self.unwatch(ear, *token);
         }
+        self.gone.extend(run.made.and_then(Result::ok));
         self.gone.extend(self.server_group.take());
         self.events.push_back(Event::RunOver { run: run.id });
     }
@@ -448,7 +465,7 @@ impl Host {
             Ok(group) => group,
             Err(error) => {
                 self.fail(error.to_string(), Some(worker), Effect::Cap);
-                super::cgroup::Group::nowhere(&worker.to_string())
+                Group::nowhere(&worker.to_string())
             }
         };
         let mut tracked = Tracked::new(process, group, false);

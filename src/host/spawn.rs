@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
     },
     path::Path,
@@ -38,12 +38,11 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts a keeper. `notify` is where the command says that it is ready, if it is to say it.
+    /// Starts a keeper. `notify` is where the command says that it is ready, if it is to say it;
+    /// `place` is the group that it is to be born in.
     pub(super) fn start(
-        name: &str,
-        command: &CommandSpec,
-        foreground: bool,
-        notify: Option<&Path>,
+        (name, command): (&str, &CommandSpec),
+        (foreground, notify, place): (bool, Option<&Path>, Option<OwnedFd>),
         listeners: &Listeners,
     ) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
@@ -51,11 +50,14 @@ impl Keeper {
         // These are not closed by an exec. Nothing else forks between here and their end below.
         let theirs = listeners.above(theirs.as_fd())?;
         let lent = listeners.lend()?;
+        let place = place.map(|place| listeners.above(place.as_fd()));
+        let place = place.transpose()?;
         let orders = Orders {
             socket: theirs.as_raw_fd(),
             parent: i32::try_from(std::process::id()).map_err(io::Error::other)?,
             foreground,
             lent: lent.iter().map(AsRawFd::as_raw_fd).collect(),
+            place: place.as_ref().map(AsRawFd::as_raw_fd),
             name: name.into(),
             user: command.user.clone().map(OsString::from).unwrap_or_default(),
             program: command.program.clone().into_os_string(),

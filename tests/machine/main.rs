@@ -8,6 +8,7 @@
 mod agent;
 mod around;
 mod assets;
+mod births;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod client;
 mod client_classes;

@@ -1,7 +1,8 @@
 //! One worker's group: its cap, its figures, its wire, its processes and its end.
 
 use std::{
-    os::fd::BorrowedFd,
+    fs::File,
+    os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -43,6 +44,13 @@ impl Group {
         self.procs_files()
             .iter()
             .try_for_each(|file| files::write(file, &pid))
+    }
+
+    /// Its folder in a version 2 hierarchy, if there is one: a process can be born there (clone(2),
+    /// `CLONE_INTO_CGROUP`).
+    pub fn birthplace(&self) -> Option<OwnedFd> {
+        let dir = &self.v2.as_ref()?.dir;
+        File::open(dir).ok().map(OwnedFd::from)
     }
 
     /// Lets the kernel hold a cap, `swap` of it on disk at most; `None` takes either away.
