@@ -16,7 +16,7 @@ from typing import Any, Callable, Deque, Dict, List, NoReturn, Optional, Tuple
 
 from . import _errors, _life, _pickles
 from ._future import TaskFuture
-from ._wire import BROKEN, RESULT, Wire
+from ._wire import BROKEN, Wire
 
 _TO_POOL = struct.Struct("<IBQ")
 _SETUP, _TASK, _QUIT = (ord(kind) for kind in "ITQ")
@@ -99,6 +99,7 @@ class Client:
             self._packing += 1
         frame = None
         try:
+            future.start()
             frame = self._pack(future, function, args, kwargs)
         finally:
             with self._lock:
@@ -108,7 +109,7 @@ class Client:
                 elif self._ended:
                     self._refuse()
                 else:
-                    self._wire.write(frame)
+                    self._wire.write(frame if len(frame[1]) > _LARGE else [b"".join(frame)])
                 if self._closing or (frame is None and self._waiting):
                     self._wire.ring()
         return future
@@ -154,13 +155,12 @@ class Client:
     def _pack(
         self, future: TaskFuture, function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]
     ) -> Optional[List[bytes]]:
-        """The frame of a task that is handed over now; none if it is over already."""
-        if not future.begin():
-            return None
+        """The frame of a task that is handed over now; none if that failed, and its future says why."""
         try:
-            body = _pickles.dumps_task(function, args, kwargs)
-            if len(body) > _LARGEST:
-                raise ValueError("a task of {} bytes is too large".format(len(body)))
+            body, tail = _pickles.dumps_task(function, args, kwargs)
+            size = len(body) + len(tail)
+            if size > _LARGEST:
+                raise ValueError("a task of {} bytes is too large".format(size))
         except Exception as error:
             future.set_exception(error)
             return None
@@ -169,8 +169,8 @@ class Client:
             raise
         number = next(self._numbers)
         self._running[number] = future
-        header = _TO_POOL.pack(len(body), _TASK, number)
-        return [header, body] if len(body) > _LARGE else [header + body]
+        header = _TO_POOL.pack(size, _TASK, number)
+        return [header, body, tail]
 
     # The thread.
 
@@ -188,7 +188,7 @@ class Client:
         while True:
             readable = self._wire.wait()
             if readable:
-                answered = self._wire.receive(self._take)
+                answered = self._wire.receive(self._answer, self._take)
                 if answered is None:
                     return
                 if answered:
@@ -203,9 +203,7 @@ class Client:
                 self._finish()
 
     def _take(self, kind: int, number: int, body: memoryview) -> int:
-        """Takes a frame: how many tasks it answers."""
-        if kind == RESULT:
-            return self._answer(number, body)
+        """Takes a frame that is no result: how many tasks it answers."""
         if kind in (_RAISED, _UNSAVED, _LOST):
             return self._fail(number, kind, bytes(body))
         if kind == _CREDIT:
@@ -247,33 +245,37 @@ class Client:
                 if count <= 0:
                     return
                 self._under_way += count
-            done, over, size = 0, 0, 0
-            parts: List[bytes] = []
-            large: List[bytes] = []
-            while done < count and size < _BATCH and not large:
-                frame = self._pack_next()
-                done += 1
-                if frame is None:
-                    over += 1
-                elif len(frame) == 1:
-                    parts += frame
-                    size += len(frame[0])
-                else:
-                    large = frame
+            parts, packed = self._pack_waiting(count)
             with self._lock:
-                self._under_way -= over + count - done
-                if parts or large:
-                    self._wire.write([b"".join(parts), *large])
+                self._under_way -= count - packed
+                if parts:
+                    self._wire.write(parts)
 
-    def _pack_next(self) -> Optional[List[bytes]]:
-        try:
-            item = self._waiting.popleft()
-        except IndexError:
-            return None  # Cancelled by a shutdown meanwhile.
-        try:
-            return self._pack(*item)
-        except BaseException:
-            return None  # SystemExit of a `__reduce__`: the future has it.
+    def _pack_waiting(self, count: int) -> Tuple[List[bytes], int]:
+        """The frames of so many tasks that wait, or of fewer if these are much to write; and how many they are."""
+        small: List[bytes] = []
+        size, packed = 0, 0
+        waiting = self._waiting
+        while count and size < _BATCH:
+            count -= 1
+            try:
+                future, function, args, kwargs = waiting.popleft()
+            except IndexError:
+                break  # Cancelled by a shutdown meanwhile.
+            if not future.begin():
+                continue
+            try:
+                frame = self._pack(future, function, args, kwargs)
+            except BaseException:
+                continue  # SystemExit of a `__reduce__`: the future has it.
+            if frame is None:
+                continue
+            packed += 1
+            if len(frame[1]) > _LARGE:
+                return [b"".join(small), *frame], packed
+            size += len(frame[1])
+            small += frame
+        return [b"".join(small)] if small else [], packed
 
     def _finish(self) -> None:
         with self._lock:

@@ -6,15 +6,19 @@ that it uses can have changed. Workers import this module to load, so that it im
 """
 import io
 import pickle
+import struct
 import sys
 import types
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
 _PROTOCOL = 5
 _MAIN = b"__main__"
 _MANAGERS = "multiprocessing.managers"
 _UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
 _NOTHING = object()
+_LENGTH = struct.Struct("<I")
+#: Behind the pickle of a task whose function does not come by itself.
+_WHOLE = _LENGTH.pack(0)
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), type(Ellipsis), types.BuiltinFunctionType, types.ModuleType)
 
 
@@ -48,9 +52,82 @@ def dumps_setup(initializer: Optional[Callable[..., object]], args: Tuple[Any, .
     return _with_key(dumps((initializer, args)))
 
 
-def dumps_task(function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bytes:
-    """The body of a task."""
-    return _with_key(_dumps_call(function, args, kwargs))
+def dumps_task(function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Tuple[bytes, bytes]:
+    """The body of a task, in two parts: the pickle of its arguments; that of its function, and how long that is.
+
+    Most tasks call what the task before them called, and to find a function by its name takes longer than all
+    else here and there. Whatever cannot be imported comes with the arguments, and 0 is behind them.
+    """
+    found: Optional[_Found] = _newest
+    if found.function is not function or found.scope.get(found.name) is not function:
+        found = _find(function)
+    if found is None:
+        return _with_key(_dumps_call(function, args, kwargs)), _WHOLE
+    try:
+        body = pickle.dumps((args, kwargs), _PROTOCOL)
+    except _UNPICKLABLE as error:
+        return _with_key(_dumps_by_value((function, args, kwargs), error)), _WHOLE
+    if _MAIN in body:
+        return _with_key(_dumps_by_value((function, args, kwargs), None)), _WHOLE
+    return _with_key(body) if _MANAGERS in sys.modules else body, found.tail
+
+
+def load_task(body: Union[bytes, bytearray]) -> Any:
+    """A function, its arguments, its keywords: what `dumps_task` made of them."""
+    newest = _newest
+    function = newest.function
+    if not body.endswith(newest.tail) or not newest.is_still(function):
+        size = _LENGTH.unpack_from(body, len(body) - _LENGTH.size)[0]
+        if size == 0:
+            return pickle.loads(body)
+        tail = bytes(body[-size - _LENGTH.size :])
+        function = pickle.loads(tail)
+        _found(function, tail)
+    # It ends before the tail.
+    args, kwargs = pickle.loads(body)
+    return function, args, kwargs
+
+
+class _Found:
+    """An imported function, and whether its name still stands for it."""
+
+    __slots__ = ("function", "tail", "scope", "name")
+
+    def __init__(self, function: Any, tail: bytes, scope: Dict[str, Any], name: str) -> None:
+        self.function = function
+        self.tail = tail
+        self.scope = scope
+        self.name = name
+
+    def is_still(self, function: Any) -> bool:
+        return self.function is function and self.scope.get(self.name) is function
+
+
+#: The function of the newest task, in the client or in a worker.
+_newest = _Found(_NOTHING, b"", {}, "")
+
+
+def _found(function: Any, tail: bytes) -> Optional[_Found]:
+    """Keeps it, if what its name stands for can be looked at."""
+    global _newest
+    # Where it is loaded anything may have that name.
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    name = getattr(function, "__qualname__", "")
+    found = _Found(function, tail, getattr(module, "__dict__", {}), name)
+    if not found.is_still(function):
+        return None
+    _newest = found
+    return found
+
+
+def _find(function: Any) -> Optional[_Found]:
+    if type(function) is not types.FunctionType or not _imports(function):
+        return None
+    try:
+        body = pickle.dumps(function, _PROTOCOL)
+    except _UNPICKLABLE:
+        return None  # The pickle of the whole task says why.
+    return None if _MAIN in body else _found(function, body + _LENGTH.pack(len(body)))
 
 
 def _with_key(body: bytes) -> bytes:

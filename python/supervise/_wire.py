@@ -98,8 +98,13 @@ class Wire:
                 readable = True
         return readable
 
-    def receive(self, take: Callable[[int, int, memoryview], int]) -> Optional[int]:
-        """Reads what there is, and has each frame taken: the sum of what `take` says. None at the end."""
+    def receive(
+        self, answer: Callable[[int, memoryview], int], take: Callable[[int, int, memoryview], int]
+    ) -> Optional[int]:
+        """Reads what there is; `answer` takes each result, `take` the other frames: the sum of what they say.
+
+        None at the end.
+        """
         try:
             count = self._socket.recv_into(memoryview(self._buffer)[self._filled :])
         except BlockingIOError:
@@ -110,14 +115,18 @@ class Wire:
             return None
         filled = self._filled = self._filled + count
         at, needed, answered = 0, 0, 0
+        head, unpack = _FRAME.size, _FRAME.unpack_from
         with memoryview(self._buffer) as view:
-            while filled - at >= _FRAME.size:
-                length, kind, number, _, _ = _FRAME.unpack_from(view, at)
-                body = at + _FRAME.size
+            while filled - at >= head:
+                length, kind, number, _, _ = unpack(view, at)
+                body = at + head
                 if body + length > filled:
-                    needed = _FRAME.size + length
+                    needed = head + length
                     break
                 at = body + length
+                if kind == RESULT:
+                    answered += answer(number, view[body:at])
+                    continue
                 answered += take(kind, number, view[body:at])
                 if kind == BROKEN:
                     return None

@@ -23,13 +23,10 @@ fn run(command: &mut Command) -> String {
 
 /// `pip install .` as a user does it, into an environment in which nothing else is; the result is
 /// its `bin`. Built without optimization, beside the build of the tests.
-fn installed(folder: &Path) -> PathBuf {
+fn installed(python: &str, folder: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let place = folder.join("fresh");
-    run(Command::new(venv::python())
-        .arg("-m")
-        .arg("venv")
-        .arg(&place));
+    run(Command::new(python).arg("-m").arg("venv").arg(&place));
     let target = Path::new(env!("CARGO_BIN_EXE_supervise"))
         .ancestors()
         .nth(2);
@@ -44,7 +41,7 @@ fn installed(folder: &Path) -> PathBuf {
 #[test]
 fn the_wheel_brings_the_binary_and_the_executor() {
     let folder = tempfile::tempdir().unwrap();
-    let bin = installed(folder.path());
+    let bin = installed(&venv::python(), folder.path());
     let version = run(Command::new(bin.join("supervise")).arg("--version"));
     assert_eq!(
         version,
@@ -62,16 +59,49 @@ fn the_wheel_brings_the_binary_and_the_executor() {
             "{file} is not in the wheel:\n{listed}"
         );
     }
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python");
-    let tests = folder.path().join("tests");
-    fs::create_dir(&tests).unwrap();
-    for file in ["test_executor.py", "helpers_for_tasks.py"] {
-        fs::copy(here.join(file), tests.join(file)).unwrap();
-    }
+    let tests = copied(&["test_executor.py", "helpers_for_tasks.py"], folder.path());
     let said = run(Command::new(bin.join("python"))
         .args(["-X", "faulthandler", "-m", "unittest", "test_executor"])
         .current_dir(&tests)
         .env_remove("SUPERVISE_BINARY")
         .env_remove("PYTHONPATH"));
     assert!(said.contains("\nOK"), "{said}");
+}
+
+#[test]
+fn cpythons_own_tests_pass_but_for_those_that_are_known_to_differ() {
+    let folder = tempfile::tempdir().unwrap();
+    let bin = installed(&python_with_tests(), folder.path());
+    let tests = copied(&["cpython_executor_tests.py"], folder.path());
+    let said = run(Command::new(bin.join("python"))
+        .arg("cpython_executor_tests.py")
+        .current_dir(&tests)
+        .env_remove("SUPERVISE_BINARY")
+        .env_remove("PYTHONPATH"));
+    let passed = said.lines().find_map(|line| {
+        let (count, _) = line.strip_prefix("Python ")?.split_once(" passed, ")?;
+        count.rsplit(' ').next()?.parse::<u32>().ok()
+    });
+    assert!(passed.is_some_and(|count| count > 0), "{said}");
+    println!("{said}");
+}
+
+/// A Python with CPython's own tests of executors; says what to install if there is none.
+fn python_with_tests() -> String {
+    let asks = "import venv, ensurepip, test.test_concurrent_futures";
+    venv::first(&["/usr/bin/python3", "python3"], asks).expect(
+        "no python3 with venv, ensurepip and test.test_concurrent_futures: apt-get install python3 \
+         python3-venv and libpython3.N-testsuite, where 3.N is what /usr/bin/python3 is",
+    )
+}
+
+/// A folder with these files of `tests/python`, away from the package beside them.
+fn copied(files: &[&str], folder: &Path) -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python");
+    let tests = folder.join("tests");
+    fs::create_dir(&tests).unwrap();
+    for file in files {
+        fs::copy(here.join(file), tests.join(file)).unwrap();
+    }
+    tests
 }

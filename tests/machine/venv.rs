@@ -153,20 +153,27 @@ pub(crate) fn programs() -> PathBuf {
 
 /// A Python of at least 3.11 that can make environments; says what to install if there is none.
 pub(crate) fn python() -> String {
-    let asks = "import sys, venv, ensurepip; assert sys.version_info >= (3, 11)";
-    ["python3", "/usr/bin/python3"]
-        .into_iter()
+    first(
+        &["python3", "/usr/bin/python3"],
+        "import sys, venv, ensurepip; assert sys.version_info >= (3, 11)",
+    )
+    .expect(
+        "no python3 of at least 3.11 with venv and ensurepip: \
+         install python3 and python3-venv (apt-get install python3-venv)",
+    )
+}
+
+/// The first of these that is there and runs `asks` without an error.
+pub(crate) fn first(pythons: &[&str], asks: &str) -> Option<String> {
+    pythons
+        .iter()
         .find(|python| {
             Command::new(python)
                 .args(["-c", asks])
                 .output()
                 .is_ok_and(|output| output.status.success())
         })
-        .expect(
-            "no python3 of at least 3.11 with venv and ensurepip: \
-             install python3 and python3-venv (apt-get install python3-venv)",
-        )
-        .to_owned()
+        .map(|&python| python.to_owned())
 }
 
 fn run(program: &str, words: &[&str]) -> String {

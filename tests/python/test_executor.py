@@ -1,5 +1,6 @@
 """Tests of `supervise.Executor` against the installed wheel: `python -m unittest test_executor`."""
 import concurrent.futures
+import functools
 import gc
 import multiprocessing
 import os
@@ -219,6 +220,30 @@ class Cancelling(Case):
         self.assertEqual([future.result(LONG) for future in rest[:-1]], [x * x for x in range(199)])
         self.assertTrue(rest[-1].cancelled())
         pool.shutdown()
+
+    def test_a_map_that_nobody_reads_on_is_cancelled(self):
+        pool = self.executor(1)
+        names = [self.path("first")] + [self.path("rest")] * 100
+        results = pool.map(tasks.begin_and_wait_for, [self.path("begun")] * 101, names)
+        until(lambda: os.path.exists(self.path("begun")))
+        self.release("first")
+        self.assertEqual(next(results), self.path("first"))
+        with pool._client._lock:
+            waiting = [item[0] for item in pool._client._waiting]
+        results.close()
+        self.assertGreater(len(waiting), 90)
+        self.assertTrue(all(future.cancelled() for future in waiting))
+        self.release("rest")
+
+    def test_a_map_that_takes_too_long_is_cancelled(self):
+        pool = self.executor(1)
+        results = pool.map(tasks.wait_for, [self.path("go")] * 100, timeout=0.05)
+        self.assertRaises(concurrent.futures.TimeoutError, next, results)
+        with pool._client._lock:
+            waiting = [item[0] for item in pool._client._waiting]
+        self.assertGreater(len(waiting), 90)
+        self.assertTrue(all(future.cancelled() for future in waiting))
+        self.release("go")
 
     def test_shutdown_cancels_what_waits(self):
         pool = self.executor(1)
@@ -564,7 +589,33 @@ class FromMain(Case):
 
 class Pickles(unittest.TestCase):
     def test_what_can_be_imported_goes_by_reference(self):
-        self.assertEqual(_pickles.dumps_task(tasks.square, (1,), {}), pickle.dumps((tasks.square, (1,), {}), 5))
+        for _ in range(2):
+            body, tail = _pickles.dumps_task(tasks.square, (1,), {})
+            self.assertEqual(body, pickle.dumps(((1,), {}), 5))
+            self.assertIs(pickle.loads(tail), tasks.square)
+            for kind in (bytes, bytearray):
+                self.assertEqual(_pickles.load_task(kind(body + tail)), (tasks.square, (1,), {}))
+
+    def test_what_is_no_function_to_import_goes_with_its_arguments(self):
+        shared = []
+        for function in (shared.append, len, lambda x: x, tasks.RaisesAtPickle, functools.partial(pow, 2)):
+            loaded, args, kwargs = _pickles.load_task(b"".join(_pickles.dumps_task(function, (shared,), {"a": 1})))
+            self.assertEqual((args, kwargs), ((shared,), {"a": 1}))
+            if function == shared.append:
+                self.assertIs(loaded.__self__, args[0])
+
+    def test_a_name_that_stands_for_another_function_is_noticed(self):
+        old = tasks.square
+        sent = b"".join(_pickles.dumps_task(old, (1,), {}))
+        self.assertIs(_pickles.load_task(sent)[0], old)
+        tasks.square = tasks.fail
+        try:
+            self.assertIs(_pickles.load_task(sent)[0], tasks.fail)
+            by_value = _pickles.load_task(b"".join(_pickles.dumps_task(old, (1,), {})))[0]
+            self.assertEqual(by_value(3), 9)
+        finally:
+            tasks.square = old
+        self.assertEqual(b"".join(_pickles.dumps_task(old, (1,), {})), sent)
 
     def test_the_pickle_of_a_function_is_kept(self):
         offset, mutable = 3, []

@@ -49,7 +49,8 @@ class Pickle:
         # The client's own, found where the client found it: what it pickles says its name.
         from supervise import _pickles
 
-        self.dumps = _pickles.dumps
+        self.encode = _pickles.dumps
+        self.load = _pickles.load_task
         for module in orders["imports"]:
             importlib.import_module(module)
 
@@ -59,16 +60,13 @@ class Pickle:
             initializer(*arguments)
 
     def run(self, body):
-        function, arguments, keywords = pickle.loads(body)
+        function, arguments, keywords = self.load(body)
         return function(*arguments, **keywords)
-
-    def encode(self, value):
-        return self.dumps(value)
 
     def describe(self, error):
         text = describe(error)
         try:
-            pickled = self.dumps(error)
+            pickled = self.encode(error)
             # Some pickle and cannot be loaded again; the client would fail on it.
             pickle.loads(pickled)
         except Exception:

@@ -28,6 +28,7 @@ CHUNK = 1 << 18
 LATEST_NS = 1_000_000
 # Tasks shorter than this are not worth a look at the memory.
 SHORT_NS = 1_000_000
+LONGEST_NS = 0xFFFFFFFF * 1000
 
 
 class Worker:
@@ -65,7 +66,7 @@ class Worker:
                 if end > have:
                     break
                 if kind == TASK:
-                    body = bytes(memoryview(waiting)[done + head : end])
+                    body = waiting[done + head : end]
                     done = end
                     self.do(number, body)
                 elif kind == QUIT:
@@ -108,7 +109,7 @@ class Worker:
         took = ended - begun
         if took > SHORT_NS:
             self.peak = peak_kib()
-        self.say(kind, words, min(took // 1000, 0xFFFFFFFF))
+        self.say(kind, words, took // 1000 if took < LONGEST_NS else 0xFFFFFFFF)
         if took > SHORT_NS or ended - self.flushed > LATEST_NS or len(self.out) > CHUNK:
             self.flush()
 
