@@ -34,8 +34,11 @@ use nix::{
     },
 };
 
-use super::{pidfd::PidFd, procfs::Proc};
-use crate::units::Timestamp;
+use super::{Host, pidfd::PidFd, procfs::Proc};
+use crate::{
+    supervisor::event::{Effect, Event},
+    units::{RunId, Timestamp},
+};
 
 /// How often it is looked whether somebody still waits.
 const LOOK: Duration = Duration::from_millis(10);
@@ -161,6 +164,49 @@ impl Backlog {
             let mut rows = text.lines().filter_map(Row::parse);
             rows.any(|row| row.state == SYN_RECV && self.ports.iter().any(|port| port == row.port))
         })
+    }
+}
+
+impl Host {
+    /// Closes the command's listening sockets to newcomers, and watches those who wait there.
+    pub(super) fn drain_backlog(&mut self, now: Timestamp, id: RunId) {
+        let Some(run) = self.run.as_mut().filter(|run| run.id == id) else {
+            return;
+        };
+        let mut pids = self.proc.descendants(run.keeper.pid());
+        if let Some(root) = run.root {
+            pids.retain(|pid| *pid != root);
+            pids.insert(0, root);
+        }
+        let (backlog, wrong) = Backlog::close(&self.proc, &pids, self.listeners.bound(), now);
+        run.backlog = Some(backlog);
+        if let Some(error) = wrong {
+            let what = format!(
+                "let nobody into a listening socket of the command any more: {error}; connections \
+                 that it has not accepted when it ends are reset (`--listen` prevents it)"
+            );
+            self.fail(what, None, Effect::Other);
+        }
+        // Mostly nobody waits.
+        self.look_at_backlog(now);
+    }
+
+    /// Whether everybody has been accepted.
+    pub(super) fn look_at_backlog(&mut self, now: Timestamp) {
+        let Some(run) = &mut self.run else { return };
+        let Some(backlog) = &mut run.backlog else {
+            return;
+        };
+        if now < backlog.next_look {
+            return;
+        }
+        backlog.look_later(now);
+        if backlog.is_empty(&self.proc) {
+            // Our copies would keep the sockets open.
+            run.backlog = None;
+            let run = run.id;
+            self.events.push_back(Event::BacklogEmpty { run });
+        }
     }
 }
 

@@ -325,47 +325,6 @@ impl Host {
         let _ = self.groups.kill_all();
     }
 
-    /// Closes the command's listening sockets to newcomers, and watches those who wait there.
-    pub(super) fn drain_backlog(&mut self, now: Timestamp, id: RunId) {
-        let Some(run) = self.run.as_mut().filter(|run| run.id == id) else {
-            return;
-        };
-        let mut pids = self.proc.descendants(run.keeper.pid());
-        if let Some(root) = run.root {
-            pids.retain(|pid| *pid != root);
-            pids.insert(0, root);
-        }
-        let (backlog, wrong) = Backlog::close(&self.proc, &pids, self.listeners.bound(), now);
-        run.backlog = Some(backlog);
-        if let Some(error) = wrong {
-            let what = format!(
-                "let nobody into a listening socket of the command any more: {error}; connections \
-                 that it has not accepted when it ends are reset (`--listen` prevents it)"
-            );
-            self.fail(what, None, Effect::Other);
-        }
-        // Mostly nobody waits.
-        self.look_at_backlog(now);
-    }
-
-    /// Whether everybody has been accepted.
-    pub(super) fn look_at_backlog(&mut self, now: Timestamp) {
-        let Some(run) = &mut self.run else { return };
-        let Some(backlog) = &mut run.backlog else {
-            return;
-        };
-        if now < backlog.next_look {
-            return;
-        }
-        backlog.look_later(now);
-        if backlog.is_empty(&self.proc) {
-            // Our copies would keep the sockets open.
-            run.backlog = None;
-            let run = run.id;
-            self.events.push_back(Event::BacklogEmpty { run });
-        }
-    }
-
     /// To the server's master, wherever a wrapper or a launcher has put it, else to the command.
     pub(super) fn signal_command(&mut self, id: RunId, signal: Signal) {
         let Some(run) = self.run.as_mut().filter(|run| run.id == id) else {
