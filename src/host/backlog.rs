@@ -42,6 +42,8 @@ use crate::{
 
 /// How often it is looked whether somebody still waits.
 const LOOK: Duration = Duration::from_millis(10);
+/// A handshake that was begun before takes no longer. A port scan leaves some that never end.
+const HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// The states of `/proc/net/tcp` (`enum` in net/tcp_states.h): a handshake under way, a listener.
 const SYN_RECV: &str = "03";
@@ -56,6 +58,7 @@ pub(super) struct Backlog {
     /// Whose table of connections tells of handshakes, and where they would arrive.
     pid: i32,
     ports: Vec<String>,
+    since: Timestamp,
     pub(super) next_look: Timestamp,
 }
 
@@ -82,6 +85,7 @@ impl Backlog {
             sockets: Vec::new(),
             pid,
             ports: Vec::new(),
+            since: now,
             next_look: now,
         };
         let mut wrong = None;
@@ -142,14 +146,14 @@ impl Backlog {
     }
 
     /// Nobody waits, and nobody is about to.
-    pub(super) fn is_empty(&self, proc: &Proc) -> bool {
+    pub(super) fn is_empty(&self, proc: &Proc, now: Timestamp) -> bool {
         let mut polled: Vec<_> = (self.sockets.iter())
             .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN))
             .collect();
         // Readable is one in whose queue somebody is (accept(2)).
         let readable = poll(&mut polled, PollTimeout::ZERO).unwrap_or(0);
-        // Handshakes that were begun before come to their end.
-        readable == 0 && (self.ports.is_empty() || !self.is_approached(proc))
+        let late = self.ports.is_empty() || now.since(self.since) >= HANDSHAKE;
+        readable == 0 && (late || !self.is_approached(proc))
     }
 
     /// When to look again.
@@ -201,7 +205,7 @@ impl Host {
             return;
         }
         backlog.look_later(now);
-        if backlog.is_empty(&self.proc) {
+        if backlog.is_empty(&self.proc, now) {
             // Our copies would keep the sockets open.
             run.backlog = None;
             let run = run.id;
@@ -406,12 +410,12 @@ mod tests {
             let first = TcpStream::connect(address).unwrap();
             let backlog = server.close();
             let proc = Proc::default();
-            assert!(!backlog.is_empty(&proc));
+            assert!(!backlog.is_empty(&proc, Timestamp::default()));
             let late = TcpStream::connect(address).map_err(|error| error.kind());
             assert_eq!(late.err(), Some(io::ErrorKind::ConnectionRefused));
             server.accept();
             becomes_readable(&first);
-            assert!(backlog.is_empty(&proc));
+            assert!(backlog.is_empty(&proc, Timestamp::default()));
         }
     }
 
@@ -425,11 +429,11 @@ mod tests {
         ));
         let first = UnixStream::connect(path).unwrap();
         let backlog = server.close();
-        assert!(!backlog.is_empty(&Proc::default()));
+        assert!(!backlog.is_empty(&Proc::default(), Timestamp::default()));
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0);
         server.accept();
         becomes_readable(&first);
-        assert!(backlog.is_empty(&Proc::default()));
+        assert!(backlog.is_empty(&Proc::default(), Timestamp::default()));
     }
 
     #[test]
@@ -441,7 +445,7 @@ mod tests {
         let server = Server::with("s = socket.socket(fileno=2)\nwhere = 0", copy.into());
         let waits = TcpStream::connect(address).unwrap();
         let backlog = server.close();
-        assert!(backlog.is_empty(&Proc::default()));
+        assert!(backlog.is_empty(&Proc::default(), Timestamp::default()));
         drop(TcpStream::connect(address).unwrap());
         drop((waits, given));
     }
