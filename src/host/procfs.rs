@@ -132,6 +132,24 @@ impl Proc {
         parse_stat(&text).ok_or_else(|| ProcError::strange(&path, "not the fields of proc(5)"))
     }
 
+    /// It was killed, or ends by itself, and may take its time: `PF_EXITING` of linux/sched.h in
+    /// field 9 of its `stat`, or a SIGKILL that it has not taken yet.
+    pub fn is_exiting(&self, pid: i32) -> bool {
+        const EXITING: u32 = 0x4;
+        const KILL: u64 = 1 << (libc::SIGKILL - 1);
+        let stat = self.text(&format!("{pid}/stat")).unwrap_or_default();
+        let flags = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.split(' ').nth(6)?.parse().ok());
+        let status = self.text(&format!("{pid}/status")).unwrap_or_default();
+        let mut pending = status.lines().filter_map(|line| {
+            let (name, mask) = line.split_once(":\t")?;
+            let is_pending = matches!(name, "SigPnd" | "ShdPnd");
+            is_pending.then(|| u64::from_str_radix(mask, 16).ok())?
+        });
+        flags.is_some_and(|flags: u32| flags & EXITING != 0) || pending.any(|mask| mask & KILL != 0)
+    }
+
     /// Its command line; empty for a zombie.
     pub fn cmdline(&self, pid: i32) -> Result<Vec<OsString>, ProcError> {
         let path = self.of(pid, "cmdline");
@@ -368,5 +386,38 @@ pub(super) mod tests {
         assert_eq!(found[0].1, inode);
         drop(kept);
         assert!(Proc::default().files(us(), "wsome-").unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_end_that_takes_its_time_is_seen() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let proc = Proc::default();
+        assert!(!proc.is_exiting(us()) && !proc.is_exiting(pid));
+        drop(child.stdin.take());
+        // Ended, and not buried.
+        let zombie = || proc.stat(pid).is_ok_and(|stat| stat.state == 'Z');
+        while !zombie() {
+            std::thread::yield_now();
+        }
+        assert!(proc.is_exiting(pid));
+        child.wait().unwrap();
+        assert!(!proc.is_exiting(pid));
+        let (_root, proc) = kernel(&[
+            ("7/stat", "7 (a b) R 1 1 1 0 -1 4194304 1 1\n"),
+            (
+                "7/status",
+                "Name:\ta\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n",
+            ),
+            ("8/stat", "8 (a b) R 1 1 1 0 -1 4194308 1 1\n"),
+            (
+                "9/status",
+                "Name:\ta\nSigPnd:\t0000000000000002\nShdPnd:\t0000000000000000\n",
+            ),
+        ]);
+        assert!(proc.is_exiting(7) && proc.is_exiting(8) && !proc.is_exiting(9));
     }
 }

@@ -78,12 +78,19 @@ impl Host {
         }
     }
 
-    /// Workers that outlived a visit of the OOM killer to their group.
+    /// Workers that outlived a visit of the OOM killer to their group. Those of a pool are forked
+    /// by what is watched here, and their ends are told by it.
     fn tell_spared(&mut self, now: Timestamp) {
+        if self.pool.is_some() {
+            return;
+        }
         for (&worker, tracked) in &mut self.workers {
+            // RACE: gigabytes are given back for seconds before an end is told, and its cause is
+            // asked for only then.
             if tracked
                 .oom_since
                 .is_some_and(|since| now.since(since) >= SPARED)
+                && !self.proc.is_exiting(tracked.process.pid())
             {
                 tracked.oom_since = None;
                 let oom = self.groups.oom(&mut tracked.group);

@@ -157,18 +157,21 @@ def main(sock, page, orders, task):
         task.initialize(setup)
     except BaseException as error:
         worker.say(FAILED, codec.describe(error))
-        worker.flush()
-        return 1
+        return 1 if heard(worker.flush) else 0
     worker.peak = peak_kib()
     worker.say(HELLO, b"")
-    worker.flush()
-    try:
-        worker.serve()
-    except (BrokenPipeError, ConnectionResetError):
-        # The supervisor is gone, or wants no more of us.
-        return 0
-    finish()
+    if heard(worker.serve):
+        finish()
     return 0
+
+
+def heard(say):
+    """False: the supervisor is gone, or wants no more of us."""
+    try:
+        say()
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return True
 
 
 def die_first():

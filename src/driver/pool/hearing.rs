@@ -25,8 +25,10 @@ impl PoolDriver {
                 }
                 return;
             }
-            machine::Event::WorkerEnded { worker, oom, .. } => {
-                self.host.get_mut().on_nest_gone(worker, oom);
+            machine::Event::WorkerEnded {
+                worker, oom, peak, ..
+            } => {
+                self.host.get_mut().on_nest_gone(worker, oom, peak);
                 return;
             }
             machine::Event::Started { .. } => {

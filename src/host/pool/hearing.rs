@@ -207,8 +207,9 @@ impl Host {
         });
     }
 
-    /// A nest has ended: nobody in its group is to live on.
-    pub fn on_nest_gone(&mut self, id: WorkerId, oom: Oom) {
+    /// A nest has ended: nobody in its group is to live on. `peak` is the group's, if the kernel
+    /// ended it for its memory.
+    pub fn on_nest_gone(&mut self, id: WorkerId, oom: Oom, peak: Option<Bytes>) {
         let Some(pool) = &mut self.pool else { return };
         let slot = pool
             .nests
@@ -228,7 +229,7 @@ impl Host {
             .collect();
         for worker in left {
             self.kill_child(worker);
-            self.end_child(worker, (Ended::Signal(Signal::KILL), oom, None));
+            self.end_child(worker, (Ended::Signal(Signal::KILL), oom, peak));
         }
         let Some(pool) = &mut self.pool else { return };
         pool.nests.remove(&slot);
