@@ -323,9 +323,15 @@ fn execute(
 /// Forks into a group of version 2, and executes there: not a page of the command is charged to
 /// another group (clone(2), `CLONE_INTO_CGROUP`, Linux 5.7). `None`: this kernel does not, or the
 /// group does not let us; then it is moved there before it executes.
+///
+/// RACE: Linux 6.18 compares how often our group and that one were killed, and takes a difference
+/// for a kill that came while we forked: what is born into a group that was ever killed (by
+/// `cgroup.kill`) dies before its first instruction.
 fn born_in(place: &OwnedFd, command: &mut Command) -> Option<io::Result<i32>> {
     /// linux/sched.h
     const CLONE_INTO_CGROUP: u64 = 1 << 33;
+    /// Its first instruction.
+    const BORN: u8 = 1;
     let (mut heard, mut tells) = io::pipe().ok()?;
     // SAFETY: all of it is plain numbers.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -339,6 +345,7 @@ fn born_in(place: &OwnedFd, command: &mut Command) -> Option<io::Result<i32>> {
         return None;
     }
     if pid == 0 {
+        let _ = tells.write_all(&[BORN]);
         let error = command.exec();
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         let _ = tells.write_all(&errno.to_ne_bytes());
@@ -346,14 +353,21 @@ fn born_in(place: &OwnedFd, command: &mut Command) -> Option<io::Result<i32>> {
         unsafe { libc::_exit(127) };
     }
     drop(tells);
+    let bury = || {
+        let none = std::ptr::null_mut();
+        // SAFETY: nothing is wanted but its burial.
+        unsafe { libc::wait4(pid, none, 0, std::ptr::null_mut()) };
+    };
+    if heard.read_exact(&mut [0]).is_err() {
+        bury();
+        return None;
+    }
     let mut errno = [0; 4];
     // It is closed by an execve(2) that worked.
     Some(match heard.read_exact(&mut errno) {
         Err(_) => Ok(pid),
         Ok(()) => {
-            let none = std::ptr::null_mut();
-            // SAFETY: nothing is wanted but its burial.
-            unsafe { libc::wait4(pid, none, 0, std::ptr::null_mut()) };
+            bury();
             Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
         }
     })

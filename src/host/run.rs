@@ -110,8 +110,17 @@ impl Host {
     }
 
     /// The group of the command, with its cap.
-    fn make_group(&self, worker: Option<(WorkerId, Option<Bytes>)>) -> Result<Group, CgroupError> {
+    fn make_group(
+        &mut self,
+        worker: Option<(WorkerId, Option<Bytes>)>,
+    ) -> Result<Group, CgroupError> {
         let name = worker.map_or_else(|| SERVER.to_owned(), |(worker, _)| worker.to_string());
+        // RACE: that of the run before may still be there, and must not be removed once this one
+        // is made. What cannot be removed now is taken over.
+        let old = |group: &mut Group| group.name().as_ref() == Some(&name);
+        for group in self.gone.extract_if(.., old) {
+            let _ = group.remove();
+        }
         let mut group = self.groups.leaf(&name)?;
         if let Some((_, cap)) = worker {
             if self.groups.caps() != CapMechanism::Rlimit {
@@ -191,6 +200,8 @@ impl Host {
         let hears = self.forks.is_some();
         let server = matches!(self.spec.kind, Kind::Server(_));
         let Some(run) = &mut self.run else { return };
+        // RACE: one that was killed before it could say that it waits has an end as well.
+        run.root.get_or_insert(pid);
         if server {
             run.discovery = Some(Discovery::new(pid, hears, now));
         }
