@@ -130,12 +130,19 @@ impl World {
                 });
             }
             Action::EndTemplate => self.end_template(),
+            // Its end is on its way to whoever asks.
+            Action::RaiseNest(..) if !self.template => {}
             Action::RaiseNest(slot, _) => {
                 self.nests.insert(slot, true);
                 self.news.push_back(Event::NestUp(slot));
             }
             Action::Fork(slot, worker) => {
-                assert!(self.nests.contains_key(&slot), "a fork without a nest");
+                if !self.nests.contains_key(&slot) {
+                    let is_its_end =
+                        |news: &Event| matches!(news, Event::NestGone(it, _) if *it == slot);
+                    assert!(self.news.iter().any(is_its_end), "a fork without a nest");
+                    return;
+                }
                 let hand = Hand {
                     slot,
                     ready: false,
@@ -302,6 +309,10 @@ impl World {
             }
             if self.template && self.chance.yes(self.fragile) {
                 self.news.push_back(Event::TemplateFailed);
+            }
+            if self.deadly > 0 && self.chance.yes(self.fragile) {
+                // Its keeper was killed, and all went with it: nobody says how it ended.
+                self.end_template();
             }
         }
         panic_with(self);

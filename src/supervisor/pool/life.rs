@@ -76,6 +76,10 @@ impl Pool {
     }
 
     pub(super) fn on_template_gone(&mut self, now: Timestamp) {
+        if matches!(self.phase, Phase::Starting | Phase::Running) {
+            // Nothing is left, and nobody said how it ended: its keeper was killed.
+            self.on_template_failed();
+        }
         let slots: Vec<_> = self.slots.keys().copied().collect();
         for slot in slots {
             self.on_nest_gone(now, slot, Oom::No);
