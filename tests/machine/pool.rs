@@ -5,11 +5,18 @@ use std::{
     fs,
     io::Write as _,
     path::Path,
-    process::{Command, Output, Stdio},
-    sync::OnceLock,
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        OnceLock,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 use crate::{clock, proc::children};
@@ -17,6 +24,8 @@ use crate::{clock, proc::children};
 /// The rate at which workers are killed.
 const KILL_EVERY: Duration = Duration::from_millis(50);
 const LIMIT: Duration = Duration::from_secs(60);
+/// No pool of these tests takes so long.
+const HANGS: Duration = Duration::from_secs(300);
 
 const TASKS: &str = "
 import os, subprocess, sys, time
@@ -118,10 +127,25 @@ pub(crate) fn run(folder: &Path, count: u64, words: &[&str]) -> (Output, BTreeMa
         // A run that ends early reads no more.
         let _ = input.write_all(lines.as_bytes());
     });
-    let output = child.wait_with_output().unwrap();
+    let output = output_of(child);
     writer.join().unwrap();
     let results = read(&output.stdout);
     (output, results)
+}
+
+/// What it says to its end. One that does not end is killed, and all that it started with it.
+pub(crate) fn output_of(child: Child) -> Output {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let (ends, ended) = mpsc::channel::<()>();
+    let guard = std::thread::spawn(move || {
+        let late = ended.recv_timeout(HANGS) == Err(RecvTimeoutError::Timeout);
+        late && kill(pid, Signal::SIGKILL).is_ok()
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(ends);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!guard.join().unwrap(), "it does not end: {said}");
+    output
 }
 
 /// Each id must be there once.

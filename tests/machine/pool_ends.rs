@@ -14,7 +14,7 @@ use nix::{
 
 use crate::{
     clock,
-    pool::{cause, folder, map, read, run, workers},
+    pool::{cause, folder, map, output_of, read, run, workers},
     proc::{children, is_alive},
 };
 
@@ -94,12 +94,31 @@ fn a_killed_template_is_started_anew_and_no_task_is_blamed() {
     let keeper = children(pid(&child));
     let template = keeper.into_iter().flat_map(children).next().unwrap();
     kill(Pid::from_raw(template), Signal::SIGKILL).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = output_of(child);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert_eq!(said.matches("the template has ended").count(), 1, "{said}");
     let results = read(&fs::read(folder.path().join("out")).unwrap());
     assert_eq!(results.len(), 20_000);
+}
+
+#[test]
+fn where_the_keeper_is_killed_all_is_started_anew() {
+    let folder = folder();
+    input(folder.path(), 20_000);
+    let words = ["-i", "in", "-o", "out", "tasks:brief"];
+    let child = map(folder.path(), &words)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    worker_of(&child);
+    let keeper = children(pid(&child)).into_iter().next().unwrap();
+    kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
+    let output = output_of(child);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("its keeper ended"), "{said}");
+    let results = read(&fs::read(folder.path().join("out")).unwrap());
+    assert_eq!(results.len(), 20_000, "{said}");
 }
 
 #[test]
