@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
 use crate::venv;
@@ -21,21 +22,49 @@ fn run(command: &mut Command) -> String {
     said
 }
 
-/// `pip install .` as a user does it, into an environment in which nothing else is; the result is
-/// its `bin`. Built without optimization, beside the build of the tests.
+/// An environment in which nothing is but our wheel and what it needs; the result is its `bin`.
 fn installed(python: &str, folder: &Path) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let place = folder.join("fresh");
-    run(Command::new(python).arg("-m").arg("venv").arg(&place));
-    let target = Path::new(env!("CARGO_BIN_EXE_supervise"))
-        .ancestors()
-        .nth(2);
-    run(Command::new(place.join("bin/python"))
-        .args(["-m", "pip", "install", "--disable-pip-version-check"])
-        .arg(root)
-        .env("MATURIN_PEP517_ARGS", "--profile dev")
-        .env("CARGO_TARGET_DIR", target.unwrap()));
+    let bin = environment(python, &folder.join("fresh"));
+    run(pip(&bin, "install").arg(wheel()));
+    bin
+}
+
+/// The wheel as `pip install .` builds it, but for the optimization; built once. Not beside the
+/// build of the tests: maturin takes the binary away from where cargo has put it.
+fn wheel() -> &'static Path {
+    static WHEEL: OnceLock<PathBuf> = OnceLock::new();
+    WHEEL.get_or_init(|| {
+        let target = Path::new(env!("CARGO_BIN_EXE_supervise"))
+            .ancestors()
+            .nth(2);
+        let place = target.unwrap().join("wheel");
+        let folder = tempfile::tempdir().unwrap();
+        let bin = environment(&venv::python(), folder.path());
+        let wheels = place.join("wheels");
+        // One of an earlier version may be there.
+        let _ = fs::remove_dir_all(&wheels);
+        run(pip(&bin, "wheel")
+            .arg("--no-deps")
+            .arg("--wheel-dir")
+            .arg(&wheels)
+            .arg(env!("CARGO_MANIFEST_DIR"))
+            .env("MATURIN_PEP517_ARGS", "--profile dev")
+            .env("CARGO_PROFILE_DEV_DEBUG", "false")
+            .env("CARGO_TARGET_DIR", &place));
+        let mut found = fs::read_dir(&wheels).unwrap();
+        found.next().expect("pip has made a wheel").unwrap().path()
+    })
+}
+
+fn environment(python: &str, place: &Path) -> PathBuf {
+    run(Command::new(python).arg("-m").arg("venv").arg(place));
     place.join("bin")
+}
+
+fn pip(bin: &Path, word: &str) -> Command {
+    let mut pip = Command::new(bin.join("python"));
+    pip.args(["-m", "pip", word, "--disable-pip-version-check"]);
+    pip
 }
 
 #[test]
