@@ -16,7 +16,7 @@ use super::files;
 
 /// When it has grown to this, what nobody waits for any more is thrown away.
 const SIZE_MAX: u64 = 1 << 20;
-/// One dump of all threads is no longer (faulthandler stops at 100 threads and 100 frames each).
+/// One dump is no longer (faulthandler stops after 100 frames).
 const DUMP_MAX: u64 = 64 << 10;
 
 /// The file that all agents append to, and whose each part of it is.
@@ -41,7 +41,7 @@ pub(super) struct Note {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Stack {
     pub(super) memory: Bytes,
-    /// The thread that most likely allocates, innermost first.
+    /// Of the main thread, innermost first.
     pub(super) frames: Vec<Frame>,
 }
 
@@ -108,7 +108,7 @@ impl Stacks {
             if self.file.read_exact_at(&mut text, note.from).is_err() {
                 continue;
             }
-            let frames = current(&String::from_utf8_lossy(&text));
+            let frames = first(&String::from_utf8_lossy(&text));
             if !frames.is_empty() {
                 stacks.push(Stack {
                     memory: note.memory,
@@ -124,23 +124,12 @@ impl Stacks {
     }
 }
 
-/// The frames of the thread that the signal met: it is the one marked as current, which is the main
-/// thread unless that blocks the signal.
-fn current(dump: &str) -> Vec<Frame> {
-    let mut lines = dump.lines();
-    let found = lines.any(|line| line.starts_with("Current thread"));
-    if !found {
-        return dump.lines().map_while(frame_or_header).flatten().collect();
-    }
+/// The frames of the first dump: of the thread that the signal met, which is the main one unless that
+/// blocks it.
+fn first(dumps: &str) -> Vec<Frame> {
+    let mut lines = dumps.lines();
+    lines.find(|line| line.starts_with("Stack"));
     lines.map_while(frame).collect()
-}
-
-/// A lone thread's dump has a heading of its own.
-fn frame_or_header(line: &str) -> Option<Option<Frame>> {
-    if line.starts_with("Stack") || line.starts_with("Thread") {
-        return Some(None);
-    }
-    frame(line).map(Some)
 }
 
 /// `  File "shop.py", line 7 in load`.
@@ -162,25 +151,21 @@ mod tests {
     use super::*;
 
     const DUMP: &str = "\
-Thread 0x00007f1c (most recent call first):
-  File \"/usr/lib/python3.11/threading.py\", line 320 in wait
-
-Current thread 0x00007f1d (most recent call first):
+Stack (most recent call first):
   File \"/srv/etl.py\", line 7 in load
   File \"/srv/etl.py\", line 12 in <module>
-
 ";
 
     #[test]
-    fn the_current_thread_is_the_one_that_counts() {
-        let frames = current(DUMP);
+    fn the_first_dump_is_the_one_that_counts() {
+        let frames = first(&[DUMP, DUMP].concat());
         let lines: Vec<_> = frames
             .iter()
             .map(|f| (f.line, f.function.as_str()))
             .collect();
         assert_eq!(lines, [(7, "load"), (12, "<module>")]);
         assert_eq!(frames[0].file, "/srv/etl.py");
-        assert_eq!(current(""), []);
+        assert_eq!(first(""), []);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::units::{Bytes, Signal, Timestamp, WorkerId};
 const SIGRTMIN: i32 = 34;
 /// Asks the agent to read its question.
 pub const QUESTION: Signal = Signal(SIGRTMIN + 5);
-/// Makes `faulthandler` write all stacks, in C, whatever the interpreter does.
+/// Makes `faulthandler` write the main stack, in C, whatever the interpreter does.
 pub const STACKS: Signal = Signal(SIGRTMIN + 6);
 
 impl Host {

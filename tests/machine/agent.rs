@@ -1,7 +1,7 @@
 //! The agent in real servers: it counts what clients saw, recycles by that number, and says why it
 //! is not there when it is not.
 
-use std::time::Duration;
+use std::{path::Path, process::Command, time::Duration};
 
 use serde_json::Value;
 
@@ -199,4 +199,17 @@ fn a_sitecustomize_of_the_users_own_is_executed_all_the_same() {
     let plan = Plan::supervise(&["--restart", "never"], &command);
     let ended = plan.env("PYTHONPATH", own.path().display()).run(SOON);
     assert_eq!(ended.stdout, "mine\napp\n", "{}", ended.stderr);
+}
+
+/// Beside threads that run, which is where reading their frames ends a process.
+#[test]
+fn a_stack_is_written_twenty_thousand_times_and_harms_nobody() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new(python())
+        .arg(root.join("tests/python/test_stacks.py"))
+        .arg(root.join("python/supervise"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{said}", output.status);
 }

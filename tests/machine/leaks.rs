@@ -14,6 +14,7 @@ struct Run {
     outcome: Outcome,
     recycles: u64,
     status: String,
+    log: String,
 }
 
 /// 50 requests a second over 8 connections, 1 MB leaked by each, for 15 seconds: a worker's room of
@@ -47,12 +48,13 @@ fn finish(house: &House, outcome: Outcome) -> Run {
         outcome,
         recycles: recycles(&status, "ceiling"),
         status: format!("{status:#}"),
+        log: house.log(),
     }
 }
 
 #[track_caller]
 fn nothing_is_lost(run: &Run) {
-    assert_eq!(run.outcome.failed(), 0, "{}", run.outcome);
+    assert_eq!(run.outcome.failed(), 0, "{}\n{}", run.outcome, run.log);
     assert!(
         run.recycles >= 4,
         "{} recycles\n{}",

@@ -26,7 +26,9 @@ def install(directory):
         # A subinterpreter, or not its main thread: the process has been set up by the main one.
         return
     stacks = os.open(directory + "/stacks", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-    faulthandler.register(_signal.SIGRTMIN + 6, file=high(stacks), all_threads=True, chain=False)
+    # Of the thread that the signal meets, which is the main one: the frames of others go on changing while they are
+    # read, and what is freed meanwhile is read nevertheless (a SIGSEGV within seconds in a threaded server).
+    faulthandler.register(_signal.SIGRTMIN + 6, file=high(stacks), all_threads=False, chain=False)
 
 
 def high(fd):
