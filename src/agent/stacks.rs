@@ -124,8 +124,8 @@ impl Stacks {
     }
 }
 
-/// The frames of the first dump: of the thread that the signal met, which is the main one unless that
-/// blocks it.
+/// The frames of the first dump: of the thread that the signal met, which is the main one unless
+/// that blocks it.
 fn first(dumps: &str) -> Vec<Frame> {
     let mut lines = dumps.lines();
     lines.find(|line| line.starts_with("Stack"));

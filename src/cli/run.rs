@@ -14,6 +14,7 @@ use crate::{
     control::{
         self,
         client::{self, ClientError},
+        doors::Doors,
         wire,
     },
     driver::{
@@ -129,20 +130,21 @@ fn supervise(wishes: &Wishes) -> i32 {
     }
 }
 
-async fn serve(spec: Spec, log: Log, handed: Option<(State, Option<String>)>) -> i32 {
-    let server = match control::server::Server::bind(&spec.control, &spec.name) {
-        Ok(server) => server,
+async fn serve(spec: Spec, log: Log, mut handed: Option<(State, Option<String>)>) -> i32 {
+    let kept = handed.as_mut().and_then(|(state, _)| state.doors());
+    let (doors, keys) = match Doors::open(&spec.control, &spec.name, kept) {
+        Ok(opened) => opened,
         Err(error) => return fail(&error.to_string(), NOT_SET_UP),
     };
     let driver = match handed {
-        None => Driver::new(spec, log),
-        Some((state, failed)) => Driver::take_over(spec, log, state, failed),
+        None => Driver::new(spec, log, keys),
+        Some((state, failed)) => Driver::take_over(spec, (log, keys), state, failed),
     };
     let (driver, questions) = match driver {
         Ok(driver) => driver,
         Err(error) => return fail(&format!("take hold of this machine: {error}"), NOT_SET_UP),
     };
-    let doors = tokio::spawn(server.run(questions));
+    let doors = tokio::spawn(control::server::run(doors, questions));
     let (status, log) = driver.run().await;
     // The driver is gone, so that the doors close; answers under way are still delivered.
     let _ = doors.await;

@@ -4,9 +4,12 @@ use std::{
     fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io::{self, Read as _, Seek as _, Write as _},
     net::{SocketAddr, TcpListener},
-    os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _},
-        net::UnixDatagram,
+    os::{
+        fd::{AsRawFd as _, OwnedFd, RawFd},
+        unix::{
+            fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _},
+            net::UnixDatagram,
+        },
     },
     path::{Path, PathBuf},
 };
@@ -81,7 +84,7 @@ pub(super) struct Door {
     pub(super) listener: UnixListener,
     socket: PathBuf,
     /// Held for as long as we live; the kernel gives it back however we end.
-    _lock: File,
+    lock: File,
 }
 
 impl Door {
@@ -104,8 +107,34 @@ impl Door {
         Ok(Self {
             listener,
             socket: socket.to_owned(),
-            _lock: lock,
+            lock,
         })
+    }
+
+    /// As it was held by the binary that this process was before.
+    pub(super) fn take_over(
+        socket: &Path,
+        lock: OwnedFd,
+        listener: OwnedFd,
+    ) -> Result<Self, ControlError> {
+        let listener = std::os::unix::net::UnixListener::from(listener);
+        let listener = listener
+            .set_nonblocking(true)
+            .and_then(|()| UnixListener::from_std(listener));
+        let listener = listener.map_err(|source| ControlError::Bind {
+            path: socket.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            listener,
+            socket: socket.to_owned(),
+            lock: lock.into(),
+        })
+    }
+
+    /// The lock and the listener.
+    pub(super) fn descriptors(&self) -> (RawFd, RawFd) {
+        (self.lock.as_raw_fd(), self.listener.as_raw_fd())
     }
 }
 
@@ -116,9 +145,19 @@ impl Drop for Door {
     }
 }
 
-/// Listens for the reading half.
-pub(super) fn listen(address: SocketAddr) -> Result<tokio::net::TcpListener, ControlError> {
-    let listener = TcpListener::bind(address).and_then(|listener| {
+/// Listens for the reading half. `kept` is the listener of the binary that this process was before;
+/// another address may be wished for now.
+pub(super) fn listen(
+    address: SocketAddr,
+    kept: Option<OwnedFd>,
+) -> Result<tokio::net::TcpListener, ControlError> {
+    let kept = kept.map(TcpListener::from).filter(|listener| {
+        let is_of =
+            |it: SocketAddr| it.ip() == address.ip() && [it.port(), 0].contains(&address.port());
+        listener.local_addr().is_ok_and(is_of)
+    });
+    let listener = kept.map_or_else(|| TcpListener::bind(address), Ok);
+    let listener = listener.and_then(|listener| {
         listener.set_nonblocking(true)?;
         tokio::net::TcpListener::from_std(listener)
     });
@@ -279,7 +318,9 @@ mod tests {
         );
 
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let error = listen(taken.local_addr().unwrap()).unwrap_err().to_string();
+        let error = listen(taken.local_addr().unwrap(), None)
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with("listen on 127.0.0.1:") && error.contains("--metrics"),
             "{error}"

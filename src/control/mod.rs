@@ -12,6 +12,7 @@ use crate::{
 
 pub mod client;
 mod door;
+pub mod doors;
 mod routes;
 pub mod server;
 mod translate;

@@ -1,7 +1,7 @@
 //! Lets clients in, hands their questions on and carries the answers back. A client that is slow,
 //! stuck or gone costs one of a bounded number of places, and never the supervisor's time.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{
@@ -10,17 +10,14 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
     sync::{Notify, Semaphore, mpsc, oneshot},
     task::JoinSet,
     time::{sleep, timeout},
 };
 
-use crate::supervisor::spec::ControlSpec;
-
 use super::{
-    Asked, ControlError, Question,
-    door::{Door, listen},
+    Asked, Question,
+    doors::{Doors, Guest},
     routes::{self, Answered, Refusal, Words},
 };
 
@@ -37,13 +34,6 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// After a failed accept(2), such as for want of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// The doors, open.
-#[derive(Debug)]
-pub struct Server {
-    door: Door,
-    reading: Option<TcpListener>,
-}
-
 /// Through which door a client came.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Half {
@@ -53,48 +43,26 @@ enum Half {
     Reading,
 }
 
-impl Server {
-    /// Opens the doors, within a tokio runtime. Clients wait until [`Server::run`].
-    pub fn bind(spec: &ControlSpec, name: &str) -> Result<Self, ControlError> {
-        Ok(Self {
-            door: Door::open(&spec.socket, name)?,
-            reading: spec.metrics.map(listen).transpose()?,
-        })
-    }
-
-    /// Serves until nobody receives questions any more; answers under way are still delivered,
-    /// for a second at most. The socket is removed at the end.
-    pub async fn run(self, questions: mpsc::Sender<Asked>) {
-        let Self { door, reading } = self;
-        let mut clients = Clients::new(questions);
-        let questions = clients.questions.clone();
-        loop {
-            tokio::select! {
-                accepted = door.listener.accept() => match accepted {
-                    Ok((stream, _)) => clients.admit(stream, Half::Whole),
-                    Err(_) => sleep(ACCEPT_AGAIN).await,
-                },
-                accepted = accept(reading.as_ref()) => match accepted {
-                    Ok(stream) => clients.admit(stream, Half::Reading),
-                    Err(_) => sleep(ACCEPT_AGAIN).await,
-                },
-                Some(_) = clients.tasks.join_next() => {}
-                () = questions.closed() => break,
-            }
+/// Serves until nobody receives questions any more; answers under way are still delivered, for a
+/// second at most. The socket is removed at the end.
+pub async fn run(mut doors: Doors, questions: mpsc::Sender<Asked>) {
+    let mut clients = Clients::new(questions);
+    let questions = clients.questions.clone();
+    loop {
+        tokio::select! {
+            guest = doors.guest() => match guest {
+                Ok(Guest::Whole(stream)) => clients.admit(stream, Half::Whole),
+                Ok(Guest::Reading(stream)) => clients.admit(stream, Half::Reading),
+                Err(_) => sleep(ACCEPT_AGAIN).await,
+            },
+            Some(_) = clients.tasks.join_next() => {}
+            () = questions.closed() => break,
         }
-        drop(door);
-        let farewell = async { while clients.tasks.join_next().await.is_some() {} };
-        // Whoever has not taken an answer by now does not get it.
-        let _late = timeout(FAREWELL, farewell).await;
     }
-}
-
-/// Never, where there is no such door.
-async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
-    match listener {
-        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
-        None => std::future::pending().await,
-    }
+    drop(doors);
+    let farewell = async { while clients.tasks.join_next().await.is_some() {} };
+    // Whoever has not taken an answer by now does not get it.
+    let _late = timeout(FAREWELL, farewell).await;
 }
 
 /// Everybody who is inside.
@@ -220,17 +188,17 @@ mod tests {
 
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::UnixStream,
+        net::{TcpStream, UnixStream},
         sync::broadcast,
     };
 
     use crate::{
-        control::{Reply, client::Client},
+        control::{Reply, client::Client, doors::Keys},
         supervisor::{
             action::Answer,
             event::{Ask, Stop},
             report::Report,
-            spec::TerminationLog,
+            spec::{ControlSpec, TerminationLog},
             tell::Told,
         },
     };
@@ -241,6 +209,7 @@ mod tests {
     struct House {
         home: tempfile::TempDir,
         port: u16,
+        keys: Keys,
         questions: mpsc::Receiver<Asked>,
         server: tokio::task::JoinHandle<()>,
     }
@@ -254,14 +223,14 @@ mod tests {
                 termination_log: TerminationLog::Off,
                 history: 10,
             };
-            let server = Server::bind(&spec, "shop").unwrap();
-            let reading = server.reading.as_ref().unwrap();
-            let port = reading.local_addr().unwrap().port();
+            let (doors, keys) = Doors::open(&spec, "shop", None).unwrap();
+            let port = doors.port();
             let (asked, questions) = mpsc::channel(8);
-            let server = tokio::spawn(server.run(asked));
+            let server = tokio::spawn(super::run(doors, asked));
             Self {
                 home,
                 port,
+                keys,
                 questions,
                 server,
             }
@@ -296,6 +265,10 @@ mod tests {
             .unwrap()
     }
 
+    async fn get_later(socket: std::path::PathBuf, path: &str) -> (u16, String) {
+        get(&socket, path).await
+    }
+
     async fn post(socket: &Path, path: &str, body: &str) -> (u16, String) {
         Client::connect(socket)
             .await
@@ -321,6 +294,25 @@ mod tests {
             mono_ns: 7,
             report: Report::Stopping,
         }
+    }
+
+    #[test]
+    fn while_the_doors_are_shut_all_wait_and_nobody_is_refused() {
+        run(async {
+            let mut house = House::open();
+            let inside = tokio::spawn(get_later(house.socket(), "/v1/reports"));
+            let asked = house.question().await;
+            house.keys.shut(true);
+            let waiting = tokio::spawn(get_later(house.socket(), "/v1/reports"));
+            // Whoever is inside is answered, and nobody else has come in by then.
+            asked.reply.send(Reply::Document("1".to_owned())).unwrap();
+            assert_eq!(inside.await.unwrap(), (200, "1".to_owned()));
+            assert!(house.questions.is_empty() && !waiting.is_finished());
+            house.keys.shut(false);
+            let asked = house.question().await;
+            asked.reply.send(Reply::Document("2".to_owned())).unwrap();
+            assert_eq!(waiting.await.unwrap(), (200, "2".to_owned()));
+        });
     }
 
     #[test]

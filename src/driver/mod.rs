@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     agent::Agent,
-    control::{Asked, Context, Reply, wire},
+    control::{Asked, Context, Reply, doors::Keys, wire},
     host::{Host, clock},
     observe::{
         log::{self, Log},
@@ -69,6 +69,8 @@ pub struct Driver {
     upgrade_at: Option<Timestamp>,
     checks: upgrade::Checks,
     status: Status,
+    /// Of the doors by which questions come.
+    keys: Keys,
     log: Log,
     exit: Option<i32>,
 }
@@ -79,7 +81,7 @@ pub type Questions = mpsc::Sender<Asked>;
 impl Driver {
     /// Takes hold of the machine. Nothing is started before [`Driver::run`]. To be called within a
     /// tokio runtime, on the thread that will run it: the command dies with this thread.
-    pub fn new(mut spec: Spec, log: Log) -> io::Result<(Self, Questions)> {
+    pub fn new(mut spec: Spec, log: Log, keys: Keys) -> io::Result<(Self, Questions)> {
         let now = clock::now();
         let (agent, warnings) = agents::prepare(&mut spec, None);
         let host = Host::take(&spec, now)?;
@@ -88,7 +90,7 @@ impl Driver {
         let seed = now.as_nanos() ^ u64::from(std::process::id()).rotate_left(32);
         let mut supervisor = Supervisor::new(spec, seed, now);
         supervisor.number_reports_from(agent.kept().next_id());
-        let (mut driver, sender) = Self::hold((supervisor, host, agent), history, log)?;
+        let (mut driver, sender) = Self::hold((supervisor, host, agent), history, (log, keys))?;
         for warning in warnings {
             driver.tell(Report::Warning(warning));
         }
@@ -98,7 +100,7 @@ impl Driver {
     fn hold(
         (supervisor, mut host, agent): (Supervisor, Host, Agent),
         history: usize,
-        log: Log,
+        (log, keys): (Log, Keys),
     ) -> io::Result<(Self, Questions)> {
         let now = clock::now();
         if let Some(answers) = agent.answers() {
@@ -130,6 +132,7 @@ impl Driver {
             upgrade_at: None,
             checks: upgrade::Checks::new(),
             status: Status::default(),
+            keys,
             log,
             exit: None,
         };

@@ -1,6 +1,11 @@
 //! Going on as another binary: what is handed over, and the moment in which it is.
 
-use std::{collections::VecDeque, io, os::fd::RawFd, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{OwnedFd, RawFd},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -8,10 +13,13 @@ use tokio::sync::mpsc;
 use super::{Driver, Questions, VERSION, agents};
 use crate::{
     agent,
-    control::wire::UpgradesDoc,
+    control::{
+        doors::{Descriptors, Keys},
+        wire::UpgradesDoc,
+    },
     host::{
         self, Host, clock,
-        exec::{Binary, Inherited},
+        exec::{Binary, Inherited, adopt},
     },
     observe::log::Log,
     supervisor::{
@@ -21,7 +29,7 @@ use crate::{
 };
 
 /// Counts up when what is handed over changes so much that it cannot be read any more.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Whoever asked has the answer by then.
 const ANSWERED: Duration = Duration::from_millis(100);
 /// Lines of the log that nobody takes are not waited for longer.
@@ -41,6 +49,7 @@ pub struct State {
     supervisor: Handed,
     host: host::Handed,
     agent: agent::Handed,
+    doors: Option<Descriptors<RawFd>>,
 }
 
 #[derive(Deserialize)]
@@ -75,6 +84,16 @@ impl State {
         }
         Ok(state)
     }
+
+    /// The doors that were kept open. To be asked for once.
+    pub fn doors(&mut self) -> Option<Descriptors<OwnedFd>> {
+        let doors = self.doors.take()?;
+        Some(Descriptors {
+            lock: adopt(doors.lock)?,
+            socket: adopt(doors.socket)?,
+            reading: doors.reading.and_then(adopt),
+        })
+    }
 }
 
 /// Binaries that are being asked whether they can take over.
@@ -103,7 +122,7 @@ impl Driver {
     /// As [`Driver::new`], but goes on where another binary stopped. Nothing is started.
     pub fn take_over(
         mut spec: Spec,
-        log: Log,
+        (log, keys): (Log, Keys),
         state: State,
         failed: Option<String>,
     ) -> io::Result<(Self, Questions)> {
@@ -112,7 +131,7 @@ impl Driver {
         let host = Host::take_over(&spec, now, state.host)?;
         let history = spec.control.history;
         let supervisor = Supervisor::take_over(spec, now, state.supervisor);
-        let (mut driver, sender) = Self::hold((supervisor, host, agent), history, log)?;
+        let (mut driver, sender) = Self::hold((supervisor, host, agent), history, (log, keys))?;
         driver.context.started = state.started;
         driver.context.upgrades = state.upgrades;
         driver.past = state.past;
@@ -146,7 +165,9 @@ impl Driver {
         });
     }
 
+    /// Until then nobody new comes in, so that nobody is inside when the other one begins.
     pub(super) fn upgrade_soon(&mut self) {
+        self.keys.shut(true);
         self.upgrade_at = Some(clock::now().later(ANSWERED));
     }
 
@@ -179,17 +200,20 @@ impl Driver {
         self.tell(Report::Warning(format!(
             "the upgrade failed: {why}; supervise {VERSION} goes on"
         )));
+        self.keys.shut(false);
         self.context.upgrades.failed += 1;
         self.context.upgrades.failed_why = Some(why);
     }
 
     fn state(&self) -> Result<(Vec<u8>, Vec<RawFd>), String> {
-        let (host, keep) = self
+        let (host, mut keep) = self
             .host
             .get_ref()
             .hand_over()
             .ok_or("no command is running")?;
         let spec = self.supervisor.spec();
+        let doors = self.keys.made_of();
+        keep.extend([doors.lock, doors.socket].into_iter().chain(doors.reading));
         let state = State {
             format: FORMAT,
             version: VERSION.to_owned(),
@@ -202,6 +226,7 @@ impl Driver {
             supervisor: self.supervisor.hand_over(),
             host,
             agent: self.agent.hand_over(),
+            doors: Some(doors),
         };
         let text = serde_json::to_vec(&state).map_err(|error| error.to_string())?;
         Ok((text, keep))

@@ -238,7 +238,7 @@ pub(super) fn listen_again() -> io::Result<()> {
 }
 
 /// Takes over a descriptor that was left open for us, by its number.
-pub(super) fn adopt(fd: RawFd) -> Option<OwnedFd> {
+pub fn adopt(fd: RawFd) -> Option<OwnedFd> {
     close_on_exec(fd, true).ok()?;
     // SAFETY: it is open, and the binary that this process was before kept it open for us alone.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })

@@ -2,10 +2,19 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    os::unix::fs::{PermissionsExt as _, symlink},
+    io::{self, BufRead as _, BufReader, Read, Write},
+    net::TcpStream,
+    os::unix::{
+        fs::{PermissionsExt as _, symlink},
+        net::UnixStream,
+    },
     path::Path,
     process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -14,6 +23,7 @@ use tempfile::TempDir;
 
 use super::{
     client::Load,
+    clock,
     house::{House, Plan, SUPERVISE, free_port, pids, recycles, workers},
     pool, turn,
     venv::{Gunicorn, NEWEST},
@@ -33,6 +43,50 @@ fn open_files(house: &House) -> usize {
     fs::read_dir(folder).expect("it lives").count()
 }
 
+const PROBES_EVERY: Duration = Duration::from_millis(5);
+
+/// A probe that asks both doors all the time, each time anew. How often, and what was no answer.
+struct Prober {
+    ends: Arc<AtomicBool>,
+    thread: JoinHandle<(u32, Vec<String>)>,
+}
+
+impl Prober {
+    fn start(house: &House, port: u16) -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let (socket, told) = (house.socket(), Arc::clone(&ends));
+        let thread = thread::spawn(move || {
+            let (mut asked, mut failed) = (0, Vec::new());
+            while !told.load(Ordering::Relaxed) {
+                let whole = UnixStream::connect(&socket).and_then(probe);
+                let reading = TcpStream::connect(("127.0.0.1", port)).and_then(probe);
+                asked += 1;
+                let both = [whole, reading].map(Result::err);
+                failed.extend(both.into_iter().flatten().map(|error| error.to_string()));
+                clock::until(clock::now() + PROBES_EVERY);
+            }
+            (asked, failed)
+        });
+        Self { ends, thread }
+    }
+
+    fn end(self) -> (u32, Vec<String>) {
+        self.ends.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+fn probe(mut stream: impl Read + Write) -> io::Result<()> {
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    if answer.starts_with("HTTP/1.1 200 ") {
+        Ok(())
+    } else {
+        Err(io::Error::other(answer))
+    }
+}
+
 #[test]
 fn twenty_upgrades_under_load_lose_no_request_and_change_no_pid() {
     let _turn = turn::alone();
@@ -40,7 +94,16 @@ fn twenty_upgrades_under_load_lose_no_request_and_change_no_pid() {
     let command = NEWEST.gunicorn(port, Gunicorn::of("gthread"));
     // Its socket is ours: it must be held by each of the binaries.
     let address = format!("127.0.0.1:{port}");
-    let options = ["--ceiling", "500M", "--listen", &address];
+    let reading = free_port();
+    let metrics = format!("127.0.0.1:{reading}");
+    let options = [
+        "--ceiling",
+        "500M",
+        "--listen",
+        &address,
+        "--metrics",
+        &metrics,
+    ];
     let house = Plan::supervise(&options, &command).start();
     let before = house.ready(2);
     let supervisor = house.pid();
@@ -50,19 +113,27 @@ fn twenty_upgrades_under_load_lose_no_request_and_change_no_pid() {
         ..Load::on(port)
     }
     .start();
-    let mut files = None;
-    for number in 1..=20 {
+    let upgraded = |number: u32| {
         let (done, said) = upgrade(&house);
         assert!(done, "{number}: {said}\n{}", house.log());
         let after = house.ready(2);
         assert_eq!(pids(&after), pids(&before), "{number}");
         assert_eq!(after["upgrades"]["done"], number, "{after:#}");
-        // What is opened at the first one, such as answers of agents, stays open.
-        let now = open_files(&house);
-        assert_eq!(*files.get_or_insert(now), now, "descriptors leak: {number}");
+    };
+    upgraded(1);
+    // What is opened at the first one, such as answers of agents, stays open; probes do not.
+    let files = open_files(&house);
+    let prober = Prober::start(&house, reading);
+    for number in 2..=20 {
+        upgraded(number);
+        house.wait("no descriptor leaks", Duration::from_secs(5), || {
+            (open_files(&house) == files).then_some(())
+        });
     }
     let outcome = load.finish();
+    let (probes, failed) = prober.end();
     assert_eq!(outcome.failed(), 0, "{outcome}");
+    assert!(failed.is_empty() && probes > 20, "{probes}: {failed:?}");
     assert_eq!(house.pid(), supervisor);
     assert_eq!(house.ready(2)["started"], before["started"]);
     let requests = |status: &Value| status["totals"]["requests"].as_u64();
