@@ -24,7 +24,7 @@ macro_rules! modules {
 }
 
 /// Its modules.
-const MODULES: [(&str, &str); 28] = modules![
+const MODULES: [(&str, &str); 29] = modules![
     "__init__.py",
     "advice.py",
     "allocators.py",
@@ -51,6 +51,7 @@ const MODULES: [(&str, &str); 28] = modules![
     "servers.py",
     "suspects.py",
     "targets.py",
+    "tracer.py",
     "verdict.py",
     "windows.py"
 ];

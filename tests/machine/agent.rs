@@ -201,15 +201,26 @@ fn a_sitecustomize_of_the_users_own_is_executed_all_the_same() {
     assert_eq!(ended.stdout, "mine\napp\n", "{}", ended.stderr);
 }
 
-/// Beside threads that run, which is where reading their frames ends a process.
-#[test]
-fn a_stack_is_written_twenty_thousand_times_and_harms_nobody() {
+/// Runs one of the agent's own tests.
+fn passes(test: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let output = Command::new(python())
-        .arg(root.join("tests/python/test_stacks.py"))
+        .arg(root.join("tests/python").join(test))
         .arg(root.join("python/supervise"))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{said}", output.status);
+}
+
+/// Beside threads that run, which is where reading their frames ends a process.
+#[test]
+fn a_stack_is_written_twenty_thousand_times_and_harms_nobody() {
+    passes("test_stacks.py");
+}
+
+/// Beside threads of C libraries, which wait for the GIL within allocations when tracing ends.
+#[test]
+fn a_window_is_opened_forty_times_and_harms_nobody() {
+    passes("test_windows.py");
 }

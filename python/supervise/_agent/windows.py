@@ -1,7 +1,7 @@
 """Tracing windows: what was allocated while one was open and is still alive at its end, by line of the app."""
 import time
 
-from . import allocators, ask, books, box as boxes, census, places
+from . import allocators, ask, books, box as boxes, census, places, tracer
 
 # Measured: what tracemalloc's list of one trace costs us, in bytes and seconds.
 TRACE_BYTES = 200
@@ -13,18 +13,16 @@ NATIVE_BELOW = 0.6
 
 
 def open(request, frame, began):
-    import _tracemalloc
-
     mine = books.books()
     room = request.get("room") or 1 << 40
     ensure_base(mine, room, began)
     # Whatever is imported while tracing would be counted as the app's.
     from . import report  # noqa: F401
     if mine.window is None:
-        ours = not _tracemalloc.is_tracing()
+        ours = not tracer.is_others()
         mine.at_open = given_out() if ours else None
         if ours:
-            _tracemalloc.start(max(1, min(32, int(request.get("frames") or 6))))
+            tracer.put_on(max(1, min(32, int(request.get("frames") or 6))))
         mine.window = (time.monotonic(), ours)
         follow(mine, frame)
         flag(True)
@@ -107,7 +105,7 @@ def take(box, join):
                 join(_tracemalloc._get_object_traceback)
     finally:
         if ours:
-            _tracemalloc.stop()
+            tracer.take_off()
             # pymalloc can be read again only now: tracemalloc stood in front of it.
             in_use, mapped = given_out()
             in_use, mapped = in_use - mine.at_open[0], mapped - mine.at_open[1]

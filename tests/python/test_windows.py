@@ -1,0 +1,62 @@
+"""A tracing window ends without harm while threads that Python did not make call into it.
+
+    python test_windows.py AGENT        AGENT is the folder that holds the package of the agent
+"""
+
+import ctypes
+import os
+import sys
+import threading
+import time
+
+WINDOWS = 40
+FOREIGN = 2
+
+kept = []
+called = 0
+
+
+@ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+def call(_):
+    """Python makes a thread state for each such call, and waits for the GIL with it half made."""
+    global called
+    called += 1
+    return 0
+
+
+def foreign_threads():
+    """Threads of the C library, one after the other."""
+    library = ctypes.CDLL(None)
+    while True:
+        thread = ctypes.c_ulong()
+        library.pthread_create(ctypes.byref(thread), None, call, None)
+        library.pthread_join(thread, None)
+
+
+def main():
+    sys.path.insert(0, sys.argv[1])
+    from _agent import books, windows
+
+    for _ in range(FOREIGN):
+        threading.Thread(target=foreign_threads, daemon=True).start()
+    for _ in range(WINDOWS):
+        windows.open({}, sys._getframe(), time.monotonic())
+        kept.append([str(number) for number in range(1000)])
+        time.sleep(0.001)
+        windows.close(sys._getframe(), time.monotonic())
+        time.sleep(0.001)
+    mine = books.books()
+    assert mine.windows == WINDOWS, mine.windows
+    assert called > WINDOWS, called
+    mine.lines = {key: line for key, line in mine.lines.items() if key[0] == main.__code__.co_filename}
+    (_, number), most = max(mine.lines.items(), key=lambda item: item[1][0])
+    with open(__file__) as file:
+        assert "kept.append" in file.readlines()[number - 1], mine.lines
+    # All windows have seen it.
+    assert most[2] == WINDOWS, mine.lines
+    print("OK", called, flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
