@@ -12,9 +12,15 @@ use super::{
 
 type Scenario = (&'static str, fn(&mut Book));
 
-/// In this order: the first installs the package, the last removes it.
-const SCENARIOS: [Scenario; 16] = [
-    ("install", package::install),
+/// The suites of Debian that are booted, each with its scenarios in this order.
+pub(crate) const GUESTS: [(&str, &[Scenario]); 2] = [("bookworm", &ALL), ("trixie", &NEWER)];
+
+/// Nothing goes without it.
+const INSTALL: Scenario = ("install", package::install);
+
+/// The last removes the package.
+const ALL: [Scenario; 16] = [
+    INSTALL,
     ("units", package::units),
     ("groups", package::groups),
     ("start", package::start),
@@ -32,19 +38,17 @@ const SCENARIOS: [Scenario; 16] = [
     ("remove", package::remove),
 ];
 
-/// Nothing goes without it.
-const FIRST: &str = SCENARIOS[0].0;
+/// What the systemd of bookworm, 252, cannot do.
+const NEWER: [Scenario; 1] = [("notify-reload", life::notify_reload)];
 
-/// The scenarios that the words of a command line ask for; without a word, all.
-pub(crate) fn names(words: &[String]) -> Vec<&'static str> {
-    let mut words = words.iter().filter(|word| is_name(word)).peekable();
-    if words.peek().is_none() {
-        return SCENARIOS.iter().map(|(name, _)| *name).collect();
+/// The scenarios of a guest that the words of a command line ask for; without a word, all.
+pub(crate) fn names(scenarios: &[Scenario], words: &[String]) -> Vec<&'static str> {
+    let names = scenarios.iter().map(|(name, _)| *name);
+    let words: Vec<_> = words.iter().filter(|word| is_name(word)).collect();
+    if words.is_empty() {
+        return names.collect();
     }
-    let words: Vec<_> = words.collect();
-    SCENARIOS
-        .iter()
-        .map(|(name, _)| *name)
+    names
         .filter(|name| words.iter().any(|word| name.contains(word.as_str())))
         .collect()
 }
@@ -54,20 +58,19 @@ fn is_name(word: &str) -> bool {
     !word.starts_with('-') && !word.contains('=')
 }
 
-/// Runs them as root in the guest.
+/// Runs those of these names, and takes the figures among the words, as root in the guest.
 pub(crate) fn run(words: &[String]) -> ExitCode {
     for (key, value) in words.iter().filter_map(|word| word.split_once('=')) {
         machine::set(key, value);
     }
-    let wanted = names(words);
     println!("on {}", machine::about());
     fs::create_dir_all(machine::PROGRAMS).expect("make a folder for the programs");
     machine::sh(&format!("cp /payload/*.py {}", machine::PROGRAMS));
+    let all = GUESTS.iter().flat_map(|(_, scenarios)| *scenarios);
+    let wanted =
+        all.filter(|(name, _)| *name != INSTALL.0 && words.iter().any(|word| word == name));
     let mut book = Book::default();
-    for (name, scenario) in SCENARIOS {
-        if name != FIRST && !wanted.contains(&name) {
-            continue;
-        }
+    for (name, scenario) in std::iter::once(&INSTALL).chain(wanted) {
         let begun = clock::now();
         book.open(name);
         // What fails in one scenario is no reason not to see the others.

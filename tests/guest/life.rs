@@ -28,7 +28,19 @@ fn warmed(shop: &Shop) {
 }
 
 pub(crate) fn reload(book: &mut Book) {
-    let shop = PLAN.start();
+    replaces_everybody(book, &PLAN, "notify");
+}
+
+/// By a signal and the answers to it, with the drop-in that the package brings.
+pub(crate) fn notify_reload(book: &mut Book) {
+    let drop_in = read("/usr/share/doc/supervise/examples/notify-reload.conf");
+    let drop_in = &drop_in;
+    replaces_everybody(book, &Plan { drop_in, ..PLAN }, "notify-reload");
+}
+
+fn replaces_everybody(book: &mut Book, plan: &Plan<'_>, kind: &str) {
+    let shop = plan.start();
+    book.same("the unit's type", show(UNIT, "Type").as_str(), kind);
     let before = pids(&shop.ready());
     let running = asked().start();
     warmed(&shop);

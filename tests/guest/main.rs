@@ -1,9 +1,9 @@
 //! The package, as an administrator meets it: installed on a Debian whose PID 1 is systemd and
 //! whose control groups are of version 2, with real limits of memory.
 //!
-//! Outside, this program builds package and guest, boots the guest once and gives itself in;
-//! inside (`--inside`) it is root, runs the scenarios and says one line for each check. The CPU is
-//! emulated, so nothing here asserts seconds: what is printed compares within the guest.
+//! Outside, this program builds package and guests, boots each guest once and gives itself in;
+//! inside (`--inside`) it is root, runs the guest's scenarios and says one line for each check. The
+//! CPU is emulated, so nothing here asserts seconds: what is printed compares within the guest.
 //!
 //!     cargo test --test guest -- watchdog stop      only these scenarios
 #![expect(

@@ -1,4 +1,4 @@
-//! What is done on this machine: the package and the guest are built, and the guest is booted.
+//! What is done on this machine: the package and the guests are built, and each guest is booted.
 
 use std::{
     fs,
@@ -18,12 +18,17 @@ const HANDED_IN: [&str; 3] = ["CHURN_S", "CROSSINGS", "RECYCLES"];
 
 /// `words` are those of `cargo test`: names of scenarios, or parts of them.
 pub(crate) fn run(words: &[String]) -> ExitCode {
-    let names = inside::names(words);
+    let guests = inside::GUESTS.map(|(suite, scenarios)| (suite, inside::names(scenarios, words)));
+    let wanted: Vec<_> = guests
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .collect();
     if words.iter().any(|word| word == "--list") {
-        names.iter().for_each(|name| println!("{name}: test"));
+        let names = wanted.iter().flat_map(|(_, names)| names);
+        names.for_each(|name| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
-    if names.is_empty() {
+    if wanted.is_empty() {
         println!("guest: no scenario of that name");
         return ExitCode::SUCCESS;
     }
@@ -40,34 +45,48 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
         return ExitCode::FAILURE;
     }
     said("the package is there");
-    if !is_done(Command::new(here().join("build-image"))) {
-        return ExitCode::FAILURE;
-    }
-    said("the image is there");
     let payload = tempfile::tempdir().expect("make a temporary directory");
     fill(payload.path());
+    let mut passed = true;
+    for (suite, names) in wanted {
+        if !is_done(build(suite)) {
+            return ExitCode::FAILURE;
+        }
+        said(&format!("the image of {suite} is there"));
+        let results = root().join("target/guest").join(suite);
+        if !is_done(boot(suite, payload.path(), &results, &names)) {
+            println!(
+                "guest: its journal is {}",
+                results.join("journal.txt").display()
+            );
+            passed = false;
+        }
+        said(&format!("{suite} ended"));
+    }
+    if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn build(suite: &str) -> Command {
+    let mut build = Command::new(here().join("build-image"));
+    build.arg(suite);
+    build
+}
+
+fn boot(suite: &str, payload: &Path, results: &Path, names: &[&str]) -> Command {
     let mut guest = Command::new(here().join("run-guest"));
     guest
         .args(["-t", &seconds_at_most().to_string(), "-o"])
-        .arg(results())
-        .arg(payload.path())
-        .arg("--inside")
-        .args(words);
+        .args([results, Path::new(suite), payload, Path::new("--inside")])
+        .args(names);
     guest.args(HANDED_IN.iter().filter_map(|key| {
         let value = std::env::var(key).ok()?;
         Some(format!("{key}={value}"))
     }));
-    let passed = is_done(guest);
-    said("the guest ended");
-    if passed {
-        ExitCode::SUCCESS
-    } else {
-        println!(
-            "guest: its journal is {}",
-            results().join("journal.txt").display()
-        );
-        ExitCode::FAILURE
-    }
+    guest
 }
 
 /// Long enough for a slow machine, and for a long churn by hand.
@@ -145,8 +164,4 @@ fn root() -> &'static Path {
 
 fn here() -> PathBuf {
     root().join("tests/guest")
-}
-
-fn results() -> PathBuf {
-    root().join("target/guest")
 }
