@@ -38,8 +38,12 @@ const ALL: [Scenario; 16] = [
     ("remove", package::remove),
 ];
 
-/// What the systemd of bookworm, 252, cannot do.
-const NEWER: [Scenario; 1] = [("notify-reload", life::notify_reload)];
+/// What the systemd of bookworm, 252, cannot do or does otherwise.
+const NEWER: [Scenario; 3] = [
+    ("units", package::units),
+    ("notify-reload", life::notify_reload),
+    ("root", users::root),
+];
 
 /// The scenarios of a guest that the words of a command line ask for; without a word, all.
 pub(crate) fn names(scenarios: &[Scenario], words: &[String]) -> Vec<&'static str> {
@@ -58,19 +62,20 @@ fn is_name(word: &str) -> bool {
     !word.starts_with('-') && !word.contains('=')
 }
 
-/// Runs those of these names, and takes the figures among the words, as root in the guest.
-pub(crate) fn run(words: &[String]) -> ExitCode {
+/// Runs those of a suite that the words ask for, as root in the guest.
+pub(crate) fn run(suite: &str, words: &[String]) -> ExitCode {
     for (key, value) in words.iter().filter_map(|word| word.split_once('=')) {
         machine::set(key, value);
     }
     println!("on {}", machine::about());
     fs::create_dir_all(machine::PROGRAMS).expect("make a folder for the programs");
     machine::sh(&format!("cp /payload/*.py {}", machine::PROGRAMS));
-    let all = GUESTS.iter().flat_map(|(_, scenarios)| *scenarios);
-    let wanted =
-        all.filter(|(name, _)| *name != INSTALL.0 && words.iter().any(|word| word == name));
+    let guest = GUESTS.iter().find(|(name, _)| *name == suite);
+    let (_, scenarios) = guest.expect("a suite that is known");
+    let wanted = names(scenarios, words);
+    let wanted = |(name, _): &&Scenario| *name != INSTALL.0 && wanted.contains(name);
     let mut book = Book::default();
-    for (name, scenario) in std::iter::once(&INSTALL).chain(wanted) {
+    for (name, scenario) in std::iter::once(&INSTALL).chain(scenarios.iter().filter(wanted)) {
         let begun = clock::now();
         book.open(name);
         // What fails in one scenario is no reason not to see the others.

@@ -39,8 +39,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args().skip(1).collect();
-    match words.split_first() {
-        Some((first, wanted)) if first == "--inside" => inside::run(wanted),
+    match words.as_slice() {
+        [first, suite, wanted @ ..] if first == "--inside" => inside::run(suite, wanted),
         _ => outside::run(&words),
     }
 }

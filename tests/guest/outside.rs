@@ -20,12 +20,15 @@ const HANDED_IN: [&str; 3] = ["CHURN_S", "CROSSINGS", "RECYCLES"];
 pub(crate) fn run(words: &[String]) -> ExitCode {
     let guests = inside::GUESTS.map(|(suite, scenarios)| (suite, inside::names(scenarios, words)));
     let wanted: Vec<_> = guests
-        .into_iter()
+        .iter()
         .filter(|(_, names)| !names.is_empty())
         .collect();
     if words.iter().any(|word| word == "--list") {
-        let names = wanted.iter().flat_map(|(_, names)| names);
-        names.for_each(|name| println!("{name}: test"));
+        for (suite, names) in wanted {
+            names
+                .iter()
+                .for_each(|name| println!("{suite}::{name}: test"));
+        }
         return ExitCode::SUCCESS;
     }
     if wanted.is_empty() {
@@ -48,13 +51,13 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
     let payload = tempfile::tempdir().expect("make a temporary directory");
     fill(payload.path());
     let mut passed = true;
-    for (suite, names) in wanted {
+    for (suite, _) in wanted {
         if !is_done(build(suite)) {
             return ExitCode::FAILURE;
         }
         said(&format!("the image of {suite} is there"));
         let results = root().join("target/guest").join(suite);
-        if !is_done(boot(suite, payload.path(), &results, &names)) {
+        if !is_done(boot(suite, payload.path(), &results, words)) {
             println!(
                 "guest: its journal is {}",
                 results.join("journal.txt").display()
@@ -76,12 +79,13 @@ fn build(suite: &str) -> Command {
     build
 }
 
-fn boot(suite: &str, payload: &Path, results: &Path, names: &[&str]) -> Command {
+fn boot(suite: &str, payload: &Path, results: &Path, words: &[String]) -> Command {
     let mut guest = Command::new(here().join("run-guest"));
     guest
         .args(["-t", &seconds_at_most().to_string(), "-o"])
-        .args([results, Path::new(suite), payload, Path::new("--inside")])
-        .args(names);
+        .args([results, Path::new(suite), payload])
+        .args(["--inside", suite])
+        .args(words);
     guest.args(HANDED_IN.iter().filter_map(|key| {
         let value = std::env::var(key).ok()?;
         Some(format!("{key}={value}"))
