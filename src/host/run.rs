@@ -210,9 +210,12 @@ impl Host {
     }
 
     fn on_exec_failed(&mut self, errno: i32) {
-        let program = self.spec.command.program.display();
+        let command = &self.spec.command;
+        let whose = command.user.as_ref().map(|user| format!(" as {user}"));
         let error = format!(
-            "execute {program}: {}",
+            "execute {}{}: {}",
+            command.program.display(),
+            whose.unwrap_or_default(),
             std::io::Error::from_raw_os_error(errno)
         );
         let Some(run) = &self.run else { return };

@@ -89,6 +89,23 @@ fn a_start_without_a_free_process_is_tried_again() {
 }
 
 #[test]
+fn whoever_may_not_become_another_user_is_told_of_the_user() {
+    let _turn = turn::beside();
+    if !nix::unistd::geteuid().is_root() {
+        println!("NOT RUN: needs root");
+        return;
+    }
+    let options = ["--restart", "never", "--user", "nobody"];
+    let plan = Plan::supervise(&options, &["/bin/true"]);
+    let ended = plan
+        .within(&["setpriv", "--bounding-set=-setuid"])
+        .run(SOON);
+    let says = "execute /bin/true as nobody: Operation not permitted";
+    assert!(ended.stderr.contains(says), "{}", ended.stderr);
+    assert_ne!(ended.status.code(), Some(0));
+}
+
+#[test]
 fn a_worker_whose_group_cannot_be_made_serves_and_is_told_of() {
     let _turn = turn::beside();
     let port = free_port();
