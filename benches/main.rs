@@ -7,6 +7,7 @@
 
 mod agent;
 #[path = "../tests/machine/client.rs"]
+#[expect(dead_code, reason = "the tests use the rest")]
 mod client;
 #[path = "../tests/machine/clock.rs"]
 mod clock;

@@ -100,15 +100,7 @@ impl Door {
         }
         let lock = lock(&socket.with_extension("lock"), name)?;
         clear(socket)?;
-        let listener = bind(socket).map_err(|source| ControlError::Bind {
-            path: socket.to_owned(),
-            source,
-        })?;
-        Ok(Self {
-            listener,
-            socket: socket.to_owned(),
-            lock,
-        })
+        Self::at(socket, lock, bind(socket))
     }
 
     /// As it was held by the binary that this process was before.
@@ -121,6 +113,14 @@ impl Door {
         let listener = listener
             .set_nonblocking(true)
             .and_then(|()| UnixListener::from_std(listener));
+        Self::at(socket, lock.into(), listener)
+    }
+
+    fn at(
+        socket: &Path,
+        lock: File,
+        listener: io::Result<UnixListener>,
+    ) -> Result<Self, ControlError> {
         let listener = listener.map_err(|source| ControlError::Bind {
             path: socket.to_owned(),
             source,
@@ -128,7 +128,7 @@ impl Door {
         Ok(Self {
             listener,
             socket: socket.to_owned(),
-            lock: lock.into(),
+            lock,
         })
     }
 
@@ -325,5 +325,32 @@ mod tests {
             error.starts_with("listen on 127.0.0.1:") && error.contains("--metrics"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_port_that_was_kept_keeps_who_waits_there_unless_another_one_is_wished_for() {
+        let runtime = runtime();
+        let _inside = runtime.enter();
+        let kept = || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let waiting = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (
+                listener.local_addr().unwrap(),
+                OwnedFd::from(listener),
+                waiting,
+            )
+        };
+        let (address, listener, waiting) = kept();
+        let same = listen(address, Some(listener)).unwrap();
+        let (_, from) = runtime.block_on(same.accept()).unwrap();
+        assert_eq!(from, waiting.local_addr().unwrap());
+
+        let (address, listener, _waiting) = kept();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let other = free.local_addr().unwrap();
+        drop(free);
+        let moved = listen(other, Some(listener)).unwrap();
+        assert_eq!(moved.local_addr().unwrap(), other);
+        assert!(std::net::TcpStream::connect(address).is_err());
     }
 }

@@ -9,7 +9,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -22,6 +22,9 @@ use super::{
 
 /// A service that is down is asked again after this.
 const BACK_OFF: Duration = Duration::from_millis(1);
+
+/// A service that is up answers within this.
+const ANSWERED: Duration = Duration::from_secs(20);
 
 /// The width of a bucket of throughput.
 pub(crate) const BUCKET: Duration = Duration::from_millis(100);
@@ -66,16 +69,16 @@ impl Load {
 
     /// Puts the load on.
     pub(crate) fn start(self) -> Running {
-        let stop = Arc::new(AtomicBool::new(false));
+        let shared = Arc::new(Shared::default());
         let begun = clock::now();
         let threads = (0..self.connections)
             .map(|number| {
-                let (load, stop) = (self.clone(), Arc::clone(&stop));
-                thread::spawn(move || load.ask(number, begun, &stop))
+                let (load, shared) = (self.clone(), Arc::clone(&shared));
+                thread::spawn(move || load.ask(number, begun, &shared))
             })
             .collect();
         Running {
-            stop,
+            shared,
             begun,
             threads,
         }
@@ -88,7 +91,7 @@ impl Load {
     }
 
     /// What one connection does.
-    fn ask(&self, number: u32, begun: Instant, stop: &AtomicBool) -> Outcome {
+    fn ask(&self, number: u32, begun: Instant, shared: &Shared) -> Outcome {
         let end = begun + self.lasts;
         let every = self
             .rate
@@ -104,13 +107,16 @@ impl Load {
                 Some(_) => clock::until(due.min(end)),
                 None => due = clock::now(),
             }
-            if clock::now() >= end || stop.load(Ordering::Relaxed) {
+            if clock::now() >= end || shared.stop.load(Ordering::Relaxed) {
                 break;
             }
             let answer = connection
                 .get(&self.path, self.keep_alive)
                 .and_then(|body| pid_in(&body));
             outcome.count(begun, due, answer);
+            if answer.is_ok() {
+                shared.answered.fetch_add(1, Ordering::Relaxed);
+            }
             match every {
                 Some(every) => due += every,
                 None if answer.is_err() => clock::until(clock::now() + BACK_OFF),
@@ -129,10 +135,17 @@ fn pid_in(body: &[u8]) -> Result<i32, Failure> {
         .ok_or(Failure::BadBody)
 }
 
+/// What the connections of a load and its owner know of each other.
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    answered: AtomicU64,
+}
+
 /// A load in progress.
 #[derive(Debug)]
 pub(crate) struct Running {
-    stop: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     begun: Instant,
     threads: Vec<JoinHandle<Outcome>>,
 }
@@ -149,9 +162,18 @@ impl Running {
         whole
     }
 
+    /// Waits until it has met so many more answers.
+    #[track_caller]
+    pub(crate) fn meets(&self, answers: u64) {
+        let answered = || self.shared.answered.load(Ordering::Relaxed);
+        let enough = answered() + answers;
+        let met = clock::poll(ANSWERED, || (answered() >= enough).then_some(()));
+        assert!(met.is_some(), "{} of {enough} answers", answered());
+    }
+
     /// Ends it early: each connection finishes the request it is at.
     pub(crate) fn finish(self) -> Outcome {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
         self.join()
     }
 }

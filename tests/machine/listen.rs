@@ -6,7 +6,6 @@ use nix::sys::signal::Signal;
 
 use super::{
     client::{Load, Outcome, Running},
-    clock,
     house::{House, Plan, free_port, pids, send},
     http::Failure,
     proc, turn,
@@ -35,7 +34,7 @@ fn killed_under_load(options: &[&str], command: &[String], port: u16) -> Outcome
     let house = Plan::supervise(options, command).start();
     let before = pids(&house.ready(count));
     let running = load(port);
-    clock::until(clock::now() + Duration::from_secs(1));
+    running.meets(100);
     let master = || proc::parent(before[0]).expect("a worker has a parent");
     let victim = if is_server { master() } else { before[0] };
     send(victim, Signal::SIGKILL);
@@ -43,7 +42,7 @@ fn killed_under_load(options: &[&str], command: &[String], port: u16) -> Outcome
         let now = pids(&house.ready(count));
         now.iter().all(|pid| !before.contains(pid)).then_some(())
     });
-    clock::until(clock::now() + Duration::from_secs(1));
+    running.meets(100);
     running.finish()
 }
 
@@ -95,11 +94,11 @@ fn we_ourselves_are_restarted_on_a_socket_that_is_handed_in_and_nothing_is_lost(
     let first = activated(&socket);
     let old = pids(&first.ready(2));
     let running = load(port);
-    clock::until(clock::now() + Duration::from_secs(1));
+    running.meets(100);
     assert_eq!(first.stop(SOON).code(), Some(0));
     let second = activated(&socket);
     let new = pids(&second.ready(2));
-    clock::until(clock::now() + Duration::from_secs(1));
+    running.meets(100);
     let outcome = running.finish();
     println!("restarted: {outcome}");
     assert_eq!(outcome.failed(), 0, "{outcome}");

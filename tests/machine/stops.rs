@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::{
     client::{Load, Outcome},
-    clock,
     house::{Plan, free_port},
     http::Failure,
     turn,
@@ -25,7 +24,7 @@ fn stopped(plan: Plan, port: u16, keep_alive: bool) -> Outcome {
     };
     house.wait("an answer", SOON, || running.once("/pid").ok());
     let running = running.start();
-    clock::until(clock::now() + Duration::from_secs(1));
+    running.meets(100);
     assert_eq!(house.stop(SOON).code(), Some(0));
     running.finish()
 }

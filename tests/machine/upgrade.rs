@@ -216,9 +216,15 @@ fn a_binary_that_cannot_take_over_leaves_the_old_one() {
     let (done, said) = upgrade(&house);
     assert!(!done && said.contains("much"), "{said}");
     assert_eq!(failed(&house)["failed"], 1);
+
+    // It is not even executed, when all who come wait already: they are let in again.
+    let text = format!(r#"[ "$1" = __take-over ] && rm "$0"; exec {SUPERVISE} "$@""#);
+    script(&path, &text);
+    let (done, said) = upgrade(&house);
+    assert!(!done && said.contains("is there any more"), "{said}");
+    assert_eq!(failed(&house)["failed"], 2);
     assert_eq!(pids(&house.ready(2)), pids(&before));
 
-    fs::remove_file(&path).unwrap();
     symlink(SUPERVISE, &path).unwrap();
     let (done, said) = upgrade(&house);
     assert!(done, "{said}\n{}", house.log());
