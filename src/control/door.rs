@@ -342,7 +342,7 @@ mod tests {
         };
         let (address, listener, waiting) = kept();
         let same = listen(address, Some(listener)).unwrap();
-        let (_, from) = runtime.block_on(same.accept()).unwrap();
+        let (_, from) = same.into_std().unwrap().accept().unwrap();
         assert_eq!(from, waiting.local_addr().unwrap());
 
         let (address, listener, _waiting) = kept();
