@@ -27,8 +27,8 @@ pub struct Own {
 }
 
 /// Counted from zero, so that the first of its kind is seen as a step.
-const PLANNED: [&str; 4] = ["age", "ceiling", "reload", "request"];
-const UNPLANNED: [&str; 3] = ["budget", "cap", "oom"];
+const PLANNED: [&str; 5] = ["age", "budget", "ceiling", "reload", "request"];
+const UNPLANNED: [&str; 3] = ["budget-kill", "cap", "oom"];
 
 /// The page.
 pub fn render(snapshot: &Snapshot, own: &Own) -> String {

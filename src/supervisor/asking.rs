@@ -219,8 +219,7 @@ impl Supervisor {
     /// Whether all that may help a worker over its limit, or explain it, has been tried. Asks for
     /// the next thing if not.
     pub(super) fn has_climbed(&mut self, now: Timestamp, due: &Due) -> bool {
-        let memory = matches!(due.cause, Cause::Ceiling | Cause::Budget);
-        if !memory || self.spec.dry_run {
+        if !due.is_urgent() || self.spec.dry_run {
             return true;
         }
         let left = self.time_left(due.worker);

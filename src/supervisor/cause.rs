@@ -1,4 +1,4 @@
-//! Causes of ends, judged and read back.
+//! Causes of ends: the class of each, and reading them back.
 
 use std::str::FromStr;
 
@@ -6,27 +6,47 @@ use crate::units::Signal;
 
 use super::report::Cause;
 
+/// The class a cause belongs to. Code that treats causes differently asks for the class, so that a
+/// new cause is decided upon in one place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Class {
+    /// We replaced a healthy worker for a soft limit.
+    Planned,
+    /// The kernel killed it for memory.
+    Kernel,
+    /// The program ended by itself, or never came to serve.
+    Own,
+    /// An operator wanted it.
+    Operator,
+}
+
 impl Cause {
-    /// The end was asked for, or the program was done: nothing to worry about.
-    pub const fn is_expected(self) -> bool {
+    /// The class of this cause.
+    pub const fn class(self) -> Class {
         match self {
-            Self::Ceiling
-            | Self::Tasks
-            | Self::Age
-            | Self::Request
-            | Self::Reload
-            | Self::Scale
-            | Self::Stop
-            | Self::Exit(0) => true,
-            Self::Cap
-            | Self::Oom
-            | Self::Budget
-            | Self::Exit(_)
+            Self::Ceiling | Self::Budget | Self::Tasks | Self::Age => Class::Planned,
+            Self::Cap | Self::Oom | Self::BudgetKill => Class::Kernel,
+            Self::Exit(_)
             | Self::Signal(_)
+            | Self::Unseen
             | Self::StartFailed
             | Self::Unready
-            | Self::Hung
-            | Self::Unseen => false,
+            | Self::Hung => Class::Own,
+            Self::Request | Self::Reload | Self::Scale | Self::Stop => Class::Operator,
+        }
+    }
+
+    /// The worker was replaced on purpose. A stop replaces nothing.
+    pub const fn is_recycle(self) -> bool {
+        matches!(self.class(), Class::Planned | Class::Operator) && !matches!(self, Self::Stop)
+    }
+
+    /// The end was on purpose, or the program was done: no reason for a warning.
+    pub const fn is_expected(self) -> bool {
+        match self.class() {
+            Class::Planned | Class::Operator => true,
+            Class::Own => matches!(self, Self::Exit(0)),
+            Class::Kernel => false,
         }
     }
 }
@@ -36,11 +56,12 @@ impl FromStr for Cause {
 
     /// Reads what `Display` writes.
     fn from_str(text: &str) -> Result<Self, String> {
-        const WORDS: [Cause; 14] = [
+        const WORDS: [Cause; 15] = [
             Cause::Ceiling,
             Cause::Cap,
             Cause::Oom,
             Cause::Budget,
+            Cause::BudgetKill,
             Cause::Tasks,
             Cause::Age,
             Cause::Request,
@@ -67,6 +88,7 @@ impl FromStr for Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::supervisor::event::{Ended, Oom};
 
     #[test]
     fn every_cause_reads_back() {
@@ -75,6 +97,7 @@ mod tests {
             "cap",
             "oom",
             "budget",
+            "budget-kill",
             "tasks",
             "age",
             "request",
@@ -93,5 +116,16 @@ mod tests {
         }
         assert!("exit:x".parse::<Cause>().is_err());
         assert!("fat".parse::<Cause>().is_err());
+    }
+
+    #[test]
+    fn the_kernel_at_the_budget_is_no_planned_recycle() {
+        let at_budget = Cause::of(Ended::Signal(Signal::KILL), Oom::Budget);
+        assert_eq!(at_budget, Cause::BudgetKill);
+        assert_eq!(at_budget.class(), Class::Kernel);
+        assert!(!at_budget.is_recycle() && !at_budget.is_expected());
+        assert!(Cause::Budget.is_recycle() && Cause::Budget.is_expected());
+        assert!(!Cause::Stop.is_recycle() && Cause::Stop.is_expected());
+        assert!(Cause::Exit(0).is_expected() && !Cause::Exit(0).is_recycle());
     }
 }

@@ -92,7 +92,7 @@ impl Supervisor {
         let peak = worker.memory.peak().max(peak.unwrap_or_default());
         let limit = if cause == Cause::Cap {
             self.limits.cap.bytes
-        } else if cause == Cause::Budget {
+        } else if cause == Cause::BudgetKill {
             self.limits.budget.bytes
         } else {
             drain.and_then(|drain| drain.leave.limit)

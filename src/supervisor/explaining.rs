@@ -7,6 +7,7 @@ use super::{
     Supervisor,
     action::{About, Action, AgentAsk, Answer},
     asking::{Asking, LATE, Rung, TIME_LEFT_MIN, What},
+    cause::Class,
     event::Agent,
     report::Cause,
     spec::Leaks,
@@ -202,7 +203,7 @@ impl Supervisor {
     /// kernel ended it at a limit. Whoever waits for one is told.
     pub(super) fn report_of_dead(&mut self, worker: &Worker, cause: Cause) -> Option<ReportId> {
         self.refuse_reports(worker, "it ended before it answered");
-        let by_kernel = matches!(cause, Cause::Cap | Cause::Oom);
+        let by_kernel = cause.class() == Class::Kernel;
         let wanted = self.wants_reports();
         if worker.asked.report.is_some() || !by_kernel || !wanted {
             return worker.asked.report;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Supervisor,
     action::Action,
+    cause::Class,
     report::{Cause, End},
     tell::{end_message, span},
 };
@@ -89,7 +90,7 @@ impl LastWords {
         );
         let by_itself = matches!(end.cause, Cause::Exit(1..) | Cause::Signal(_));
         let at_cap = cap.is_some_and(|cap| end.peak >= cap.scaled(AT_CAP));
-        let for_memory = matches!(end.cause, Cause::Cap | Cause::Oom | Cause::Budget)
+        let for_memory = end.cause.class() == Class::Kernel
             || end.cause == Cause::Signal(Signal::KILL)
             || (by_itself && at_cap);
         if for_memory {
@@ -143,7 +144,7 @@ impl LastWords {
                  lower --ceiling or --budget",
             );
         }
-        if any(&[Cause::Budget]) {
+        if any(&[Cause::BudgetKill]) {
             advice.push(
                 "what to do: have fewer workers or a lower --ceiling, so that all fit into the \
                  budget",
@@ -395,7 +396,7 @@ mod tests {
              the log), or give a larger --cap\n"
         );
         assert!(after(&[end(Cause::Oom, 100)]).contains("raise the container's memory limit"));
-        assert!(after(&[end(Cause::Budget, 100)]).contains("fewer workers"));
+        assert!(after(&[end(Cause::BudgetKill, 100)]).contains("fewer workers"));
         let killed = Cause::Signal(Signal::KILL);
         assert!(after(&[end(killed, 100)]).contains("raise the container's memory limit"));
     }

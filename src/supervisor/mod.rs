@@ -16,7 +16,7 @@
 pub mod action;
 mod asking;
 mod births;
-mod cause;
+pub mod cause;
 mod counting;
 mod deaths;
 mod due;
@@ -50,7 +50,7 @@ use std::{
 
 use action::Action;
 use event::{Event, Machine};
-use report::{Cause, End, Limits, Report};
+use report::{End, Limits, Report};
 use spec::{Kind, RestartWhen, Spec};
 use worker::Worker;
 
@@ -274,19 +274,7 @@ impl Supervisor {
 
     /// Keeps an end for asking, counts it, and tells it.
     fn record_end(&mut self, end: End) {
-        let planned = matches!(
-            end.cause,
-            Cause::Ceiling
-                | Cause::Budget
-                | Cause::Tasks
-                | Cause::Age
-                | Cause::Request
-                | Cause::Reload
-                | Cause::Scale
-                | Cause::Unready
-                | Cause::Hung
-        );
-        let counts = if planned {
+        let counts = if end.cause.is_recycle() {
             &mut self.recycles
         } else {
             &mut self.unplanned

@@ -151,8 +151,10 @@ pub enum Cause {
     Cap,
     /// The kernel ended it for a limit further up.
     Oom,
-    /// All together passed the budget.
+    /// All together came close to the budget, and this one was recycled for it.
     Budget,
+    /// The kernel killed it because all together were over the budget.
+    BudgetKill,
     /// It did its number of tasks.
     Tasks,
     /// It was old enough.
@@ -186,6 +188,7 @@ impl fmt::Display for Cause {
             Self::Cap => "cap",
             Self::Oom => "oom",
             Self::Budget => "budget",
+            Self::BudgetKill => "budget-kill",
             Self::Tasks => "tasks",
             Self::Age => "age",
             Self::Request => "request",
@@ -208,7 +211,7 @@ impl Cause {
     pub const fn of(ended: Ended, oom: Oom) -> Self {
         match (oom, ended) {
             (Oom::Cap, _) => Self::Cap,
-            (Oom::Budget, _) => Self::Budget,
+            (Oom::Budget, _) => Self::BudgetKill,
             (Oom::Elsewhere, _) => Self::Oom,
             (Oom::No, Ended::Exit(status)) => Self::Exit(status),
             (Oom::No, Ended::Signal(signal)) => Self::Signal(signal),

@@ -372,7 +372,7 @@ pub(crate) const fn by_kernel(oom: Oom) -> Option<Cause> {
     match oom {
         Oom::No => None,
         Oom::Cap => Some(Cause::Cap),
-        Oom::Budget => Some(Cause::Budget),
+        Oom::Budget => Some(Cause::BudgetKill),
         Oom::Elsewhere => Some(Cause::Oom),
     }
 }

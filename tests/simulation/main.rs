@@ -102,6 +102,7 @@ fn the_world_puts_every_promise_to_the_test() {
         "cap",
         "oom",
         "budget",
+        "budget-kill",
         "tasks",
         "rescued",
         "armed",

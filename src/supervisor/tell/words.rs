@@ -64,8 +64,8 @@ pub(in crate::supervisor) fn end_message(end: &End) -> String {
         ", ended by the kernel at its cap"
     } else if end.cause == Cause::Oom {
         ", ended by the kernel for memory missing elsewhere"
-    } else if end.cause == Cause::Budget {
-        ", ended for the budget of all"
+    } else if end.cause == Cause::BudgetKill {
+        ", killed by the kernel because all together were over the budget"
     } else {
         ""
     };

@@ -8,6 +8,7 @@ use std::{
 use supervise::{
     supervisor::{
         action::{Action, Answer},
+        cause::Class,
         event::{Ask, Ended, Event, Oom},
         report::{Cause, End, Report, Who},
         spec::RestartWhen,
@@ -145,7 +146,7 @@ impl OneCause {
         let orphaned = books.is_server() && books.ended.is_some();
         let stopping = books.stopping.is_some() || orphaned;
         match end.cause {
-            Cause::Cap | Cause::Oom => return wrong("the kernel did not end it"),
+            cause if cause.class() == Class::Kernel => return wrong("the kernel did not end it"),
             Cause::Exit(status) if ended != Ended::Exit(status) => return wrong("it did not"),
             Cause::Signal(signal) if ended != Ended::Signal(signal) => return wrong("it did not"),
             Cause::Unseen if ended != Ended::Unseen => return wrong("it was seen"),

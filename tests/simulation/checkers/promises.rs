@@ -5,6 +5,7 @@ use std::time::Duration;
 use supervise::{
     supervisor::{
         action::Action,
+        cause::Class,
         report::{Cause, Report, Who},
         spec::RestartWhen,
     },
@@ -16,20 +17,6 @@ use crate::{
     books::{Books, Seen, Turn},
     world::World,
 };
-
-/// By plan, and for the worker's own sake.
-const fn is_planned(cause: Cause) -> bool {
-    matches!(
-        cause,
-        Cause::Ceiling
-            | Cause::Budget
-            | Cause::Tasks
-            | Cause::Age
-            | Cause::Request
-            | Cause::Reload
-            | Cause::Scale
-    )
-}
 
 /// Never more than `at_once` workers away at a time; and whoever is asked to go is said to.
 pub(super) struct AtOnce;
@@ -53,7 +40,7 @@ impl Checker for AtOnce {
                 return Err(format!("{worker} was asked to go, and nothing was said"));
             }
         }
-        let planned = turn.drains().any(|(_, cause)| is_planned(cause));
+        let planned = turn.drains().any(|(_, cause)| cause.is_recycle());
         // What an operator has just asked of the server is not known at once.
         let known = books.now.since(books.moved) > Duration::from_secs(30);
         // gunicorn replaces nobody while one that it asked to go lingers, or once it stops.
@@ -419,9 +406,9 @@ impl Checker for DryRun {
         if !books.spec.dry_run {
             return Ok(());
         }
-        let wished = |cause| matches!(cause, Cause::Request | Cause::Reload);
+        let wished = |cause: Cause| cause.class() == Class::Operator;
         for (worker, cause) in turn.drains() {
-            if matches!(cause, Cause::Ceiling | Cause::Budget | Cause::Age) {
+            if cause.class() == Class::Planned {
                 return Err(format!("{worker} goes by {cause} in a dry run"));
             }
         }
