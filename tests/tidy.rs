@@ -133,7 +133,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| format!("{}: {error}", path.display()))
 }
 
-/// `src/host/cgroup/v1.rs` is in the room `host`, `src/units.rs` is one by itself.
+/// `src/host/cgroup/v1.rs` is in the room `host`, `src/lib.rs` is one by itself.
 fn room_of(path: &Path) -> String {
     let inner = path.strip_prefix(root().join("src")).unwrap();
     let first = inner.components().next().unwrap().as_os_str();

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
-from . import _binary, _life, _pickles
+from . import _binary, _life, _pickles, _sizes
 from ._client import Client, abandoning
 from ._errors import MemoryCapExceeded, TaskTimeout, WorkerDied
 
@@ -26,7 +26,7 @@ class Executor(concurrent.futures.Executor):
     A worker over its `ceiling` is replaced between two tasks; one that reaches its `cap` ends, and its task
     is tried again alone `oom_retries` times, then raises `MemoryCapExceeded`. `budget` holds for all
     workers together. A worker that dies takes only its own task with it (`WorkerDied`): the pool goes on.
-    Sizes are bytes, or texts such as "300M", "1.5G" and "80%".
+    Sizes are bytes, or texts such as "300M", "1.5G" and "80%", and at least 1M.
 
     With `start="template"` the modules of `preload` are imported once, and workers are forked from there;
     with "fresh" each worker imports by itself; "auto" forks unless the imports start threads. `task_timeout` is in seconds. `initializer(*initargs)`
@@ -68,9 +68,9 @@ class Executor(concurrent.futures.Executor):
         self._options += ["--oom-retries", str(int(oom_retries))]
         for name, value in (
             ("--max-tasks", max_tasks_per_child),
-            ("--ceiling", ceiling),
-            ("--cap", cap),
-            ("--budget", budget),
+            ("--ceiling", _sizes.limit("ceiling", ceiling)),
+            ("--cap", _sizes.limit("cap", cap)),
+            ("--budget", _sizes.limit("budget", budget)),
             ("--task-timeout", _duration(task_timeout)),
         ):
             if value is not None:

@@ -22,13 +22,13 @@ use crate::{
     agent::pool::Orders,
     config,
     driver::pool::{Onlooker, Parts, PoolDriver, Tally},
-    host::users,
+    host::{doctor, users},
     queue::{Journal, Lines, Order, Results, Sink, Source, executor},
     supervisor::{
         pool::{event::Over, spec::PoolSpec},
         spec::{CommandSpec, Limit, MemorySpec, Spec},
     },
-    units::Size,
+    units::{Bytes, Size},
 };
 
 const FAILED: i32 = 1;
@@ -167,10 +167,7 @@ fn limit(text: &str) -> Result<Limit, String> {
     match text {
         "auto" => Ok(Limit::Auto),
         "none" => Ok(Limit::Off),
-        text => text
-            .parse::<Size>()
-            .map(Limit::At)
-            .map_err(|error| error.to_string()),
+        text => Size::limit(text).map(Limit::At),
     }
 }
 
@@ -307,6 +304,11 @@ async fn run(
         budget: workers.budget,
         ..MemorySpec::plain()
     };
+    // What it cannot find out here is found out, and told, when the pool is set up.
+    let available = doctor::available().unwrap_or(Bytes(u64::MAX));
+    if let Some((name, why)) = config::too_small(&memory, available).first() {
+        return fail(&format!("{}: {why}", name.flag()), WRONG_USE);
+    }
     let pool = PoolSpec {
         workers: workers
             .workers

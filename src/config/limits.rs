@@ -1,4 +1,5 @@
-//! Whether the limits on memory fit each other: ceiling, cap and budget do not cross.
+//! Whether the limits on memory make sense: ceiling, cap and budget do not cross, and none is so
+//! small that nothing can live in it.
 
 use crate::{
     supervisor::spec::{Limit, MemorySpec, Spec},
@@ -26,14 +27,67 @@ pub(super) fn check(memory: &MemorySpec, book: &mut Book) {
     }
 }
 
-/// Complains about limits that cross where the service may have `available`: one in bytes, the
-/// other in percent.
+/// Complains about limits that make no sense where the service may have `available`: they cross,
+/// one in bytes and the other in percent, or a percentage of it is next to nothing.
 pub fn judge(spec: &Spec, available: Bytes) -> Result<(), ConfigError> {
-    let complaints = crossings(&spec.memory, Some(available))
+    let crossings = crossings(&spec.memory, Some(available));
+    let crossing = crossings
         .iter()
-        .map(|crossing| Origin::Default.complain(crossing.low, crossing.says(Some(available))))
+        .map(|crossing| (crossing.low, crossing.says(Some(available))));
+    let complaints = too_small(&spec.memory, available)
+        .into_iter()
+        .map(|(name, text)| (name.key(), text))
+        .chain(crossing)
+        .map(|(key, text)| Origin::Default.complain(key, text))
         .collect();
     ConfigError::from_all(complaints).map_or(Ok(()), Err)
+}
+
+/// One of the three limits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LimitName {
+    /// For each worker, graceful.
+    Ceiling,
+    /// For each worker, by the kernel.
+    Cap,
+    /// For all together.
+    Budget,
+}
+
+impl LimitName {
+    /// Its key in a file.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Ceiling => "memory.ceiling",
+            Self::Cap => "memory.cap",
+            Self::Budget => "memory.budget",
+        }
+    }
+
+    /// Its flag on the command line.
+    pub const fn flag(self) -> &'static str {
+        match self {
+            Self::Ceiling => "--ceiling",
+            Self::Cap => "--cap",
+            Self::Budget => "--budget",
+        }
+    }
+}
+
+/// The limits that come out too small where the service may have `available`, each with why.
+pub fn too_small(memory: &MemorySpec, available: Bytes) -> Vec<(LimitName, String)> {
+    let limits = [
+        (LimitName::Ceiling, memory.ceiling),
+        (LimitName::Cap, memory.cap),
+        (LimitName::Budget, memory.budget),
+    ];
+    limits
+        .into_iter()
+        .filter_map(|(name, limit)| match limit {
+            Limit::At(size) => size.too_small(available).map(|why| (name, why)),
+            Limit::Auto | Limit::Off => None,
+        })
+        .collect()
 }
 
 fn crossings(memory: &MemorySpec, available: Option<Bytes>) -> Vec<Crossing> {

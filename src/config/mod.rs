@@ -32,7 +32,7 @@ use crate::supervisor::spec::Spec;
 pub use command::Entry;
 pub use complaint::ConfigError;
 pub use keys::{KEYS, Key, nearest};
-pub use limits::judge;
+pub use limits::{judge, too_small};
 pub use place::{check_name, runtime_dirs, socket_in};
 pub use render::render;
 pub use wish::{Origin, Value, Wish, Wishes};

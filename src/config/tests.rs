@@ -204,6 +204,15 @@ fn every_bad_value_is_complained_about_in_its_line() {
     check(
         "[memory]",
         &[
+            ("ceiling = 100", "`100` is 100 bytes, and a limit on memory"),
+            ("cap = \"700\"", "did you mean `700M`?"),
+            ("budget = \"1K\"", "at least 1M; did you mean `1M`?"),
+            ("swap = 50", "did you mean `50M`?"),
+        ],
+    );
+    check(
+        "[memory]",
+        &[
             ("ceiling = \"101%\"", "at most 100"),
             ("cap = 1.5", "write a size in quotes"),
             ("budget = \"\"", "no number"),

@@ -1,7 +1,7 @@
 //! Reads one value into one type, or says what would be right. The same for flags, variables and
 //! files, but that a file's numbers are numbers and its texts are texts.
 
-use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use crate::{
     servers::gunicorn,
@@ -145,9 +145,7 @@ fn size_or_none(value: &Value) -> Read<Option<Limit>> {
     match text {
         "auto" => Ok(Some(Limit::Auto)),
         "none" => Ok(None),
-        size => Size::from_str(size)
-            .map(|size| Some(Limit::At(size)))
-            .map_err(|error| error.to_string()),
+        size => Size::limit(size).map(|size| Some(Limit::At(size))),
     }
 }
 

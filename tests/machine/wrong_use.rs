@@ -3,7 +3,7 @@
 use std::{net::TcpListener, time::Duration};
 
 use super::{
-    house::{Ended, Plan},
+    house::{Ended, Plan, SUPERVISE},
     turn,
 };
 
@@ -40,6 +40,32 @@ fn a_size_that_is_none_is_named() {
         refused(plan, 2, &["--ceiling", size]);
     }
     refused(Plan::supervise(&["--ceiling=-5"], &COMMAND), 2, &["-5"]);
+}
+
+#[test]
+fn a_limit_below_a_mebibyte_is_answered_with_what_was_meant() {
+    let meant = ["`50` is 50 bytes", "did you mean `50M`?"];
+    let limits = ["--ceiling", "--cap", "--budget", "--max-rss"];
+    for flag in limits {
+        let plan = Plan::supervise(&[flag, "50"], &COMMAND);
+        refused(plan, 2, &[&[flag], meant.as_slice()].concat());
+    }
+    for flag in &limits[..3] {
+        let plan = Plan::bare(&[SUPERVISE, "map", "math:sqrt", flag, "50"]);
+        refused(plan, 2, &[&[*flag], meant.as_slice()].concat());
+        let plan = Plan::bare(&[SUPERVISE, "map", "math:sqrt", flag, "0.00001%"]);
+        refused(plan, 2, &[*flag, "at least 1M"]);
+    }
+    let plan = Plan::supervise(&[], &COMMAND).config("[memory]\ncap = 50\n");
+    refused(plan, 78, &[&["memory.cap"], meant.as_slice()].concat());
+    let plan = Plan::supervise(&[], &COMMAND).env("SUPERVISE_CAP", 50);
+    refused(plan, 78, &[&["SUPERVISE_CAP"], meant.as_slice()].concat());
+    let plan = Plan::supervise(&["--ceiling", "0.00001%"], &COMMAND);
+    refused(
+        plan,
+        78,
+        &["memory.ceiling", "`0.00001%` of", "at least 1M"],
+    );
 }
 
 #[test]

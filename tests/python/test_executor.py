@@ -260,6 +260,22 @@ class Cancelling(Case):
 
 
 class Ending(Case):
+    def test_a_size_that_is_none_is_refused_before_anything_starts(self):
+        for name in ("ceiling", "cap", "budget"):
+            for value, said in (
+                (100, 'did you mean "100M"?'),
+                ("50", 'did you mean "50M"?'),
+                (0, "at least 1M"),
+                ("lots", "is not a size"),
+                ("-5M", "is not a size"),
+                ("0.00001%", "below 1M"),
+                (True, "is not a size"),
+            ):
+                with self.assertRaises(ValueError) as raised:
+                    Executor(1, **{name: value})
+                self.assertIn("{}={!r}".format(name, value), str(raised.exception))
+                self.assertIn(said, str(raised.exception))
+
     def test_nothing_starts_before_the_first_task(self):
         pool = Executor(2)
         self.assertIsNone(pool._client)
