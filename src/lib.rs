@@ -12,6 +12,7 @@ pub mod control;
 pub mod driver;
 pub mod host;
 pub mod observe;
+pub mod private_dir;
 pub mod queue;
 pub mod servers;
 pub mod supervisor;

@@ -11,16 +11,20 @@ use std::{
 };
 
 /// Who may import whom (docs/ARCHITECTURE.md). What is not named here may import everything.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("units", &[]),
+    ("private_dir", &[]),
     ("supervisor", &["units"]),
     ("servers", &["units"]),
     ("config", &["units", "supervisor", "servers"]),
-    ("host", &["units", "supervisor", "servers"]),
-    ("control", &["units", "supervisor", "servers"]),
+    ("host", &["units", "supervisor", "servers", "private_dir"]),
+    (
+        "control",
+        &["units", "supervisor", "servers", "private_dir"],
+    ),
     ("observe", &["units", "supervisor", "servers"]),
-    ("agent", &["units", "supervisor", "servers"]),
-    ("queue", &["units"]),
+    ("agent", &["units", "supervisor", "servers", "private_dir"]),
+    ("queue", &["units", "private_dir"]),
 ];
 
 /// These hold several sides together.

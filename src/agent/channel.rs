@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    os::fd::{OwnedFd, RawFd},
     path::{Path, PathBuf},
 };
 
@@ -52,6 +53,11 @@ pub(super) struct Handed {
     stacks: Vec<Note>,
     next: u64,
     pending: BTreeMap<WorkerId, Pending>,
+    /// The directory's name and its lock. Earlier versions had neither.
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    lock: Option<RawFd>,
 }
 
 impl Channel {
@@ -61,13 +67,25 @@ impl Channel {
             stacks: self.stacks.notes().to_vec(),
             next: self.next,
             pending: self.pending.clone(),
+            name: Some(self.directory.name().to_owned()),
+            lock: self.lock(),
         }
     }
 
-    pub(super) fn take_over(place: &Place, handed: Handed) -> io::Result<Self> {
-        let directory = Directory::take_over(place)?;
-        let page = Page::take_over(&directory.page(), handed.page)?;
-        let stacks = Stacks::take_over(&directory.stacks(), handed.stacks)?;
+    /// The descriptor of the directory's lock.
+    pub(super) fn lock(&self) -> Option<RawFd> {
+        self.directory.lock()
+    }
+
+    pub(super) fn take_over(
+        place: &Place,
+        handed: Handed,
+        adopt: fn(RawFd) -> Option<OwnedFd>,
+    ) -> io::Result<Self> {
+        let lock = handed.lock.and_then(adopt);
+        let directory = Directory::take_over(place, (handed.name.as_deref(), lock))?;
+        let page = Page::take_over(directory.page()?, handed.page);
+        let stacks = Stacks::take_over(directory.stacks()?, handed.stacks)?;
         Ok(Self {
             directory,
             page,
@@ -79,8 +97,8 @@ impl Channel {
 
     pub(super) fn install(place: &Place) -> io::Result<Self> {
         let directory = Directory::install(place)?;
-        let page = Page::create(&directory.page())?;
-        let stacks = Stacks::create(&directory.stacks())?;
+        let page = Page::create(directory.new_page(&page::empty())?);
+        let stacks = Stacks::create(directory.new_stacks()?)?;
         directory.give(place.owner)?;
         Ok(Self {
             directory,

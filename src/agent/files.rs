@@ -1,11 +1,13 @@
 //! The agent's directory: its code for the workers to load, questions to them, answers from them.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions, Permissions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown},
+    fs, io,
+    io::Write as _,
+    os::fd::{AsRawFd as _, OwnedFd, RawFd},
     path::{Path, PathBuf},
 };
+
+use crate::private_dir::{Claimed, Contents, Create, PrivateDir};
 
 use serde_json::Value;
 
@@ -56,171 +58,153 @@ const MODULES: [(&str, &str); 29] = modules![
     "windows.py"
 ];
 
+/// Read by interpreters of any user.
+const OPEN: u32 = 0o755;
+const READABLE: u32 = 0o644;
+
 /// An answer is no longer: a report has at most ten suspects.
 const ANSWER_MAX: u64 = 1 << 20;
 
-/// The directory.
+const SAID: &str = "said";
+const ASK: &str = "ask";
+const PAGE: &str = "page";
+const STACKS: &str = "stacks";
+
+/// The directory. Workers may be another user's: what they only read is ours, and nothing that they
+/// wrote is followed.
 #[derive(Debug)]
 pub(super) struct Directory {
-    path: PathBuf,
+    claimed: Claimed,
+    asks: PrivateDir,
+    said: PrivateDir,
 }
 
 impl Directory {
     /// Makes it anew: what an earlier life left has nothing to say.
     pub(super) fn install(place: &Place) -> io::Result<Self> {
-        let path = place.path.clone();
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(about(&path, "remove", error));
-            }
-            Ok(()) | Err(_) => {}
-        }
-        if let Some(parent) = path.parent() {
-            let mut builder = DirBuilder::new();
-            let made = builder.recursive(true).mode(0o711).create(parent);
-            made.map_err(|error| about(parent, "create", error))?;
-        }
-        let directory = Self { path };
-        directory.make()?;
-        Ok(directory)
-    }
-
-    /// The one that is there, with this binary's code for interpreters that start from now on.
-    pub(super) fn take_over(place: &Place) -> io::Result<Self> {
+        let below = PrivateDir::make(&place.below, 0o711)?;
+        below.sweep();
+        let claimed = below.claim(&place.name, OPEN, Contents::Removed)?;
+        let directory = claimed.directory();
+        directory.subdirectory(PACKAGE, OPEN)?;
+        let asks = directory.subdirectory(ASK, OPEN)?;
+        let said = directory.subdirectory(SAID, OPEN)?;
         let directory = Self {
-            path: place.path.clone(),
+            claimed,
+            asks,
+            said,
         };
         directory.write_code()?;
         Ok(directory)
     }
 
-    fn make(&self) -> io::Result<()> {
-        for made in [
-            self.path.clone(),
-            self.path.join(PACKAGE),
-            self.asks(),
-            self.said(),
-        ] {
-            fs::create_dir(&made)
-                .and_then(|()| fs::set_permissions(&made, Permissions::from_mode(0o755)))
-                .map_err(|error| about(&made, "create", error))?;
-        }
-        self.write_code()
+    /// The one that is there, with this binary's code for interpreters that start from now on.
+    /// `handed` is its name and the descriptor of its lock, unless an earlier version made it.
+    pub(super) fn take_over(
+        place: &Place,
+        handed: (Option<&str>, Option<OwnedFd>),
+    ) -> io::Result<Self> {
+        let below = PrivateDir::open(&place.below)?;
+        let (name, lock) = handed;
+        let name = name.unwrap_or(&place.name);
+        let claimed = below.claimed(name, lock.map(fs::File::from), Contents::Removed)?;
+        let directory = Self {
+            asks: claimed.directory().existing(ASK)?,
+            said: claimed.directory().given_directory(SAID)?,
+            claimed,
+        };
+        directory.write_code()?;
+        Ok(directory)
     }
 
     /// An interpreter may read it at any moment: each file is whole or the one before.
     fn write_code(&self) -> io::Result<()> {
-        self.replace(&self.path.join("sitecustomize.py"), LOADER)?;
+        let directory = self.claimed.directory();
+        directory.replace("sitecustomize.py", LOADER.as_bytes(), READABLE)?;
+        let package = directory.existing(PACKAGE)?;
         MODULES
             .iter()
-            .try_for_each(|(name, text)| self.replace(&self.path.join(PACKAGE).join(name), text))
-    }
-
-    fn replace(&self, path: &Path, text: &str) -> io::Result<()> {
-        let half = path.with_extension("half");
-        self.write(&half, text)?;
-        fs::rename(&half, path).map_err(|error| about(path, "write", error))
-    }
-
-    fn write(&self, path: &Path, text: &str) -> io::Result<()> {
-        fs::write(path, text)
-            .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o644)))
-            .map_err(|error| about(path, "write", error))
+            .try_for_each(|(name, text)| package.replace(name, text.as_bytes(), READABLE))
     }
 
     /// What workers write is theirs, where they are somebody else; the rest they only read.
     pub(super) fn give(&self, owner: Option<(u32, u32)>) -> io::Result<()> {
-        let Some((user, group)) = owner else {
+        let Some(owner) = owner else {
             return Ok(());
         };
-        for path in [self.page(), self.stacks(), self.said()] {
-            chown(&path, Some(user), Some(group)).map_err(|error| about(&path, "give", error))?;
-        }
-        Ok(())
+        [PAGE, STACKS, SAID]
+            .into_iter()
+            .try_for_each(|name| self.claimed.directory().give(name, owner))
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.claimed.directory().path()
     }
 
-    pub(super) fn page(&self) -> PathBuf {
-        self.path.join("page")
+    pub(super) fn name(&self) -> &str {
+        self.claimed.name()
     }
 
-    pub(super) fn stacks(&self) -> PathBuf {
-        self.path.join("stacks")
+    /// The descriptor of its lock, to be left open for a successor.
+    pub(super) fn lock(&self) -> Option<RawFd> {
+        self.claimed.lock().map(fs::File::as_raw_fd)
     }
 
-    fn asks(&self) -> PathBuf {
-        self.path.join("ask")
+    /// A new page.
+    pub(super) fn new_page(&self, content: &[u8]) -> io::Result<fs::File> {
+        self.create(PAGE, content)
+    }
+
+    /// The page that a predecessor made.
+    pub(super) fn page(&self) -> io::Result<fs::File> {
+        self.claimed.directory().given_file(PAGE)
+    }
+
+    /// A new file for stacks.
+    pub(super) fn new_stacks(&self) -> io::Result<fs::File> {
+        self.create(STACKS, b"")
+    }
+
+    /// The stacks that a predecessor asked for.
+    pub(super) fn stacks(&self) -> io::Result<fs::File> {
+        self.claimed.directory().given_file(STACKS)
+    }
+
+    fn create(&self, name: &str, content: &[u8]) -> io::Result<fs::File> {
+        let file = self.claimed.directory().file(name, Create::New, 0o600);
+        let mut file = file?;
+        file.write_all(content)?;
+        Ok(file)
     }
 
     pub(super) fn said(&self) -> PathBuf {
-        self.path.join("said")
+        self.said.path().to_owned()
     }
 
     /// Leaves a question. Renamed into place, so that it is never read by halves.
     pub(super) fn write_ask(&self, pid: i32, text: &str) -> io::Result<()> {
-        self.replace(&self.asks().join(pid.to_string()), text)
+        self.asks
+            .replace(&pid.to_string(), text.as_bytes(), READABLE)
     }
 
     /// The question of a process that has ended is nobody's: its pid may be another's soon.
     pub(super) fn remove_ask(&self, pid: i32) {
-        let _gone = fs::remove_file(self.asks().join(pid.to_string()));
+        let _gone = self.asks.remove(&pid.to_string());
     }
 
     /// The answer to question `id`, if it is there; read once.
     pub(super) fn read_answer(&self, pid: i32, id: u64) -> Option<Value> {
-        let path = self.said().join(format!("{pid}.json"));
-        // The directory may be another user's: a link in it leads nowhere.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&path)
-            .ok()?;
-        let mut text = Vec::new();
-        file.take(ANSWER_MAX).read_to_end(&mut text).ok()?;
+        let name = format!("{pid}.json");
+        let text = self.said.read(&name, ANSWER_MAX).ok()?;
         let answer: Value = serde_json::from_slice(&text).ok()?;
         // RACE: an answer to a question that we have given up on is read in place of the one to
         // come, and left for it to be overwritten.
         if answer.get("id").and_then(Value::as_u64) != Some(id) {
             return None;
         }
-        let _gone = fs::remove_file(&path);
+        let _gone = self.said.remove(&name);
         Some(answer)
     }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        // What stays is replaced by the next one of the name.
-        let _gone = fs::remove_dir_all(&self.path);
-    }
-}
-
-/// Names the file in an error.
-pub(super) fn about(path: &Path, verb: &str, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{verb} {}: {error}", path.display()))
-}
-
-/// Opens a file that a predecessor has made.
-pub(super) fn open(path: &Path) -> io::Result<fs::File> {
-    let opened = OpenOptions::new().read(true).write(true).open(path);
-    opened.map_err(|error| about(path, "open", error))
-}
-
-/// Writes `text` to a new file that only its owner writes.
-pub(super) fn create(path: &Path, content: &[u8]) -> io::Result<fs::File> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| about(path, "create", error))?;
-    file.write_all(content)
-        .map_err(|error| about(path, "write", error))?;
-    Ok(file)
 }
 
 #[cfg(test)]
@@ -243,7 +227,8 @@ mod tests {
     fn an_answer_is_read_once_and_only_if_it_answers() {
         let home = tempfile::tempdir().unwrap();
         let place = Place {
-            path: home.path().join("shop.agent"),
+            below: home.path().to_owned(),
+            name: "shop.agent".to_owned(),
             owner: None,
         };
         let directory = Directory::install(&place).unwrap();
@@ -257,5 +242,34 @@ mod tests {
         let link = directory.said().join("7.json");
         std::os::unix::fs::symlink(home.path().join("other"), link).unwrap();
         assert_eq!(directory.read_answer(7, 4), None);
+        fs::remove_file(directory.said().join("7.json")).unwrap();
+        let pipe = directory.said().join("7.json");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(directory.read_answer(7, 4), None);
+    }
+
+    #[test]
+    fn two_services_of_one_name_have_two_directories_and_a_successor_keeps_its_own() {
+        let home = tempfile::tempdir().unwrap();
+        let place = Place {
+            below: home.path().to_owned(),
+            name: "shop".to_owned(),
+            owner: None,
+        };
+        let first = Directory::install(&place).unwrap();
+        first.new_page(b"first").unwrap();
+        first.new_stacks().unwrap();
+        let second = Directory::install(&place).unwrap();
+        assert_ne!(first.path(), second.path());
+        assert_eq!(fs::read(home.path().join("shop/page")).unwrap(), b"first");
+        // An execve keeps the descriptor and runs no destructor.
+        let lock = nix::unistd::dup(first.claimed.lock().unwrap()).unwrap();
+        std::mem::forget(first);
+        let handed = (Some("shop"), Some(lock));
+        let successor = Directory::take_over(&place, handed).unwrap();
+        successor.page().unwrap();
+        drop(second);
+        drop(successor);
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
     }
 }

@@ -14,7 +14,13 @@ mod page;
 pub mod pool;
 mod stacks;
 
-use std::{collections::BTreeMap, ffi::OsString, io, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io,
+    os::fd::{OwnedFd, RawFd},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -45,8 +51,10 @@ pub struct Handed(Option<channel::Handed>);
 /// Where the agent's directory is to be, and whose what workers write there is.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// The directory, made anew.
-    pub path: PathBuf,
+    /// The directory that it is made in.
+    pub below: PathBuf,
+    /// Its name, unless another service has it.
+    pub name: String,
     /// The user and group of the command, where they are not ours.
     pub owner: Option<(u32, u32)>,
 }
@@ -71,10 +79,22 @@ impl Agent {
         Handed(self.channel.as_ref().map(Channel::hand_over))
     }
 
+    /// Descriptors that are to stay open for a successor.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let channel = self.channel.as_ref();
+        channel.and_then(Channel::lock).into_iter().collect()
+    }
+
     /// Goes on with the directory that a predecessor has put in place; false if it had none.
-    pub fn take_over(&mut self, place: &Place, handed: Handed) -> io::Result<bool> {
+    /// `adopt` makes a descriptor that it left open ours.
+    pub fn take_over(
+        &mut self,
+        place: &Place,
+        handed: Handed,
+        adopt: fn(RawFd) -> Option<OwnedFd>,
+    ) -> io::Result<bool> {
         if let Some(handed) = handed.0 {
-            self.channel = Some(Channel::take_over(place, handed)?);
+            self.channel = Some(Channel::take_over(place, handed, adopt)?);
         }
         Ok(self.channel.is_some())
     }

@@ -4,13 +4,11 @@
 //! Read with pread(2) of a tmpfs file: a store to a shared mapping is seen by read at once
 //! (mmap(2), MAP_SHARED), and a slot's words are whole.
 
-use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt as _, path::Path};
+use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt as _, path::Path};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{supervisor::event::Counts, units::WorkerId};
-
-use super::files;
 
 /// `SUP1`, read as a number.
 const MAGIC: u64 = 0x3150_5553;
@@ -52,27 +50,23 @@ impl Page {
     }
 
     /// The page that a predecessor made and that the workers hold.
-    pub(super) fn take_over(path: &Path, handed: Handed) -> io::Result<Self> {
-        Ok(Self {
-            file: files::open(path)?,
+    pub(super) fn take_over(file: File, handed: Handed) -> Self {
+        Self {
+            file,
             bytes: vec![0; SLOT * (1 + SLOTS)],
             owners: handed.owners,
             retired: handed.retired,
-        })
+        }
     }
 
-    pub(super) fn create(path: &Path) -> io::Result<Self> {
-        let mut bytes = vec![0; SLOT * (1 + SLOTS)];
-        for (at, word) in [MAGIC, SLOTS as u64, SLOT as u64].into_iter().enumerate() {
-            bytes[at * 8..at * 8 + 8].copy_from_slice(&word.to_ne_bytes());
-        }
-        let file = files::create(path, &bytes)?;
-        Ok(Self {
+    /// One whose file holds what [`empty`] says.
+    pub(super) fn create(file: File) -> Self {
+        Self {
             file,
-            bytes,
+            bytes: empty(),
             owners: BTreeMap::new(),
             retired: BTreeMap::new(),
-        })
+        }
     }
 
     /// What each worker has counted by now; `owners` says whose each live process is.
@@ -149,6 +143,15 @@ impl Page {
     }
 }
 
+/// A page in which nobody has counted yet.
+pub(super) fn empty() -> Vec<u8> {
+    let mut bytes = vec![0; SLOT * (1 + SLOTS)];
+    for (at, word) in [MAGIC, SLOTS as u64, SLOT as u64].into_iter().enumerate() {
+        bytes[at * 8..at * 8 + 8].copy_from_slice(&word.to_ne_bytes());
+    }
+    bytes
+}
+
 const fn together(one: Counts, other: Counts) -> Counts {
     Counts {
         done: one.done.saturating_add(other.done),
@@ -173,8 +176,9 @@ mod tests {
 
     #[test]
     fn a_worker_has_what_all_its_processes_counted_the_dead_ones_too() {
-        let home = tempfile::tempdir().unwrap();
-        let mut page = Page::create(&home.path().join("page")).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&empty(), 0).unwrap();
+        let mut page = Page::create(file);
         let (w1, w2) = (WorkerId::FIRST, WorkerId::FIRST.next());
         let us = i32::try_from(std::process::id()).unwrap();
         write(&page, 0, us, 5);

@@ -1,15 +1,10 @@
 //! The Python side of a pool: its files, and the command that runs its template.
 
-use std::{
-    ffi::OsString,
-    fs, io,
-    os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsString, io, path::Path};
 
 use serde_json::json;
 
-use super::files::about;
+use crate::private_dir::{Claimed, Contents, PrivateDir};
 
 macro_rules! modules {
     ($($name:literal),* $(,)?) => {
@@ -49,7 +44,7 @@ pub struct Orders {
 /// The files, for as long as it lives.
 #[derive(Debug)]
 pub struct Files {
-    path: PathBuf,
+    claimed: Claimed,
 }
 
 impl Files {
@@ -58,22 +53,14 @@ impl Files {
     /// # Errors
     /// Names the file that could not be written.
     pub fn install(below: &Path, name: &str) -> io::Result<Self> {
-        let path = below.join(format!("{name}.pool"));
-        let _ = fs::remove_dir_all(&path);
-        sweep(below);
-        let package = path.join(PACKAGE);
-        let mut builder = fs::DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(0o700)
-            .create(&package)
-            .map_err(|error| about(&package, "create", error))?;
-        let files = Self { path };
+        let below = PrivateDir::make(below, 0o700)?;
+        sweep(&below);
+        let claimed = below.claim(&format!("{name}.pool"), 0o700, Contents::Removed)?;
+        let package = claimed.directory().subdirectory(PACKAGE, 0o700)?;
         for (name, text) in MODULES {
-            let file = package.join(name);
-            fs::write(&file, text).map_err(|error| about(&file, "write", error))?;
+            package.replace(name, text.as_bytes(), 0o600)?;
         }
-        Ok(files)
+        Ok(Self { claimed })
     }
 
     /// The command line of the template; `control` is its end of our socket.
@@ -92,34 +79,30 @@ impl Files {
             "-c".into(),
             RUN.into(),
             words.to_string().into(),
-            self.path.clone().into(),
+            self.claimed.directory().path().into(),
         ]
     }
 }
 
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _gone = fs::remove_dir_all(&self.path);
-    }
-}
-
-/// Removes what pools have left that were killed. A name ends with the number of its process.
-fn sweep(below: &Path) {
-    let entries = fs::read_dir(below).into_iter().flatten().flatten();
-    for entry in entries {
-        let name = entry.file_name();
+/// Removes what pools have left that were killed. A name ends with the number of its process, which
+/// is another one's, or nobody's, if the pool lives in another pid namespace: its lock tells.
+fn sweep(below: &PrivateDir) {
+    below.sweep();
+    let names = below.names().unwrap_or_default();
+    for name in names.iter().filter_map(|name| name.to_str()) {
         let number = name
-            .to_str()
-            .and_then(|name| name.strip_prefix("map-")?.strip_suffix(".pool"))
-            .and_then(|number| number.parse::<u32>().ok());
+            .strip_prefix("map-")
+            .and_then(|name| name.strip_suffix(".pool")?.parse::<u32>().ok());
         if number.is_some_and(|number| !Path::new(&format!("/proc/{number}")).exists()) {
-            let _ = fs::remove_dir_all(entry.path());
+            below.remove_unclaimed(name);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -147,5 +130,15 @@ mod tests {
         assert!(below.path().join(living).exists());
         assert!(below.path().join("map-shop.pool").exists());
         drop(files);
+        // One that lives in another pid namespace, where its number is nobody's here.
+        let files = Files::install(below.path(), "map-4194305").unwrap();
+        drop(Files::install(below.path(), "map-1").unwrap());
+        assert!(below.path().join("map-4194305.pool").exists());
+        // And one that has our own number there.
+        let same = Files::install(below.path(), "map-4194305").unwrap();
+        assert_ne!(
+            files.claimed.directory().path(),
+            same.claimed.directory().path()
+        );
     }
 }

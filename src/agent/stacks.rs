@@ -5,14 +5,11 @@ use std::{
     fs::File,
     io,
     os::unix::fs::{FileExt as _, MetadataExt as _},
-    path::Path,
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::units::{Bytes, WorkerId};
-
-use super::files;
 
 /// When it has grown to this, what nobody waits for any more is thrown away.
 const SIZE_MAX: u64 = 1 << 20;
@@ -54,13 +51,13 @@ pub(super) struct Frame {
 }
 
 impl Stacks {
-    pub(super) fn create(path: &Path) -> io::Result<Self> {
-        Self::of_file(files::create(path, b"")?, Vec::new())
+    pub(super) fn create(file: File) -> io::Result<Self> {
+        Self::of_file(file, Vec::new())
     }
 
     /// The file that a predecessor made and that the workers hold.
-    pub(super) fn take_over(path: &Path, notes: Vec<Note>) -> io::Result<Self> {
-        Self::of_file(files::open(path)?, notes)
+    pub(super) fn take_over(file: File, notes: Vec<Note>) -> io::Result<Self> {
+        Self::of_file(file, notes)
     }
 
     fn of_file(file: File, notes: Vec<Note>) -> io::Result<Self> {
@@ -170,8 +167,7 @@ Stack (most recent call first):
 
     #[test]
     fn each_worker_has_the_stacks_that_were_written_after_its_note() {
-        let home = tempfile::tempdir().unwrap();
-        let mut stacks = Stacks::create(&home.path().join("stacks")).unwrap();
+        let mut stacks = Stacks::create(tempfile::tempfile().unwrap()).unwrap();
         let (w1, w2) = (WorkerId::FIRST, WorkerId::FIRST.next());
         stacks.note(w1, Bytes::mib(80));
         (&stacks.file).write_all(DUMP.as_bytes()).unwrap();

@@ -16,7 +16,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     progress::{Input, Progress, Quiet},
-    run::{OUR_BUG, fail, in_runtime},
+    run::{OUR_BUG, complain, fail, in_runtime},
 };
 use crate::{
     agent::pool::Orders,
@@ -322,9 +322,13 @@ async fn run(
         batch: workers.batch.0,
         stop_on_error,
     };
-    let directories = config::runtime_dirs(env::vars_os(), users::own_id());
-    let Some(directory) = directories.into_iter().next() else {
-        return fail("there is no directory for the workers' files", NOT_SET_UP);
+    let chosen = config::runtime_dir(env::vars_os(), users::own_id(), super::run::unusable);
+    let directory = match chosen {
+        Ok((directory, warnings)) => {
+            warnings.iter().for_each(|warning| complain(warning));
+            directory
+        }
+        Err(message) => return fail(&message, NOT_SET_UP),
     };
     let name = format!("map-{}", std::process::id());
     let spec = Spec::for_pool(name, memory, command(python), directory.clone());

@@ -23,6 +23,7 @@ use crate::{
     },
     host::{clock, doctor, exec::Inherited, users},
     observe::{log::Log, view},
+    private_dir,
     supervisor::{report::Snapshot, spec::Spec},
     units::{Bytes, Timestamp},
 };
@@ -171,8 +172,16 @@ pub(super) fn load(wishes: &Wishes) -> Result<Loaded, ConfigError> {
     let machine = Machine {
         uid: users::own_id(),
         user_exists: users::exists,
+        unusable,
     };
     config::load(wishes, env::vars_os(), &machine)
+}
+
+/// Why a directory cannot hold what is ours.
+pub(super) fn unusable(directory: &Path) -> Option<String> {
+    private_dir::check(directory)
+        .err()
+        .map(|error| error.to_string())
 }
 
 fn diagnose() -> i32 {
@@ -301,6 +310,11 @@ fn find(wanted: &Client) -> Result<PathBuf, String> {
     let name = wanted.name.as_deref();
     let mut first_error = None;
     for directory in &directories {
+        // Who answers in a directory of another user's may be anybody.
+        if let Some(why) = unsafe_for_clients(directory) {
+            first_error.get_or_insert(why);
+            continue;
+        }
         match client::find(directory, name) {
             Ok(socket) => return Ok(socket),
             Err(error) => {
@@ -309,6 +323,13 @@ fn find(wanted: &Client) -> Result<PathBuf, String> {
         }
     }
     Err(first_error.unwrap_or_else(|| "no directory to look for services in".to_owned()))
+}
+
+/// Another user can put sockets there.
+fn unsafe_for_clients(directory: &Path) -> Option<String> {
+    let opened = private_dir::PrivateDir::open(directory).err();
+    let refused = opened.filter(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    refused.map(|error| error.to_string())
 }
 
 /// One thread: the command dies with the one that started it, and that must be one that lives.
@@ -337,7 +358,7 @@ pub(super) fn fail(message: &str, status: i32) -> i32 {
     status
 }
 
-fn complain(message: &str) {
+pub(super) fn complain(message: &str) {
     // Where standard error is closed nobody can be told.
     let _ = writeln!(io::stderr(), "supervise: {}", message.trim_end());
 }

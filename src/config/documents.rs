@@ -29,6 +29,10 @@ impl Facts for Anything {
         true
     }
 
+    fn unusable(&self, _: &Path) -> Option<String> {
+        None
+    }
+
     fn entry(&self, path: &Path) -> Entry {
         if path.starts_with("/srv") {
             Entry::Directory

@@ -62,7 +62,7 @@ pub const KEYS: [Key; 48] = [
         "user",
         "USER",
         "",
-        "Run COMMAND as this user [default: who starts it]",
+        "Run COMMAND as this user, with its HOME, USER and LOGNAME [default: who starts it]",
     ),
     key(
         "listen",

@@ -15,7 +15,7 @@ use super::{
     environment::Environ,
     keys::nearest,
     limits, place,
-    wish::{Book, Wishes},
+    wish::{Book, Origin, Wishes},
     words,
 };
 
@@ -196,9 +196,19 @@ fn control(name: &str, environ: &Environ, facts: &dyn Facts, book: &mut Book) ->
         .optional("control.socket", words::path)
         .map(|path| facts.here().join(path))
         .unwrap_or_else(|| {
-            let directories = place::runtime_dirs(environ.clone(), facts.uid());
-            let first = directories.into_iter().next().unwrap_or_default();
-            place::socket_in(&first, name)
+            let chosen =
+                place::runtime_dir(environ.clone(), facts.uid(), |path| facts.unusable(path));
+            let directory = match chosen {
+                Ok((directory, warnings)) => {
+                    book.warnings.extend(warnings);
+                    directory
+                }
+                Err(text) => {
+                    book.complain(&Origin::Default, "control.socket", text);
+                    PathBuf::new()
+                }
+            };
+            place::socket_in(&directory, name)
         });
     if let Err(text) = place::check_socket(&socket) {
         book.complain(&book.origin("control.socket"), "control.socket", text);

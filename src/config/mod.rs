@@ -33,7 +33,7 @@ pub use command::Entry;
 pub use complaint::ConfigError;
 pub use keys::{KEYS, Key, nearest};
 pub use limits::{judge, too_small};
-pub use place::{check_name, runtime_dirs, socket_in};
+pub use place::{check_name, runtime_dir, runtime_dirs, socket_in};
 pub use render::render;
 pub use wish::{Origin, Value, Wish, Wishes};
 
@@ -56,6 +56,8 @@ pub trait Facts {
     fn user_exists(&self, name: &str) -> bool;
     /// What is at this path.
     fn entry(&self, path: &Path) -> Entry;
+    /// Why this directory, or what of it is there, is not for us alone to change.
+    fn unusable(&self, path: &Path) -> Option<String>;
 }
 
 /// This machine. What only system calls tell is told by the caller.
@@ -65,6 +67,8 @@ pub struct Machine {
     pub uid: u32,
     /// Whether there is a user of this name.
     pub user_exists: fn(&str) -> bool,
+    /// Why a directory cannot hold what is ours.
+    pub unusable: fn(&Path) -> Option<String>,
 }
 
 impl Facts for Machine {
@@ -79,6 +83,10 @@ impl Facts for Machine {
 
     fn user_exists(&self, name: &str) -> bool {
         (self.user_exists)(name)
+    }
+
+    fn unusable(&self, path: &Path) -> Option<String> {
+        (self.unusable)(path)
     }
 
     fn entry(&self, path: &Path) -> Entry {

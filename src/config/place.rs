@@ -62,13 +62,44 @@ pub fn runtime_dirs(
         let first = text.split(':').next().unwrap_or_default();
         first.starts_with('/').then(|| PathBuf::from(first))
     };
-    let own = (uid != 0).then(|| PathBuf::from(format!("/tmp/supervise-{uid}")));
+    // The second is there, and sticky, also in a container whose /tmp everybody may change.
+    let own = ["/tmp", "/dev/shm"].map(|shared| {
+        let own = || Path::new(shared).join(format!("supervise-{uid}"));
+        (uid != 0).then(own)
+    });
     let session = absolute("XDG_RUNTIME_DIR").map(|directory| directory.join("supervise"));
+    let given = [absolute("RUNTIME_DIRECTORY"), session];
     let system = Some(PathBuf::from(SYSTEM));
-    [absolute("RUNTIME_DIRECTORY"), session, own, system]
-        .into_iter()
-        .flatten()
-        .collect()
+    let all = given.into_iter().chain(own).chain([system]);
+    all.flatten().collect()
+}
+
+/// The directory for a service's socket: the first that only we can change. With it, what is wrong
+/// with those that the environment names.
+pub fn runtime_dir(
+    environ: impl IntoIterator<Item = (OsString, OsString)>,
+    uid: u32,
+    unusable: impl Fn(&Path) -> Option<String>,
+) -> Result<(PathBuf, Vec<String>), String> {
+    let mut passed_over = Vec::new();
+    for directory in runtime_dirs(environ, uid) {
+        match unusable(&directory) {
+            Some(why) => passed_over.push(why),
+            None => {
+                let said = passed_over.into_iter();
+                let said = said.map(|why| {
+                    let taken = directory.display();
+                    format!("runtime directory: {why}; {taken} is used instead")
+                });
+                return Ok((directory.clone(), said.collect()));
+            }
+        }
+    }
+    Err(format!(
+        "no runtime directory is for us alone: {}. hint: set XDG_RUNTIME_DIR to a directory that \
+         only you can write to, or name the socket with --socket",
+        passed_over.join("; ")
+    ))
 }
 
 /// Where a service keeps what outlives it; `None` where there is no home for it.
@@ -131,12 +162,33 @@ mod tests {
             ("XDG_RUNTIME_DIR", "/run/user/7"),
         ];
         let (session, own) = ("/run/user/7/supervise", "/tmp/supervise-7");
-        let expected = ["/run/a", session, own, SYSTEM].map(PathBuf::from);
+        let second = "/dev/shm/supervise-7";
+        let expected = ["/run/a", session, own, second, SYSTEM].map(PathBuf::from);
         assert_eq!(dirs(&both, 7), expected);
         assert_eq!(dirs(&[], 0), [PathBuf::from("/run/supervise")]);
         assert_eq!(
             dirs(&[("XDG_RUNTIME_DIR", "here")], 7),
-            [own, SYSTEM].map(PathBuf::from)
+            [own, second, SYSTEM].map(PathBuf::from)
+        );
+    }
+
+    #[test]
+    fn a_directory_that_others_can_change_is_passed_over_and_said() {
+        let environ = || [("XDG_RUNTIME_DIR".into(), "/run/user/7".into())];
+        let bad = |text: &'static str| {
+            move |path: &Path| path.starts_with(text).then(|| format!("{text}: bad"))
+        };
+        let (directory, said) = runtime_dir(environ(), 0, bad("/run/user")).unwrap();
+        assert_eq!(directory, Path::new(SYSTEM));
+        let expected = "runtime directory: /run/user: bad; /run/supervise is used instead";
+        assert_eq!(said, [expected]);
+        let (directory, said) = runtime_dir([], 7, bad("/tmp")).unwrap();
+        assert_eq!(directory, Path::new("/dev/shm/supervise-7"));
+        assert_eq!(said.len(), 1);
+        let error = runtime_dir(environ(), 0, bad("/")).unwrap_err();
+        assert!(
+            error.contains("--socket") && error.contains("/: bad"),
+            "{error}"
         );
     }
 

@@ -24,6 +24,10 @@ impl Facts for Pretend {
         name == "web"
     }
 
+    fn unusable(&self, _: &Path) -> Option<String> {
+        None
+    }
+
     fn entry(&self, path: &Path) -> Entry {
         match path.to_str().unwrap() {
             "/bin/python" | "/bin/gunicorn" | "/home/./run" | "/x/gunicorn" | "/srv/./run" => {
@@ -482,6 +486,7 @@ fn this_machine_tells_a_program_from_what_is_none() {
     let machine = Machine {
         uid: 0,
         user_exists: |_| false,
+        unusable: |_| None,
     };
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");

@@ -1,20 +1,19 @@
 //! The socket's place in the file system: one service for each name, and nobody else's way in.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    fs::{File, Permissions, TryLockError},
     io::{self, Read as _, Seek as _, Write as _},
     net::{SocketAddr, TcpListener},
     os::{
         fd::{AsRawFd as _, OwnedFd, RawFd},
-        unix::{
-            fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _},
-            net::UnixDatagram,
-        },
+        unix::{fs::PermissionsExt as _, net::UnixDatagram},
     },
     path::{Path, PathBuf},
 };
 
 use tokio::net::{UnixListener, UnixSocket};
+
+use crate::private_dir::{Create, PrivateDir};
 
 /// So many clients may wait to be let in.
 const BACKLOG: u32 = 128;
@@ -33,22 +32,15 @@ pub enum ControlError {
         /// The other supervisor.
         pid: Option<u32>,
     },
-    /// The socket's directory is missing and cannot be made.
-    #[error(
-        "create the directory {}: {source}; --socket or control.socket names another",
-        path.display()
-    )]
+    /// The socket's directory cannot be made, or other users can change it.
+    #[error("control socket: {source}; --socket or control.socket names another directory")]
     Directory {
-        /// The directory.
-        path: PathBuf,
         /// Why not.
         source: io::Error,
     },
     /// The lock beside the socket cannot be had.
-    #[error("lock {}: {source}; --socket or control.socket names another place", path.display())]
+    #[error("lock: {source}; --socket or control.socket names another place")]
     Lock {
-        /// The lock.
-        path: PathBuf,
         /// Why not.
         source: io::Error,
     },
@@ -83,6 +75,8 @@ pub enum ControlError {
 pub(super) struct Door {
     pub(super) listener: UnixListener,
     socket: PathBuf,
+    /// `None`: a binary before this one accepted it, and by now others can change it.
+    directory: Option<PrivateDir>,
     /// Held for as long as we live; the kernel gives it back however we end.
     lock: File,
 }
@@ -90,17 +84,11 @@ pub(super) struct Door {
 impl Door {
     /// Binds `socket` for the service `name`, within a tokio runtime.
     pub(super) fn open(socket: &Path, name: &str) -> Result<Self, ControlError> {
-        if let Some(directory) = socket.parent().filter(|path| !path.as_os_str().is_empty()) {
-            let mut builder = DirBuilder::new();
-            let made = builder.recursive(true).mode(0o700).create(directory);
-            made.map_err(|source| ControlError::Directory {
-                path: directory.to_owned(),
-                source,
-            })?;
-        }
-        let lock = lock(&socket.with_extension("lock"), name)?;
-        clear(socket)?;
-        Self::at(socket, lock, bind(socket))
+        let made = PrivateDir::make(directory_of(socket), 0o700);
+        let directory = made.map_err(|source| ControlError::Directory { source })?;
+        let lock = lock(&directory, &file_name(&socket.with_extension("lock")), name)?;
+        clear(&directory, socket)?;
+        Self::at(socket, Some(directory), lock, bind(socket))
     }
 
     /// As it was held by the binary that this process was before.
@@ -113,11 +101,13 @@ impl Door {
         let listener = listener
             .set_nonblocking(true)
             .and_then(|()| UnixListener::from_std(listener));
-        Self::at(socket, lock.into(), listener)
+        let directory = PrivateDir::open(directory_of(socket)).ok();
+        Self::at(socket, directory, lock.into(), listener)
     }
 
     fn at(
         socket: &Path,
+        directory: Option<PrivateDir>,
         lock: File,
         listener: io::Result<UnixListener>,
     ) -> Result<Self, ControlError> {
@@ -128,6 +118,7 @@ impl Door {
         Ok(Self {
             listener,
             socket: socket.to_owned(),
+            directory,
             lock,
         })
     }
@@ -141,7 +132,9 @@ impl Door {
 impl Drop for Door {
     fn drop(&mut self) {
         // Nobody is left to be told, and a socket that stays is replaced by the next one.
-        let _gone = std::fs::remove_file(&self.socket);
+        if let Some(directory) = &self.directory {
+            let _gone = directory.remove(&file_name(&self.socket));
+        }
     }
 }
 
@@ -177,15 +170,23 @@ pub(super) fn is_live(path: &Path) -> bool {
     }
 }
 
+fn directory_of(socket: &Path) -> &Path {
+    let parent = socket.parent().filter(|path| !path.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
 /// The lock stays when we go: removing it would let two newcomers lock two different files.
-fn lock(path: &Path, name: &str) -> Result<File, ControlError> {
-    let fail = |source| ControlError::Lock {
-        path: path.to_owned(),
-        source,
-    };
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    let mut file = options.mode(0o600).open(path).map_err(fail)?;
+fn lock(directory: &PrivateDir, file: &str, name: &str) -> Result<File, ControlError> {
+    let fail = |source| ControlError::Lock { source };
+    let opened = directory.file(file, Create::IfMissing, 0o600);
+    let mut file = opened.map_err(fail)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -208,20 +209,21 @@ fn lock(path: &Path, name: &str) -> Result<File, ControlError> {
 
 /// Removes what a supervisor left that could not clean up. We hold the lock, so it is not one of
 /// ours that lives; a stranger's socket is left alone.
-fn clear(socket: &Path) -> Result<(), ControlError> {
+fn clear(directory: &PrivateDir, socket: &Path) -> Result<(), ControlError> {
     let taken = |what| ControlError::Taken {
         path: socket.to_owned(),
         what,
     };
-    match socket.symlink_metadata() {
-        Err(_) => return Ok(()),
-        Ok(found) if !found.file_type().is_socket() => {
+    match directory.entry(&file_name(socket)) {
+        Err(_) | Ok(None) => return Ok(()),
+        Ok(Some(found)) if found.st_mode & libc::S_IFMT != libc::S_IFSOCK => {
             return Err(taken("a file that is no socket is there"));
         }
-        Ok(_) if is_live(socket) => return Err(taken("another program listens there")),
-        Ok(_) => {}
+        Ok(Some(_)) if is_live(socket) => return Err(taken("another program listens there")),
+        Ok(Some(_)) => {}
     }
-    std::fs::remove_file(socket).map_err(|source| ControlError::Bind {
+    let removed = directory.remove(&file_name(socket));
+    removed.map_err(|source| ControlError::Bind {
         path: socket.to_owned(),
         source,
     })
@@ -313,7 +315,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.starts_with("create the directory") && error.contains("--socket"),
+            error.starts_with("control socket: ") && error.contains("--socket"),
             "{error}"
         );
 

@@ -1,11 +1,16 @@
 //! What the decider wants of agents: the host knows the processes, the agent room what is said.
 
-use std::{env, ffi::OsStr, io, path::PathBuf};
+use std::{
+    env,
+    ffi::OsStr,
+    io,
+    path::{Path, PathBuf},
+};
 
 use super::Driver;
 use crate::{
     agent::{Agent, Handed, Place, kept::Kept},
-    host::{agents, clock, users},
+    host::{agents, clock, exec, users},
     supervisor::{
         action::{About, Action, AgentAsk},
         event::{self, Event, Said},
@@ -24,7 +29,7 @@ pub(super) fn prepare(spec: &mut Spec, handed: Option<Handed>) -> (Agent, Vec<St
         return (agent, warnings);
     }
     let installed = place(spec).and_then(|place| {
-        let goes_on = handed.map(|handed| agent.take_over(&place, handed));
+        let goes_on = handed.map(|handed| agent.take_over(&place, handed, exec::adopt));
         if goes_on.transpose()?.is_some_and(|goes_on| goes_on) {
             return Ok(());
         }
@@ -48,12 +53,17 @@ pub(super) fn prepare(spec: &mut Spec, handed: Option<Handed>) -> (Agent, Vec<St
 fn place(spec: &Spec) -> io::Result<Place> {
     let Some(user) = &spec.command.user else {
         let path = spec.control.socket.with_extension("agent");
-        return Ok(Place { path, owner: None });
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        return Ok(Place {
+            below: path.parent().unwrap_or(Path::new(".")).to_owned(),
+            name: name.into_owned(),
+            owner: None,
+        });
     };
     let owner = users::ids(user).ok_or_else(|| io::Error::other(format!("no user `{user}`")))?;
-    let path = PathBuf::from("/run/supervise-agent").join(&spec.name);
     Ok(Place {
-        path,
+        below: PathBuf::from("/run/supervise-agent"),
+        name: spec.name.clone(),
         owner: Some(owner),
     })
 }

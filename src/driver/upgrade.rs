@@ -214,6 +214,7 @@ impl Driver {
         let spec = self.supervisor.spec();
         let doors = self.keys.made_of();
         keep.extend([doors.lock, doors.socket].into_iter().chain(doors.reading));
+        keep.extend(self.agent.descriptors());
         let state = State {
             format: FORMAT,
             version: VERSION.to_owned(),

@@ -83,6 +83,7 @@ impl Host {
         let keep = std::iter::once(socket)
             .chain(processes)
             .chain(held)
+            .chain(self.groups.descriptors())
             .collect();
         let handed = Handed {
             groups: self.groups.hand_over(),

@@ -1,14 +1,19 @@
 //! The file that is read when we are gone: a container's termination message.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
+use nix::fcntl::OFlag;
+
 use super::Host;
-use crate::supervisor::{event::Effect, spec::TerminationLog};
+use crate::{
+    private_dir,
+    supervisor::{event::Effect, spec::TerminationLog},
+};
 
 /// Where Kubernetes looks for it, unless a container's `terminationMessagePath` says otherwise.
 const USUAL: &str = "/dev/termination-log";
@@ -30,12 +35,11 @@ impl LastWords {
             TerminationLog::Auto => return Ok(Self::default()),
         };
         let named = matches!(wish, TerminationLog::At(_));
-        let file = OpenOptions::new()
-            .write(true)
-            .truncate(true)
-            .create(named)
-            .mode(0o644)
-            .open(path);
+        let mut flags = OFlag::O_WRONLY;
+        flags.set(OFlag::O_CREAT, named);
+        let file = private_dir::open_shared(path, flags, 0o644);
+        // Emptied only now that it is known to be nobody else's.
+        let file = file.and_then(|file| file.set_len(0).map(|()| file));
         match file {
             Ok(file) => Ok(Self {
                 file: Some((file, path.to_owned())),
@@ -43,7 +47,7 @@ impl LastWords {
             }),
             Err(error) if named => Err(io::Error::new(
                 error.kind(),
-                format!("open the termination log {}: {error}", path.display()),
+                format!("open the termination log {error}"),
             )),
             // Nobody asked for it.
             Err(_) => Ok(Self::default()),
@@ -96,6 +100,27 @@ mod tests {
             words.write(text).unwrap();
             assert_eq!(read(), text);
         }
+    }
+
+    #[test]
+    fn a_file_that_another_user_may_have_put_there_is_not_emptied() {
+        use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let open = |name: &str| LastWords::open(&TerminationLog::At(at(name)), false);
+        std::fs::write(at("precious"), "precious").unwrap();
+        std::fs::hard_link(at("precious"), at("second")).unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
+        let error = open("second").unwrap_err().to_string();
+        assert!(error.contains("second name"), "{error}");
+        if nix::unistd::geteuid().is_root() {
+            symlink(at("precious"), at("link")).unwrap();
+            lchown(at("link"), Some(1), None).unwrap();
+            let error = open("link").unwrap_err().to_string();
+            assert!(error.contains("(uid 1)"), "{error}");
+        }
+        assert!(open("/dev/null").is_err());
+        assert_eq!(std::fs::read(at("precious")).unwrap(), b"precious");
     }
 
     #[test]

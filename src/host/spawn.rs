@@ -16,6 +16,7 @@ use super::{
     exec::{FAILED, HANDED},
     keeper::{Orders, WORD_LENGTH, Word},
     listeners::{self, Listeners},
+    users,
 };
 use crate::supervisor::spec::CommandSpec;
 
@@ -68,6 +69,12 @@ impl Keeper {
         keeper
             .arg0("supervise-keeper")
             .args(orders.into_args())
+            .envs(
+                command
+                    .user
+                    .iter()
+                    .flat_map(|user| users::environment(user)),
+            )
             .envs(&command.env);
         for name in NOT_INHERITED.iter().chain(&listeners::VARIABLES) {
             keeper.env_remove(name);

@@ -3,6 +3,8 @@
 #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
 pub use in_files::look_in_files_only;
 
+use std::ffi::OsString;
+
 use nix::unistd::{User, geteuid};
 
 /// Our effective user.
@@ -13,6 +15,19 @@ pub fn own_id() -> u32 {
 /// Whether this machine knows a user of that name.
 pub fn exists(name: &str) -> bool {
     matches!(User::from_name(name), Ok(Some(_)))
+}
+
+/// What a program that runs as that user expects in its environment: what systemd sets for `User=`
+/// but the shell. Ours says who started us.
+pub fn environment(name: &str) -> Vec<(&'static str, OsString)> {
+    let Some(user) = User::from_name(name).ok().flatten() else {
+        return Vec::new();
+    };
+    vec![
+        ("HOME", user.dir.into_os_string()),
+        ("USER", user.name.clone().into()),
+        ("LOGNAME", user.name.into()),
+    ]
 }
 
 /// The user and group ids of a name.

@@ -6,14 +6,17 @@
 use std::{
     collections::BTreeMap,
     fmt::Display,
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
+
+use crate::private_dir;
 
 use super::{
     Skip,
@@ -106,12 +109,8 @@ impl Journal {
     }
 
     fn open(path: &Path, task: &str) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .read(true)
-            .open(path)
-            .map_err(|error| at(path, &error))?;
+        let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT;
+        let file = private_dir::open_shared(path, flags, 0o666)?;
         // RACE: two runs start at once. Whatever is in the file is looked at under the lock only.
         match file.try_lock() {
             Ok(()) => {}

@@ -35,6 +35,7 @@ mod proc;
 mod runaway;
 mod signals;
 mod stops;
+mod trust;
 mod turn;
 mod upgrade;
 #[expect(dead_code, reason = "the benches use the rest")]

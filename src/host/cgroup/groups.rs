@@ -4,7 +4,11 @@
 //! we were started in. We stay outside of it. In version 2 a group with processes cannot hand on
 //! controllers (`cgroup-v2.rst`, "No Internal Process Constraint"), so we go to `OWN/supervisor`.
 
-use std::path::PathBuf;
+use std::{
+    fs::File,
+    os::fd::{AsRawFd as _, RawFd},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +17,7 @@ use super::{
     divide::{beside, divide, hand_on, undivide},
     files,
     oom::{Counts, after_one, judge},
+    owner::{self, Owner},
     tree::{self, Tree},
     v1::{self, V1},
     v2::{self, V2},
@@ -39,6 +44,8 @@ pub struct Groups {
     pub(super) pid: i32,
     pub(super) obstacle: Option<Obstacle>,
     pub(super) trial: Trial,
+    /// Our folders, locked: they are not stale.
+    pub(super) locks: Vec<File>,
 }
 
 /// What was tried and held.
@@ -70,10 +77,10 @@ impl Groups {
             pid,
             obstacle: found.obstacle.clone(),
             trial: Trial::default(),
+            locks: Vec::new(),
         };
-        let folder = format!("supervise-{name}.{pid}");
         if let Some(place) = &found.memory
-            && let Err(error) = groups.make(place, &folder)
+            && let Err(error) = groups.make(place, name)
         {
             groups.memory = None;
             groups.obstacle = Some(Obstacle {
@@ -88,8 +95,7 @@ impl Groups {
             && place.version == Version::V2
         {
             // Without it, a tree is ended by one signal for each process: no reason to fail.
-            let dir = place.own.join(&folder);
-            groups.v2 = files::make(&dir).is_ok().then_some(dir);
+            groups.v2 = groups.make_folder(&place.own, name).ok();
         }
         groups.trial = groups.try_out();
         groups
@@ -227,10 +233,9 @@ impl Groups {
     }
 
     /// Makes our folder where memory can be limited.
-    fn make(&mut self, place: &Place, folder: &str) -> Result<(), CgroupError> {
+    fn make(&mut self, place: &Place, name: &str) -> Result<(), CgroupError> {
         if place.version == Version::V1 {
-            let dir = place.own.join(folder);
-            files::make(&dir)?;
+            let dir = self.make_folder(&place.own, name)?;
             v1::make_hierarchical(&dir)?;
             let calls = v1::Calls::watch(&dir).ok();
             self.calls = calls.zip(v1::Calls::watch(&place.own).ok());
@@ -243,13 +248,23 @@ impl Groups {
                 }
                 Err(error) => beside(place).ok_or(error)?,
             };
-            let dir = base.join(folder);
-            files::make(&dir)?;
+            let dir = self.make_folder(&base, name)?;
             self.v2 = Some(dir.clone());
             files::write(&dir.join("cgroup.subtree_control"), "+memory")?;
         }
         self.memory = Some(place.version);
         Ok(())
+    }
+
+    fn make_folder(&mut self, base: &std::path::Path, name: &str) -> Result<PathBuf, CgroupError> {
+        let (dir, lock) = owner::make(base, name, self.pid)?;
+        self.locks.extend(lock);
+        Ok(dir)
+    }
+
+    /// Descriptors that are to stay open for a successor.
+    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.locks.iter().map(|lock| lock.as_raw_fd())
     }
 
     fn try_out(&mut self) -> Trial {
@@ -309,7 +324,6 @@ const MEMSW: &str = "memory.memsw.limit_in_bytes";
 /// Ends and removes what earlier lives of the service of this name have left when they were killed
 /// themselves. Returns what could not be removed yet: try again.
 pub fn remove_stale(found: &Found, proc: &Proc, name: &str, pid: i32) -> Vec<PathBuf> {
-    let prefix = format!("supervise-{name}.");
     let places = found.memory.iter().chain(&found.tree);
     // In version 2 they may be beside a group above (see `beside`), and ours may be its leaf.
     let bases = places.flat_map(|place| {
@@ -322,11 +336,17 @@ pub fn remove_stale(found: &Found, proc: &Proc, name: &str, pid: i32) -> Vec<Pat
     let mut left = Vec::new();
     for dir in bases.flat_map(files::below) {
         let folder = dir.file_name().unwrap_or_default().to_string_lossy();
-        let owner = folder
-            .strip_prefix(&prefix)
-            .and_then(|pid| pid.parse().ok());
-        // Our own pid is that of an earlier life in another pid namespace: we have made none yet.
-        if owner.is_none_or(|owner: i32| owner != pid && proc.stat(owner).is_ok()) {
+        let Some(owner) = owner::pid_in(&folder, name) else {
+            continue;
+        };
+        // Held until it is removed: nobody else takes it meanwhile.
+        let _ours = match owner::lock(&dir) {
+            Owner::Another | Owner::Gone => continue,
+            lock @ (Owner::Us(_) | Owner::Unknown) => lock,
+        };
+        // Earlier versions hold no lock. Our own pid is that of an earlier life in another pid
+        // namespace: we have made none yet.
+        if owner != pid && proc.stat(owner).is_ok() {
             continue;
         }
         // What cannot be killed cannot be removed either, and is returned.

@@ -1,10 +1,16 @@
 //! What the groups of a service are to a successor that finds them there.
 
-use std::path::PathBuf;
+use std::{fs::File, os::fd::RawFd, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Group, Groups, Obstacle, Trial, Version, files, oom::Counts, v1::Calls};
+use super::{
+    Group, Groups, Obstacle, Trial, Version, files,
+    oom::Counts,
+    owner::{self, Owner},
+    v1::Calls,
+};
+use crate::host::exec::adopt;
 
 /// All groups of a service.
 #[derive(Debug, Deserialize, Serialize)]
@@ -15,6 +21,9 @@ pub struct HandedGroups {
     divided: Option<PathBuf>,
     obstacle: Option<Obstacle>,
     trial: Trial,
+    /// The locks on our folders. Earlier versions had none.
+    #[serde(default)]
+    locks: Vec<RawFd>,
 }
 
 /// One of them.
@@ -35,6 +44,7 @@ impl Groups {
             divided: self.divided.clone(),
             obstacle: self.obstacle.clone(),
             trial: self.trial,
+            locks: self.descriptors().collect(),
         }
     }
 
@@ -44,7 +54,21 @@ impl Groups {
             let above = dir.parent()?;
             Calls::watch(dir).ok().zip(Calls::watch(above).ok())
         };
+        let mut locks: Vec<File> = handed
+            .locks
+            .into_iter()
+            .filter_map(adopt)
+            .map(File::from)
+            .collect();
+        if locks.is_empty() {
+            let dirs = handed.v1.iter().chain(&handed.v2);
+            locks.extend(dirs.filter_map(|dir| match owner::lock(dir) {
+                Owner::Us(lock) => Some(lock),
+                Owner::Another | Owner::Gone | Owner::Unknown => None,
+            }));
+        }
         Self {
+            locks,
             calls: handed.v1.as_ref().and_then(watch),
             v1: handed.v1,
             v2: handed.v2,

@@ -13,6 +13,7 @@ mod group;
 mod groups;
 mod handed;
 mod oom;
+mod owner;
 mod pressure;
 mod tree;
 mod v1;

@@ -1,0 +1,125 @@
+//! Whose a service's folder of groups is. Its owner holds a lock on the folder: its pid, which is in
+//! the name, may be another process's or nobody's where it is seen from another pid namespace.
+
+use std::{
+    fs::{File, TryLockError},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::{CgroupError, files};
+
+/// A folder that was removed before it was locked is made again, so often.
+const TRIES: u32 = 16;
+/// So many services with one name and one pid, each in a pid namespace of its own.
+const NAMES: u32 = 64;
+
+/// What a look at a folder's lock shows.
+#[derive(Debug)]
+pub(super) enum Owner {
+    /// We hold the lock now, for as long as the file is open.
+    Us(File),
+    /// A service that lives holds it.
+    Another,
+    /// The folder is gone, or another one is in its place.
+    Gone,
+    /// This kernel has no locks there.
+    Unknown,
+}
+
+/// Locks a folder. Never waits.
+pub(super) fn lock(dir: &Path) -> Owner {
+    let Ok(file) = File::open(dir) else {
+        return Owner::Gone;
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Owner::Another,
+        Err(TryLockError::Error(_)) => return Owner::Unknown,
+    }
+    // RACE: it may have been removed between being opened and being locked.
+    let now = std::fs::metadata(dir).map(|now| now.ino());
+    let then = file.metadata().map(|then| then.ino());
+    match (then, now) {
+        (Ok(then), Ok(now)) if then == now => Owner::Us(file),
+        _ => Owner::Gone,
+    }
+}
+
+/// Makes our folder in `base`, and locks it.
+pub(super) fn make(
+    base: &Path,
+    name: &str,
+    pid: i32,
+) -> Result<(PathBuf, Option<File>), CgroupError> {
+    let mut number = 1;
+    let mut dir = base.join(folder(name, pid, number));
+    for _ in 0..TRIES {
+        files::make(&dir)?;
+        match lock(&dir) {
+            Owner::Us(file) => return Ok((dir, Some(file))),
+            Owner::Unknown => break,
+            Owner::Gone => {}
+            // It has our name and our pid, and lives in another pid namespace.
+            Owner::Another if number < NAMES => {
+                number += 1;
+                dir = base.join(folder(name, pid, number));
+            }
+            Owner::Another => break,
+        }
+    }
+    Ok((dir, None))
+}
+
+fn folder(name: &str, pid: i32, number: u32) -> String {
+    match number {
+        1 => format!("supervise-{name}.{pid}"),
+        _ => format!("supervise-{name}.{pid}-{number}"),
+    }
+}
+
+/// The pid in the name of a folder, if it is one of the service `name`.
+pub(super) fn pid_in(folder: &str, name: &str) -> Option<i32> {
+    let rest = folder.strip_prefix("supervise-")?.strip_prefix(name)?;
+    let rest = rest.strip_prefix('.')?;
+    match rest.split_once('-') {
+        None => rest.parse().ok(),
+        Some((pid, number)) => {
+            let _number: u32 = number.parse().ok()?;
+            pid.parse().ok()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_told_by_its_whole_name() {
+        assert_eq!(pid_in("supervise-shop.12", "shop"), Some(12));
+        assert_eq!(pid_in("supervise-shop.12-2", "shop"), Some(12));
+        for other in [
+            "supervise-shop.a.12",
+            "supervise-shop.1-x.12",
+            "supervise-shopping.12",
+            "supervise-shop",
+        ] {
+            assert_eq!(pid_in(other, "shop"), None, "{other}");
+        }
+        assert_eq!(folder("shop", 12, 2), "supervise-shop.12-2");
+    }
+
+    #[test]
+    fn services_of_one_name_and_pid_have_a_folder_each() {
+        // A lock is the same on any directory.
+        let base = tempfile::tempdir().unwrap();
+        let (first, held) = make(base.path(), "shop", 7).unwrap();
+        let (second, _second) = make(base.path(), "shop", 7).unwrap();
+        assert_ne!(first, second);
+        assert!(matches!(lock(&first), Owner::Another));
+        drop(held);
+        assert!(matches!(lock(&first), Owner::Us(_)));
+        assert!(matches!(lock(&base.path().join("none")), Owner::Gone));
+    }
+}

@@ -1,0 +1,226 @@
+//! Directories that one service has for itself: a lock in it is held for as long as the service
+//! lives, and another service of the same name takes the next name.
+//!
+//! A lock and not a pid: the owner may live in another pid namespace, where its number means
+//! another process or none.
+
+use std::{
+    fs::{File, TryLockError},
+    io,
+    os::unix::fs::MetadataExt as _,
+    time::Duration,
+};
+
+use nix::sys::stat::fstat;
+
+use super::{Create, PrivateDir, refusal};
+
+/// So many services of one name have a directory each.
+const NAMES: u32 = 64;
+/// A directory that was removed while it was being locked is tried again.
+const TRIES: u32 = 16;
+/// What takes longer to remove is moved aside: neither a start nor a stop waits for it.
+const CLEARED: Duration = Duration::from_secs(1);
+/// How long what was moved aside may take, in a thread of a service that runs.
+const SWEPT: Duration = Duration::from_secs(3600);
+const ASIDE: &str = ".supervise-removed.";
+
+const LOCK: &str = "lock";
+
+/// What happens to what is in a claimed directory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Contents {
+    /// It outlives the service.
+    Kept,
+    /// It is removed at the beginning, and with the directory at the end.
+    Removed,
+}
+
+/// A claimed directory.
+#[derive(Debug)]
+pub struct Claimed {
+    parent: PrivateDir,
+    name: String,
+    directory: PrivateDir,
+    /// `None`: claimed by an earlier version, which held no lock.
+    lock: Option<File>,
+    contents: Contents,
+}
+
+impl PrivateDir {
+    /// Claims the directory `name` in this one, or where another service has it, `name.2` and so on.
+    ///
+    /// # Errors
+    /// None can be had; says why the first could not.
+    pub fn claim(&self, name: &str, mode: u32, contents: Contents) -> io::Result<Claimed> {
+        let mut first_error = None;
+        for number in 1..=NAMES {
+            let name = match number {
+                1 => name.to_owned(),
+                _ => format!("{name}.{number}"),
+            };
+            match self.try_claim(&name, mode, contents) {
+                Ok(Some(claimed)) => return Ok(claimed),
+                Ok(None) => {}
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        let all_taken = || refusal(format!("{NAMES} services have directories of this name"));
+        Err(self.naming(name)(first_error.unwrap_or_else(all_taken)))
+    }
+
+    /// `None`: another service has it.
+    fn try_claim(&self, name: &str, mode: u32, contents: Contents) -> io::Result<Option<Claimed>> {
+        for _ in 0..TRIES {
+            let directory = match self.subdirectory(name, mode) {
+                // RACE: its owner removes it in this moment.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                made => made?,
+            };
+            let lock = match directory.file(LOCK, Create::IfMissing, 0o600) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            // RACE: its owner has removed it between our opening and our locking it.
+            if !self.is_still(name, &directory, &lock)? {
+                continue;
+            }
+            if contents == Contents::Removed && directory.clear(Some(LOCK), CLEARED).is_err() {
+                self.move_aside(name)?;
+                continue;
+            }
+            return Ok(Some(Claimed {
+                parent: self.again()?,
+                name: name.to_owned(),
+                directory,
+                lock: Some(lock),
+                contents,
+            }));
+        }
+        Ok(None)
+    }
+
+    /// A worker may have filled it with more than can be removed now: it goes out of the way, and is
+    /// removed by [`PrivateDir::sweep`].
+    pub(super) fn move_aside(&self, name: &str) -> io::Result<()> {
+        for number in 1..=NAMES {
+            let aside = format!("{ASIDE}{number}");
+            // RACE: another service may take that name in this moment, and its directory is not
+            // empty: then the kernel refuses.
+            if self.entry(&aside)?.is_none() && self.rename(name, &aside).is_ok() {
+                return Ok(());
+            }
+            if self.entry(name)?.is_none() {
+                return Ok(());
+            }
+        }
+        Err(refusal(
+            "what an earlier service left cannot be moved aside",
+        ))
+    }
+
+    /// Removes, in a thread of its own, what was moved aside.
+    pub fn sweep(&self) {
+        let names = self.names().unwrap_or_default();
+        let names = names.into_iter().filter_map(|name| name.into_string().ok());
+        let aside: Vec<_> = names.filter(|name| name.starts_with(ASIDE)).collect();
+        let Ok(parent) = self.again() else { return };
+        if aside.is_empty() {
+            return;
+        }
+        let sweep = move || {
+            for name in aside {
+                // What stays is tried again by the next service.
+                let cleared = parent.existing(&name);
+                if cleared.and_then(|it| it.clear(None, SWEPT)).is_ok() {
+                    let _gone = parent.remove_directory(&name);
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("sweep".to_owned());
+        let _later = thread.spawn(sweep);
+    }
+
+    /// Removes the directory `name` in this one unless a service has it.
+    pub fn remove_unclaimed(&self, name: &str) {
+        if self.existing(name).is_ok() {
+            drop(self.try_claim(name, 0o700, Contents::Removed));
+        }
+    }
+
+    fn is_still(&self, name: &str, directory: &Self, lock: &File) -> io::Result<bool> {
+        let held = fstat(directory)?;
+        let is_it = self
+            .entry(name)?
+            .is_some_and(|now| (now.st_dev, now.st_ino) == (held.st_dev, held.st_ino));
+        let inode = lock.metadata()?.ino();
+        Ok(is_it
+            && directory
+                .entry(LOCK)?
+                .is_some_and(|now| now.st_ino == inode))
+    }
+
+    /// The directory `name` in this one that a predecessor in this process has claimed, with the
+    /// lock that it left open.
+    ///
+    /// # Errors
+    /// It is not there any more.
+    pub fn claimed(
+        &self,
+        name: &str,
+        lock: Option<File>,
+        contents: Contents,
+    ) -> io::Result<Claimed> {
+        let directory = self.existing(name)?;
+        let lock = lock.or_else(|| {
+            let lock = directory.file(LOCK, Create::IfMissing, 0o600).ok()?;
+            lock.try_lock().is_ok().then_some(lock)
+        });
+        Ok(Claimed {
+            parent: self.again()?,
+            name: name.to_owned(),
+            directory,
+            lock,
+            contents,
+        })
+    }
+}
+
+impl Claimed {
+    /// The directory.
+    pub const fn directory(&self) -> &PrivateDir {
+        &self.directory
+    }
+
+    /// The name that it got.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its lock, to be kept open for a successor.
+    pub const fn lock(&self) -> Option<&File> {
+        self.lock.as_ref()
+    }
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        if self.contents == Contents::Kept {
+            return;
+        }
+        // The lock goes last, while we hold it.
+        if self.directory.clear(Some(LOCK), CLEARED).is_ok() {
+            let _gone = self.directory.remove(LOCK);
+            let _gone = self.parent.remove_directory(&self.name);
+        } else {
+            let _aside = self.parent.move_aside(&self.name);
+        }
+    }
+}

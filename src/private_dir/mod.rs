@@ -1,0 +1,275 @@
+//! Directories that nobody but us and root can change, held by a descriptor.
+//!
+//! Locks, sockets, the agent's code and kept reports lie at places that other users may have
+//! prepared: a link where a file is expected, a directory of theirs where ours is expected. So the
+//! owner and mode of every directory on the way are checked ([`PrivateDir::make`], see `walk`), and
+//! everything below is opened by name relative to the held descriptor, never through a link.
+
+mod claim;
+mod clear;
+mod files;
+mod trust;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    dir::Dir,
+    errno::Errno,
+    fcntl::{AtFlags, OFlag, openat, renameat},
+    sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat},
+    unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, unlinkat},
+};
+
+pub use claim::{Claimed, Contents};
+pub use walk::{check, open_shared};
+
+/// A directory that is held open. Nobody but us, root and the owner of `/` can replace it or an
+/// entry of ours in it.
+#[derive(Debug)]
+pub struct PrivateDir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// Whether a file may be missing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Create {
+    /// It must be there.
+    Never,
+    /// It is made if it is missing.
+    IfMissing,
+    /// It must be missing.
+    New,
+}
+
+impl PrivateDir {
+    /// Opens a directory, and makes what is missing of it with this mode.
+    ///
+    /// # Errors
+    /// A directory on the way can be changed by other users, or cannot be made. The error names it,
+    /// its owner and its mode.
+    pub fn make(path: &Path, mode: u32) -> io::Result<Self> {
+        walk::walk(
+            path,
+            Some(Mode::from_bits_truncate(mode)),
+            walk::Strict::Yes,
+        )
+    }
+
+    /// Opens a directory that is there.
+    ///
+    /// # Errors
+    /// It is not there, or a directory on the way can be changed by other users.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        walk::walk(path, None, walk::Strict::Yes)
+    }
+
+    /// Where it was found.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Another descriptor of the same directory.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub fn again(&self) -> io::Result<Self> {
+        Ok(Self {
+            fd: self.fd.try_clone()?,
+            path: self.path.clone(),
+        })
+    }
+
+    /// Opens a directory of ours in this one, and makes it if it is missing; it has this mode then.
+    ///
+    /// # Errors
+    /// What is there is a link, is no directory, or belongs to another user.
+    pub fn subdirectory(&self, name: &str, mode: u32) -> io::Result<Self> {
+        let named = self.naming(name);
+        match mkdirat(&self.fd, name, Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(named(error.into())),
+        }
+        let directory = self.existing(name)?;
+        let readable = openat(
+            &directory.fd,
+            ".",
+            OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        );
+        readable
+            .and_then(|fd| fchmod(&fd, Mode::from_bits_truncate(mode)))
+            .map_err(|error| named(error.into()))?;
+        Ok(directory)
+    }
+
+    /// Opens a directory of ours that is in this one.
+    ///
+    /// # Errors
+    /// What is there is a link, is no directory, or belongs to another user.
+    pub fn existing(&self, name: &str) -> io::Result<Self> {
+        let named = self.naming(name);
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd =
+            openat(&self.fd, name, flags, Mode::empty()).map_err(|error| named(error.into()))?;
+        let found = fstat(&fd).map_err(|error| named(error.into()))?;
+        ours(&found, SFlag::S_IFDIR).map_err(named)?;
+        let path = self.path.join(name);
+        Ok(Self { fd, path })
+    }
+
+    /// Opens a directory that is in this one and that we have given to another user.
+    ///
+    /// # Errors
+    /// What is there is a link or no directory.
+    pub fn given_directory(&self, name: &str) -> io::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, name, flags, Mode::empty());
+        let fd = fd.map_err(|error| self.naming(name)(error.into()))?;
+        let path = self.path.join(name);
+        Ok(Self { fd, path })
+    }
+
+    /// Gives an entry another name.
+    ///
+    /// # Errors
+    /// It is not there, or the new name is a directory's.
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        renameat(&self.fd, from, &self.fd, to).map_err(io::Error::from)
+    }
+
+    /// Removes a file; one that is missing is no error.
+    ///
+    /// # Errors
+    /// It is a directory, or belongs to another user.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(self.naming(name)(error.into())),
+        }
+    }
+
+    /// Removes an empty directory.
+    fn remove_directory(&self, name: &str) -> io::Result<()> {
+        unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir).map_err(io::Error::from)
+    }
+
+    /// Removes everything in it, however deep, but what is called `spared`.
+    ///
+    /// # Errors
+    /// Something cannot be removed, or not in time.
+    pub fn clear(&self, spared: Option<&str>, limit: std::time::Duration) -> io::Result<()> {
+        clear::clear(&self.fd, spared.map(OsStr::new), limit).map_err(self.naming(""))
+    }
+
+    /// What is in it, but `.` and `..`.
+    ///
+    /// # Errors
+    /// It cannot be listed.
+    pub fn names(&self) -> io::Result<Vec<OsString>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut listing = Dir::openat(&self.fd, ".", flags, Mode::empty())
+            .map_err(|error| self.naming("")(error.into()))?;
+        let mut names = Vec::new();
+        for entry in listing.iter() {
+            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// What is known of an entry; a link is not followed. `None`: there is none.
+    ///
+    /// # Errors
+    /// The directory may not be searched.
+    pub fn entry(&self, name: &str) -> io::Result<Option<FileStat>> {
+        match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(self.naming(name)(error.into())),
+        }
+    }
+
+    /// Makes a directory or file of ours in it another user's.
+    ///
+    /// # Errors
+    /// We are not root.
+    pub fn give(&self, name: &str, (user, group): (u32, u32)) -> io::Result<()> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let given = openat(&self.fd, name, flags, Mode::empty())
+            .and_then(|fd| fchown(&fd, Some(Uid::from_raw(user)), Some(Gid::from_raw(group))));
+        given.map_err(|error| self.naming(name)(error.into()))
+    }
+
+    /// Names the entry in an error.
+    fn naming(&self, name: &str) -> impl Fn(io::Error) -> io::Error {
+        let path = if name.is_empty() {
+            self.path.clone()
+        } else {
+            self.path.join(name)
+        };
+        move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    }
+}
+
+impl AsFd for PrivateDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What other users may have prepared is not used.
+fn refusal(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, why.into())
+}
+
+fn kind(found: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT
+}
+
+fn regular(found: &FileStat) -> io::Result<()> {
+    match kind(found) {
+        SFlag::S_IFREG => Ok(()),
+        SFlag::S_IFLNK => Err(refusal("a symbolic link is there, which is not followed")),
+        _ => Err(refusal("it is not a regular file")),
+    }
+}
+
+/// It is of this kind, and ours.
+fn ours(found: &FileStat, wanted: SFlag) -> io::Result<()> {
+    let what = kind(found);
+    if what == SFlag::S_IFLNK {
+        return Err(refusal("a symbolic link is there, which is not followed"));
+    }
+    if what != wanted {
+        return Err(refusal(if wanted == SFlag::S_IFDIR {
+            "it is not a directory"
+        } else {
+            "it is not a regular file"
+        }));
+    }
+    let own = geteuid().as_raw();
+    if found.st_uid != own {
+        return Err(refusal(format!(
+            "it belongs to {} with mode {:04o}, not to {}; remove it",
+            trust::user(found.st_uid),
+            found.st_mode & 0o7777,
+            trust::user(own),
+        )));
+    }
+    Ok(())
+}

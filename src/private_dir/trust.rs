@@ -1,0 +1,144 @@
+//! Who can change a directory: its owner, and whoever may write to it.
+
+use std::{fs, io};
+
+use nix::{
+    sys::stat::FileStat,
+    unistd::{Gid, Group, Uid, User, getegid, geteuid, getgroups},
+};
+
+use super::refusal;
+
+const STICKY: u32 = 0o1000;
+
+/// The users whose directories we use, and who they are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trusted {
+    own: u32,
+    /// The owner of `/`. In a user namespace root is not mapped and looks like `nobody`; whoever
+    /// owns `/` can change everything anyway.
+    system: u32,
+}
+
+impl Trusted {
+    pub(super) fn new(root: &FileStat) -> Self {
+        Self {
+            own: geteuid().as_raw(),
+            system: root.st_uid,
+        }
+    }
+
+    /// A directory on the way, found in `parent`. With `strict` it is refused also if strangers may
+    /// add and remove entries in it, unless only their own (the sticky bit).
+    pub(super) fn directory(
+        self,
+        found: &FileStat,
+        parent: Option<&FileStat>,
+        strict: bool,
+    ) -> io::Result<()> {
+        let (owner, mode) = (found.st_uid, found.st_mode);
+        let is_known = if parent.is_some_and(|parent| self.others_write(parent)) {
+            // Whoever else is not mapped in our user namespace looks like the owner of `/`, too.
+            self.is_ours_or_roots(owner)
+        } else {
+            self.is_ours_or_roots(owner) || owner == self.system
+        };
+        let own = user(self.own);
+        if strict && !is_known {
+            return Err(refusal(format!(
+                "it belongs to {} with mode {:04o}, and everything on the way must belong to {own} \
+                 or to root",
+                user(owner),
+                mode & 0o7777,
+            )));
+        }
+        if strict && mode & STICKY == 0 && self.others_write(found) {
+            let how = if owner == self.own {
+                "chmod go-w makes it safe".to_owned()
+            } else {
+                format!("a directory is needed that only {own} can write to")
+            };
+            return Err(refusal(format!(
+                "other users can replace what is in it (owner {}, group {}, mode {:04o}, no sticky \
+                 bit); {how}",
+                user(owner),
+                found.st_gid,
+                mode & 0o7777,
+            )));
+        }
+        Ok(())
+    }
+
+    /// An entry (a link, a file) of this owner in `parent` can be trusted to be what it was meant to
+    /// be: nobody else can have put it there.
+    pub(super) fn entry(self, found: &FileStat, parent: &FileStat) -> io::Result<()> {
+        if !self.others_write(parent) || self.is_ours_or_roots(found.st_uid) {
+            return Ok(());
+        }
+        Err(refusal(format!(
+            "it belongs to {} and lies in a directory that everybody can write to; it is not used",
+            user(found.st_uid)
+        )))
+    }
+
+    /// Another user may have given a file of ours a second name in a directory like this.
+    pub(super) fn names(self, found: &FileStat, parent: &FileStat) -> io::Result<()> {
+        if found.st_nlink > 1 && self.others_write(parent) {
+            return Err(refusal("the file has a second name (a hard link)"));
+        }
+        Ok(())
+    }
+
+    const fn is_ours_or_roots(self, owner: u32) -> bool {
+        owner == self.own || owner == 0
+    }
+
+    /// Somebody else than the owner may add entries to it.
+    fn others_write(self, directory: &FileStat) -> bool {
+        let mode = directory.st_mode;
+        mode & 0o002 != 0 || (mode & 0o020 != 0 && !self.is_private_group(directory.st_gid))
+    }
+
+    /// Only root and we are in that group: the group of one user that many systems give to each
+    /// (and with it a umask of 002), root's (in which OpenShift's users are), or one that has no
+    /// members at all. One that nobody has described (`fsGroup` of Kubernetes) must be ours.
+    fn is_private_group(self, gid: u32) -> bool {
+        if gid == 0 {
+            return true;
+        }
+        let known = |name: &String| {
+            let user = User::from_name(name).ok().flatten();
+            user.is_some_and(|user| self.is_ours_or_roots(user.uid.as_raw()))
+        };
+        let primary = self.is_nobodys_primary(gid);
+        match Group::from_gid(Gid::from_raw(gid)) {
+            Ok(Some(group)) => primary && group.mem.iter().all(known),
+            Ok(None) => {
+                let own = getgroups().unwrap_or_default();
+                primary && (getegid().as_raw() == gid || own.contains(&Gid::from_raw(gid)))
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// No other user has it as their first group (passwd(5)).
+    fn is_nobodys_primary(self, gid: u32) -> bool {
+        let Ok(users) = fs::read_to_string("/etc/passwd") else {
+            return true;
+        };
+        users.lines().all(|line| {
+            let mut fields = line.split(':').skip(2);
+            let number = |field: Option<&str>| field.and_then(|text| text.parse::<u32>().ok());
+            let (uid, first) = (number(fields.next()), number(fields.next()));
+            first != Some(gid) || uid.is_some_and(|uid| self.is_ours_or_roots(uid))
+        })
+    }
+}
+
+/// A user for people: the name where there is one, and the number.
+pub(super) fn user(uid: u32) -> String {
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => format!("{} (uid {uid})", user.name),
+        Ok(None) | Err(_) => format!("uid {uid}"),
+    }
+}
