@@ -198,6 +198,8 @@ fn a_terminal_shows_a_bar() {
         .args(["-qec", &line, "/dev/null"])
         .current_dir(folder.path())
         .env("RUNTIME_DIRECTORY", folder.path())
+        // Without it no terminal is taken to draw.
+        .env("TERM", "xterm")
         .stdin(Stdio::null())
         .output()
         .unwrap();
