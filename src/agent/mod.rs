@@ -81,8 +81,19 @@ impl Agent {
 
     /// Descriptors that are to stay open for a successor.
     pub fn descriptors(&self) -> Vec<RawFd> {
-        let channel = self.channel.as_ref();
-        channel.and_then(Channel::lock).into_iter().collect()
+        let channel = self.channel.as_ref().and_then(Channel::lock);
+        let kept = self.kept.hand_over().and_then(|kept| kept.lock());
+        channel.into_iter().chain(kept).collect()
+    }
+
+    /// Keeps an event, a JSON object in one line.
+    pub fn keep_event(&mut self, line: String) {
+        self.kept.keep_event(line);
+    }
+
+    /// Waits until what is kept is on disk, for a second at most.
+    pub fn flush(&mut self) {
+        self.kept.flush();
     }
 
     /// Goes on with the directory that a predecessor has put in place; false if it had none.

@@ -82,6 +82,8 @@ pub struct Client {
     pub name: Option<String>,
     /// By its control socket.
     pub socket: Option<PathBuf>,
+    /// Where it keeps what outlives it, if not at one of the usual places.
+    pub kept: Option<PathBuf>,
 }
 
 /// Whom to recycle.
@@ -134,4 +136,21 @@ pub struct Usage {
     pub text: String,
     /// The exit status.
     pub status: i32,
+}
+
+/// `[NAME] [WORKER|REPORT]`. A word alone that could be a worker or a report is one.
+pub(super) fn report_words(
+    words: &[String],
+    is_named: bool,
+) -> Result<(Option<String>, Subject), String> {
+    match words {
+        [] => Ok((None, Subject::Last)),
+        [one] => match one.parse() {
+            Ok(subject) => Ok((None, subject)),
+            Err(wrong) if is_named => Err(wrong),
+            Err(_) => Ok((Some(one.clone()), Subject::Last)),
+        },
+        [_, _, ..] if is_named => Err("the service is named twice; give one name".to_owned()),
+        [name, subject, ..] => Ok((Some(name.clone()), subject.parse()?)),
+    }
 }

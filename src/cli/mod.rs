@@ -2,6 +2,7 @@
 //! nothing out.
 
 mod command;
+mod kept;
 pub mod map;
 mod mistakes;
 mod options;
@@ -41,7 +42,8 @@ COMMAND not executable; 127 COMMAND not found.";
 
 const REPORT_NOTES: &str = "\
 A graph is drawn by `supervise report --dot | dot -Tsvg >why.svg`. The exit status is 1 when there
-is no such report, or the worker cannot be asked.";
+is no such report, or the worker cannot be asked. Where a service keeps its reports elsewhere, put
+`--leaks-directory DIR` before the subcommand.";
 
 /// Keeps Python processes within their memory, from outside
 #[derive(Debug, Parser)]
@@ -80,10 +82,13 @@ enum Word {
         #[arg(long)]
         json: bool,
     },
-    /// Show what happened, oldest first
+    /// Show what happened, oldest first; of a service that is over, what was kept
     Events {
         #[command(flatten)]
         at: At,
+        /// Name of the service, running or over; not needed while only one runs
+        #[arg(value_name = "NAME", conflicts_with = "name")]
+        of: Option<String>,
         /// Go on with what happens next
         #[arg(long, short)]
         follow: bool,
@@ -91,14 +96,15 @@ enum Word {
         #[arg(long)]
         json: bool,
     },
-    /// Say why a worker is fat: ask it now, or show what was kept
+    /// Explain a worker's memory: ask it now, or show what was kept, also of a service that is over
     #[command(after_help = REPORT_NOTES)]
     Report {
         #[command(flatten)]
         at: At,
-        /// A live worker (w7) to be asked now, or a kept report (r3) [default: the last one kept]
-        #[arg(value_name = "WORKER|REPORT")]
-        subject: Option<Subject>,
+        /// Name of the service, running or over; then a live worker (w7) to ask now, or a kept
+        /// report (r3). Each may be left out [default: the last report kept]
+        #[arg(value_name = "NAME|WORKER|REPORT", num_args = 0..=2)]
+        words: Vec<String>,
         /// Print JSON: all that are kept, newest last, or the one that is meant
         #[arg(long)]
         json: bool,
@@ -169,6 +175,13 @@ struct At {
     socket: Option<PathBuf>,
 }
 
+impl At {
+    fn named(mut self, name: Option<String>) -> Self {
+        self.name = name.or(self.name);
+        self
+    }
+}
+
 /// Reads the words, the program's own name first.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Usage> {
     let args: Vec<OsString> = args.into_iter().collect();
@@ -188,25 +201,34 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Usage>
             let client = given.client("status", Some(at))?;
             Ok(Command::Status { client, json })
         }
-        Some(Word::Events { at, follow, json }) => Ok(Command::Events {
-            client: given.client("events", Some(at))?,
+        Some(Word::Events {
+            at,
+            of,
+            follow,
+            json,
+        }) => Ok(Command::Events {
+            client: given.client("events", Some(at.named(of)))?,
             follow,
             json,
         }),
         Some(Word::Report {
             at,
-            subject,
+            words,
             json,
             dot,
-        }) => Ok(Command::Report {
-            client: given.client("report", Some(at))?,
-            subject: subject.unwrap_or(Subject::Last),
-            form: match (json, dot) {
-                (true, _) => Form::Json,
-                (false, true) => Form::Dot,
-                (false, false) => Form::Page,
-            },
-        }),
+        }) => {
+            let words = command::report_words(&words, at.name.is_some());
+            let (name, subject) = words.map_err(|text| mistakes::wrong(&text))?;
+            Ok(Command::Report {
+                client: given.client("report", Some(at.named(name)))?,
+                subject,
+                form: match (json, dot) {
+                    (true, _) => Form::Json,
+                    (false, true) => Form::Dot,
+                    (false, false) => Form::Page,
+                },
+            })
+        }
         Some(Word::Recycle { at, worker, .. }) => Ok(Command::Recycle {
             client: given.client("recycle", Some(at))?,
             target: worker.map_or(Target::All, Target::Worker),
@@ -277,6 +299,9 @@ impl Given {
             match wish.key.as_str() {
                 "name" if is_client => name = name.or_else(|| Some(text.clone())),
                 "control.socket" if is_client => socket = socket.or_else(|| Some(text.into())),
+                "leaks.directory" if matches!(word, "events" | "report") => {
+                    client.kept = Some(text.into());
+                }
                 _ => return Err(mistakes::idle(flag, word)),
             }
         }

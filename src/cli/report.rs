@@ -11,7 +11,7 @@ use crate::{
 
 use super::{
     Form, Subject,
-    run::{OUR_BUG, WIDTH, fail, print, refusal},
+    run::{self, OUR_BUG, WIDTH, fail, refusal},
 };
 
 /// Shows it; the result is the exit status.
@@ -29,7 +29,7 @@ pub(super) async fn show(socket: &Path, subject: Subject, form: Form) -> Result<
         return Ok(fail(&refusal(body), 1));
     }
     if form == Form::Json {
-        return Ok(print(&format!("{body}\n")));
+        return Ok(run::print(&format!("{body}\n")));
     }
     let document = match (subject, serde_json::from_str(&body)) {
         (Subject::Last, Ok(Value::Array(mut all))) => all.pop(),
@@ -41,8 +41,19 @@ pub(super) async fn show(socket: &Path, subject: Subject, form: Form) -> Result<
         let text = "no report is kept yet; ask a worker now with `supervise report WORKER`";
         return Ok(fail(text, 1));
     };
-    Ok(print(&match form {
-        Form::Dot => page::dot(&document),
-        Form::Page | Form::Json => page::report(&document, WIDTH),
-    }))
+    Ok(print(&document, form))
+}
+
+/// Prints one report.
+pub(super) fn print(document: &Value, form: Form) -> i32 {
+    match form {
+        Form::Json => print_json(document),
+        Form::Dot => run::print(&page::dot(document)),
+        Form::Page => run::print(&page::report(document, WIDTH)),
+    }
+}
+
+/// Prints a document as it is.
+pub(super) fn print_json(document: &Value) -> i32 {
+    run::print(&format!("{document}\n"))
 }

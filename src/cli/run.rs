@@ -8,8 +8,13 @@ use std::{
     time::Duration,
 };
 
-use super::{Client, Command, Target, Usage, pages, report, upgrade};
+use super::{
+    Client, Command, Target, Usage,
+    kept::{self, Elsewhere},
+    pages, report, upgrade,
+};
 use crate::{
+    agent::kept::Archive,
     config::{self, ConfigError, Loaded, Machine, Wishes},
     control::{
         self,
@@ -28,7 +33,7 @@ use crate::{
     units::{Bytes, Timestamp},
 };
 
-const WRONG_USE: i32 = 2;
+pub(super) const WRONG_USE: i32 = 2;
 pub(super) const OUR_BUG: i32 = 70;
 const NOT_SET_UP: i32 = 125;
 /// The last lines of the log are waited for as long; standard error may be a pipe nobody reads.
@@ -50,14 +55,20 @@ pub fn run(command: Command) -> i32 {
             client,
             follow,
             json,
-        } => ask(&client, async |socket| events(&socket, follow, json).await),
+        } => ask_or_look(
+            &client,
+            async |socket| events(&socket, follow, json).await,
+            |archive| kept::events(archive, follow, json),
+        ),
         Command::Report {
             client,
             subject,
             form,
-        } => ask(&client, async |socket| {
-            report::show(&socket, subject, form).await
-        }),
+        } => ask_or_look(
+            &client,
+            async |socket| report::show(&socket, subject, form).await,
+            |archive| kept::report(archive, subject, form),
+        ),
         Command::Recycle { client, target } => {
             let path = match target {
                 Target::All => "/v1/recycle".to_owned(),
@@ -221,22 +232,12 @@ async fn status(socket: &Path, json: bool) -> Result<i32, ClientError> {
 }
 
 async fn events(socket: &Path, follow: bool, json: bool) -> Result<i32, ClientError> {
-    let show = |document: &str| -> ControlFlow<()> {
-        let line = if json {
-            document.to_owned()
-        } else {
-            in_words(document)
-        };
-        if print(&format!("{line}\n")) == 0 {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
-    };
     let client = client::Client::connect(socket).await?;
     if follow {
         client
-            .follow("/v1/events?follow", |message| show(&message.data))
+            .follow("/v1/events?follow", |message| {
+                show_event(&message.data, json)
+            })
             .await?;
         return Ok(0);
     }
@@ -245,12 +246,27 @@ async fn events(socket: &Path, follow: bool, json: bool) -> Result<i32, ClientEr
         Ok(documents) if code == 200 => documents,
         Ok(_) | Err(_) => return Ok(fail(&body, 1)),
     };
-    for document in documents {
-        if show(&document.to_string()).is_break() {
-            break;
-        }
-    }
+    show_events(documents.iter().map(ToString::to_string), json);
     Ok(0)
+}
+
+/// Shows events until whoever reads has enough.
+pub(super) fn show_events(documents: impl IntoIterator<Item = String>, json: bool) {
+    let mut documents = documents.into_iter();
+    let _enough = documents.try_for_each(|document| show_event(&document, json));
+}
+
+fn show_event(document: &str, json: bool) -> ControlFlow<()> {
+    let line = if json {
+        document.to_owned()
+    } else {
+        in_words(document)
+    };
+    if print(&format!("{line}\n")) == 0 {
+        ControlFlow::Continue(())
+    } else {
+        ControlFlow::Break(())
+    }
 }
 
 /// One event for people; what cannot be read is shown as it is.
@@ -290,25 +306,54 @@ fn word(name: &str, body: String) -> String {
     word.map_or(body, str::to_owned)
 }
 
-fn ask(wanted: &Client, question: impl AsyncFnOnce(PathBuf) -> Result<i32, ClientError>) -> i32 {
-    let socket = match find(wanted) {
-        Ok(socket) => socket,
-        Err(message) => return fail(&message, WRONG_USE),
+/// Asks a service that runs, or shows what one that is over has left.
+fn ask_or_look(
+    wanted: &Client,
+    question: impl AsyncFnOnce(PathBuf) -> Result<i32, ClientError>,
+    over: impl FnOnce(&Archive) -> i32,
+) -> i32 {
+    let not_found = match find(wanted) {
+        Ok(socket) => return ask_at(socket, question),
+        Err(not_found) => not_found,
     };
+    match kept::look(wanted, &not_found) {
+        Ok(Elsewhere::Running(socket)) => ask_at(socket, question),
+        Ok(Elsewhere::Over(archive)) => over(&archive),
+        Err(message) => fail(&message, WRONG_USE),
+    }
+}
+
+fn ask(wanted: &Client, question: impl AsyncFnOnce(PathBuf) -> Result<i32, ClientError>) -> i32 {
+    match find(wanted) {
+        Ok(socket) => ask_at(socket, question),
+        Err(not_found) => fail(&not_found.why, WRONG_USE),
+    }
+}
+
+fn ask_at(socket: PathBuf, question: impl AsyncFnOnce(PathBuf) -> Result<i32, ClientError>) -> i32 {
     match in_runtime(question(socket)) {
         Ok(status) => status,
         Err(error) => fail(&error.to_string(), 1),
     }
 }
 
+/// Why there is no socket to ask at.
+#[derive(Debug)]
+pub(super) struct NotFound {
+    pub(super) why: String,
+    /// Several services run, and none of them is meant.
+    pub(super) others_run: bool,
+}
+
 /// The service that is meant: the one of that socket or name, or the only one that runs.
-fn find(wanted: &Client) -> Result<PathBuf, String> {
+fn find(wanted: &Client) -> Result<PathBuf, NotFound> {
     if let Some(socket) = &wanted.socket {
         return Ok(socket.clone());
     }
     let directories = config::runtime_dirs(env::vars_os(), users::own_id());
     let name = wanted.name.as_deref();
     let mut first_error = None;
+    let mut others_run = false;
     for directory in &directories {
         // Who answers in a directory of another user's may be anybody.
         if let Some(why) = unsafe_for_clients(directory) {
@@ -318,11 +363,16 @@ fn find(wanted: &Client) -> Result<PathBuf, String> {
         match client::find(directory, name) {
             Ok(socket) => return Ok(socket),
             Err(error) => {
+                others_run |= matches!(error, client::FindError::Several { .. });
                 first_error.get_or_insert_with(|| error.to_string());
             }
         }
     }
-    Err(first_error.unwrap_or_else(|| "no directory to look for services in".to_owned()))
+    let none = || "no directory to look for services in".to_owned();
+    Err(NotFound {
+        why: first_error.unwrap_or_else(none),
+        others_run,
+    })
 }
 
 /// Another user can put sockets there.

@@ -12,6 +12,7 @@ fn client(name: Option<&str>, socket: Option<&str>) -> Client {
     Client {
         name: name.map(str::to_owned),
         socket: socket.map(PathBuf::from),
+        kept: None,
     }
 }
 
@@ -131,6 +132,21 @@ fn other_words_are_what_they_say() {
             "supervise events --follow --json",
             "follow: true, json: true",
         ),
+        (
+            "supervise report shop",
+            "Some(\"shop\"), socket: None, kept: None }, subject: Last",
+        ),
+        ("supervise report shop r3", "subject: Kept(ReportId(3))"),
+        // A service may be called like a worker.
+        (
+            "supervise report w7 w3",
+            "Some(\"w7\"), socket: None, kept: None }, subject: Live(WorkerId(3))",
+        ),
+        ("supervise events shop", "name: Some(\"shop\")"),
+        (
+            "supervise --leaks-directory /x report",
+            "kept: Some(\"/x\")",
+        ),
         ("supervise stop --now", "now: true"),
         ("supervise reload", "Reload"),
         ("supervise doctor", "Doctor"),
@@ -210,12 +226,6 @@ fn a_mistake_is_answered_by_what_would_be_right() {
         ("supervise run", "CONFIG"),
         ("supervise recycle", "WORKER"),
         ("supervise recycle 17", "`w1`, `w2`"),
-        (
-            "supervise report x9",
-            "`x9` is neither a worker, like w7, nor a report, like r3",
-        ),
-        ("supervise report r", "nor a report, like r3"),
-        ("supervise report w7 r3", "unexpected argument 'r3'"),
         ("supervise report --json --dot", "cannot be used with"),
         ("supervise reprot", "did you mean `supervise report`?"),
         ("supervise top", "`top` is not in this version"),
@@ -224,6 +234,29 @@ fn a_mistake_is_answered_by_what_would_be_right() {
         assert_eq!(usage.status, 2, "{line}");
         assert!(usage.text.contains(shown), "{line}: {}", usage.text);
         assert!(!usage.text.contains("as a value"), "{}", usage.text);
+    }
+}
+
+#[test]
+fn a_mistake_about_what_is_kept_is_answered_by_what_would_be_right() {
+    for (line, shown) in [
+        (
+            "supervise report shop x9",
+            "`x9` is neither a worker, like w7, nor a report, like r3",
+        ),
+        ("supervise report --name shop r", "nor a report, like r3"),
+        ("supervise report shop w7 r3", "unexpected value 'r3'"),
+        ("supervise report --name a b w7", "named twice"),
+        ("supervise report ../x", "no `.` first"),
+        ("supervise events --name a b", "cannot be used with"),
+        (
+            "supervise --leaks-directory /x status",
+            "`--leaks-directory` means nothing to `supervise status`",
+        ),
+    ] {
+        let usage = said(line).unwrap_err();
+        assert_eq!(usage.status, 2, "{line}");
+        assert!(usage.text.contains(shown), "{line}: {}", usage.text);
     }
 }
 

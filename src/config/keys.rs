@@ -258,7 +258,8 @@ pub const KEYS: [Key; 48] = [
         "leaks-directory",
         "DIR",
         "",
-        "Where reports are kept [default: reports/NAME in the state directory]",
+        "Where reports and events of services are kept, each in a directory NAME-HASH \
+         [default: the state directory]",
     ),
     key(
         "restart.when",

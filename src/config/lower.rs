@@ -1,8 +1,13 @@
 //! Wishes to `Spec`: each key read, the whole judged.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+};
 
 use crate::{
+    servers,
     supervisor::spec::{
         AgentSpec, CgroupSpec, ControlSpec, LeaksSpec, LogSpec, MemorySpec, ReadySpec, ReadyWhen,
         RecycleSpec, RestartSpec, Rlimit, Spec, StopSpec, TerminationLog,
@@ -37,7 +42,8 @@ pub(super) fn lower(
 ) -> Spec {
     let command = command::lower(wishes, environ, facts, book);
     let kind = command::kind(&command.argv, book);
-    let name = name(wishes, command.argv.first().map(PathBuf::from), book);
+    let here = command.directory.clone().unwrap_or_else(|| facts.here());
+    let name = name(wishes, (&command.argv, &here), book);
     let ready = ready(book);
     if !command.listen.is_empty() && matches!(ready.when, ReadyWhen::Tcp(_)) {
         let text = "ready.when: a connection to a socket of `listen` succeeds before the command \
@@ -54,7 +60,7 @@ pub(super) fn lower(
         },
         recycle: recycle(book),
         agent: agent(book),
-        leaks: leaks(&name, environ, facts, book),
+        leaks: leaks((&name, &here), environ, facts, book),
         restart: restart(book),
         stop: StopSpec {
             signal: book.value("stop.signal", words::signal),
@@ -72,17 +78,25 @@ pub(super) fn lower(
     }
 }
 
-/// As said, else after the file, else after the program.
-fn name(wishes: &Wishes, program: Option<PathBuf>, book: &mut Book) -> String {
+/// As said, else after the file, else after the application, else after the directory it runs in.
+fn name(wishes: &Wishes, (argv, here): (&[OsString], &Path), book: &mut Book) -> String {
     let checked = |value: &_| {
         let name = words::text(value)?;
         place::check_name(&name).map(|()| name)
     };
-    book.optional("name", checked).unwrap_or_else(|| {
-        let config = wishes.config.as_deref().and_then(|path| path.file_stem());
-        let source = config.or_else(|| program.as_deref().and_then(|path| path.file_name()));
-        place::name_from(&source.unwrap_or_default().to_string_lossy())
-    })
+    let given = book.optional("name", checked);
+    given.unwrap_or_else(|| default_name(wishes.config.as_deref(), argv, here))
+}
+
+fn default_name(config: Option<&Path>, argv: &[OsString], here: &Path) -> String {
+    let words = argv.iter().map(|word| word.to_string_lossy().into_owned());
+    let words: Vec<String> = words.collect();
+    let text = |name: &OsStr| name.to_string_lossy().into_owned();
+    let config = config.and_then(Path::file_stem).map(text);
+    let source = config
+        .or_else(|| servers::application(&words))
+        .or_else(|| here.file_name().map(text));
+    place::name_from(&source.unwrap_or_default())
 }
 
 fn memory(book: &mut Book) -> MemorySpec {
@@ -155,17 +169,28 @@ fn agent(book: &mut Book) -> AgentSpec {
     }
 }
 
-fn leaks(name: &str, environ: &Environ, facts: &dyn Facts, book: &mut Book) -> LeaksSpec {
+fn leaks(
+    (name, here): (&str, &Path),
+    environ: &Environ,
+    facts: &dyn Facts,
+    book: &mut Book,
+) -> LeaksSpec {
     let kept = book.value("leaks.kept", |value| words::count(value, 1..=KEPT_MAX));
     let directory = book
         .optional("leaks.directory", words::path)
         .map(|path| facts.here().join(path))
-        .or_else(|| place::state_dir(environ.clone(), facts.uid(), name));
+        .or_else(|| {
+            let unusable = |path: &Path| facts.unusable(path);
+            let (chosen, warnings) = place::state_dir(environ.clone(), facts.uid(), unusable);
+            book.warnings.extend(warnings);
+            chosen
+        });
     LeaksSpec {
         ask: book.value("leaks.ask", |value| words::choice(value, &words::LEAKS)),
         time_box: book.value("leaks.time_box", words::span),
         kept: usize::try_from(kept).unwrap_or(usize::MAX),
         directory,
+        service: place::state_name(name, here),
     }
 }
 
@@ -224,5 +249,23 @@ fn control(name: &str, environ: &Environ, facts: &dyn Facts, book: &mut Book) ->
             TerminationLog::At(path) => TerminationLog::At(facts.here().join(path)),
             log @ (TerminationLog::Auto | TerminationLog::Off) => log,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_named_after_its_file_its_application_or_the_directory_it_runs_in() {
+        let named = |config: Option<&str>, line: &str, here: &str| {
+            let argv: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            default_name(config.map(Path::new), &argv, Path::new(here))
+        };
+        let line = "gunicorn -w 4 shop:app";
+        assert_eq!(named(Some("/etc/till.toml"), line, "/srv"), "till");
+        assert_eq!(named(None, line, "/srv"), "shop");
+        assert_eq!(named(None, "python -c pass", "/srv/my shop"), "my-shop");
+        assert_eq!(named(None, "sh", "/"), "service");
     }
 }

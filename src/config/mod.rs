@@ -33,7 +33,7 @@ pub use command::Entry;
 pub use complaint::ConfigError;
 pub use keys::{KEYS, Key, nearest};
 pub use limits::{judge, too_small};
-pub use place::{check_name, runtime_dir, runtime_dirs, socket_in};
+pub use place::{check_name, runtime_dir, runtime_dirs, socket_in, state_dirs};
 pub use render::render;
 pub use wish::{Origin, Value, Wish, Wishes};
 

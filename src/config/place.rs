@@ -102,31 +102,66 @@ pub fn runtime_dir(
     ))
 }
 
-/// Where a service keeps what outlives it; `None` where there is no home for it.
-pub(super) fn state_dir(
+/// Where services of the system keep what outlives them.
+const SYSTEM_STATE: &str = "/var/lib/supervise";
+
+/// The directories in which services keep what outlives them. A service takes the first that only
+/// it can change; a client looks through all (systemd.exec(5), XDG base directory specification).
+pub fn state_dirs(
     environ: impl IntoIterator<Item = (OsString, OsString)>,
     uid: u32,
-    name: &str,
-) -> Option<PathBuf> {
+) -> Vec<PathBuf> {
     let environ: BTreeMap<OsString, OsString> = environ.into_iter().collect();
     let absolute = |variable: &str| {
         let text = environ.get(&OsString::from(variable))?.to_str()?;
         let first = text.split(':').next().unwrap_or_default();
         first.starts_with('/').then(|| PathBuf::from(first))
     };
-    // systemd.exec(5) and the XDG base directory specification.
-    let own = || absolute("STATE_DIRECTORY");
-    let home = || {
-        let state = absolute("XDG_STATE_HOME");
-        let state = state.or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
-        state.map(|state| state.join("supervise"))
-    };
-    let base = if uid == 0 {
-        own().or_else(|| Some(PathBuf::from("/var/lib/supervise")))
-    } else {
-        own().or_else(home)
-    };
-    base.map(|base| base.join("reports").join(name))
+    let given = absolute("XDG_STATE_HOME");
+    let home = || Some(absolute("HOME")?.join(".local/state"));
+    let own = given.or_else(|| (uid != 0).then(home).flatten());
+    let own = own.map(|state| state.join("supervise"));
+    let system = Some(PathBuf::from(SYSTEM_STATE));
+    let all = [absolute("STATE_DIRECTORY"), own, system];
+    all.into_iter().flatten().collect()
+}
+
+/// The first of them that only we can change, and what is wrong with those before it.
+pub(super) fn state_dir(
+    environ: impl IntoIterator<Item = (OsString, OsString)>,
+    uid: u32,
+    unusable: impl Fn(&Path) -> Option<String>,
+) -> (Option<PathBuf>, Vec<String>) {
+    let mut passed_over = Vec::new();
+    for directory in state_dirs(environ, uid) {
+        match unusable(&directory) {
+            None => {
+                let taken = directory.display().to_string();
+                let said = passed_over.iter();
+                let said =
+                    said.map(|why| format!("state directory: {why}; {taken} is used instead"));
+                return (Some(directory), said.collect());
+            }
+            Some(why) => passed_over.push(why),
+        }
+    }
+    let said = format!(
+        "state directory: {}; reports and events end with the service. hint: name a directory \
+         with --leaks-directory",
+        passed_over.join("; ")
+    );
+    (None, vec![said])
+}
+
+/// A service's own directory in one of them: services of one name that run in different directories
+/// are different services.
+pub(super) fn state_name(name: &str, directory: &Path) -> String {
+    // FNV-1a: the same for ever, and on every machine.
+    let bytes = directory.as_os_str().as_encoded_bytes();
+    let hash = bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    });
+    format!("{name}-{hash:08x}")
 }
 
 /// A service's socket in one of those directories.
@@ -190,6 +225,46 @@ mod tests {
             error.contains("--socket") && error.contains("/: bad"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_state_directory_is_the_first_that_only_we_can_change() {
+        let all = |environ: &[(&str, &str)], uid| {
+            state_dirs(environ.iter().map(|(k, v)| (k.into(), v.into())), uid)
+        };
+        let environ = [("XDG_STATE_HOME", "/x"), ("HOME", "/home/a")];
+        let expected = ["/x/supervise", SYSTEM_STATE].map(PathBuf::from);
+        for uid in [0, 7] {
+            assert_eq!(all(&environ, uid), expected);
+        }
+        let home = "/home/a/.local/state/supervise";
+        assert_eq!(
+            all(&environ[1..], 7),
+            [home, SYSTEM_STATE].map(PathBuf::from)
+        );
+        assert_eq!(all(&environ[1..], 0), [PathBuf::from(SYSTEM_STATE)]);
+        let given = [("STATE_DIRECTORY", "/s:/t"), ("XDG_STATE_HOME", "/x")];
+        assert_eq!(all(&given, 0)[0], Path::new("/s"));
+
+        let bad = |path: &Path| path.starts_with("/x").then(|| "/x: bad".to_owned());
+        let environ = || [("XDG_STATE_HOME".into(), "/x".into())];
+        let (taken, said) = state_dir(environ(), 0, bad);
+        assert_eq!(taken, Some(SYSTEM_STATE.into()));
+        assert!(
+            said[0].contains("/x: bad") && said[0].contains(SYSTEM_STATE),
+            "{said:?}"
+        );
+        let (taken, said) = state_dir(environ(), 0, |_| Some("bad".to_owned()));
+        assert_eq!((taken, said.len()), (None, 1));
+    }
+
+    #[test]
+    fn services_of_one_name_in_two_directories_have_two_places() {
+        let name = |directory: &str| state_name("shop", Path::new(directory));
+        assert_eq!(name("/srv/a"), name("/srv/a"));
+        assert_ne!(name("/srv/a"), name("/srv/b"));
+        // It must not change: what was kept would be lost.
+        assert_eq!(name(""), "shop-811c9dc5");
     }
 
     #[test]

@@ -109,7 +109,7 @@ fn spec(text: &str) -> Spec {
 #[test]
 fn without_a_wish_the_defaults_hold() {
     let Loaded { spec, warnings } = load_all(None, &[], &[], &["gunicorn", "app"]).unwrap();
-    assert_eq!(spec.name, "gunicorn");
+    assert_eq!(spec.name, "app");
     assert_eq!(spec.kind, Kind::Server(crate::servers::gunicorn::HABITS));
     assert_eq!(spec.command.program, Path::new("/bin/gunicorn"));
     assert_eq!(spec.command.argv, ["gunicorn", "app"]);
@@ -127,7 +127,7 @@ fn without_a_wish_the_defaults_hold() {
     assert_eq!(spec.stop.signal, Signal::TERM);
     assert_eq!(
         spec.control.socket,
-        Path::new("/tmp/supervise-1000/gunicorn.sock")
+        Path::new("/tmp/supervise-1000/app.sock")
     );
     assert!(warnings.is_empty() && !spec.dry_run);
 }

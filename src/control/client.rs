@@ -18,7 +18,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::door::is_live;
+pub use super::door::is_live;
 
 /// A question that changes nothing is answered within this.
 const ANSWER_MAX: Duration = Duration::from_secs(10);

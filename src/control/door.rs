@@ -160,7 +160,7 @@ pub(super) fn listen(
 /// Somebody listens at `path`. Never blocks: a datagram socket cannot be connected to a stream
 /// socket, so the kernel refuses with ECONNREFUSED when nobody has it open, and otherwise with
 /// EPROTOTYPE (unix(7), connect(2)).
-pub(super) fn is_live(path: &Path) -> bool {
+pub fn is_live(path: &Path) -> bool {
     match UnixDatagram::unbound().and_then(|socket| socket.connect(path)) {
         Ok(()) => true,
         Err(error) => !matches!(

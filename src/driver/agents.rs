@@ -9,7 +9,10 @@ use std::{
 
 use super::Driver;
 use crate::{
-    agent::{Agent, Handed, Place, kept::Kept},
+    agent::{
+        Agent, Handed, Place,
+        kept::{self, Kept},
+    },
     host::{agents, clock, exec, users},
     supervisor::{
         action::{About, Action, AgentAsk},
@@ -21,8 +24,16 @@ use crate::{
 
 /// Opens what is kept and puts the agent in place, or goes on with a predecessor's; `spec.command`
 /// loads it from then on. What does not work is told, and is no reason not to start.
-pub(super) fn prepare(spec: &mut Spec, handed: Option<Handed>) -> (Agent, Vec<String>) {
-    let kept = Kept::open(spec.leaks.directory.clone(), spec.leaks.kept);
+pub(super) fn prepare(
+    spec: &mut Spec,
+    handed: Option<(Handed, Option<kept::Handed>)>,
+) -> (Agent, Vec<String>) {
+    let (handed, claimed) = handed.map_or((None, None), |(agent, kept)| (Some(agent), kept));
+    let claimed = claimed.map(|kept| {
+        let lock = kept.lock().and_then(exec::adopt);
+        (kept, lock)
+    });
+    let kept = Kept::take_over(kept_at(spec), spec.leaks.kept, claimed);
     let mut agent = Agent::mute(kept);
     let mut warnings = Vec::new();
     if !spec.wants_agent() {
@@ -46,6 +57,20 @@ pub(super) fn prepare(spec: &mut Spec, handed: Option<Handed>) -> (Agent, Vec<St
     let environment = agent.environment(spec, before);
     spec.command.env.extend(environment);
     (agent, warnings)
+}
+
+/// Where the service keeps its reports and events.
+fn kept_at(spec: &Spec) -> Option<kept::Place> {
+    let here = || env::current_dir().unwrap_or_default();
+    Some(kept::Place {
+        base: spec.leaks.directory.clone()?,
+        name: spec.leaks.service.clone(),
+        about: kept::About {
+            name: spec.name.clone(),
+            directory: spec.command.directory.clone().unwrap_or_else(here),
+            socket: spec.control.socket.clone(),
+        },
+    })
 }
 
 /// Beside the socket, whose directory is ours alone; where the command is another user's, in one

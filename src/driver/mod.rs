@@ -276,6 +276,9 @@ impl Driver {
         };
         self.next_event += 1;
         log::tell(&told);
+        if let Ok(line) = serde_json::to_string(&wire::EventDoc::from(&told)) {
+            self.agent.keep_event(line);
+        }
         if self.past.len() >= self.history {
             self.past.pop_front();
         }

@@ -49,6 +49,9 @@ pub struct State {
     supervisor: Handed,
     host: host::Handed,
     agent: agent::Handed,
+    /// Earlier versions held no lock there.
+    #[serde(default)]
+    kept: Option<agent::kept::Handed>,
     doors: Option<Descriptors<RawFd>>,
 }
 
@@ -127,7 +130,8 @@ impl Driver {
         failed: Option<String>,
     ) -> io::Result<(Self, Questions)> {
         let now = clock::now();
-        let (agent, warnings) = agents::prepare(&mut spec, Some(state.agent));
+        let handed = (state.agent, state.kept);
+        let (agent, warnings) = agents::prepare(&mut spec, Some(handed));
         let host = Host::take_over(&spec, now, state.host)?;
         let history = spec.control.history;
         let supervisor = Supervisor::take_over(spec, now, state.supervisor);
@@ -190,6 +194,7 @@ impl Driver {
         let (state, keep) = self.state()?;
         let binary = Binary::installed().map_err(|error| error.to_string())?;
         self.log.flush(LOG_MAX);
+        self.agent.flush();
         match binary.execute(&state, &keep) {
             Ok(never) => match never {},
             Err(error) => Err(format!("execute {}: {error}", binary.path().display())),
@@ -227,6 +232,7 @@ impl Driver {
             supervisor: self.supervisor.hand_over(),
             host,
             agent: self.agent.hand_over(),
+            kept: self.agent.kept().hand_over(),
             doors: Some(doors),
         };
         let text = serde_json::to_vec(&state).map_err(|error| error.to_string())?;

@@ -48,7 +48,7 @@ pub struct Claimed {
 }
 
 impl PrivateDir {
-    /// Claims the directory `name` in this one, or where another service has it, `name.2` and so on.
+    /// Claims the directory `name` in this one, or `name.2` and so on where another service has it.
     ///
     /// # Errors
     /// None can be had; says why the first could not.
@@ -107,8 +107,8 @@ impl PrivateDir {
         Ok(None)
     }
 
-    /// A worker may have filled it with more than can be removed now: it goes out of the way, and is
-    /// removed by [`PrivateDir::sweep`].
+    /// A worker may have filled it with more than can be removed now: it goes out of the way, and
+    /// is removed by [`PrivateDir::sweep`].
     pub(super) fn move_aside(&self, name: &str) -> io::Result<()> {
         for number in 1..=NAMES {
             let aside = format!("{ASIDE}{number}");

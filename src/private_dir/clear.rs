@@ -1,6 +1,6 @@
-//! Emptying a directory that other users have written to. A tree may be thousands of levels deep and
-//! may change while it is removed, so that there is no recursion, no descriptor for each level and
-//! no `..`: what is not empty is moved to the top, where it is opened like all others.
+//! Emptying a directory that other users have written to. A tree may be thousands of levels deep
+//! and may change while it is removed, so that there is no recursion, no descriptor for each level
+//! and no `..`: what is not empty is moved to the top, where it is opened like all others.
 
 use std::{
     ffi::{CString, OsStr},

@@ -76,6 +76,15 @@ impl PrivateDir {
         walk::walk(path, None, walk::Strict::Yes)
     }
 
+    /// Opens a directory of any user to read what is in it, but goes through no link that another
+    /// user may have made.
+    ///
+    /// # Errors
+    /// It is not there, or one is on the way.
+    pub fn look(path: &Path) -> io::Result<Self> {
+        walk::walk(path, None, walk::Strict::No)
+    }
+
     /// Where it was found.
     pub fn path(&self) -> &Path {
         &self.path

@@ -69,8 +69,8 @@ impl Trusted {
         Ok(())
     }
 
-    /// An entry (a link, a file) of this owner in `parent` can be trusted to be what it was meant to
-    /// be: nobody else can have put it there.
+    /// An entry (a link, a file) of this owner in `parent` can be trusted to be what it was meant
+    /// to be: nobody else can have put it there.
     pub(super) fn entry(self, found: &FileStat, parent: &FileStat) -> io::Result<()> {
         if !self.others_write(parent) || self.is_ours_or_roots(found.st_uid) {
             return Ok(());

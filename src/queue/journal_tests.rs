@@ -408,31 +408,6 @@ fn a_result_is_in_the_journal_before_it_is_out() {
 }
 
 #[test]
-fn a_link_is_a_journal_where_only_we_can_have_made_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
-    std::os::unix::fs::symlink(at("target"), at("link")).unwrap();
-    drop(Journal::create(&at("link"), "etl:convert").unwrap());
-    assert!(at("target").exists());
-    let pipe = nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU);
-    pipe.unwrap();
-    let error = Journal::create(&at("pipe"), "etl:convert").unwrap_err();
-    assert!(
-        error.to_string().contains("pipe: it is not a regular file"),
-        "{error}"
-    );
-    if !nix::unistd::geteuid().is_root() {
-        println!("only root can make a link of another user's: not tested");
-        return;
-    }
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).unwrap();
-    std::os::unix::fs::lchown(at("link"), Some(1), None).unwrap();
-    let error = Journal::create(&at("link"), "etl:convert").unwrap_err();
-    assert!(error.to_string().contains("(uid 1)"), "{error}");
-}
-
-#[test]
 fn a_journal_that_cannot_be_written_is_told_by_name() {
     let mut journal = Place::new().create().unwrap();
     journal.file = fs::OpenOptions::new()

@@ -1,7 +1,10 @@
 //! KNOWS servers: which command line is one. Data in, answer out; it never looks at a process.
 
+mod application;
 pub mod gunicorn;
 mod launcher;
+
+pub use application::application;
 
 use crate::units::{Habits, ServerKind};
 

@@ -225,8 +225,10 @@ pub struct LeaksSpec {
     pub time_box: Duration,
     /// So many reports are kept; at least 1.
     pub kept: usize,
-    /// Where; `None`: nowhere, they end with us.
+    /// Where services keep what outlives them; `None`: nowhere, it ends with us.
     pub directory: Option<PathBuf>,
+    /// The service's own directory there, by its name and where its command runs.
+    pub service: String,
 }
 
 /// When workers are asked why they are fat.
@@ -394,6 +396,7 @@ impl Spec {
                 time_box: Duration::ZERO,
                 kept: 1,
                 directory: None,
+                service: String::new(),
             },
             restart: RestartSpec {
                 when: RestartWhen::Always,

@@ -22,6 +22,7 @@ mod faults;
 mod house;
 mod http;
 mod job;
+mod kept;
 mod leaks;
 mod listen;
 mod manager;

@@ -214,6 +214,40 @@ fn a_socket_whose_place_others_can_change_is_refused_before_anything_starts() {
     assert_eq!(output.stdout, b"started\n", "{}", said(&output));
 }
 
+#[test]
+fn a_journal_or_termination_log_that_another_user_has_put_there_is_refused() {
+    let Some(machine) = Machine::with_users() else {
+        return;
+    };
+    let precious = machine.precious();
+    let open = machine.directory("open", 0, 0o777);
+    link(&precious, &open.join("link"), OTHER);
+    fs::write(open.join("file"), "").unwrap();
+    chown(open.join("file"), Some(OTHER), Some(OTHER)).unwrap();
+    mode(&open.join("file"), 0o666);
+    let socket = machine.directory("run", VICTIM, 0o700).join("a.sock");
+    let socket = socket.display().to_string();
+    for name in ["link", "file"] {
+        let path = open.join(name).display().to_string();
+        let log = [
+            "--socket",
+            &socket,
+            "--termination-log",
+            &path,
+            "--",
+            "true",
+        ];
+        for words in [&["map", "a:b", "--journal", &path][..], &log] {
+            let output = machine.run(VICTIM, words, &[]);
+            let told = said(&output);
+            assert_eq!(output.status.code(), Some(125), "{told}");
+            assert!(told.contains("belongs to uid 64124"), "{told}");
+        }
+    }
+    assert_eq!(fs::read(&precious).unwrap(), b"precious");
+    assert_eq!(fs::read(open.join("file")).unwrap(), b"");
+}
+
 /// A service that says where its agent is and whose home it has.
 fn service(name: &str, options: &[&str]) -> House {
     let script =

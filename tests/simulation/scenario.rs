@@ -231,6 +231,7 @@ const fn leaks() -> LeaksSpec {
         time_box: Duration::from_secs(2),
         kept: 8,
         directory: None,
+        service: String::new(),
     }
 }
 

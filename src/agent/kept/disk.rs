@@ -1,28 +1,27 @@
-//! The reports' directory, and the one thread that writes there: a disk that hangs or is full costs
-//! reports and never the supervisor's time.
+//! The service's directory, and the one thread that writes there: a disk that hangs or is full
+//! costs reports and events and never the supervisor's time.
 
 use std::{
     collections::BTreeSet,
     convert::Infallible,
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
         mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
     },
     thread,
     time::Duration,
 };
 
-use crate::units::ReportId;
+use crate::{private_dir::PrivateDir, units::ReportId};
 
-use super::bounded::LONGEST;
+use super::{bounded::LONGEST, events::EventFile};
 
 /// So many reports wait for a slow disk.
-const QUEUE: usize = 8;
+const REPORTS: usize = 8;
+/// So many reports and events together.
+const QUEUE: usize = 1024;
 /// At the end the disk has as long.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// The thread only writes; the default of 2 MiB would be mapped for nothing.
@@ -31,8 +30,12 @@ const STACK: usize = 64 << 10;
 /// The near end.
 #[derive(Debug)]
 pub(super) struct Disk {
-    directory: PathBuf,
+    directory: Arc<PrivateDir>,
     most: usize,
+    /// Reports that wait.
+    waiting: Arc<AtomicUsize>,
+    /// Events that no line was written for, since the last one that was.
+    missed: u64,
     /// What is there, or will be when the thread has caught up.
     present: BTreeSet<ReportId>,
     /// Started with the first report.
@@ -51,20 +54,30 @@ struct Scribe {
 }
 
 #[derive(Debug)]
-struct Job {
-    id: ReportId,
-    text: String,
-    /// Those that go in its place.
-    gone: Vec<ReportId>,
+enum Job {
+    Report {
+        id: ReportId,
+        text: String,
+        /// Those that go in its place.
+        gone: Vec<ReportId>,
+    },
+    /// A line, and how many before it are missing.
+    Event { line: String, missed: u64 },
 }
 
 impl Disk {
     /// A directory that is prepared, and the reports that are in it.
-    pub(super) fn new(directory: PathBuf, most: usize, present: BTreeSet<ReportId>) -> Self {
+    pub(super) fn new(
+        directory: Arc<PrivateDir>,
+        most: usize,
+        present: BTreeSet<ReportId>,
+    ) -> Self {
         let (telling, troubles) = channel();
         Self {
             directory,
             most,
+            waiting: Arc::default(),
+            missed: 0,
             present,
             scribe: None,
             unwritten: Arc::default(),
@@ -80,16 +93,31 @@ impl Disk {
         let too_many = present.len().saturating_sub(self.most);
         let gone: Vec<_> = present.iter().take(too_many).copied().collect();
         present.retain(|id| !gone.contains(id));
+        let job = Job::Report { id, text, gone };
+        if self.waiting.fetch_add(1, Relaxed) < REPORTS && self.send(job) {
+            self.present = present;
+        } else {
+            self.waiting.fetch_sub(1, Relaxed);
+            self.unwritten.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Has an event written. Never blocks: what cannot be written now is counted in the file.
+    pub(super) fn write_event(&mut self, line: String) {
+        let missed = self.missed;
+        if self.send(Job::Event { line, missed }) {
+            self.missed = 0;
+        } else {
+            self.missed += 1;
+        }
+    }
+
+    fn send(&mut self, job: Job) -> bool {
         if self.scribe.is_none() {
             self.start();
         }
-        let job = Job { id, text, gone };
         let taken = self.scribe.as_ref().map(|scribe| scribe.jobs.try_send(job));
-        if matches!(taken, Some(Ok(()))) {
-            self.present = present;
-        } else {
-            self.unwritten.fetch_add(1, Relaxed);
-        }
+        matches!(taken, Some(Ok(())))
     }
 
     /// Waits until all is written, for a second at most.
@@ -114,7 +142,9 @@ impl Disk {
         let (jobs, taken) = sync_channel(QUEUE);
         let (end, ended) = channel();
         let mut far = Far {
-            directory: self.directory.clone(),
+            directory: Arc::clone(&self.directory),
+            events: EventFile::new(Arc::clone(&self.directory)),
+            waiting: Arc::clone(&self.waiting),
             unwritten: Arc::clone(&self.unwritten),
             telling: self.telling.clone(),
             failing: false,
@@ -145,7 +175,9 @@ impl Drop for Disk {
 
 /// The far end, in its thread.
 struct Far {
-    directory: PathBuf,
+    directory: Arc<PrivateDir>,
+    events: EventFile,
+    waiting: Arc<AtomicUsize>,
     unwritten: Arc<AtomicU64>,
     telling: Sender<String>,
     failing: bool,
@@ -153,100 +185,77 @@ struct Far {
 
 impl Far {
     fn carry_out(&mut self, job: Job) {
-        for id in job.gone.iter().filter(|id| **id != job.id) {
-            // It may have been removed by hand.
-            let _gone = fs::remove_file(path(&self.directory, *id));
-        }
-        let written = if job.gone.contains(&job.id) {
-            Ok(())
-        } else {
-            write(&self.directory, job.id, &job.text)
+        let written = match job {
+            Job::Report { id, text, gone } => {
+                let written = self.report(id, &text, &gone);
+                self.waiting.fetch_sub(1, Relaxed);
+                if written.is_err() {
+                    self.unwritten.fetch_add(1, Relaxed);
+                }
+                written
+            }
+            Job::Event { line, missed } => self
+                .events
+                .write(&line, missed)
+                .map_err(|error| format!("write the events: {error}")),
         };
-        let Err(error) = written else {
+        let Err(why) = written else {
             self.failing = false;
             return;
         };
-        self.unwritten.fetch_add(1, Relaxed);
         if !self.failing {
             self.failing = true;
-            let place = path(&self.directory, job.id);
-            let why = format!("write the report {}: {error}", place.display());
             // At the end nobody may listen any more.
             let _told = self.telling.send(why);
         }
     }
+
+    fn report(&self, id: ReportId, text: &str, gone: &[ReportId]) -> Result<(), String> {
+        for old in gone.iter().filter(|old| **old != id) {
+            // It may have been removed by hand.
+            let _gone = self.directory.remove(&file_name(*old));
+        }
+        if gone.contains(&id) {
+            return Ok(());
+        }
+        let line = format!("{text}\n");
+        self.directory
+            .replace(&file_name(id), line.as_bytes(), 0o600)
+            .map_err(|error| format!("write the report {error}"))
+    }
 }
 
-/// Makes the directory and tries it out.
-pub(super) fn prepare(directory: &Path) -> io::Result<()> {
-    make(directory)?;
-    let trial = directory.join(".trial.tmp");
-    create(&trial)?;
-    fs::remove_file(trial)
+/// Tries out the directory.
+pub(super) fn try_out(directory: &PrivateDir) -> io::Result<()> {
+    directory.replace(".trial", b"", 0o600)?;
+    directory.remove(".trial")
 }
 
 /// The reports in the directory. What a crash left half written is removed.
-pub(super) fn list(directory: &Path) -> io::Result<BTreeSet<ReportId>> {
+pub(super) fn list(directory: &PrivateDir) -> io::Result<BTreeSet<ReportId>> {
     let mut found = BTreeSet::new();
-    for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name();
+    for name in directory.names()? {
         let Some(name) = name.to_str() else { continue };
         if let Some(id) = id_in(name, "", ".json") {
             found.insert(id);
-        } else if id_in(name, ".", ".tmp").is_some() {
+        } else if id_in(name, ".", ".json.half").is_some() {
             // The next one of that name replaces it in any case.
-            let _gone = fs::remove_file(directory.join(name));
+            let _gone = directory.remove(name);
         }
     }
     Ok(found)
 }
 
 /// One report as it was written.
-pub(super) fn read(directory: &Path, id: ReportId) -> io::Result<String> {
-    let path = path(directory, id);
-    // A pipe would not let us go.
-    if !fs::symlink_metadata(&path)?.is_file() {
-        return Err(io::Error::other("it is no file"));
-    }
-    let most = u64::try_from(LONGEST).unwrap_or(u64::MAX);
-    let mut text = String::new();
-    // One more for the line feed, and one to see that it is too long.
-    File::open(path)?.take(most + 2).read_to_string(&mut text)?;
-    if text.trim_end().len() > LONGEST {
-        return Err(io::Error::other("it is longer than a report"));
-    }
-    Ok(text)
+pub(super) fn read(directory: &PrivateDir, id: ReportId) -> io::Result<String> {
+    // And a line feed.
+    let most = u64::try_from(LONGEST + 1).unwrap_or(u64::MAX);
+    let text = directory.read(&file_name(id), most)?;
+    String::from_utf8(text).map_err(io::Error::other)
 }
 
-/// Whole or not at all.
-fn write(directory: &Path, id: ReportId, text: &str) -> io::Result<()> {
-    make(directory)?;
-    let draft = directory.join(format!(".{id}.tmp"));
-    let written = create(&draft)
-        .and_then(|mut file| writeln!(file, "{text}"))
-        .and_then(|()| fs::rename(&draft, path(directory, id)));
-    if written.is_err() {
-        // It may not even be there.
-        let _gone = fs::remove_file(&draft);
-    }
-    written
-}
-
-fn make(directory: &Path) -> io::Result<()> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(directory)
-}
-
-/// A new file that only we may read.
-fn create(path: &Path) -> io::Result<File> {
-    // What a crash left may have another mode, or be a link.
-    let _gone = fs::remove_file(path);
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600).open(path)
-}
-
-fn path(directory: &Path, id: ReportId) -> PathBuf {
-    directory.join(format!("{id}.json"))
+fn file_name(id: ReportId) -> String {
+    format!("{id}.json")
 }
 
 /// `r3.json` has the id r3; `r03.json` is not ours.
@@ -263,7 +272,8 @@ mod tests {
     #[test]
     fn a_disk_that_does_not_keep_up_costs_reports_and_no_time() {
         let home = tempfile::tempdir().unwrap();
-        let mut disk = Disk::new(home.path().to_owned(), 2, BTreeSet::new());
+        let directory = Arc::new(PrivateDir::open(home.path()).unwrap());
+        let mut disk = Disk::new(directory, 2, BTreeSet::new());
         // Nobody takes what is in this queue.
         let (jobs, taken) = sync_channel(2);
         let (_end, ended) = channel();
@@ -276,7 +286,29 @@ mod tests {
 
         // What was not written removed nothing; the next one makes up for it.
         disk.write(ReportId(5), "{}".to_owned());
-        let job = taken.try_recv().unwrap();
-        assert_eq!((job.id, job.gone), (ReportId(5), vec![ReportId(1)]));
+        let Job::Report { id, gone, .. } = taken.try_recv().unwrap() else {
+            panic!("a report was sent");
+        };
+        assert_eq!((id, gone), (ReportId(5), vec![ReportId(1)]));
+    }
+
+    #[test]
+    fn events_that_a_slow_disk_did_not_take_are_counted_before_the_next_one() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = Arc::new(PrivateDir::open(home.path()).unwrap());
+        let mut disk = Disk::new(directory, 2, BTreeSet::new());
+        let (jobs, taken) = sync_channel(1);
+        let (_end, ended) = channel();
+        disk.scribe = Some(Scribe { jobs, ended });
+        for event in ["one", "two", "three"] {
+            disk.write_event(event.to_owned());
+        }
+        let next = || match taken.try_recv().unwrap() {
+            Job::Event { line, missed } => (line, missed),
+            Job::Report { .. } => panic!("an event was sent"),
+        };
+        assert_eq!(next(), ("one".to_owned(), 0));
+        disk.write_event("four".to_owned());
+        assert_eq!(next(), ("four".to_owned(), 2));
     }
 }

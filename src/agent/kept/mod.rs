@@ -1,22 +1,53 @@
 //! Reports that are kept: the newest few, in memory and, where there is a place for them, on disk,
-//! so that they outlive us. Nobody waits for the disk.
+//! so that they outlive us; and the last events, on disk. Nobody waits for the disk.
 
+mod archive;
 mod bounded;
 mod disk;
+mod events;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fs::File,
+    io,
+    os::fd::{AsRawFd as _, OwnedFd, RawFd},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::units::ReportId;
+use crate::{
+    private_dir::{Claimed, Contents, PrivateDir},
+    units::ReportId,
+};
 
+pub use archive::{About, Archive};
 use disk::Disk;
 
 /// So many files that cannot be read are named one by one.
 const NAMED: usize = 3;
+
+/// Where a service keeps what outlives it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The directory of all services.
+    pub base: PathBuf,
+    /// The service's own one in it, unless another service that lives has it.
+    pub name: String,
+    /// Whose it is, for who reads it later.
+    pub about: About,
+}
+
+/// The service's directory, for a successor.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Handed {
+    name: String,
+    lock: Option<RawFd>,
+}
 
 /// The reports that are kept.
 #[derive(Debug)]
@@ -27,24 +58,64 @@ pub struct Kept {
     /// The greatest id there ever was, as far as anybody remembers.
     newest: ReportId,
     disk: Option<Disk>,
+    /// Dropped after the disk: nobody else has the directory while something is written.
+    claimed: Option<Claimed>,
     warnings: VecDeque<String>,
 }
 
 impl Kept {
-    /// Takes up what is kept in `directory`, the newest `most` (at least 1). Without a directory,
-    /// or with one that cannot be used, reports are kept in memory only.
-    pub fn open(directory: Option<PathBuf>, most: usize) -> Self {
+    /// Takes up what is kept there, the newest `most` (at least 1). Without a place, or with one
+    /// that cannot be used, reports are kept in memory only.
+    pub fn open(place: Option<Place>, most: usize) -> Self {
+        Self::take_over(place, most, None)
+    }
+
+    /// As [`Kept::open`], in the directory that a predecessor in this process has claimed, with the
+    /// lock that it left open.
+    pub fn take_over(
+        place: Option<Place>,
+        most: usize,
+        handed: Option<(Handed, Option<OwnedFd>)>,
+    ) -> Self {
         let mut kept = Self {
             reports: BTreeMap::new(),
             most: most.max(1),
             newest: ReportId::default(),
             disk: None,
+            claimed: None,
             warnings: VecDeque::new(),
         };
-        if let Some(directory) = directory {
-            kept.take_up(directory);
+        let Some(place) = place else { return kept };
+        if let Err(error) = kept.take_up(&place, handed) {
+            kept.warnings.push_back(format!(
+                "keep reports and events in {}: {error}; they end with this process",
+                place.base.join(&place.name).display()
+            ));
         }
         kept
+    }
+
+    /// What a successor needs to go on in the same directory.
+    pub fn hand_over(&self) -> Option<Handed> {
+        let claimed = self.claimed.as_ref()?;
+        Some(Handed {
+            name: claimed.name().to_owned(),
+            lock: claimed.lock().map(File::as_raw_fd),
+        })
+    }
+
+    /// Keeps an event, a JSON object in one line.
+    pub fn keep_event(&mut self, line: String) {
+        if let Some(disk) = &mut self.disk {
+            disk.write_event(line);
+        }
+    }
+
+    /// Waits until all is on disk, for a second at most.
+    pub fn flush(&mut self) {
+        if let Some(disk) = &mut self.disk {
+            disk.flush();
+        }
     }
 
     /// Keeps a report: at most 64 KiB of it, and it says itself what was left out. The oldest
@@ -88,17 +159,20 @@ impl Kept {
         self.disk.as_ref().map_or(0, Disk::unwritten)
     }
 
-    fn take_up(&mut self, directory: PathBuf) {
-        let usable = disk::prepare(&directory);
-        if let Err(error) = &usable {
-            self.warnings.push_back(format!(
-                "keep reports in {}: {error}; they end with this process",
-                directory.display()
-            ));
-        }
-        let Ok(found) = disk::list(&directory) else {
-            return;
+    fn take_up(
+        &mut self,
+        place: &Place,
+        handed: Option<(Handed, Option<OwnedFd>)>,
+    ) -> io::Result<()> {
+        let base = PrivateDir::make(&place.base, 0o700)?;
+        let claimed = match handed {
+            Some((Handed { name, .. }, lock)) => {
+                base.claimed(&name, lock.map(File::from), Contents::Kept)?
+            }
+            None => base.claim(&place.name, 0o700, Contents::Kept)?,
         };
+        let directory = Arc::new(claimed.directory().again()?);
+        let found = disk::list(&directory)?;
         let ids: Vec<_> = found.iter().rev().take(self.most).copied().collect();
         let mut broken = Vec::new();
         for id in ids {
@@ -109,11 +183,13 @@ impl Kept {
                 Err(why) => broken.push(format!("{id}.json is left out: {why}")),
             }
         }
-        self.warn_of(&directory, &broken);
+        self.warn_of(directory.path(), &broken);
         self.newest = found.last().copied().unwrap_or_default();
-        if usable.is_ok() {
-            self.disk = Some(Disk::new(directory, self.most, found));
-        }
+        disk::try_out(&directory)?;
+        archive::describe(&directory, &place.about)?;
+        self.claimed = Some(claimed);
+        self.disk = Some(Disk::new(directory, self.most, found));
+        Ok(())
     }
 
     fn warn_of(&mut self, directory: &Path, broken: &[String]) {
@@ -129,7 +205,7 @@ impl Kept {
     }
 }
 
-fn read(directory: &Path, id: ReportId) -> Result<String, String> {
+fn read(directory: &PrivateDir, id: ReportId) -> Result<String, String> {
     let text = disk::read(directory, id).map_err(|error| error.to_string())?;
     match serde_json::from_str(&text) {
         Ok(Value::Object(_)) => Ok(text.trim().to_owned()),
@@ -138,148 +214,9 @@ fn read(directory: &Path, id: ReportId) -> Result<String, String> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
-
-    use serde_json::json;
-
-    use super::*;
-
-    fn report(text: &str) -> Value {
-        json!({ "worker": text })
-    }
-
-    fn names(directory: &Path) -> Vec<String> {
-        let entries = fs::read_dir(directory).unwrap();
-        let mut names: Vec<_> = entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    fn warnings(kept: &mut Kept) -> Vec<String> {
-        std::iter::from_fn(|| kept.poll_warning()).collect()
-    }
-
-    #[test]
-    fn reports_survive_a_restart_and_ids_go_on() {
-        let home = tempfile::tempdir().unwrap();
-        let place = home.path().join("state/shop");
-        let mut kept = Kept::open(Some(place.clone()), 8);
-        assert_eq!((kept.all().as_str(), kept.next_id()), ("[]", ReportId(1)));
-        kept.keep(ReportId(1), report("w1"));
-        kept.keep(ReportId(2), report("w2"));
-        assert_eq!(warnings(&mut kept), [""; 0]);
-        drop(kept);
-
-        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!(names(&place), ["r1.json", "r2.json"]);
-        assert_eq!(mode(&place), 0o700);
-        assert_eq!(mode(&place.join("r1.json")), 0o600);
-
-        let kept = Kept::open(Some(place), 8);
-        let expected = "[{\"id\":\"r1\",\"worker\":\"w1\"},{\"id\":\"r2\",\"worker\":\"w2\"}]";
-        assert_eq!(
-            (kept.all().as_str(), kept.next_id()),
-            (expected, ReportId(3))
-        );
-        assert_eq!(
-            kept.get(ReportId(2)),
-            Some("{\"id\":\"r2\",\"worker\":\"w2\"}")
-        );
-        assert_eq!(kept.get(ReportId(3)), None);
-        assert_eq!(kept.unwritten(), 0);
-    }
-
-    #[test]
-    fn only_the_newest_are_kept_in_memory_and_on_disk() {
-        let home = tempfile::tempdir().unwrap();
-        let open = |most| Kept::open(Some(home.path().to_owned()), most);
-        let mut kept = open(3);
-        // Fewer than may wait for the disk.
-        for id in 4..=10 {
-            kept.keep(ReportId(id), report("w1"));
-        }
-        let ids = |kept: &Kept| kept.reports.keys().map(|id| id.0).collect::<Vec<_>>();
-        assert_eq!(ids(&kept), [8, 9, 10]);
-        drop(kept);
-        assert_eq!(names(home.path()), ["r10.json", "r8.json", "r9.json"]);
-
-        // Fewer are wished for from now on.
-        let mut kept = open(2);
-        assert_eq!(ids(&kept), [9, 10]);
-        kept.keep(kept.next_id(), report("w1"));
-        drop(kept);
-        assert_eq!(names(home.path()), ["r10.json", "r11.json"]);
-    }
-
-    #[test]
-    fn a_broken_file_is_skipped_and_its_number_is_not_used_again() {
-        let home = tempfile::tempdir().unwrap();
-        let file = |name: &str, text: &str| fs::write(home.path().join(name), text).unwrap();
-        file("r1.json", "{\"id\":\"r1\"}\n");
-        file("r2.json", "{\"id\":");
-        file("r3.json", &format!("{{\"id\":\"{}\"}}", "x".repeat(70_000)));
-        fs::create_dir(home.path().join("r4.json")).unwrap();
-        file("r5.json", "[]");
-        file(".r6.tmp", "{");
-        file("notes.txt", "not ours");
-        file("r007.json", "not ours");
-        let mut kept = Kept::open(Some(home.path().to_owned()), 8);
-        assert_eq!(kept.all(), "[{\"id\":\"r1\"}]");
-        assert_eq!(kept.next_id(), ReportId(6));
-        let place = home.path().display();
-        assert_eq!(
-            warnings(&mut kept),
-            [
-                format!("{place}/r5.json is left out: it is no report"),
-                format!("{place}/r4.json is left out: it is no file"),
-                format!("{place}/r3.json is left out: it is longer than a report"),
-                format!("{place}: 1 more reports cannot be read"),
-            ]
-        );
-        // What a crash left is gone, what is not ours is not.
-        assert!(!names(home.path()).contains(&".r6.tmp".to_owned()));
-        assert!(names(home.path()).contains(&"r007.json".to_owned()));
-    }
-
-    #[test]
-    fn without_a_usable_directory_reports_are_in_memory() {
-        let home = tempfile::tempdir().unwrap();
-        let file = home.path().join("file");
-        fs::write(&file, "").unwrap();
-        let mut kept = Kept::open(Some(file.join("reports")), 8);
-        let said = warnings(&mut kept);
-        assert_eq!(said.len(), 1, "{said:?}");
-        let expected = format!("keep reports in {}/reports: ", file.display());
-        assert!(said[0].starts_with(&expected), "{said:?}");
-        assert!(said[0].ends_with("they end with this process"), "{said:?}");
-        kept.keep(kept.next_id(), report("w1"));
-        assert_eq!(kept.all(), "[{\"id\":\"r1\",\"worker\":\"w1\"}]");
-
-        let mut kept = Kept::open(None, 8);
-        kept.keep(ReportId(1), report("w1"));
-        assert_eq!(warnings(&mut kept), [""; 0]);
-        assert!(kept.get(ReportId(1)).is_some());
-    }
-
-    #[test]
-    fn a_disk_that_fails_later_is_said_once_and_what_it_lost_is_counted() {
-        let home = tempfile::tempdir().unwrap();
-        let place = home.path().join("reports");
-        let mut kept = Kept::open(Some(place.clone()), 8);
-        fs::remove_dir(&place).unwrap();
-        fs::write(&place, "a file where the directory was").unwrap();
-        kept.keep(ReportId(1), report("w1"));
-        kept.keep(ReportId(2), report("w1"));
-        let disk = kept.disk.as_mut().unwrap();
-        disk.flush();
-        let said = warnings(&mut kept);
-        assert_eq!(said.len(), 1, "{said:?}");
-        assert!(said[0].starts_with("write the report "), "{said:?}");
-        assert_eq!(kept.unwritten(), 2);
-        assert!(kept.get(ReportId(2)).is_some());
+impl Handed {
+    /// The descriptor of the lock.
+    pub const fn lock(&self) -> Option<RawFd> {
+        self.lock
     }
 }

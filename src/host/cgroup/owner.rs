@@ -1,5 +1,5 @@
-//! Whose a service's folder of groups is. Its owner holds a lock on the folder: its pid, which is in
-//! the name, may be another process's or nobody's where it is seen from another pid namespace.
+//! Whose a service's folder of groups is. Its owner holds a lock on the folder: its pid, which is
+//! in the name, may be another process's or nobody's where it is seen from another pid namespace.
 
 use std::{
     fs::{File, TryLockError},

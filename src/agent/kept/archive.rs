@@ -1,0 +1,148 @@
+//! What services have left on disk, to be read when they are over.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{private_dir::PrivateDir, units::ReportId};
+
+use super::{disk, events, read};
+
+/// Beside reports and events: whose they are.
+const ABOUT: &str = "service.json";
+const ABOUT_MAX: u64 = 64 << 10;
+
+/// Which service a directory is of.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct About {
+    /// Its name.
+    pub name: String,
+    /// Where its command runs.
+    pub directory: PathBuf,
+    /// Its control socket.
+    pub socket: PathBuf,
+}
+
+/// One service's directory.
+#[derive(Debug)]
+pub struct Archive {
+    /// Whose it is.
+    pub about: About,
+    /// Where it is.
+    pub path: PathBuf,
+    /// When something was written there last.
+    pub changed: SystemTime,
+    directory: PrivateDir,
+}
+
+impl Archive {
+    /// What is kept below these directories, the newest first. A service manager gives each service
+    /// a directory of its own, so that they may be one level deeper.
+    pub fn find(bases: &[PathBuf]) -> Vec<Self> {
+        let mut found: Vec<Self> = Vec::new();
+        let tops = bases.iter().filter_map(|base| PrivateDir::look(base).ok());
+        for directory in tops.flat_map(|top| below(&top)) {
+            let next = below(&directory);
+            found.extend(Self::open(directory));
+            found.extend(next.into_iter().filter_map(Self::open));
+        }
+        found.sort_by(|one, other| (&one.path, other.changed).cmp(&(&other.path, one.changed)));
+        found.dedup_by(|one, other| one.path == other.path);
+        found.sort_by_key(|one| std::cmp::Reverse(one.changed));
+        found
+    }
+
+    fn open(directory: PrivateDir) -> Option<Self> {
+        let text = directory.read(ABOUT, ABOUT_MAX).ok()?;
+        let about = serde_json::from_slice(&text).ok()?;
+        let path = directory.path().to_owned();
+        let changed = ["events.jsonl", "events.1.jsonl", ABOUT]
+            .into_iter()
+            .filter_map(|name| directory.entry(name).ok().flatten())
+            .filter_map(|found| u64::try_from(found.st_mtime).ok())
+            .max()
+            .unwrap_or_default();
+        Some(Self {
+            about,
+            path,
+            changed: SystemTime::UNIX_EPOCH + Duration::from_secs(changed),
+            directory,
+        })
+    }
+
+    /// The reports, the oldest first. Those that cannot be read are left out.
+    pub fn reports(&self) -> Vec<(ReportId, String)> {
+        let ids = disk::list(&self.directory).unwrap_or_default();
+        ids.into_iter()
+            .filter_map(|id| Some((id, read(&self.directory, id).ok()?)))
+            .collect()
+    }
+
+    /// The events, the oldest first, each a JSON object.
+    pub fn events(&self) -> Vec<String> {
+        events::read(&self.directory)
+    }
+}
+
+/// Says whose a directory is.
+pub(super) fn describe(directory: &PrivateDir, about: &About) -> std::io::Result<()> {
+    let text = serde_json::to_vec(about).map_err(std::io::Error::other)?;
+    directory.replace(ABOUT, &text, 0o600)
+}
+
+fn below(directory: &PrivateDir) -> Vec<PrivateDir> {
+    let names = directory.names().unwrap_or_default();
+    let names = names.iter().filter_map(|name| name.to_str());
+    // A link to a directory is what systemd makes for a user that exists while it runs.
+    let linked = |name: &str| PrivateDir::look(&directory.path().join(name));
+    let open = |name| directory.given_directory(name).or_else(|_| linked(name));
+    names.filter_map(|name| open(name).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+    use crate::agent::kept::{Kept, Place};
+
+    fn place(base: &Path, name: &str, directory: &str) -> Place {
+        Place {
+            base: base.to_owned(),
+            name: format!("{name}-x"),
+            about: About {
+                name: name.to_owned(),
+                directory: directory.into(),
+                socket: "/run/x.sock".into(),
+            },
+        }
+    }
+
+    #[test]
+    fn what_a_service_left_is_found_by_its_name_also_in_a_directory_of_its_own() {
+        let home = tempfile::tempdir().unwrap();
+        let mut shop = Kept::open(Some(place(home.path(), "shop", "/a")), 8);
+        shop.keep(ReportId(1), serde_json::json!({"worker": "w1"}));
+        shop.keep_event("{\"id\":1}".to_owned());
+        drop(shop);
+        let unit = home.path().join("unit");
+        drop(Kept::open(Some(place(&unit, "etl", "/b")), 8));
+        fs::create_dir_all(home.path().join("other/deeper")).unwrap();
+        fs::write(home.path().join("file"), "").unwrap();
+
+        let found = Archive::find(&[home.path().to_owned(), home.path().to_owned()]);
+        let mut names: Vec<_> = found.iter().map(|one| one.about.name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["etl", "shop"]);
+        let shop = found.iter().find(|one| one.about.name == "shop").unwrap();
+        let reports = shop.reports();
+        assert_eq!(
+            reports,
+            [(ReportId(1), "{\"id\":\"r1\",\"worker\":\"w1\"}".to_owned())]
+        );
+        assert_eq!(shop.events(), ["{\"id\":1}"]);
+    }
+}

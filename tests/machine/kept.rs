@@ -1,0 +1,174 @@
+//! Reports and events of services that are over.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::house::{Plan, SUPERVISE};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A user's directories.
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Self {
+        let home = Self(TempDir::new().unwrap());
+        for name in ["run", "state"] {
+            fs::create_dir(home.at(name)).unwrap();
+        }
+        home
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs it in that directory.
+    fn supervise(&self, here: &Path, words: &[&str]) -> Output {
+        Command::new(SUPERVISE)
+            .args(words)
+            .current_dir(here)
+            .env("XDG_RUNTIME_DIR", self.at("run"))
+            .env("XDG_STATE_HOME", self.at("state"))
+            .env("HOME", self.at("run"))
+            .env_remove("STATE_DIRECTORY")
+            .env_remove("RUNTIME_DIRECTORY")
+            .env_remove("SUPERVISE_LEAKS_DIRECTORY")
+            .output()
+            .unwrap()
+    }
+
+    /// A directory with a script that exits with this status.
+    fn script(&self, directory: &str, status: u8) -> PathBuf {
+        let path = self.at(directory);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("etl.sh"), format!("exit {status}\n")).unwrap();
+        path
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn events_of_a_job_that_is_over_are_read_by_its_name_and_directory() {
+    let home = Home::new();
+    let (one, other) = (home.script("one", 0), home.script("other", 3));
+    for (here, status) in [(&one, 0), (&other, 3)] {
+        let ended = home.supervise(here, &["--restart", "never", "--", "sh", "etl.sh"]);
+        assert_eq!(ended.status.code(), Some(status), "{}", stderr(&ended));
+    }
+    for (here, words, cause) in [
+        (&one, &["events", "etl", "--json"][..], "exit:0"),
+        (&other, &["events", "--name", "etl", "--json"], "exit:3"),
+        // The only one that ran here.
+        (&other, &["events", "--json"], "exit:3"),
+    ] {
+        let shown = home.supervise(here, words);
+        assert!(shown.status.success(), "{}", stderr(&shown));
+        assert!(
+            stderr(&shown).contains("`etl` is not running"),
+            "{}",
+            stderr(&shown)
+        );
+        let text = stdout(&shown);
+        let events: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let ends: Vec<_> = events
+            .iter()
+            .filter(|event| event["event"] == "worker-ended")
+            .map(|event| event["cause"].clone())
+            .collect();
+        assert_eq!(ends, [cause], "{text}");
+        assert_eq!(
+            events.last().map(|it| it["event"].clone()),
+            Some("stopped".into()),
+            "{text}"
+        );
+    }
+    let shown = home.supervise(&one, &["events", "etl"]);
+    assert!(stdout(&shown).contains(" stopped "), "{}", stdout(&shown));
+
+    let shown = home.supervise(&one, &["events", "etl", "--follow"]);
+    assert_eq!(shown.status.code(), Some(2), "{}", stderr(&shown));
+    let shown = home.supervise(&one, &["report", "etl"]);
+    assert_eq!(shown.status.code(), Some(1), "{}", stderr(&shown));
+    assert!(
+        stderr(&shown).contains("no report is kept"),
+        "{}",
+        stderr(&shown)
+    );
+    let shown = home.supervise(&one, &["events", "nobody"]);
+    assert_eq!(shown.status.code(), Some(2));
+    let told = stderr(&shown);
+    assert!(
+        told.contains("no reports or events of it are kept"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_report_is_read_while_its_service_runs_elsewhere_and_when_it_is_over() {
+    let home = Home::new();
+    let name = format!("kept-{}", std::process::id());
+    let kept = home.at("kept");
+    let options = [
+        "--name",
+        &name,
+        "--ready",
+        "delay:10ms",
+        "--leaks-directory",
+        &kept.display().to_string(),
+    ];
+    let house =
+        Plan::supervise(&options, &["python3", "-c", "import time; time.sleep(99)"]).start();
+    house.ready(1);
+    // A socket that is not at a usual place: it is found by what is kept.
+    let words = [
+        "--leaks-directory",
+        options[5],
+        "report",
+        &name,
+        "w1",
+        "--json",
+    ];
+    let asked = home.supervise(&home.at("run"), &words);
+    assert!(asked.status.success(), "{}", stderr(&asked));
+    let report: Value = serde_json::from_str(&stdout(&asked)).unwrap();
+    assert_eq!(report["id"], "r1");
+    house.stop(SOON);
+
+    for (more, shown) in [
+        (&["--json"][..], "[{"),
+        (&["r1", "--json"], "{"),
+        (&["r1"], "r1 "),
+    ] {
+        let words = [&words[..4], more].concat();
+        let read = home.supervise(&home.at("run"), &words);
+        assert!(read.status.success(), "{}", stderr(&read));
+        assert!(stdout(&read).starts_with(shown), "{}", stdout(&read));
+    }
+    for (more, told) in [
+        ("w1", "the service is over; kept are r1"),
+        ("r9", "kept are r1"),
+    ] {
+        let words = [&words[..4], &[more]].concat();
+        let read = home.supervise(&home.at("run"), &words);
+        assert_eq!(read.status.code(), Some(1));
+        assert!(stderr(&read).contains(told), "{}", stderr(&read));
+    }
+}
