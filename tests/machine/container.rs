@@ -146,7 +146,7 @@ fn a_runaway_meets_its_rlimit_where_groups_are_read_only() {
     assert!(log.contains("is read-only"), "{log}");
     let said = last_words(&house);
     assert!(
-        said.starts_with("python3 is over with exit status 1\n"),
+        said.starts_with("programs is over with exit status 1\n"),
         "{said}"
     );
     assert!(said.contains("w1 ended: exit:1"), "{said}");
@@ -264,7 +264,7 @@ fn a_worker_that_the_kernel_ends_for_the_pod_is_told() {
     assert_eq!(house.ends(SOON).code(), Some(137), "{}", house.log());
     let said = last_words(&house);
     assert!(
-        said.starts_with("python3 is over with exit status 137\n"),
+        said.starts_with("programs is over with exit status 137\n"),
         "{said}"
     );
     assert!(said.contains("w1 ended: oom"), "{said}");
