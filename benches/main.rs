@@ -27,6 +27,7 @@ mod race;
 mod reports;
 mod thousand;
 #[path = "../tests/machine/venv.rs"]
+#[expect(dead_code, reason = "the tests of the machine use the rest")]
 mod venv;
 mod watch;
 

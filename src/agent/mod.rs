@@ -237,6 +237,14 @@ impl Agent {
         }
     }
 
+    /// The sockets, by inode, that processes have named as those of their server.
+    pub fn listeners(&mut self) -> Vec<(i32, u64)> {
+        match &mut self.channel {
+            Some(channel) => channel.page.listeners(),
+            None => Vec::new(),
+        }
+    }
+
     /// The last figures of a worker that has ended; it is asked nothing any more.
     pub fn last_counts(&mut self, worker: WorkerId) -> Option<Counts> {
         let channel = self.channel.as_mut()?;

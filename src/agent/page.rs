@@ -4,7 +4,7 @@
 //! Read with pread(2) of a tmpfs file: a store to a shared mapping is seen by read at once
 //! (mmap(2), MAP_SHARED), and a slot's words are whole.
 
-use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt as _, path::Path};
+use std::{collections::BTreeMap, fs::File, ops::Range, os::unix::fs::FileExt as _, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,8 @@ const WORDS: usize = SLOT / 8;
 const PID: usize = 0;
 const DONE: usize = 2;
 const ERRORS: usize = 7;
+/// The inodes of the sockets that its server accepts from, none or zero.
+const LISTENERS: Range<usize> = 12..16;
 
 /// The page.
 #[derive(Debug)]
@@ -125,7 +127,19 @@ impl Page {
         let _ = self.file.read_exact_at(&mut self.bytes, 0);
     }
 
-    fn slot(&self, slot: usize) -> Option<(i32, Counts)> {
+    /// The sockets that each process has named as its server's. It may be gone.
+    pub(super) fn listeners(&mut self) -> Vec<(i32, u64)> {
+        self.load();
+        let mut all = Vec::new();
+        for (pid, words) in (0..SLOTS).filter_map(|slot| self.words(slot)) {
+            let named = words[LISTENERS].iter().filter(|inode| **inode > 0);
+            all.extend(named.map(|inode| (pid, *inode)));
+        }
+        all
+    }
+
+    /// What stands in a slot, and which process has written it.
+    fn words(&self, slot: usize) -> Option<(i32, [u64; WORDS])> {
         let at = SLOT * (1 + slot);
         let mut words = [0; WORDS];
         for (word, bytes) in words
@@ -135,6 +149,11 @@ impl Page {
             *word = u64::from_ne_bytes(bytes.try_into().unwrap_or_default());
         }
         let pid = i32::try_from(words[PID]).ok().filter(|pid| *pid > 0)?;
+        Some((pid, words))
+    }
+
+    fn slot(&self, slot: usize) -> Option<(i32, Counts)> {
+        let (pid, words) = self.words(slot)?;
         let counts = Counts {
             done: words[DONE],
             errors: words[ERRORS],

@@ -103,6 +103,10 @@ impl Driver {
             Action::NoteStack { worker, memory } => self.note_stack(now, worker, memory),
             Action::KeepReport { about, silent } => self.keep_outside(&about, &silent),
             Action::ReadCounts => self.read_counts(now),
+            Action::DrainBacklog { run } => {
+                let told = self.agent.listeners();
+                self.host.get_mut().drain_backlog(now, run, told);
+            }
             other => return Some(other),
         }
         None

@@ -165,6 +165,7 @@ impl Host {
             probe: None,
             ear,
             backlog: None,
+            closed: Vec::new(),
         });
         Ok(())
     }

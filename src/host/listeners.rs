@@ -39,7 +39,7 @@ use nix::{
         },
         stat::fstat,
     },
-    unistd::{dup3_raw, execvpe},
+    unistd::{dup3_raw, execvpe, geteuid},
 };
 
 use serde::{Deserialize, Serialize};
@@ -309,6 +309,11 @@ fn bind(path: &Path) -> io::Result<(OwnedFd, u64)> {
         }
         // A datagram socket is never connected to a stream socket, and only of one that nobody has
         // open any more it is said that it refuses (unix(7), connect(2)).
+        let found = metadata(path)?;
+        if found.mode() & 0o777 == 0 && found.uid() == geteuid().as_raw() {
+            // Somebody who was killed in a stop has left it closed: even its owner may not ask.
+            set_permissions(path, Permissions::from_mode(0o600))?;
+        }
         let refusal = UnixDatagram::unbound()?.connect(path);
         if refusal.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
             std::fs::remove_file(path)?;
@@ -435,6 +440,22 @@ mod tests {
         let listener = TcpListener::from(held.held[0].socket.try_clone().unwrap());
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         assert!(listener.accept().unwrap().0.nodelay().unwrap());
+    }
+
+    #[test]
+    fn a_file_that_was_left_closed_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+        let path = folder.path().join("http");
+        let bound = std::thread::spawn(move || {
+            // SAFETY: the bare call changes this thread only, which ends here. Root may connect to
+            // a file of any mode; without root it fails, and the test means as much.
+            unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+            drop(UnixListener::bind(&path).unwrap());
+            set_permissions(&path, Permissions::from_mode(0o0)).unwrap();
+            bind(&path).map(|_| ())
+        });
+        bound.join().unwrap().unwrap();
     }
 
     #[test]

@@ -217,7 +217,6 @@ impl Host {
             Action::SignalCommand { run, signal } => self.signal_command(run, signal),
             Action::SignalWorker { worker, signal } => self.signal_worker(worker, signal),
             Action::KillWorker { worker } => self.kill_worker(now, worker),
-            Action::DrainBacklog { run } => self.drain_backlog(now, run),
             Action::KillRun { run } => self.kill_run(run),
             Action::Prioritize { worker, priority } => {
                 if let Some(tracked) = self.workers.get_mut(&worker) {
@@ -232,6 +231,7 @@ impl Host {
             | Action::NoteStack { .. }
             | Action::KeepReport { .. }
             | Action::ReadCounts
+            | Action::DrainBacklog { .. }
             | Action::CheckUpgrade { .. }
             | Action::Upgrade
             | Action::Reply { .. }

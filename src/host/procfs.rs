@@ -109,6 +109,17 @@ impl Proc {
             .collect()
     }
 
+    /// All processes that can be seen.
+    pub fn processes(&self) -> Vec<i32> {
+        let Ok(entries) = fs::read_dir(&self.root) else {
+            return Vec::new();
+        };
+        let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+        names
+            .filter_map(|name| name.to_str()?.parse().ok())
+            .collect()
+    }
+
     /// All that descends from a process and has not lost its parent, nearest first. Those that go
     /// while we look are left out, and so is whatever is beyond the first 4096.
     pub fn descendants(&self, pid: i32) -> Vec<i32> {

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{
     Host,
-    backlog::Backlog,
+    backlog::{Backlog, Closed, reopen_all},
     cgroup::{CgroupError, Group},
     discovery::{Discovery, Finding},
     hear::Source,
@@ -49,6 +49,16 @@ pub(super) struct Run {
     pub(super) ear: Option<(Ear, u64)>,
     /// Who still waits to be accepted, while it is about to be told to stop.
     pub(super) backlog: Option<Backlog>,
+    /// Files of its sockets that are closed to others until it is over.
+    pub(super) closed: Vec<Closed>,
+}
+
+impl Run {
+    /// Nobody is waited for any more.
+    pub(super) fn end_backlog(&mut self) {
+        let closed = self.backlog.take().map(Backlog::let_go);
+        self.closed.extend(closed.into_iter().flatten());
+    }
 }
 
 impl Host {
@@ -67,6 +77,11 @@ impl Host {
         id: RunId,
         worker: Option<(WorkerId, Option<Bytes>)>,
     ) -> std::io::Result<()> {
+        // Whoever had a socket before us, or this command before, may have left it closed.
+        if let Err(error) = reopen_all(&self.proc) {
+            let what = format!("open a listening socket to new connections again: {error}");
+            self.fail(what, None, Effect::Other);
+        }
         let ear = match self.spec.ready.when {
             ReadyWhen::Notify => {
                 let ear = Ear::open(&self.notify_path())?;
@@ -105,6 +120,7 @@ impl Host {
             probe: None,
             ear,
             backlog: None,
+            closed: Vec::new(),
         });
         Ok(())
     }
@@ -344,8 +360,8 @@ impl Host {
         let Some(run) = self.run.as_mut().filter(|run| run.id == id) else {
             return;
         };
-        // It was waited for long enough: our copies would keep the sockets open.
-        run.backlog = None;
+        // It was waited for long enough.
+        run.end_backlog();
         let master = run.discovery.as_ref().and_then(Discovery::main);
         let Some(pid) = master.or(run.root) else {
             return;

@@ -35,6 +35,12 @@ pub(crate) const G20: Venv = Venv {
     requirements: "gunicorn==20.1.0 setuptools<80 flask gevent uvicorn uvicorn-worker packaging",
 };
 
+/// Servers that have no workers of a kind we know.
+pub(crate) const OTHERS: Venv = Venv {
+    name: "others",
+    requirements: "hypercorn waitress",
+};
+
 /// How a gunicorn is to be run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gunicorn {
@@ -107,10 +113,11 @@ impl Venv {
 
     /// Where it is; made first if it is not there, or if its requirements have changed.
     fn directory(self) -> PathBuf {
-        static DONE: [OnceLock<PathBuf>; 3] = [const { OnceLock::new() }; 3];
+        static DONE: [OnceLock<PathBuf>; 4] = [const { OnceLock::new() }; 4];
         let place = match self.name {
             "newest" => 0,
             "g23" => 1,
+            "others" => 3,
             _ => 2,
         };
         DONE[place].get_or_init(|| self.made()).clone()

@@ -6,13 +6,14 @@ of a closed listener is reset. So a drain says `Connection: close` with every an
 `LINGER` seconds to send one more request and be told so, and empties the queue of a listener that is
 its own. Then the server's own shutdown goes on.
 
-A listener that other processes share is only let go: they serve its queue. When all of them stop at
-once nobody does; only whoever holds the listener open can help against that.
+A listener that another process has open as well is only closed: whoever has it serves its queue, now
+or later. Nothing is put on such a listener, because it would stay there after this process has ended.
 """
 
 import array
 import os
 import socket
+import time
 
 from . import page
 
@@ -25,7 +26,10 @@ SETTLE = 0.1
 # How often a drain looks whether it is done.
 TICK = 0.02
 
-SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
+# Looking for other processes that have a listener open may take this long.
+LOOK_MAX = 0.2
+
+SO_ATTACH_FILTER = 26
 
 # A classic BPF program (code, jump if true, jump if false, operand) that sees a TCP header:
 # drop what has SYN and not ACK, take everything else.
@@ -53,13 +57,28 @@ def installed():
     page.flag(page.DRAINING)
 
 
-def deafen(fd):
+# The listeners that were bound by a process of this program, by inode, and which process that was.
+_bound = {}
+
+
+def bound(fd):
+    """Notes that this process has bound this listener, and was not given it."""
+    _bound[os.fstat(fd).st_ino] = os.getpid()
+
+
+def deafen(fd, workers=()):
     """Lets a TCP listener take no new connection, and finish those that have begun.
+
+    Only one that ends with this process: this process has bound it, and no other has it open except
+    `workers`, which end before this one.
 
     Closing it resets what came between the last accept and the close; there is no moment at which the
     queue is known to be empty. With this filter there is. A client whose SYN is dropped tries again
     after a second, and meets a successor or a refusal.
     """
+    inode = os.fstat(fd).st_ino
+    if _bound.get(inode) != os.getpid() or _is_open_elsewhere(inode, workers):
+        return
     code = array.array("B")
     for instruction in _NO_SYN:
         code.frombytes(_instruction(*instruction))
@@ -68,9 +87,29 @@ def deafen(fd):
     _set(fd, SO_ATTACH_FILTER, program)
 
 
-def undeafen(fd):
-    """Takes the filter off again. A listener outlives the process that deafened it."""
-    _set(fd, SO_DETACH_FILTER, 0)
+def _is_open_elsewhere(inode, workers):
+    """Whether another process has this socket open: one that was forked, or one that was sent it."""
+    name = "socket:[%d]" % inode
+    until = time.monotonic() + LOOK_MAX
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit() or int(pid) == os.getpid() or int(pid) in workers:
+            continue
+        if time.monotonic() > until:
+            return True
+        directory = "/proc/%s/fd/" % pid
+        try:
+            numbers = os.listdir(directory)
+        except OSError:
+            # It is gone, or another user's: none of those that we have started.
+            continue
+        for number in numbers:
+            try:
+                if os.readlink(directory + number) == name:
+                    return True
+            except OSError:
+                # It was closed meanwhile.
+                pass
+    return False
 
 
 def _instruction(code, if_true, if_false, operand):

@@ -1,8 +1,8 @@
 """The drain of hypercorn, on asyncio and uvloop. Trio's is as hypercorn made it.
 
 hypercorn stops all its workers or none, and its parent holds the listeners to the end: a worker that
-stopped accepting would leave a growing queue to be reset. So it accepts until the linger is over, and
-only then takes no more. After SIGHUP the listeners live on with new workers, which hear again.
+stopped accepting would leave a growing queue to be reset. So it accepts until the linger is over. The
+listeners live on with other workers after SIGHUP, and are deafened only where there are no workers.
 """
 
 import asyncio
@@ -12,15 +12,29 @@ import time
 from . import drain, page
 
 
+def config(module):
+    """Where hypercorn binds its listeners: in the parent, or in the only process."""
+    original = module.Config._create_sockets
+
+    def _create_sockets(self, binds, *args, **kwargs):
+        sockets = original(self, binds, *args, **kwargs)
+        try:
+            for bind, sock in zip(binds, sockets):
+                if not bind.startswith("fd://"):
+                    drain.bound(sock.fileno())
+        except Exception:
+            page.swallowed()
+        return sockets
+
+    module.Config._create_sockets = _create_sockets
+
+
 def worker(module):
     original = module.worker_serve
     raise_shutdown = module.raise_shutdown
     frames = []
 
     async def worker_serve(app, config, *, sockets=None, shutdown_trigger=None):
-        if sockets is not None:
-            for sock in _listeners(sockets):
-                drain.undeafen(sock.fileno())
         serving = original(app, config, sockets=sockets, shutdown_trigger=shutdown_trigger)
         # What the drain needs are local variables of hypercorn's.
         frames.append(serving.cr_frame)

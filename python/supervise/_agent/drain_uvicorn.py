@@ -26,14 +26,31 @@ def server(module):
     drain.installed()
 
 
+def config(module):
+    """Where uvicorn binds the listener that its workers share, if it was not given one."""
+    original = module.Config.bind_socket
+
+    def bind_socket(self):
+        sock = original(self)
+        try:
+            if self.fd is None:
+                drain.bound(sock.fileno())
+        except Exception:
+            page.swallowed()
+        return sock
+
+    module.Config.bind_socket = bind_socket
+
+
 def parent(module):
     """The parent of --workers holds the listeners: when all workers stop, nobody may join their queue."""
     original = module.Multiprocess.terminate_all
 
     def terminate_all(self):
         try:
+            workers = {worker.process.pid for worker in self.processes}
             for sock in self.sockets:
-                drain.deafen(sock.fileno())
+                drain.deafen(sock.fileno(), workers)
         except Exception:
             page.swallowed()
         return original(self)
@@ -49,6 +66,8 @@ async def _drain(server, sockets):
     if sockets is None and server.config.fd is None:
         for listener in server.servers:
             for sock in listener.sockets or ():
+                # uvicorn has bound it in this process, when it started to serve.
+                drain.bound(sock.fileno())
                 drain.deafen(sock.fileno())
     # The loop goes on accepting meanwhile, so what is in the queue comes in.
     await asyncio.sleep(drain.SETTLE)

@@ -34,6 +34,17 @@ def server(module):
         return readable(self)
 
     base.readable = readable_or_done
+    initialise = base.__init__
+
+    def __init__(self, *args, **kwargs):
+        initialise(self, *args, **kwargs)
+        try:
+            if not self.adj.sockets:
+                drain.bound(self.socket.fileno())
+        except Exception:
+            page.swallowed()
+
+    base.__init__ = __init__
     drain.installed()
 
 

@@ -14,6 +14,9 @@ from . import boot
 
 PID, STARTED, FINISHED, IGNORED, BEGUN_NS, DONE_NS, DRAIN, ERRORS, FLAGS, READY_NS, TOLD = range(11)
 
+# The inodes of the sockets that this process's server accepts from.
+LISTENERS = range(12, 16)
+
 # Bits of FLAGS.
 COUNTING, TRACING, DRAINING = 1, 2, 4
 
@@ -29,6 +32,7 @@ claimed = False
 
 _lock = _thread.allocate_lock()
 _on_change = []
+_listeners = set()
 
 
 def _open():
@@ -60,6 +64,22 @@ def ready():
     """Says that the application is loaded."""
     claim()
     slot[READY_NS] = time.monotonic_ns()
+
+
+def listens(sockets):
+    """Notes which sockets the server accepts from, so that at a stop these are closed and no others.
+
+    A server in another thread than the main one is the application's own.
+    """
+    # Not `threading`, which gevent replaces: the main thread has the number of its process (gettid(2)).
+    if _thread.get_native_id() != os.getpid():
+        return
+    claim()
+    _listeners.update(os.fstat(sock.fileno()).st_ino for sock in sockets)
+    # If they are too many none is named, and the supervisor finds them as without the agent.
+    named = sorted(_listeners) if len(_listeners) <= len(LISTENERS) else []
+    for place, inode in zip(LISTENERS, named + [0] * len(LISTENERS)):
+        slot[place] = inode
 
 
 def flag(bit, on=True):
@@ -112,6 +132,7 @@ def _forked():
     slot = memoryview(bytearray(SLOT_BYTES)).cast("Q")
     slot[FLAGS] = flags
     claimed = False
+    _listeners.clear()
     _lock = _thread.allocate_lock()
     for listener in _on_change:
         listener()

@@ -3,6 +3,8 @@
 A hook is called with the module of the server that has just been imported.
 """
 
+import os
+
 from . import counting, page
 
 # gunicorn workers that call `self.wsgi` as WSGI themselves. Others hand it to a server of their own
@@ -15,6 +17,7 @@ def gunicorn(module):
         if any(base.__module__ in WSGI_WORKERS for base in type(worker).__mro__):
             worker.wsgi = _counted(counting.wsgi, worker.wsgi)
         page.ready()
+        page.listens(worker.sockets)
 
     after(module.Worker, "load_wsgi", loaded)
 
@@ -23,6 +26,7 @@ def gunicorn_asgi(module):
     def loaded(worker, result):
         worker.asgi = _counted(counting.asgi, worker.asgi)
         page.ready()
+        page.listens(worker.sockets)
 
     after(module.ASGIWorker, "load_wsgi", loaded)
 
@@ -35,6 +39,30 @@ def uvicorn(module):
         page.ready()
 
     after(module.Config, "load", loaded)
+
+
+def uvicorn_server(module):
+    original = module.Server.startup
+
+    async def startup(self, *args, **kwargs):
+        result = await original(self, *args, **kwargs)
+        try:
+            page.listens([sock for server in self.servers for sock in server.sockets or ()])
+            _open_file(self.config.uds)
+        except Exception:
+            page.swallowed()
+        return result
+
+    module.Server.startup = startup
+
+
+def _open_file(uds):
+    """Opens a Unix socket to others again.
+
+    The supervisor closes its file in a stop. If it is killed there, uvicorn takes the mode for its next socket.
+    """
+    if uds and os.stat(uds).st_mode & 0o777 == 0:
+        os.chmod(uds, 0o666)
 
 
 def hypercorn(module):
@@ -50,7 +78,13 @@ def hypercorn(module):
 
 def hypercorn_worker(module):
     """The parent may load the application as well, to watch its files: only this makes a worker."""
-    before(module, "worker_serve", lambda *args, **kwargs: page.ready())
+
+    def serving(app, config, *, sockets=None, **kwargs):
+        page.ready()
+        if sockets is not None:
+            page.listens([*sockets.secure_sockets, *sockets.insecure_sockets])
+
+    before(module, "worker_serve", serving)
 
 
 def granian_asgi(module):
@@ -79,6 +113,7 @@ def waitress(module):
     def made(server, result):
         server.application = _counted(counting.wsgi, server.application)
         page.ready()
+        page.listens([server.socket])
 
     after(module.BaseWSGIServer, "__init__", made)
 
@@ -89,6 +124,7 @@ def werkzeug(module):
     def serving(server, *args, **kwargs):
         server.app = _counted(counting.wsgi, server.app)
         page.ready()
+        page.listens([server.socket])
 
     before(module.BaseWSGIServer, "serve_forever", serving)
 

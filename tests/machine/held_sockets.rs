@@ -1,0 +1,133 @@
+//! A socket that outlives its server is never left in a state in which nobody can connect to it.
+
+use std::{
+    net::TcpListener,
+    os::fd::OwnedFd,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+
+use super::{
+    client::Load,
+    house::{House, Plan, free_port, pids, send},
+    turn,
+    venv::{NEWEST, OTHERS, python},
+};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// Many connections, each a new one, so that each of the workers is met.
+#[track_caller]
+fn answers(house: &House, load: &Load, when: &str) {
+    house.wait(&format!("an answer {when}"), SOON, || {
+        load.once("/pid").ok()
+    });
+    for _ in 0..10 {
+        let answer = load.once("/pid");
+        assert!(answer.is_ok(), "{when}: {answer:?}\n{}", house.log());
+    }
+}
+
+fn uvicorn_workers() -> Vec<String> {
+    let words = [&*NEWEST.bin("uvicorn"), "--workers", "2", "leaky_asgi:app"];
+    words.map(str::to_owned).to_vec()
+}
+
+/// All is replaced while we hold its socket.
+#[track_caller]
+fn is_served_again(port: u16, command: &[String], replacements: &[&[&str]]) {
+    let _turn = turn::beside();
+    let listen = format!("127.0.0.1:{port}");
+    let options = ["--listen", &listen, "--min-age", "0s"];
+    let house = Plan::supervise(&options, command).start();
+    let load = Load::on(port);
+    answers(&house, &load, "after the start");
+    for how in replacements {
+        let before = pids(&house.ready(1));
+        let answer = house.client(how);
+        assert!(answer.status.success(), "{answer:?}\n{}", house.log());
+        answers(&house, &load, &format!("after {how:?}"));
+        assert_ne!(pids(&house.ready(1)), before, "{how:?}");
+    }
+}
+
+#[test]
+fn the_workers_of_uvicorn_answer_on_a_held_socket_after_a_recycle_and_a_reload() {
+    let replacements = [&["recycle", "--all"][..], &["reload"]];
+    is_served_again(free_port(), &uvicorn_workers(), &replacements);
+}
+
+#[test]
+fn the_workers_of_hypercorn_answer_on_a_held_socket_after_a_recycle() {
+    let program = OTHERS.bin("hypercorn");
+    let words = [&*program, "-w", "2", "--bind", "fd://3", "leaky_asgi:app"];
+    let replacements = [&["recycle", "--all"][..]];
+    is_served_again(free_port(), &words.map(str::to_owned), &replacements);
+}
+
+#[test]
+fn a_socket_of_a_service_manager_is_served_by_the_next_start() {
+    let _turn = turn::beside();
+    let socket = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let load = Load::on(socket.local_addr().unwrap().port());
+    for when in ["at the first start", "at the second start"] {
+        let socket = socket.try_clone().unwrap();
+        let house = Plan::supervise(&[], &uvicorn_workers())
+            .handed(socket)
+            .start();
+        answers(&house, &load, when);
+        assert_eq!(house.stop(SOON).code(), Some(0), "{when}");
+    }
+}
+
+/// As an older version of this program, or another one, has left it.
+#[test]
+fn a_socket_that_is_handed_in_with_a_filter_is_served() {
+    let _turn = turn::beside();
+    let socket = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    // SO_ATTACH_FILTER with one instruction of classic BPF: drop.
+    let script = "import array, socket, struct\ns = socket.socket(fileno=0)\n\
+                  code = array.array('B', struct.pack('HBBI', 6, 0, 0, 0))\n\
+                  s.setsockopt(socket.SOL_SOCKET, 26, struct.pack('HL', 1, code.buffer_info()[0]))";
+    let filters = Command::new(python())
+        .args(["-c", script])
+        .stdin(Stdio::from(OwnedFd::from(socket.try_clone().unwrap())))
+        .status();
+    assert!(filters.unwrap().success());
+    let mut load = Load::on(socket.local_addr().unwrap().port());
+    let patience = std::mem::replace(&mut load.timeout, Duration::from_millis(500));
+    assert!(load.once("/pid").is_err());
+    load.timeout = patience;
+    let house = Plan::supervise(&[], &uvicorn_workers())
+        .handed(socket)
+        .start();
+    answers(&house, &load, "with a filter");
+}
+
+/// The one that ends drains, and puts nothing on what its siblings accept from.
+#[test]
+fn processes_that_share_a_listener_answer_when_one_of_them_has_ended() {
+    let _turn = turn::beside();
+    let port = free_port();
+    let (program, port_word) = (OTHERS.bin("python"), port.to_string());
+    let command = [&*program, "prefork_waitress.py", &port_word];
+    let house = Plan::supervise(&[], &command).start();
+    let both = || {
+        let output = house.stdout();
+        let pids: Vec<i32> = output
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .collect();
+        (pids.len() == 2).then_some(pids)
+    };
+    let pids = house.wait("both processes", SOON, both);
+    let load = Load::on(port);
+    answers(&house, &load, "at the start");
+    send(pids[0], Signal::SIGTERM);
+    house.wait("one of them to end", SOON, || {
+        (!super::proc::is_alive(pids[0])).then_some(())
+    });
+    answers(&house, &load, "when one has ended");
+}

@@ -1,0 +1,73 @@
+//! What an application listens on for itself stays open in a stop, until its requests are answered.
+
+use std::{thread, time::Duration};
+
+use super::{
+    client::Load,
+    house::{Plan, free_port},
+    turn,
+    venv::NEWEST,
+};
+
+const SOON: Duration = Duration::from_secs(20);
+const REQUESTS: usize = 4;
+
+/// Stopped while requests are in flight that will need a socket of the application's own.
+#[track_caller]
+fn all_are_answered(inner: &str, port: u16, command: &[String]) {
+    let _turn = turn::beside();
+    let house = Plan::supervise(&[], command).env("INNER", inner).start();
+    let load = Load::on(port);
+    house.wait("an answer", SOON, || load.once("/").ok());
+    let asked: Vec<_> = (0..REQUESTS)
+        .map(|_| {
+            let load = load.clone();
+            thread::spawn(move || load.once("/inner"))
+        })
+        .collect();
+    house.wait("all requests to be in flight", SOON, || {
+        (house.file("begun").lines().count() == REQUESTS).then_some(())
+    });
+    assert_eq!(house.stop(SOON).code(), Some(0));
+    for asked in asked {
+        let answer = asked.join().unwrap();
+        assert!(answer.is_ok(), "{inner} {command:?}: {answer:?}");
+    }
+}
+
+fn gunicorn(port: u16, options: &[&str]) -> Vec<String> {
+    let bind = format!("127.0.0.1:{port}");
+    let words = ["-w", "1", "--threads", "8", "-b", &bind];
+    let words = words.iter().chain(options).chain(&["inner:wsgi"]);
+    let program = NEWEST.bin("gunicorn");
+    std::iter::once(program)
+        .chain(words.map(ToString::to_string))
+        .collect()
+}
+
+#[test]
+fn a_helper_process_of_a_gunicorn_worker_stays_reachable() {
+    let port = free_port();
+    all_are_answered("process", port, &gunicorn(port, &[]));
+}
+
+#[test]
+fn a_manager_of_multiprocessing_stays_reachable() {
+    let port = free_port();
+    all_are_answered("manager", port, &gunicorn(port, &["--preload"]));
+}
+
+/// Its socket is in the master and in the workers, as those of gunicorn are.
+#[test]
+fn a_thread_of_a_preloaded_application_stays_reachable() {
+    let port = free_port();
+    all_are_answered("thread", port, &gunicorn(port, &["--preload"]));
+}
+
+#[test]
+fn a_thread_of_a_single_program_stays_reachable() {
+    let port = free_port();
+    let port_word = port.to_string();
+    let command = [&*NEWEST.bin("uvicorn"), "inner:asgi", "--port", &port_word];
+    all_are_answered("thread", port, &command.map(str::to_owned));
+}
