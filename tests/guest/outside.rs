@@ -13,8 +13,8 @@ use super::{clock, inside};
 /// Switches the guests on. They need packages of Debian, which `.ci/debian` installs.
 const SWITCH: &str = "GUEST_TESTS";
 
-/// Said by a plain `cargo test`, which runs on a machine that has only Rust and Python. The tests of
-/// `tests/machine` that need such packages are `#[ignore]`d with their reason.
+/// Said by a plain `cargo test`, which runs on a machine that has only Rust and Python. The tests
+/// of `tests/machine` that need such packages are `#[ignore]`d with their reason.
 const NOT_RUN: &str = "
 =======================================================================================
 NOT RUN: the tests that need packages of Debian
