@@ -26,7 +26,7 @@ macro_rules! modules {
 }
 
 /// Its modules.
-const MODULES: [(&str, &str); 29] = modules![
+const MODULES: [(&str, &str); 30] = modules![
     "__init__.py",
     "advice.py",
     "allocators.py",
@@ -42,6 +42,7 @@ const MODULES: [(&str, &str); 29] = modules![
     "drain_uvicorn.py",
     "drain_waitress.py",
     "garbage.py",
+    "heap.py",
     "holders.py",
     "hooks.py",
     "lines.py",

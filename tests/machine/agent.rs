@@ -219,6 +219,12 @@ fn a_stack_is_written_twenty_thousand_times_and_harms_nobody() {
     passes("test_stacks.py");
 }
 
+/// In the main thread and beside others, all of which build objects in C by way of Python code.
+#[test]
+fn what_c_is_still_building_is_not_touched_by_questions() {
+    passes("test_construction.py");
+}
+
 /// Beside threads of C libraries, which wait for the GIL within allocations when tracing ends.
 #[test]
 fn a_window_is_opened_forty_times_and_harms_nobody() {

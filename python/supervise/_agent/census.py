@@ -7,7 +7,7 @@ import gc
 import sys
 from itertools import islice
 
-from . import books, looks
+from . import books, heap, looks
 
 CHUNK = 2048
 # Of a container longer than this, some entries are looked at and stand for all.
@@ -50,7 +50,7 @@ class Census:
         self.hidden |= books.own_ids()
         seen = set()
         self.hidden.add(id(seen))
-        things = gc.get_objects()
+        things = heap.objects()
         self.hidden.add(id(things))
         self.total = len(things)
         # One in `stride` chunks has its referents looked at; the namespaces of modules always do.
@@ -71,7 +71,9 @@ class Census:
             passed += len(chunk)
             if start // CHUNK % stride == 0 and box.left() > box.seconds * 0.25:
                 # Long ones apart: the list of all they refer to would need room of its own.
-                sampled += self.count_large(gc.get_referents(*[one for one in chunk if id(one) not in self.long]), seen)
+                met = gc.get_referents(*[one for one in chunk if id(one) not in self.long])
+                sampled += self.count_large(met, seen) + self.count_tuples(met, seen)
+                met = None
                 for one, base, length in self.long.values():
                     sampled += self.count_long(one, base, length, seen)
                     if box.left() < box.seconds * 0.2:
@@ -132,12 +134,23 @@ class Census:
                                 total += bytes_here
             elif is_class:
                 total += 1200
-            elif kind is tuple:
-                length = len(thing)
-                if length > 60:
-                    total += looks.getsizeof(thing)
-                if length > LONG:
-                    self.long[id(thing)] = (thing, tuple, length)
+        return total
+
+    def count_tuples(self, met, seen):
+        """Tuples that finished objects refer to: they are not among the things of a census. What they hold is counted as
+        if their holders held it."""
+        total = 0
+        for _ in range(heap.NESTED):
+            tuples = [one for one in met if type(one) is tuple]
+            if not tuples:
+                break
+            for one in tuples:
+                if len(one) > 60 and id(one) not in seen:
+                    seen.add(id(one))
+                    total += looks.getsizeof(one)
+            met = gc.get_referents(*tuples)
+            total += self.count_large(met, seen)
+        tuples = met = one = None
         return total
 
     def count_large(self, referents, seen):
@@ -193,7 +206,8 @@ class Census:
         some = []
         for pair in looks.newest(thing, base, SOME):
             some.extend(pair)
-        return int(self.count_large(some, seen) * length / min(length, SOME))
+        large = self.count_large(some, seen) + self.count_tuples(some, seen)
+        return int(large * length / min(length, SOME))
 
     def plain_size(self, thing):
         """The size of something gc does not track; a view of an array counts for the array that it keeps."""

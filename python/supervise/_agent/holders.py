@@ -8,7 +8,7 @@ import gc
 import sys
 import time
 
-from . import looks, places
+from . import heap, looks, places
 
 DEPTH = 9
 # Seconds that are left for the way forwards.
@@ -67,7 +67,7 @@ class Search:
                 return
             wanted = {id(thing): 0 for thing in frontier}
             self.hidden.add(id(wanted))
-            found = gc.get_referrers(*frontier)
+            found = heap.referrers(frontier)
             self.hidden.add(id(found))
             found.extend(self.untracked(wanted))
             ranked = []
@@ -87,15 +87,13 @@ class Search:
                 if self.box.left() < RESERVE / 2:
                     break
                 parent = self.nodes[key]
-                children = set(wanted).intersection(map(id, gc.get_referents(parent)))
-                if type(parent) is dict and not children:
-                    continue
                 used = False
-                for child in children:
+                for child, between in heap.within(parent, set(wanted)):
                     if wanted[child] < PARENTS or rank == 0:
                         wanted[child] += 1
-                        self.up.setdefault(child, []).append(key)
+                        self.link(child, between, key)
                         used = True
+                between = None
                 if used and rank > 0 and key not in self.up and not self.name_root(parent):
                     kind = type(parent)
                     times = expanded[id(kind)] = expanded.get(id(kind), 0) + 1
@@ -109,6 +107,15 @@ class Search:
             self.hidden.add(id(frontier))
             price = time.monotonic() - began
 
+    def link(self, child, between, key):
+        """Notes the way from a child over tuples up to what holds them."""
+        for one in reversed(between):
+            self.nodes[id(one)] = one
+            self.up.setdefault(child, []).append(id(one))
+            child = id(one)
+        if key not in self.up.setdefault(child, []):
+            self.up[child].append(key)
+
     def rank(self, parent):
         """0 for the namespace of a module, then what people hold things by, last what is met by accident."""
         if id(parent) in self.modules:
@@ -120,8 +127,6 @@ class Search:
             return 1
         if kind is dict or kind is list or looks.base_of(kind) is not None:
             return 2
-        if kind is tuple:
-            return 3
         if looks.module_of(kind) is not None and looks.module_of(kind).startswith("_supervise_agent"):
             return None
         return 2 if kind is CELL else 3

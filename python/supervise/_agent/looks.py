@@ -7,6 +7,8 @@ import gc
 import sys
 from collections import deque
 
+from . import heap
+
 _MODULE = type.__dict__["__module__"].__get__
 _QUALNAME = type.__dict__["__qualname__"].__get__
 _ITEMSIZE = type.__dict__["__itemsize__"].__get__
@@ -49,12 +51,17 @@ def inherits(kind, module, name):
     return False
 
 
+# Types of C whose __sizeof__ can be asked of an object that C is still building.
+SIZED = frozenset(("builtins", "collections", "array", "numpy", "mmap", "_io", "decimal", "_elementtree", "_struct"))
+
+
 def is_sized(kind):
-    """Whether __sizeof__ is the one of a C type, which runs nothing of the app's."""
+    """Whether __sizeof__ is the one of a C type that is known to read nothing but what is there at once."""
     for base in mro(kind):
         found = class_dict(base).get("__sizeof__")
         if found is not None:
-            return type(found) is METHOD
+            # A Struct that was made and not initialised yet has no codes to add up: a SIGSEGV.
+            return type(found) is METHOD and (module_of(base) in SIZED and _QUALNAME(base) != "Struct")
     return False
 
 
@@ -139,7 +146,10 @@ def modules():
 
 def locals_of(frame):
     """The variables of a frame. Before 3.13 asking makes a copy that the frame keeps, and with it all that is in it:
-    the copy is emptied again, unless the app has asked for it as well (locals()) and looks at the same dictionary."""
+    the copy is emptied again. Where the app may look at the same dictionary, or a tracer is about to copy it back into
+    the variables, the frame is not asked."""
+    if COPIED and not is_left_alone(frame):
+        return []
     try:
         names = frame.f_locals
         values = list(names.items())
@@ -148,6 +158,33 @@ def locals_of(frame):
         return values
     except Exception:
         return []
+
+
+COPIED = sys.version_info < (3, 13)
+# Code that names one of these may keep the dictionary of its variables.
+ASKS = frozenset(("locals", "vars", "dir", "eval", "exec", "_getframe", "currentframe"))
+# Our own tracer, and whether some thread is in it.
+LINES = __file__.rpartition("/")[0] + "/lines.py"
+followed = False
+
+
+def note_tracer():
+    """To be called once no further step of our tracer can begin: one that has begun is on its thread's stack."""
+    global followed
+    followed = False
+    for frame in sys._current_frames().values():
+        while frame is not None:
+            followed = followed or frame.f_code.co_filename == LINES
+            frame = frame.f_back
+
+
+def is_left_alone(frame):
+    """Whether nobody else copies the variables of a frame: after each step of a tracer written in Python the
+    interpreter takes them from the copy, and one that we had emptied would end them all."""
+    threading = sys.modules.get("threading")
+    traced = followed or frame.f_trace is not None or sys.gettrace() is not None
+    traced = traced or getattr(threading, "_trace_hook", None) is not None
+    return not traced and ASKS.isdisjoint(frame.f_code.co_names)
 
 
 def newest(thing, base, count):
@@ -164,7 +201,9 @@ def newest(thing, base, count):
         except Exception:
             return []
     try:
-        if base is list or base is deque or base is tuple:
+        if base is list:
+            return [(None, item) for item in heap.newest(thing, count)]
+        if base is deque:
             length = base.__len__(thing)
             return [(None, base.__getitem__(thing, index)) for index in range(length - 1, max(-1, length - 1 - count), -1)]
         found = []

@@ -86,7 +86,8 @@ def frames_of(frame, limit=64):
     while frame is not None and len(found) < limit:
         path = frame.f_code.co_filename
         if not is_ours(path):
-            found.append((frame, path, frame.f_lineno))
+            # A frame may be between its lines.
+            found.append((frame, path, frame.f_lineno or frame.f_code.co_firstlineno))
         frame = frame.f_back
     return found
 

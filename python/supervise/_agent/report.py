@@ -3,7 +3,7 @@ import gc
 import sys
 import time
 
-from . import advice, allocators, books, box as boxes, census as counting, holders, looks, places, running, suspects
+from . import advice, allocators, books, box as boxes, census as counting, heap, holders, looks, places, running, suspects
 from . import targets as choosing, verdict, windows
 
 # Seconds for each object: gc.collect (measured 66 ms for 1 M) and a census while tracing, both doubled.
@@ -21,6 +21,7 @@ def make(request, frame, began):
             choosing.line_joins(look_up, mine)
     windows.take(box, join)
     join = None
+    looks.note_tracer()
     # Not before: pymalloc says nothing while tracemalloc stands in front of it.
     before = allocators.Reading()
 
@@ -82,7 +83,7 @@ def look(box, base, mine, after):
     chosen = choosing.choose(box, taken, base, things)
     greenlets = []
     if "greenlet" in sys.modules:
-        greenlets.extend([one for one in gc.get_objects() if looks.inherits(type(one), "greenlet", "greenlet")
+        greenlets.extend([one for one in heap.objects() if looks.inherits(type(one), "greenlet", "greenlet")
                           or looks.inherits(type(one), "_greenlet", "greenlet")])
     loose = taken.loose
     hidden = taken.hidden | books.own_ids()

@@ -2,7 +2,7 @@
 import sys
 from collections import OrderedDict, defaultdict, deque
 
-from . import books, census as counting, looks
+from . import books, census as counting, heap, looks
 
 KNOWN = 60
 FRESH = 10
@@ -90,7 +90,6 @@ def add(found, things, target, thing):
 
 def special(box, census, base, found, things):
     """Types that grew: the ones that mean something, and instances in great number."""
-    import gc
     grown = counting.grown_types(census, base)
     wanted = {}
     for gain, kind in grown[:400]:
@@ -100,7 +99,7 @@ def special(box, census, base, found, things):
             wanted[id(kind)] = (gain, meaning, [])
     if not wanted or box.left() < 0.3 + census.total * 3e-7:
         return
-    things_of_gc = gc.get_objects()
+    things_of_gc = heap.objects()
     for thing in reversed(things_of_gc):
         entry = wanted.get(id(type(thing)))
         if entry is not None and len(entry[2]) < 12:
@@ -198,7 +197,7 @@ def line_joins(look_up, mine):
     from . import places
     lengths = mine.base.lengths if mine.base is not None else {}
     hidden = books.own_ids()
-    things = [one for one in gc.get_objects()
+    things = [one for one in heap.objects()
               if type(one) is dict or type(one) is list or type(one) is set or type(one) is deque
               or type(one) is OrderedDict or type(one) is defaultdict]
     for name, names in looks.modules().values():

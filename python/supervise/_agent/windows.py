@@ -1,7 +1,7 @@
 """Tracing windows: what was allocated while one was open and is still alive at its end, by line of the app."""
 import time
 
-from . import allocators, ask, books, box as boxes, census, places, tracer
+from . import allocators, ask, books, box as boxes, census, looks, places, tracer
 
 # Measured: what tracemalloc's list of one trace costs us, in bytes and seconds.
 TRACE_BYTES = 200
@@ -55,6 +55,7 @@ def end_following(mine):
 def ensure_base(mine, room, began):
     if mine.base is not None:
         return
+    looks.note_tracer()
     reading = allocators.Reading()
     objects = census.estimate()
     # From now: the first request has to import the agent, and a base that is cut short misleads every report.

@@ -1,0 +1,141 @@
+"""What gc knows, without what C may still be building.
+
+`tuple(generator)` makes its tuple first and fills it while it runs the generator. gc knows that tuple from the first
+moment: its free slots are NULL, which nobody may read, and at its end C gives it its length, which fails with a
+SystemError if anybody else holds a reference. What PySet_Add fills is a frozenset that nobody else may hold.
+
+So lists that gc gives are not taken as they are. The functions here drop what belongs to these two families, and they
+do so within one call of C: list.extend() pulls the objects through iterators that are all of C, so no bytecode is
+evaluated, no other thread gets the GIL, and no reference is left when it returns. (A collection could run the app's
+code in the middle; the agent switches gc off while it answers.) A tuple is looked at only where a finished object
+refers to it: then C has handed it out, and it is whole.
+
+Other containers of C may be met half made as well: lists whose slots are still NULL, lists that are empty while they
+are sorted, dictionaries half filled. To hold those harms nobody. They are read by gc.get_referents() alone, which
+passes over NULL, or slot by slot by newest().
+"""
+import gc
+from itertools import chain, compress, repeat, starmap
+from operator import contains, is_, not_
+
+# So many tuples may lie within each other between an object and what holds it.
+NESTED = 3
+# Of tuples that hold tuples so many are gone into.
+SOME = 20000
+# Lists up to this length are read as a whole.
+SHORT = 256
+
+
+def family():
+    """The ids of the types whose objects are not to be held: tuples, frozensets, and what inherits from them."""
+    found = set()
+    queue = [tuple, frozenset]
+    while queue:
+        kind = queue.pop()
+        if id(kind) not in found:
+            found.add(id(kind))
+            queue.extend(type.__subclasses__(kind))
+    return found
+
+
+def sieve(lists, wanted=False):
+    """An iterator over what is in `lists`, which gives lists, without the objects of the family; or only those.
+
+    All that is made here has not begun, and holds a list of gc's no longer than it is gone through. gc tells of these
+    very iterators as well, so nothing that exists before the list may hold it on: that would be a cycle, and its end a
+    matter of the next collection. (zip() holds what it gave last, and tee() its first block.)
+    """
+    twice = chain.from_iterable(map(repeat, lists, repeat(2)))
+    kinds = map(map, repeat(type), twice)
+    keys = map(map, repeat(id), kinds)
+    chosen = map(map, repeat(contains), repeat(repeat(family())), keys)
+    if not wanted:
+        chosen = map(map, repeat(not_), chosen)
+    return chain.from_iterable(map(compress, twice, chosen))
+
+
+def objects():
+    """All that gc knows."""
+    found = []
+    found.extend(sieve(starmap(gc.get_objects, ((),))))
+    return found
+
+
+def referrers(things):
+    """What refers to the objects in the list `things`, directly or by way of tuples, which within() gives."""
+    found = []
+    found.extend(sieve(starmap(gc.get_referrers, (things,))))
+    for depth in range(NESTED):
+        # All of them, for an iterator that is left half-way keeps its list.
+        if not sum(map(bool, map(id, tuples_above(things, depth)))):
+            break
+        found.extend(sieve(starmap(gc.get_referrers, iter((tuples_above(things, depth),)))))
+    return found
+
+
+def tuples_above(things, depth):
+    """An iterator over the tuples (and frozensets) that refer to `things`, or to the tuples one level below."""
+    arguments = (things,) if depth == 0 else iter((tuples_above(things, depth - 1),))
+    return sieve(starmap(gc.get_referrers, arguments), wanted=True)
+
+
+def within(parent, children):
+    """[(a child, the tuples between it and `parent`, the outer one first)], children given and returned by their ids.
+
+    What a finished object refers to is finished, so these tuples may be looked at.
+    """
+    things = gc.get_referents(parent)
+    found = [(key, ()) for key in children.intersection(map(id, things))]
+    level = [(one, (one,)) for one in compress(things, map(is_, map(type, things), repeat(tuple)))]
+    for _ in range(NESTED):
+        inner = [one for one, way in level]
+        things = gc.get_referents(*inner)
+        left = children.intersection(map(id, things))
+        deeper = any(map(is_, map(type, things), repeat(tuple)))
+        if not left and not deeper:
+            break
+        following = []
+        for one, way in level:
+            if not left and len(following) > SOME:
+                break
+            things = gc.get_referents(one)
+            met = left.intersection(map(id, things))
+            left -= met
+            found.extend([(key, way) for key in met])
+            if deeper and len(following) <= SOME:
+                following.extend([(inside, way + (inside,)) for inside in things if type(inside) is tuple])
+        level = following
+    inner = things = one = level = following = None
+    return found
+
+
+class Slots:
+    """Reads lists slot by slot, for a list may have slots that C has not filled yet."""
+
+    def __init__(self):
+        import ctypes
+        # With the GIL held, and by its address: no reference is taken, and NULL is None.
+        prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_ssize_t)
+        self.address = prototype(("PyList_GetItem", ctypes.pythonapi))
+
+    def newest(self, thing, some):
+        length = list.__len__(thing)
+        found = []
+        for index in range(length - 1, max(-1, length - 1 - some), -1):
+            if self.address(thing, index):
+                found.append(list.__getitem__(thing, index))
+        return found
+
+
+slots = None
+
+
+def newest(thing, some):
+    """Up to so many of the last items of a list, the last one first."""
+    global slots
+    if type(thing) is list and len(thing) <= SHORT:
+        # A list is gone through from its end.
+        return gc.get_referents(thing)[:some]
+    if slots is None:
+        slots = Slots()
+    return slots.newest(thing, some)
