@@ -20,7 +20,7 @@ const GRACE: Duration = Duration::from_secs(20);
 const KINDS: [(&str, &[&str]); 3] = [
     ("no agent", &["--agent", "off"]),
     ("counting", &["--leaks", "off"]),
-    ("armed", &["--leaks", "on"]),
+    ("armed", &["--leaks", "always"]),
 ];
 
 /// Prints the table.

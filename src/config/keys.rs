@@ -235,9 +235,9 @@ pub const KEYS: [Key; 48] = [
     key(
         "leaks.ask",
         "leaks",
-        "auto|on|off",
+        "auto|on|always|off",
         "auto",
-        "Ask a worker why it is fat before it goes; on: trace it from its first request on",
+        "Ask workers why their memory grew: auto: jobs only; on: servers' workers too; always: and trace them from their first request on; off: none",
     ),
     key(
         "leaks.time_box",

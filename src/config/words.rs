@@ -47,9 +47,10 @@ pub(super) const LOADS: [(&str, AgentLoad); 3] = [
 ];
 
 /// The words for when workers are asked why they are fat.
-pub(super) const LEAKS: [(&str, Leaks); 3] = [
+pub(super) const LEAKS: [(&str, Leaks); 4] = [
     ("auto", Leaks::Auto),
     ("on", Leaks::On),
+    ("always", Leaks::Always),
     ("off", Leaks::Off),
 ];
 

@@ -233,6 +233,16 @@ impl Supervisor {
         if !worker.asked.is_loaded() || hurry {
             return true;
         }
+        if let Some(why) = self.shares_too_much(worker) {
+            let id = due.worker;
+            let asks = self.asks_unbidden();
+            if self.spec.memory.gc_first || asks {
+                self.warn_once("shares too much", || {
+                    format!("{id} is replaced without collecting garbage or reporting: {why}")
+                });
+            }
+            return true;
+        }
         let may_collect = due.cause == Cause::Ceiling && self.may_collect(now);
         match worker.asked.rung.next(may_collect, self.may_report(now)) {
             Some(Step::Collect) => self.ask(now, due.worker, What::Collect, AgentAsk::Collect),
@@ -255,7 +265,7 @@ impl Supervisor {
     }
 
     pub(super) fn may_report(&self, now: Timestamp) -> bool {
-        self.wants_reports() && now >= self.memo.report_after
+        self.asks_unbidden() && now >= self.memo.report_after
     }
 
     /// Until this worker is at its cap, at the pace it has.

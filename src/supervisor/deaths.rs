@@ -149,6 +149,9 @@ impl Supervisor {
 
     pub(super) fn cause_of(&mut self, worker: &Worker, ended: Ended, oom: Oom) -> Cause {
         let by_kernel = Cause::of(ended, oom);
+        if oom == Oom::Cap && self.ended_by_ending(worker) {
+            return self.cause_of_leaving(worker);
+        }
         if oom != Oom::No {
             return by_kernel;
         }
@@ -174,6 +177,25 @@ impl Supervisor {
             Some(cause) if asked_for => cause,
             _ if asked_for && self.server_chose_another() => Cause::Scale,
             _ => by_kernel,
+        }
+    }
+
+    /// Why a worker was on its way out.
+    fn cause_of_leaving(&mut self, worker: &Worker) -> Cause {
+        let (id, cap) = (worker.id, self.limits.cap.bytes.unwrap_or_default());
+        let shared = worker.memory.shared();
+        self.warn_once("met its cap as it ended", || {
+            format!(
+                "{id} met its cap of {cap} after its last request, while its interpreter ended and \
+                 copied the {shared} it shared with the process it was forked from; nothing was \
+                 lost, though its server may report a SIGKILL. hint: call gc.freeze() before \
+                 workers are forked, or give a larger --cap"
+            )
+        });
+        match (worker.drain(), worker.expected) {
+            (Some(drain), _) => drain.leave.cause,
+            (None, _) if self.service.is_stopping() => Cause::Stop,
+            (None, expected) => expected.unwrap_or(Cause::Scale),
         }
     }
 

@@ -21,9 +21,21 @@ const JOB_REPORTS_AT: f64 = 0.7;
 const REPORT_PAUSE: Duration = Duration::from_secs(30);
 
 impl Supervisor {
-    /// Workers are asked why they are fat though no operator wants to know.
+    /// Reports are kept though no operator asks for them, at least those that are made without a
+    /// worker's help.
     pub(super) fn wants_reports(&self) -> bool {
         self.spec.wants_agent() && self.spec.leaks.ask != Leaks::Off
+    }
+
+    /// Workers are traced, and asked why they have grown, though no operator wants to know. A
+    /// worker that serves pays for it with its clients' time, so somebody has to want it.
+    pub(super) fn asks_unbidden(&self) -> bool {
+        let wanted = match self.spec.leaks.ask {
+            Leaks::Auto => self.is_job(),
+            Leaks::On | Leaks::Always => true,
+            Leaks::Off => false,
+        };
+        wanted && self.spec.wants_agent()
     }
 
     fn number_report(&mut self) -> ReportId {
@@ -82,11 +94,13 @@ impl Supervisor {
         if worker.asked.asking.is_some() || worker.asked.requests.is_empty() {
             return;
         }
-        if worker.asked.is_loaded() {
+        let shares = self.shares_too_much(worker);
+        if worker.asked.is_loaded() && shares.is_none() {
             self.ask_report(now, id, Cause::Request, None);
             return;
         }
         let silent = match &worker.asked.agent {
+            _ if shares.is_some() => shares.unwrap_or_default(),
             Agent::Absent(why) => why.clone(),
             Agent::Unknown | Agent::Loaded if self.spec.wants_agent() => {
                 "its agent was not found yet".to_owned()
@@ -190,7 +204,8 @@ impl Supervisor {
         };
         let near = memory >= cap.scaled(JOB_REPORTS_AT);
         let first = worker.asked.report.is_none() && worker.asked.rung == Rung::default();
-        if job && near && report && first && worker.asked.is_loaded() {
+        let shares = self.shares_too_much(worker).is_some();
+        if job && near && report && first && worker.asked.is_loaded() && !shares {
             let free = worker.asked.asking.is_none();
             let left = worker.memory.time_to(cap);
             if free && left.is_none_or(|left| left >= TIME_LEFT_MIN) {

@@ -170,6 +170,21 @@ impl Memory {
         }
     }
 
+    /// Private memory, whatever counts against the ceiling.
+    pub(super) fn private(&self) -> Bytes {
+        let last = self.last.unwrap_or_default();
+        match self.exact {
+            Some((then, exact)) => moved_on(exact.private, then, last),
+            None => last.anon,
+        }
+    }
+
+    /// Anonymous memory that others have as well: pages of a fork that nobody has written to since.
+    pub(super) fn shared(&self) -> Bytes {
+        let last = self.last.unwrap_or_default();
+        last.anon.minus(self.private())
+    }
+
     /// The value rests on what was seen, not only on an upper bound. A fork shares its pages with
     /// its parent and both count them as anonymous: after one the last exact figure cannot be moved
     /// on.
@@ -223,12 +238,8 @@ impl Memory {
 
     pub(super) fn view(&self, ceiling: Option<Bytes>) -> MemoryView {
         let last = self.last.unwrap_or_default();
-        let private = match self.exact {
-            Some((then, exact)) => moved_on(exact.private, then, last),
-            None => last.anon,
-        };
         MemoryView {
-            private,
+            private: self.private(),
             rss: last.rss,
             pss: self
                 .exact

@@ -35,6 +35,7 @@ mod recycle;
 pub mod report;
 mod restart;
 mod service;
+mod sharing;
 mod spare;
 pub mod spec;
 pub mod tell;

@@ -234,10 +234,13 @@ pub struct LeaksSpec {
 /// When workers are asked why they are fat.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Leaks {
-    /// Before they go for their memory; traced once they have grown well above their baseline.
+    /// A job as it nears its cap; a worker that serves is not asked.
     Auto,
-    /// The same, traced from their first request on.
+    /// Workers that serve as well, before they are replaced for their memory. They are traced when
+    /// they near their ceiling.
     On,
+    /// The same, traced from their first request on.
+    Always,
     /// Only when an operator asks.
     Off,
 }

@@ -1,5 +1,9 @@
-//! Armed in time, free until then: when a worker has grown well above its baseline, its allocations
-//! are traced in short windows, so that what grows from there on has its line.
+//! Armed in time, free until then: when a worker goes on growing and its ceiling is in sight, its
+//! allocations are traced in short windows, so that what grows from there on has its line.
+//!
+//! Growth alone is no reason. An application that warms up (lazy imports, caches that fill and
+//! stay) grows as well, for minutes, and then stops, far below a ceiling of gigabytes; traced all
+//! that while it answered seven times as late.
 //!
 //! A window of a tenth of a second each second keeps the cost of tracemalloc, which makes a request
 //! several times as dear while it is on, below a seventh of the throughput.
@@ -13,6 +17,10 @@ use super::{
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
 
+/// The ceiling is in sight when it will be reached as soon as this, at the present pace ...
+const IN_SIGHT: Duration = Duration::from_secs(60);
+/// ... or when this part of the way to it is done.
+const IN_SIGHT_PART: f64 = 0.5;
 /// Growth below this is noise.
 const GROWTH_MIN: Bytes = Bytes::mib(8);
 /// And this is worth a look, whatever there is room for.
@@ -54,6 +62,34 @@ enum Phase {
     Closing,
 }
 
+/// What tells a leak that is worth tracing from an application that warms up.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    value: Bytes,
+    /// What it held before its first request, or later when it had warmed up.
+    baseline: Option<Bytes>,
+    limit: Bytes,
+    /// It has grown in the latter half of the last minute.
+    goes_on: bool,
+    /// How long until it is at its limit, at the pace of the last minute.
+    to_limit: Option<Duration>,
+}
+
+impl State {
+    fn is_a_leak_in_sight(&self) -> bool {
+        let baseline = self.baseline.unwrap_or_default();
+        let way = self.limit.minus(baseline);
+        let of_itself = self
+            .baseline
+            .map_or(GROWTH_MAX, |known| known.scaled(GROWTH_PART));
+        let growth = of_itself.min(way.scaled(GROWTH_OF_ROOM)).max(GROWTH_MIN);
+        let grown = self.value >= baseline.plus(growth);
+        let soon = self.to_limit.is_some_and(|left| left <= IN_SIGHT);
+        let near = self.value >= baseline.plus(way.scaled(IN_SIGHT_PART));
+        grown && self.goes_on && (soon || near)
+    }
+}
+
 impl Tracing {
     pub(super) fn is_armed(&self) -> bool {
         self.phase != Phase::Idle
@@ -93,7 +129,7 @@ impl Tracing {
 impl Supervisor {
     /// Opens and closes the windows that are due.
     pub(super) fn mind_tracing(&mut self, now: Timestamp) {
-        if self.spec.leaks.ask == Leaks::Off {
+        if !self.asks_unbidden() {
             return;
         }
         let free = |worker: &&Worker| {
@@ -114,7 +150,7 @@ impl Supervisor {
             Phase::Idle => {
                 let memory = worker.memory.value();
                 let baseline = worker.memory.baseline().unwrap_or_default();
-                if self.is_to_be_armed(worker) {
+                if self.is_to_be_armed(worker) && self.shares_too_much(worker).is_none() {
                     self.tell(Report::Armed {
                         worker: id,
                         memory,
@@ -123,7 +159,13 @@ impl Supervisor {
                     self.open(now, id, room);
                 }
             }
-            Phase::Pausing { until } if until <= now => self.open(now, id, room),
+            Phase::Pausing { until } if until <= now => {
+                if self.shares_too_much(worker).is_some() {
+                    self.set_phase(id, Phase::Idle);
+                } else {
+                    self.open(now, id, room);
+                }
+            }
             Phase::Open { until } if until <= now => {
                 self.set_phase(id, Phase::Closing);
                 self.ask(now, id, What::Close, AgentAsk::Close);
@@ -151,18 +193,20 @@ impl Supervisor {
         }
         let value = worker.memory.value();
         let again = value >= worker.tracing.arm_at;
-        if self.spec.leaks.ask == Leaks::On {
+        if self.spec.leaks.ask == Leaks::Always {
             return again;
         }
-        let limit = self.ceiling_of(worker).or(self.limits.cap.bytes);
-        let known = worker.memory.baseline();
-        let baseline = known.unwrap_or_default();
-        let of_itself = known.map_or(GROWTH_MAX, |known| known.scaled(GROWTH_PART));
-        let of_room = limit.map_or(of_itself, |limit| {
-            limit.minus(baseline).scaled(GROWTH_OF_ROOM)
-        });
-        let growth = of_itself.min(of_room).max(GROWTH_MIN);
-        again && value >= baseline.plus(growth)
+        let Some(limit) = self.ceiling_of(worker).or(self.limits.cap.bytes) else {
+            return false;
+        };
+        let state = State {
+            value,
+            baseline: worker.memory.baseline(),
+            limit,
+            goes_on: worker.memory.still_grows(),
+            to_limit: worker.memory.time_to(limit),
+        };
+        again && state.is_a_leak_in_sight()
     }
 
     /// A window has opened, or closed.
@@ -188,5 +232,47 @@ impl Supervisor {
             Phase::Idle
         };
         self.replan = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker with a baseline of 60M that holds so much, grows by so much a second, and is
+    /// recycled at `limit`; all in MiB.
+    fn state(value: u64, pace: u64, limit: u64) -> State {
+        let left = (limit - value).checked_div(pace).map(Duration::from_secs);
+        State {
+            value: Bytes::mib(value),
+            baseline: Some(Bytes::mib(60)),
+            limit: Bytes::mib(limit),
+            goes_on: pace > 0,
+            to_limit: left,
+        }
+    }
+
+    #[test]
+    fn a_worker_that_warms_up_far_below_its_ceiling_is_not_traced() {
+        // 12 MB a second up to 300 MB, and a ceiling of 7 GB.
+        for value in (60..300).step_by(12) {
+            assert!(!state(value, 12, 7000).is_a_leak_in_sight(), "{value}M");
+        }
+        assert!(!state(300, 0, 7000).is_a_leak_in_sight());
+        // It has stopped just below its ceiling.
+        assert!(!state(300, 0, 310).is_a_leak_in_sight());
+    }
+
+    #[test]
+    fn a_leak_is_traced_once_its_ceiling_is_in_sight() {
+        // By the forecast: 5 MB a second, 300 MB to go.
+        assert!(state(75, 5, 300).is_a_leak_in_sight());
+        assert!(!state(75, 3, 300).is_a_leak_in_sight());
+        // A slow one by the way it has come.
+        assert!(state(185, 1, 300).is_a_leak_in_sight());
+        assert!(
+            !state(64, 100, 300).is_a_leak_in_sight(),
+            "growth of 4M is noise"
+        );
     }
 }

@@ -123,6 +123,8 @@ fn run_server(app: &App) -> Row {
     let mut options = vec!["--directory", apps.to_str().expect("the checkout is UTF-8")];
     // A life of a few seconds is too short for the usual minimum age.
     options.extend(["--min-age", "1s"]);
+    // A worker that serves is not asked by default.
+    options.extend(["--leaks", "on"]);
     options.extend(app.limits.iter().map(String::as_str));
     let house = Plan::supervise(&options, &command(app, port)).start();
     house.ready(app.workers());

@@ -35,6 +35,7 @@ mod pool_ends;
 mod probes;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod proc;
+mod questions;
 mod runaway;
 mod signals;
 mod stops;

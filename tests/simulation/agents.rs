@@ -7,7 +7,7 @@ use supervise::{
     supervisor::{
         action::{About, AgentAsk},
         event::{Agent, Counts, Event, Said},
-        spec::{AgentLoad, Leaks, Spec},
+        spec::{AgentLoad, Leaks, Measure, Spec},
     },
     units::{Timestamp, WorkerId, scaled},
 };
@@ -73,7 +73,7 @@ impl Agents {
             spec.agent.load = AgentLoad::Off;
         }
         spec.memory.gc_first = chance.yes(0.8);
-        spec.leaks.ask = chance.pick(&[Leaks::Auto, Leaks::Auto, Leaks::On, Leaks::Off]);
+        spec.leaks.ask = chance.pick(&[Leaks::Auto, Leaks::On, Leaks::Always, Leaks::Off]);
         spec.leaks.time_box = chance.millis(200, 4000);
         spec.recycle.max_tasks = chance.yes(0.3).then(|| chance.between(50, 20_000));
     }
@@ -103,6 +103,12 @@ impl Scenario {
         let mut agents =
             Agents::new(self.available.get() ^ self.program.base.get().rotate_left(17));
         agents.wish(&mut self.spec);
+        // Measured by what is resident, such a worker would be born over its ceiling.
+        let private = matches!(self.spec.memory.measure, Measure::Private);
+        if private && agents.chance.yes(0.2) {
+            let times = agents.chance.spread(0.5, 8.0);
+            self.program.preloaded = self.program.base.scaled(times);
+        }
         agents
     }
 }
@@ -157,6 +163,9 @@ impl World {
         let pid = self.names.get(&worker).copied()?;
         let one = self.agents.one(pid);
         let process = self.process_of(worker)?;
+        if !matches!(ask, AgentAsk::Close) {
+            process.copy_shared(now);
+        }
         let said = match ask {
             AgentAsk::Collect => {
                 let before = process.private(now);

@@ -102,6 +102,16 @@ impl Seen {
         self.values.last().map(|(_, value)| *value)
     }
 
+    /// Anonymous pages that it shares, and its private memory; as far as the samples tell.
+    pub(crate) fn shared(&self) -> (Bytes, Bytes) {
+        let (Some((then, exact)), Some(last)) = (self.exact, self.last) else {
+            return (Bytes::ZERO, self.last.unwrap_or_default().anon);
+        };
+        let private = exact.private.plus(last.anon.minus(then.anon));
+        let private = private.minus(then.anon.minus(last.anon));
+        (last.anon.minus(private), private)
+    }
+
     fn take(&mut self, at: Timestamp, sample: Sample, measure: Measure) {
         if let Some(exact) = sample.exact {
             self.exact = Some((sample, exact));

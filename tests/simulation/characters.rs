@@ -80,6 +80,8 @@ pub(crate) struct Program {
     pub(crate) rate_max: f64,
     /// A fat one is born with so many times the base.
     pub(crate) fat: f64,
+    /// Anonymous pages that workers share with their master, beside the interpreter's.
+    pub(crate) preloaded: Bytes,
 }
 
 impl Program {
@@ -104,6 +106,7 @@ impl Program {
             cast,
             rate_max: chance.spread(2.0, 50.0) * Bytes::mib(1).as_f64(),
             fat: 1.2 + chance.part() * 4.0,
+            preloaded: Bytes::ZERO,
         }
     }
 
@@ -149,7 +152,7 @@ impl Program {
                 0.0
             },
             shared: Bytes::mib(25),
-            cow: Bytes::mib(chance.between(1, 15)),
+            cow: Bytes::mib(chance.between(1, 15)).plus(self.preloaded),
             drain: (!is(Character::Deaf)).then_some(drain),
             goes: asked,
             crash: match character {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use supervise::{
     supervisor::{
         action::{Action, AgentAsk, Look},
-        event::Event,
+        event::{Event, Oom},
         report::{Cause, Report, Who},
         spec::{Leaks, Spec},
     },
@@ -372,6 +372,57 @@ fn a_recycle_without_garbage_collected_first_is_seen() {
 #[test]
 fn a_recycle_without_a_report_is_seen() {
     misled("explained", |spec| spec.leaks.ask = Leaks::Off);
+}
+
+#[test]
+fn a_serving_worker_that_is_asked_though_nobody_wished_it_is_seen() {
+    misled("undisturbed", |spec| spec.leaks.ask = Leaks::On);
+}
+
+#[test]
+fn tracing_far_below_the_ceiling_is_seen() {
+    tampered("undisturbed", |turn, books| {
+        if let Some(Event::Sampled { worker, .. }) = turn.event
+            && let Some(seen) = books.workers.get(&worker).filter(|seen| seen.serves())
+        {
+            turn.reports.push(Report::Armed {
+                worker,
+                memory: seen.value().unwrap_or_default(),
+                baseline: Bytes::ZERO,
+            });
+        }
+    });
+}
+
+#[test]
+fn a_question_that_copies_more_than_there_is_room_for_is_seen() {
+    tampered("undisturbed", |turn, books| {
+        for (worker, seen) in books.alive() {
+            let (shared, _) = seen.shared();
+            if seen.serves() && shared > Bytes::mib(100) {
+                let ask = AgentAsk::Collect;
+                turn.actions.push(Action::AskAgent {
+                    worker: *worker,
+                    ask,
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn an_end_at_the_cap_by_ending_that_counts_as_a_kill_is_seen() {
+    tampered("one-cause", |turn, _| {
+        let at_cap = matches!(turn.event, Some(Event::WorkerEnded { oom: Oom::Cap, .. }));
+        for report in &mut turn.reports {
+            if let Report::Ended(end) = report
+                && at_cap
+                && matches!(end.cause, Cause::Ceiling | Cause::Age)
+            {
+                end.cause = Cause::Cap;
+            }
+        }
+    });
 }
 
 #[test]

@@ -347,7 +347,15 @@ impl World {
                 }
             }
             Happening::Ready(pid) => self.on_ready(pid),
-            Happening::Exit(pid, ended) => self.end(pid, ended, Oom::No),
+            Happening::Exit(pid, ended) => {
+                let now = self.now;
+                let one = self.processes.get(&pid);
+                if one.is_some_and(|one| one.ends_at_cap(now)) {
+                    self.end(pid, Ended::Signal(Signal::KILL), Oom::Cap);
+                } else {
+                    self.end(pid, ended, Oom::No);
+                }
+            }
             Happening::Retire(pid) => self.ask_to_go(pid, Asker::Server),
             Happening::Spike(pid) => self.on_spike(pid),
             Happening::Rate(pid, rate) => self.change(pid, |one, now| one.grow(now, rate)),

@@ -9,12 +9,12 @@ use supervise::{
         report::{Cause, Report, Who},
         spec::Leaks,
     },
-    units::{ReportId, Timestamp, WorkerId},
+    units::{Bytes, ReportId, Timestamp, WorkerId},
 };
 
 use super::{Checker, promises::would_die};
 use crate::{
-    books::{Books, Turn},
+    books::{Books, Seen, Turn},
     world::World,
 };
 
@@ -165,7 +165,9 @@ impl Checker for Explained {
         for (worker, cause) in turn.drains() {
             let loaded = self.loaded.get(&worker) == Some(&true);
             let seen = books.workers.get(&worker);
-            let hurry = seen.is_none_or(|seen| would_die(seen, books, Duration::from_secs(3)));
+            let hurry = seen.is_none_or(|seen| {
+                would_die(seen, books, Duration::from_secs(3)) || shares(seen, books, 0.25)
+            });
             if cause != Cause::Ceiling || !loaded || hurry || !world.agents.is_sound() {
                 continue;
             }
@@ -175,8 +177,109 @@ impl Checker for Explained {
                     "{worker} goes, and was not asked to collect garbage"
                 ));
             }
-            if books.spec.leaks.ask != Leaks::Off && !reported && self.reports == 0 {
+            let asks = matches!(books.spec.leaks.ask, Leaks::On | Leaks::Always);
+            if asks && !reported && self.reports == 0 {
                 return Err(format!("{worker} goes, and was not asked why it is fat"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a worker shares more than this part of the room it has.
+fn shares(seen: &Seen, books: &Books, part: f64) -> bool {
+    let (shared, private) = seen.shared();
+    let others = books.alive().map(|(_, seen)| seen.shared().1);
+    let total = others.fold(books.server, Bytes::plus);
+    let cap = books.limits.cap.bytes.map(|cap| cap.minus(private));
+    let budget = books.limits.budget.bytes;
+    let budget = budget.map(|budget| budget.minus(total.scaled(1.2)));
+    let room = cap.into_iter().chain(budget).min();
+    room.is_some_and(|room| shared > room.scaled(part))
+}
+
+/// A worker that serves is asked nothing but what was wished for, is not traced before its ceiling
+/// is in sight, and is not asked while answering would copy more than it has room for.
+pub(super) struct Undisturbed;
+
+impl Undisturbed {
+    fn check(asked: (WorkerId, &AgentAsk), books: &Books) -> Result<(), String> {
+        let (worker, ask) = asked;
+        let unbidden = match ask {
+            AgentAsk::Open { .. } => true,
+            AgentAsk::Report { about, .. } => about.cause != Cause::Request,
+            AgentAsk::Collect | AgentAsk::Close => false,
+        };
+        let wished = match books.spec.leaks.ask {
+            Leaks::Off => false,
+            Leaks::Auto => books.is_job(),
+            Leaks::On | Leaks::Always => true,
+        };
+        if unbidden && !wished {
+            return Err(format!("{worker} is asked {ask:?}, and nobody wished it"));
+        }
+        let Some(seen) = books.workers.get(&worker) else {
+            return Ok(());
+        };
+        let (shared, private) = seen.shared();
+        let cap = books.limits.cap.bytes;
+        let full = cap.is_some_and(|cap| private.plus(shared) > cap);
+        if full && shared > Bytes::ZERO && !matches!(ask, AgentAsk::Close) {
+            return Err(format!(
+                "{worker} is asked {ask:?}, and would copy {shared} beside its {private}, cap {cap:?}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What the ceiling leaves is gone within two minutes at the steepest pace that was seen, or
+    /// half of it is gone.
+    fn in_sight(worker: WorkerId, books: &Books) -> Result<(), String> {
+        let Some(seen) = books.workers.get(&worker) else {
+            return Ok(());
+        };
+        let limits = &books.limits;
+        let (Some(limit), Some(value)) = (limits.ceiling.bytes.or(limits.cap.bytes), seen.value())
+        else {
+            // They are told a second after the last worker has come.
+            return Ok(());
+        };
+        let pairs = seen.values.iter().zip(seen.values.iter().skip(1));
+        let recent = pairs.filter(|((at, _), _)| books.now.since(*at) < Duration::from_secs(62));
+        let steepest = recent
+            .map(|((from, low), (to, high))| {
+                high.minus(*low).as_f64() / to.since(*from).as_secs_f64().max(1e-6)
+            })
+            .fold(0.0, f64::max);
+        let lowest = seen.values.iter().map(|(_, value)| *value).min();
+        let lowest = lowest.unwrap_or(value);
+        let half = value >= lowest.plus(limit.minus(lowest).scaled(0.45 * 0.6));
+        let soon = value.as_f64() + steepest * 120.0 >= limit.as_f64() * 0.6;
+        if value < lowest.plus(Bytes::mib(4)) || !(half || soon) {
+            return Err(format!(
+                "{worker} is traced with {value} of {limit}, which it is far from"
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Checker for Undisturbed {
+    fn name(&self) -> &'static str {
+        "undisturbed"
+    }
+
+    fn on_turn(&mut self, turn: &Turn, books: &Books, _: &World) -> Result<(), String> {
+        for action in &turn.actions {
+            if let Action::AskAgent { worker, ask } = action {
+                Self::check((*worker, ask), books)?;
+            }
+        }
+        for report in &turn.reports {
+            if let Report::Armed { worker, .. } = report
+                && books.spec.leaks.ask != Leaks::Always
+            {
+                Self::in_sight(*worker, books)?;
             }
         }
         Ok(())

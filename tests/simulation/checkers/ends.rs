@@ -134,15 +134,26 @@ impl OneCause {
             Some(Event::StartFailed { .. } | Event::RunOver { .. }) => return Ok(()),
             _ => return wrong("nothing ended"),
         };
+        let drained = self.drained.get(&worker).copied();
         if let Some(cause) = by_kernel(oom) {
-            let same = end.cause == cause;
+            // Whose interpreter copied what it shared as it ended has ended for what it left for.
+            let copied = books.workers.get(&worker).is_some_and(|seen| {
+                let (shared, private) = seen.shared();
+                let cap = books.limits.cap.bytes;
+                cap.is_some_and(|cap| private < cap && private.plus(shared) >= cap)
+            });
+            let copied = copied && oom == Oom::Cap;
+            let left = match drained {
+                Some(cause) => end.cause == cause,
+                None => matches!(end.cause, Cause::Stop | Cause::Scale | Cause::Reload),
+            };
+            let same = end.cause == cause && !(copied && drained.is_some()) || copied && left;
             return if same {
                 Ok(())
             } else {
                 wrong("the kernel ended it")
             };
         }
-        let drained = self.drained.get(&worker).copied();
         let orphaned = books.is_server() && books.ended.is_some();
         let stopping = books.stopping.is_some() || orphaned;
         match end.cause {

@@ -46,6 +46,7 @@ pub(crate) fn all() -> Vec<Box<dyn Checker>> {
         Box::new(asking::Explained::default()),
         Box::new(asking::Tasks::default()),
         Box::new(asking::Windows::default()),
+        Box::new(asking::Undisturbed),
         Box::new(settling::NeverShrinks::default()),
         Box::new(settling::Settles::default()),
         Box::new(settling::Chatter::default()),
