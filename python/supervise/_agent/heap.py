@@ -15,11 +15,15 @@ are sorted, dictionaries half filled. To hold those harms nobody. They are read 
 passes over NULL, or slot by slot by newest().
 """
 import gc
-from itertools import chain, compress, repeat, starmap
+import sys
+from itertools import chain, compress, islice, repeat, starmap
 from operator import contains, is_, not_
 
 # So many tuples may lie within each other between an object and what holds it.
 NESTED = 3
+# So many tuples above an object are followed, and a heap of so many blocks is a great one.
+ABOVE = 64
+GREAT = 150000
 # Of tuples that hold tuples so many are gone into.
 SOME = 20000
 # Lists up to this length are read as a whole.
@@ -62,21 +66,23 @@ def objects():
 
 
 def referrers(things):
-    """What refers to the objects in the list `things`, directly or by way of tuples, which within() gives."""
+    """What refers to the objects in the list `things`, directly or by way of tuples, which within() gives.
+
+    Each call of get_referrers() reads the whole heap and compares each reference with all that it was given, so a great
+    heap is read for one level of tuples only, and for few of them.
+    """
     found = []
     found.extend(sieve(starmap(gc.get_referrers, (things,))))
-    for depth in range(NESTED):
-        # All of them, for an iterator that is left half-way keeps its list.
-        if not sum(map(bool, map(id, tuples_above(things, depth)))):
-            break
-        found.extend(sieve(starmap(gc.get_referrers, iter((tuples_above(things, depth),)))))
+    found.extend(sieve(starmap(gc.get_referrers, iter((tuples_above(things, 0),)))))
+    if sys.getallocatedblocks() < GREAT:
+        found.extend(sieve(starmap(gc.get_referrers, iter((tuples_above(things, 1),)))))
     return found
 
 
 def tuples_above(things, depth):
-    """An iterator over the tuples (and frozensets) that refer to `things`, or to the tuples one level below."""
+    """An iterator over some of the tuples (and frozensets) that refer to `things`, or to those one level below."""
     arguments = (things,) if depth == 0 else iter((tuples_above(things, depth - 1),))
-    return sieve(starmap(gc.get_referrers, arguments), wanted=True)
+    return islice(sieve(starmap(gc.get_referrers, arguments), wanted=True), ABOVE)
 
 
 def within(parent, children):
