@@ -1,8 +1,11 @@
 //! What an agent's answer says.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{supervisor::event::Said, units::Bytes};
+
+/// Below this part of the worker's growth the answer of one process says little about the whole.
+const OWN_SHARE: f64 = 0.5;
 
 /// The report in an answer, if it is one and it could be made.
 pub(super) fn report(answer: &Value) -> Option<Value> {
@@ -30,6 +33,34 @@ pub(super) fn read(answer: &Value) -> Said {
 
 fn is_ok(answer: &Value) -> bool {
     answer.get("ok").and_then(Value::as_bool) == Some(true)
+}
+
+/// One process was asked, and `explained` is the part of its own growth. A worker may be many
+/// processes: what the others hold is not explained by this answer, and its verdict is not theirs.
+pub(super) fn hold_against_worker(report: &mut Value) {
+    let is_tree = report["process"]["processes"].as_u64() > Some(1);
+    let whole = report["process"]["private"].as_u64();
+    let own = report["private"].as_u64();
+    let (Some(own), Some(whole), true) = (own, whole, is_tree) else {
+        return;
+    };
+    let share = Bytes(own).as_f64() / Bytes(whole).as_f64();
+    if share >= OWN_SHARE {
+        return;
+    }
+    let explained = report["explained"].as_f64().unwrap_or(0.0) * share;
+    report["explained"] = json!((explained * 1e3).round() / 1e3);
+    report["verdict"] = json!("mixed");
+    let (own, whole) = (Bytes(own), Bytes(whole));
+    report["next"] = json!(format!(
+        "the process that was asked holds {own} of {whole}: the rest is in its child processes, \
+         which this report does not look into"
+    ));
+    let note = format!("the process that was asked holds {own} of {whole}");
+    match report["missing"].as_array_mut() {
+        Some(missing) => missing.push(json!(note)),
+        None => report["missing"] = json!([note]),
+    }
 }
 
 /// A report in one line: verdict, how much of the growth, and the first suspect.
@@ -64,8 +95,6 @@ pub(super) fn summary(report: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -82,6 +111,34 @@ mod tests {
         assert_eq!(read(&failed), Said::Failed("no room".to_owned()));
         assert!(matches!(read(&json!({})), Said::Failed(_)));
         assert_eq!(report(&json!({"ok": true, "report": 7})), None);
+    }
+
+    #[test]
+    fn one_process_explains_only_what_it_grew_by_itself() {
+        let tree = |own: u64, processes: u32| {
+            let mut report = json!({
+                "verdict": "freed", "explained": 1.0, "missing": [],
+                "next": "118 MB are free inside the allocator",
+                "private": own << 20,
+                "process": {
+                    "growth": 118_u64 << 20, "private": 200_u64 << 20, "processes": processes,
+                },
+            });
+            hold_against_worker(&mut report);
+            report
+        };
+        let report = tree(20, 6);
+        assert_eq!(summary(&report), "mixed, 11.8M of 118M explained");
+        assert!(report["next"].as_str().unwrap().contains("child processes"));
+        assert!(
+            report["missing"][0]
+                .as_str()
+                .unwrap()
+                .contains("20M of 200M")
+        );
+        let whole = "freed, 118M of 118M explained";
+        assert_eq!(summary(&tree(150, 6)), whole);
+        assert_eq!(summary(&tree(20, 1)), whole);
     }
 
     #[test]

@@ -209,7 +209,9 @@ impl Agent {
             "rss": about.rss.get(),
             "baseline": baseline.map(Bytes::get),
             "growth": growth,
+            "processes": about.processes,
         });
+        answers::hold_against_worker(&mut report);
         let summary = answers::summary(&report);
         self.kept.keep(about.report, report);
         Said::Reported {

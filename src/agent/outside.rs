@@ -155,6 +155,7 @@ mod tests {
             private: Bytes::mib(200),
             rss: Bytes::mib(200),
             baseline: Some(Bytes::mib(20)),
+            processes: 1,
         };
         let stacks = [stack(80, 3), stack(90, 7), stack(110, 7)];
         let report = compose(&about, "the kernel ended it", &[], &stacks);

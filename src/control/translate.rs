@@ -48,6 +48,7 @@ impl Status {
             command_pid: snapshot.command_pid,
             ready: snapshot.ready,
             stopping: snapshot.stopping,
+            problem: snapshot.problem.clone(),
             caps: CapsDoc {
                 mechanism: snapshot.caps.into(),
                 enforced: snapshot.enforced,
@@ -88,6 +89,7 @@ impl TryFrom<Status> for Snapshot {
             command_pid: status.command_pid,
             ready: status.ready,
             stopping: status.stopping,
+            problem: status.problem,
             caps: status.caps.mechanism.into(),
             enforced: status.caps.enforced,
             why_not: status.caps.why_not,
@@ -369,6 +371,7 @@ mod tests {
             "name": "shop", "pid": 38, "version": "0.1.0", "started": 1000.0, "mode": "server",
             "upgrades": {"done": 0, "failed": 0, "failed_why": null},
             "command_pid": 40, "ready": true, "stopping": false,
+            "problem": null,
             "caps": {"mechanism": "cgroup-v1", "enforced": true, "why_not": null, "wire": true},
             "limits": {
                 "measure": "private", "available": 2_147_483_648_u64,

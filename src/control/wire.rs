@@ -24,6 +24,8 @@ pub struct Status {
     pub command_pid: Option<i32>,
     pub ready: bool,
     pub stopping: bool,
+    #[serde(default)]
+    pub problem: Option<String>,
     pub caps: CapsDoc,
     pub limits: LimitsDoc,
     pub workers: Vec<WorkerDoc>,

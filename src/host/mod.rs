@@ -35,6 +35,7 @@ pub mod rlimit;
 mod run;
 mod signals;
 mod spawn;
+mod tmpfs;
 mod tracked;
 mod upkeep;
 pub mod users;
@@ -105,6 +106,7 @@ pub struct Host {
     kills: Kills,
     oom_score_adj: i32,
     available: Bytes,
+    budget: Option<Bytes>,
     /// The command's listening sockets.
     listeners: Listeners,
     /// Where answers of agents are heard of.
@@ -173,6 +175,7 @@ impl Host {
             last_words,
             oom_score_adj,
             available,
+            budget: None,
             listeners,
             post: None,
             has_post: false,

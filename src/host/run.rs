@@ -453,7 +453,7 @@ impl Host {
         let group = match self.groups.leaf(&worker.to_string()) {
             Ok(group) => group,
             Err(error) => {
-                self.fail(error.to_string(), Some(worker), Effect::Cap);
+                self.fail_cap(worker, pid, error.to_string());
                 Group::nowhere(&worker.to_string())
             }
         };
@@ -480,7 +480,7 @@ impl Host {
             if let Err(error) = moved
                 && !error.is_gone()
             {
-                self.fail(error.to_string(), Some(worker), Effect::Cap);
+                self.fail_cap(worker, pid, error.to_string());
             }
         }
         let _ = self.proc.set_oom_score_adj(

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::Host;
+use super::{Host, tmpfs};
 use crate::{
     supervisor::event::{Event, Oom},
     units::{Bytes, Timestamp},
@@ -14,6 +14,10 @@ const EVERY: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(50);
 /// What this service may have is read every so many turns.
 const AVAILABLE: u64 = 5;
+/// What fills the budget beside processes is told from here on.
+const CONTENTS_MIN: Bytes = Bytes::mib(4);
+/// Files in memory are named when they take this part of the budget.
+const FILES_FROM: f64 = 0.3;
 /// The OOM killer was about, and the worker lives on: it was a helper.
 const SPARED: Duration = Duration::from_millis(500);
 
@@ -105,6 +109,15 @@ impl Host {
     pub(super) fn sample_charge(&mut self) {
         if let Some(held) = self.groups.held() {
             self.events.push_back(Event::Held { held });
+        }
+        if let Some(mut contents) = self.groups.contents()
+            && contents.shared.plus(contents.kernel) >= CONTENTS_MIN
+        {
+            // Looking through a tmpfs takes its time: it is done where its files may matter.
+            if contents.shared >= self.budget.unwrap_or(self.available).scaled(FILES_FROM) {
+                tmpfs::name_files(&mut contents, tmpfs::started(&self.proc));
+            }
+            self.events.push_back(Event::Contents(contents));
         }
     }
 

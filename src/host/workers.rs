@@ -100,7 +100,18 @@ impl Host {
         } else if let Err(error) = tracked.group.set_cap(cap, self.swap)
             && !error.is_gone()
         {
-            self.fail(error.to_string(), Some(worker), Effect::Cap);
+            let pid = tracked.process.pid();
+            self.fail_cap(worker, pid, error.to_string());
+        }
+    }
+
+    /// A cap could not be written.
+    ///
+    /// RACE: a worker that ends before its limits are written needs none; nothing is said of it.
+    pub(super) fn fail_cap(&mut self, worker: WorkerId, pid: i32, what: String) {
+        let is_over = self.proc.stat(pid).is_err() || self.proc.is_exiting(pid);
+        if !is_over {
+            self.fail(what, Some(worker), Effect::Cap);
         }
     }
 
@@ -117,11 +128,12 @@ impl Host {
         if let Err(error) = rlimit::set_rail(&self.proc, pid, cap)
             && !error.is_gone()
         {
-            self.fail(error.to_string(), Some(worker), Effect::Cap);
+            self.fail_cap(worker, pid, error.to_string());
         }
     }
 
     pub(super) fn budget(&mut self, budget: Option<Bytes>) {
+        self.budget = budget;
         if self.groups.trial().budget
             && let Err(error) = self.groups.set_budget(budget)
         {

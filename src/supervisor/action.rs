@@ -193,6 +193,8 @@ pub struct About {
     pub rss: Bytes,
     /// After warm-up.
     pub baseline: Option<Bytes>,
+    /// How many processes it is.
+    pub processes: u32,
 }
 
 /// How closely to look.

@@ -37,6 +37,8 @@ impl Supervisor {
             birth: None,
             warm: false,
             born_fat: false,
+            over_since: None,
+            proved: false,
             priority: Priority::Normal,
             cap: self.limits.cap.bytes,
             wire: None,
@@ -95,6 +97,7 @@ impl Supervisor {
             });
         }
         self.capped_at_boot = 0;
+        self.ends_loop.on_ready();
         // The slower of the last two: the next one is likely to need no more.
         let known = self
             .boot_time

@@ -41,6 +41,29 @@ impl Cause {
         matches!(self.class(), Class::Planned | Class::Operator) && !matches!(self, Self::Stop)
     }
 
+    /// What happened, for a sentence: `status 3`, `signal SEGV`, `its cap`.
+    pub fn in_words(self) -> String {
+        match self {
+            Self::Exit(status) => format!("status {status}"),
+            Self::Signal(signal) => format!("signal {signal}"),
+            Self::Unseen => "an unknown status".to_owned(),
+            Self::Cap => "a kill at its cap".to_owned(),
+            Self::Oom => "a kill for memory missing elsewhere".to_owned(),
+            Self::BudgetKill => "a kill at the budget of all".to_owned(),
+            Self::StartFailed => "a start that failed".to_owned(),
+            Self::Ceiling
+            | Self::Budget
+            | Self::Tasks
+            | Self::Age
+            | Self::Request
+            | Self::Reload
+            | Self::Scale
+            | Self::Unready
+            | Self::Hung
+            | Self::Stop => format!("cause {self}"),
+        }
+    }
+
     /// The end was on purpose, or the program was done: no reason for a warning.
     pub const fn is_expected(self) -> bool {
         match self.class() {

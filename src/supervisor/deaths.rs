@@ -130,6 +130,9 @@ impl Supervisor {
         if worker.is_starting() && oom == Oom::Cap && !self.is_job() {
             self.on_capped_at_boot(id, memory);
         }
+        if drain.is_none() {
+            self.mind_end_loop(now, &worker, (cause, oom));
+        }
         self.operator.on_gone(id);
         self.replan = true;
     }
@@ -170,7 +173,7 @@ impl Supervisor {
                 Ended::Signal(_) => by_kernel,
             };
         }
-        if self.service.is_stopping() {
+        if self.service.is_stopping() || self.service.loops.is_some() {
             return Cause::Stop;
         }
         match worker.expected {

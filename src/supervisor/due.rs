@@ -11,9 +11,6 @@ use crate::units::{Bytes, Timestamp, WorkerId};
 const BUDGET_SHARE: f64 = 0.95;
 /// For the budget's sake only workers go that have grown by this part since their birth.
 const WORTH_IT: f64 = 0.1;
-/// So many workers in a row that were over the ceiling before they might be recycled, and did not
-/// grow: the ceiling is too low for this program.
-const FAT_IN_A_ROW: u32 = 3;
 
 /// A worker that is to be replaced.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,7 +52,7 @@ impl Supervisor {
         }
         let due_all = std::mem::take(&mut due);
         for one in due_all {
-            if self.has_climbed(now, &one) {
+            if self.has_climbed(now, &one) && self.would_help(now, &one) {
                 due.push(one);
             }
         }
@@ -172,35 +169,18 @@ impl Supervisor {
             memory,
             limit,
         } = due;
+        let configured = if cause == Cause::Ceiling {
+            self.limits.ceiling.bytes
+        } else {
+            limit
+        };
         self.tell(Report::Due {
             worker,
             cause,
             memory,
             limit,
+            configured,
             dry_run,
         });
-    }
-
-    /// A program whose workers are over the ceiling as soon as they have done a little, and do not
-    /// grow from there, is not cured by recycling: after a few in a row the loop stops.
-    pub(super) fn is_worth_it(&mut self, now: Timestamp, due: Due) -> bool {
-        let recycle = self.spec.recycle;
-        let Some(worker) = self.workers.get(&due.worker) else {
-            return false;
-        };
-        let quick = worker.age(now) < recycle.min_age.mul_f64(1.5);
-        if !quick || worker.memory.still_grows() || self.would_die(now, worker) {
-            self.fat_in_a_row = 0;
-            return true;
-        }
-        self.fat_in_a_row = self.fat_in_a_row.saturating_add(1);
-        if self.fat_in_a_row <= FAT_IN_A_ROW {
-            return true;
-        }
-        if let Some(worker) = self.workers.get_mut(&due.worker) {
-            worker.born_fat = true;
-        }
-        self.warn_of_ceiling(due.memory, due.limit.unwrap_or(due.memory));
-        false
     }
 }

@@ -1,5 +1,9 @@
 //! What follows when the command has ended: clearing away, another start, or the end of all.
 
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
 use super::{
     Supervisor,
     action::Action,
@@ -11,6 +15,15 @@ use super::{
     worker::Worker,
 };
 use crate::units::{RunId, Timestamp};
+
+/// Why we end a server that does not end by itself.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) enum Why {
+    /// Its workers end before they are ready.
+    CannotStart,
+    /// Something that no worker holds fills the budget.
+    BudgetIsFull,
+}
 
 impl Supervisor {
     pub(super) fn on_command_ended(
@@ -40,9 +53,9 @@ impl Supervisor {
         }
         if let Kind::Server(habits) = self.spec.kind {
             self.explain_server_end(ended, habits.boot_failures);
-            let cause = match self.service.stop {
-                Some(_) => Cause::Stop,
-                None => Cause::of(ended, Oom::No),
+            let cause = match (&self.service.stop, self.service.loops) {
+                (Some(_), _) | (_, Some(_)) => Cause::Stop,
+                (None, None) => Cause::of(ended, Oom::No),
             };
             self.record_end(End {
                 who: Who::Server,
@@ -118,6 +131,9 @@ impl Supervisor {
             Ended::Signal(signal) => signal.0.saturating_add(128),
             Ended::Unseen => 70,
         };
+        if let (Some(why), None) = (self.service.loops, &self.service.stop) {
+            return self.after_loop(now, why);
+        }
         if self.is_job() {
             return Next::Exit(status);
         }
@@ -133,9 +149,26 @@ impl Supervisor {
         self.after_unplanned_end(now)
     }
 
+    /// A server whose workers ended in a loop was ended by us. A job is not started again.
+    fn after_loop(&mut self, now: Timestamp, why: Why) -> Next {
+        if self.is_job() {
+            return self.give_up();
+        }
+        let wait = match why {
+            Why::CannotStart => Duration::ZERO,
+            Why::BudgetIsFull => self.wait_after_kills(),
+        };
+        self.after_unplanned_end_at_least(now, wait)
+    }
+
     pub(super) fn after_unplanned_end(&mut self, now: Timestamp) -> Next {
+        self.after_unplanned_end_at_least(now, Duration::ZERO)
+    }
+
+    fn after_unplanned_end_at_least(&mut self, now: Timestamp, least: Duration) -> Next {
         match self.service.restarts.on_end(now) {
             Verdict::At(at) => {
+                let at = at.max(now.later(least));
                 let run = RunId(self.service.run.0.saturating_add(1));
                 self.tell(Report::Restarting {
                     run,
@@ -149,11 +182,23 @@ impl Supervisor {
 
     pub(super) fn give_up(&mut self) -> Next {
         let policy = self.spec.restart;
+        let last = self.last_reason();
         self.tell(Report::GaveUp {
             ends: policy.limit.saturating_add(1),
             window: policy.window,
+            last,
         });
         Next::Exit(75)
+    }
+
+    /// What the last end came from.
+    fn last_reason(&self) -> String {
+        let loops = self.service.loops.and_then(|why| match why {
+            Why::CannotStart => self.ends_loop.unready_reason(),
+            Why::BudgetIsFull => Some("the budget is full".to_owned()),
+        });
+        let of_end = || self.ends.back().map(|end| end.cause.in_words());
+        loops.or_else(of_end).unwrap_or_default()
     }
 
     /// Workers die while they boot, again and again: their server would go on for ever.

@@ -122,6 +122,8 @@ pub enum Event {
         /// What they are charged with and cannot give back: anonymous pages, shared memory, tmpfs.
         held: Bytes,
     },
+    /// What of it is no worker's own memory. Comes where it may be much.
+    Contents(Contents),
     /// Processes of the service have waited for memory for a part of the last seconds: an early
     /// sign that a limit is near. Says no more than: look now.
     Pressed,
@@ -251,6 +253,30 @@ pub struct Sample {
     pub exact: Option<Exact>,
     /// How many processes it is.
     pub processes: u32,
+}
+
+/// What fills the budget beside the memory of processes.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Contents {
+    /// Files in a tmpfs, shared memory and memfds: they may outlive all processes.
+    pub shared: Bytes,
+    /// Page tables, stacks of threads, slabs.
+    pub kernel: Bytes,
+    /// The largest files that can be seen in a tmpfs, largest first.
+    pub files: Vec<TmpfsFile>,
+    /// How many files there are beside those, and their size.
+    pub more_files: u64,
+    /// See `more_files`.
+    pub more_size: Bytes,
+}
+
+/// A file whose pages are memory.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct TmpfsFile {
+    /// Where it is.
+    pub path: String,
+    /// What it takes.
+    pub size: Bytes,
 }
 
 /// The dear figures (`/proc/PID/smaps_rollup`).

@@ -245,5 +245,6 @@ fn about(worker: &Worker, report: ReportId, cause: Cause) -> About {
         private: worker.memory.value(),
         rss: worker.memory.last().unwrap_or_default().rss,
         baseline: worker.memory.baseline(),
+        processes: worker.memory.processes(),
     }
 }

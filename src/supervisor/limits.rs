@@ -3,6 +3,7 @@
 use super::{
     Supervisor,
     action::Action,
+    futile::Futile,
     report::{Effective, Limits, Report},
     service::Phase,
     spec::{Kind, Limit, MemorySpec},
@@ -46,6 +47,8 @@ impl Supervisor {
             });
         }
         self.limits = limits;
+        // What did not help under the old limits may help under the new ones.
+        self.futile = Futile::default();
         let ids: Vec<_> = self.workers.keys().copied().collect();
         for id in ids {
             self.mind_cap(id);

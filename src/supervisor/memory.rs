@@ -208,6 +208,11 @@ impl Memory {
         self.last
     }
 
+    /// How many processes it was when it was last looked at.
+    pub(super) fn processes(&self) -> u32 {
+        self.last.map_or(1, |last| last.processes)
+    }
+
     /// What is held privately but charged to another group (touched before the worker was moved
     /// into its own), by the last exact look.
     pub(super) fn charged_elsewhere(&self) -> Option<Bytes> {

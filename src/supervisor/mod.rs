@@ -20,9 +20,11 @@ pub mod cause;
 mod counting;
 mod deaths;
 mod due;
+mod end_loop;
 mod endings;
 pub mod event;
 mod explaining;
+mod futile;
 mod growth;
 pub mod handed;
 mod last_words;
@@ -82,8 +84,12 @@ pub struct Supervisor {
     boot_time: Option<Duration>,
     /// The largest baseline seen: what a newborn is expected to need.
     newborn: Bytes,
-    /// So many workers in a row were over their ceiling by the time they might be recycled.
-    fat_in_a_row: u32,
+    /// Recycles that did not help.
+    futile: futile::Futile,
+    /// Ends of workers that may become a loop.
+    ends_loop: end_loop::EndLoop,
+    /// What fills the budget beside the memory of workers.
+    contents: event::Contents,
     /// So many workers in a row met their cap while they booted.
     capped_at_boot: u32,
     /// What was warned of is not warned of again.
@@ -126,7 +132,9 @@ impl Supervisor {
             tell_pressure_at: now,
             boot_time: None,
             newborn: measure_zero,
-            fat_in_a_row: 0,
+            futile: futile::Futile::default(),
+            ends_loop: end_loop::EndLoop::default(),
+            contents: event::Contents::default(),
             capped_at_boot: 0,
             warned: BTreeSet::new(),
             memo: asking::Memo::default(),
@@ -180,6 +188,7 @@ impl Supervisor {
             Event::Tripped { worker } => self.on_tripped(now, worker),
             Event::ServerSampled { private } => self.server_memory = private,
             Event::Held { held } => self.on_held(held),
+            Event::Contents(contents) => self.contents = contents,
             Event::Pressed => self.on_pressed(now),
             Event::Charged { used, of } => self.on_charged(now, used, of),
             Event::AgentFound { worker, agent } => self.on_agent_found(now, worker, agent),

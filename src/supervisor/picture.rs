@@ -23,6 +23,7 @@ impl Supervisor {
             command_pid: self.service.pid(),
             ready: self.service.answers() && !self.service.is_stopping(),
             stopping: self.service.is_stopping(),
+            problem: self.ends_loop.problem(now),
             caps: machine.caps,
             enforced: self.limits.cap.bytes.is_some()
                 && machine.caps != CapMechanism::Rlimit

@@ -365,6 +365,7 @@ impl Supervisor {
         if !self.note_drain(now, due.worker, leave) {
             return;
         }
+        self.on_let_go(now, due);
         let run = self.service.run();
         match (self.spec.kind, by) {
             (Kind::Server(habits), By::Signal) => {

@@ -49,8 +49,10 @@ pub enum Report {
         cause: Cause,
         /// Its memory now.
         memory: Bytes,
-        /// The limit it passed, for causes that have one.
+        /// The limit it passed, for causes that have one; lowered by the worker's jitter.
         limit: Option<Bytes>,
+        /// That limit as it is configured.
+        configured: Option<Bytes>,
         /// Nothing will be done about it: `--dry-run`.
         dry_run: bool,
     },
@@ -123,6 +125,8 @@ pub enum Report {
         ends: u32,
         /// In that long.
         window: Duration,
+        /// What the last of them came from.
+        last: String,
     },
     /// Another binary has taken over; nothing else has changed.
     Upgraded {
@@ -294,7 +298,7 @@ pub struct Limits {
 pub struct Snapshot {
     /// The service's name.
     pub name: String,
-    /// `server` or `job` or `fleet`.
+    /// `server`, `fleet`, `job` or `pool`.
     pub mode: String,
     /// The command's main process, while there is one.
     pub command_pid: Option<i32>,
@@ -302,6 +306,9 @@ pub struct Snapshot {
     pub ready: bool,
     /// It is being stopped.
     pub stopping: bool,
+    /// What keeps it from serving as it should, as long as it does: workers that cannot start, a
+    /// budget that something else fills.
+    pub problem: Option<String>,
     /// What holds a cap here.
     pub caps: CapMechanism,
     /// A cap is set, and the kernel holds it for the whole worker.

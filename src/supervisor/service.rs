@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Supervisor,
     action::{Action, Notice},
+    endings::Why,
     event::{CapMechanism, Machine, Stop},
     report::{Cause, End, Report, Who},
     restart::Restarts,
@@ -37,6 +38,9 @@ pub(super) struct Service {
     pub(super) awaited: Option<WorkerId>,
     /// The command's end was planned: what follows is no restart.
     pub(super) planned: bool,
+    /// We ended the server because its workers ended in a loop.
+    #[serde(default)]
+    pub(super) loops: Option<Why>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -92,6 +96,7 @@ impl Service {
             told_unready: false,
             awaited: None,
             planned: false,
+            loops: None,
         }
     }
 
@@ -171,6 +176,8 @@ impl Supervisor {
         self.service.answers = false;
         self.service.told_unready = false;
         self.service.planned = false;
+        self.service.loops = None;
+        self.ends_loop.on_start();
         self.spare.forget(now);
         let worker = match self.spec.kind {
             Kind::Server(_) => None,

@@ -52,6 +52,7 @@ impl Supervisor {
             worker.memory.set_baseline();
             worker.counted.set_baseline();
         }
+        self.mind_futile(now, id);
         // Above half its ceiling a worker may become due, or its replacement may be worth raising.
         if ceiling.is_some_and(|ceiling| value >= ceiling.scaled(0.5)) {
             self.replan = true;

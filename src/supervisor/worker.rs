@@ -46,6 +46,12 @@ pub(super) struct Worker {
     pub(super) warm: bool,
     /// Over its ceiling at birth: recycling cannot help.
     pub(super) born_fat: bool,
+    /// It has been over its ceiling since then.
+    #[serde(default)]
+    pub(super) over_since: Option<Timestamp>,
+    /// It has lived below its ceiling for so long that recycling helps.
+    #[serde(default)]
+    pub(super) proved: bool,
     pub(super) priority: Priority,
     /// The cap the kernel was told, so that it is told only of changes.
     pub(super) cap: Option<Bytes>,

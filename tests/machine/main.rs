@@ -27,6 +27,7 @@ mod job;
 mod kept;
 mod leaks;
 mod listen;
+mod loops;
 mod manager;
 mod operator;
 mod orphans;

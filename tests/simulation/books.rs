@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use supervise::{
     supervisor::{
         action::Action,
+        cause::Class,
         event::{Event, Exact, Oom, Sample, Stop},
         report::{Cause, Limits, Report, Who},
         spec::{Kind, Measure, RestartWhen, Spec},
@@ -167,6 +168,12 @@ pub(crate) struct Books {
     lowered: Option<WorkerId>,
     /// An operator had so many go that have not gone.
     fewer: u32,
+    /// Workers in a row that ended by themselves before they were ready, in this run.
+    pub(crate) unready: u32,
+    /// The run was ended because its workers could not start.
+    pub(crate) looped: bool,
+    /// It was said that recycling does not help.
+    pub(crate) no_help: bool,
 }
 
 impl Books {
@@ -189,6 +196,9 @@ impl Books {
             awaited: None,
             lowered: None,
             fewer: 0,
+            unready: 0,
+            looped: false,
+            no_help: false,
         }
     }
 
@@ -247,10 +257,12 @@ impl Books {
                     self.run = *run;
                     self.ended = None;
                     self.run_over = false;
+                    (self.unready, self.looped) = (0, false);
                     self.awaited = worker.map(|(worker, _)| worker);
                 }
                 Action::AskAgent { worker, .. } => self.note_asked(*worker, ANSWERED_AFTER),
                 Action::KeepReport { about, .. } => self.note_asked(about.worker, SAID_AFTER),
+                Action::KillRun { .. } => self.looped |= self.may_loop(),
                 Action::Exit { status } => self.exit = Some(*status),
                 _ => {}
             }
@@ -282,8 +294,9 @@ impl Books {
             Event::NoWorker { worker } => self.bury(*worker),
             Event::WorkerEnded { worker, .. } => self.bury(*worker),
             Event::WorkerReady { worker } => {
-                if let Some(seen) = self.workers.get_mut(worker) {
+                if let Some(seen) = self.workers.get_mut(worker).filter(|one| one.is_alive()) {
                     seen.ready.get_or_insert(now);
+                    self.unready = 0;
                 }
             }
             Event::Sampled { worker, sample } => {
@@ -321,6 +334,21 @@ impl Books {
         self.stopping.get_or_insert(self.now);
     }
 
+    /// Workers end before they are ready, again and again, and nobody serves.
+    pub(crate) fn may_loop(&self) -> bool {
+        let serves = self.alive().any(|(_, seen)| seen.serves());
+        self.is_server() && self.up && self.stopping.is_none() && self.unready >= 5 && !serves
+    }
+
+    /// It ended by itself, as it is told.
+    fn note_unready(&mut self, who: Who) {
+        let Who::Worker(worker) = who else { return };
+        let unready = |seen: &Seen| seen.ready.is_none() && seen.draining.is_none();
+        if self.up && self.workers.get(&worker).is_some_and(unready) {
+            self.unready += 1;
+        }
+    }
+
     fn bury(&mut self, worker: WorkerId) {
         let now = self.now;
         if let Some(seen) = self.workers.get_mut(&worker) {
@@ -352,6 +380,12 @@ impl Books {
                 if let Some(seen) = self.workers.get_mut(worker) {
                     seen.due = Some((now, *cause));
                 }
+            }
+            Report::Ended(end) if end.cause.class() == Class::Own => self.note_unready(end.who),
+            Report::Warning(text) => {
+                self.no_help |= text.contains("does not help")
+                    || text.contains("cannot help")
+                    || text.contains("did not help");
             }
             Report::GaveUp { .. } => {
                 self.stopping.get_or_insert(now);

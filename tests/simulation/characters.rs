@@ -30,9 +30,11 @@ pub(crate) enum Character {
     BornFat,
     /// Its import fails: exit status 3, which stops a gunicorn.
     BootFails,
+    /// Its import ends it with another status: its server starts the next one at once.
+    EndsAtBoot,
 }
 
-pub(crate) const ALL: [Character; 9] = [
+pub(crate) const ALL: [Character; 10] = [
     Character::Steady,
     Character::Leaky,
     Character::Spiky,
@@ -42,6 +44,7 @@ pub(crate) const ALL: [Character; 9] = [
     Character::Slow,
     Character::BornFat,
     Character::BootFails,
+    Character::EndsAtBoot,
 ];
 
 /// One life, as it will go if nobody interferes.
@@ -98,6 +101,9 @@ impl Program {
         }
         if chance.yes(0.05) {
             cast = vec![Character::BornFat];
+        }
+        if chance.yes(0.05) {
+            cast = vec![Character::EndsAtBoot];
         }
         Self {
             base: Bytes::mib(chance.between(20, 120)),
@@ -157,6 +163,9 @@ impl Program {
             goes: asked,
             crash: match character {
                 Character::Crashing => Some((after(chance), chance.pick(&odd))),
+                Character::EndsAtBoot => {
+                    Some((Duration::ZERO, Ended::Exit(chance.pick(&[0, 0, 1, 7]))))
+                }
                 Character::BootFails => Some((Duration::ZERO, Ended::Exit(chance.pick(&[3, 4])))),
                 _ => None,
             },

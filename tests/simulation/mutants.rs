@@ -10,9 +10,9 @@ use supervise::{
         action::{Action, AgentAsk, Look},
         event::{Event, Oom},
         report::{Cause, Report, Who},
-        spec::{Leaks, Spec},
+        spec::{Leaks, Limit, Spec},
     },
-    units::{Bytes, Signal},
+    units::{Bytes, Signal, Size},
 };
 
 use crate::{
@@ -156,6 +156,36 @@ fn a_recycle_that_gives_nothing_back_is_seen() {
             {
                 *cause = Cause::Budget;
             }
+        }
+    });
+}
+
+#[test]
+fn workers_that_cannot_start_without_a_word_are_seen() {
+    tampered("cannot-start", |turn, _| {
+        turn.reports.retain(
+            |report| !matches!(report, Report::Warning(text) if text.contains("cannot start")),
+        );
+    });
+}
+
+#[test]
+fn a_server_whose_workers_cannot_start_and_that_goes_on_is_seen() {
+    tampered("cannot-start", |turn, books| {
+        if books.stopping.is_none() && books.up {
+            turn.actions
+                .retain(|action| !matches!(action, Action::KillRun { .. }));
+        }
+    });
+}
+
+#[test]
+fn recycles_in_vain_soon_after_the_start_are_seen() {
+    // Every sample of a young worker shows it over its ceiling, so that it is never cured.
+    misled("in-vain", |spec| {
+        spec.recycle.min_age = Duration::ZERO;
+        if let Limit::At(Size::Bytes(ceiling)) = &mut spec.memory.ceiling {
+            *ceiling = ceiling.scaled(0.8);
         }
     });
 }

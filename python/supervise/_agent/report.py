@@ -54,6 +54,8 @@ def make(request, frame, began):
         one.pop("kind", None)
     return {
         "verdict": name,
+        # Of this process alone: the worker may be many.
+        "private": before.private,
         "explained": explained,
         "suspects": listed,
         "gc": garbage,

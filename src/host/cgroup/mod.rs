@@ -6,6 +6,7 @@
 //! and version 2, mounted without it, still kills.
 
 mod charge;
+mod contents;
 mod divide;
 mod files;
 mod found;

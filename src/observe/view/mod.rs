@@ -75,6 +75,9 @@ impl Page {
             name,
             &format!("{state}, {mode}, up {up}, {command}; supervise {version} pid {pid}"),
         );
+        if let Some(problem) = &snapshot.problem {
+            self.0.titled("PROBLEM", problem);
+        }
     }
 
     fn limits(&mut self, snapshot: &Snapshot) {

@@ -135,14 +135,16 @@ impl Report {
                 cause,
                 memory,
                 limit,
+                configured,
                 dry_run,
             } => {
-                let figures = words::memory_of(*memory, *limit);
-                if *dry_run {
-                    format!("{worker} would be recycled: {cause} ({figures}); a dry run leaves it")
+                let why = words::due_message(*cause, *memory, *limit, *configured);
+                let then = if *dry_run {
+                    "it would be replaced, but this is a dry run"
                 } else {
-                    format!("{worker} is to be recycled: {cause} ({figures})")
-                }
+                    "replacing it"
+                };
+                format!("{worker}: {why}; {then}")
             }
             Self::Rescued {
                 worker,
@@ -175,8 +177,12 @@ impl Report {
             }
             Self::Ended(end) => words::end_message(end),
             Self::Restarting { run, after } => format!("{run} starts in {}", span(*after)),
-            Self::GaveUp { ends, window } => {
-                format!("given up: {ends} ends within {}", span(*window))
+            Self::GaveUp { ends, window, last } => {
+                let within = span(*window);
+                format!(
+                    "giving up: more than {} ends within {within}, the last with {last}",
+                    ends.saturating_sub(1)
+                )
             }
             Self::Upgraded { version, from } => {
                 format!("supervise {version} goes on where {from} stopped")
@@ -209,6 +215,7 @@ impl Report {
                 cause,
                 memory,
                 limit,
+                configured,
                 dry_run,
             } => {
                 let mut facts = vec![
@@ -217,6 +224,7 @@ impl Report {
                     ("memory", Fact::Bytes(*memory)),
                 ];
                 facts.extend(limit.map(|limit| ("limit", Fact::Bytes(limit))));
+                facts.extend(configured.map(|limit| ("configured", Fact::Bytes(limit))));
                 facts.push(("dry_run", Fact::Flag(*dry_run)));
                 facts
             }
@@ -248,10 +256,7 @@ impl Report {
             Self::Pressed { memory, budget } => words::pressed_facts(*memory, *budget),
             Self::Killed { worker } => vec![("worker", word(worker))],
             Self::Ended(end) => words::end_facts(end),
-            Self::GaveUp { ends, window } => vec![
-                ("ends", Fact::Number(u64::from(*ends))),
-                ("window_s", Fact::Seconds(*window)),
-            ],
+            Self::GaveUp { ends, window, last } => words::gave_up_facts(*ends, *window, last),
             Self::Upgraded { version, from } => {
                 vec![("version", word(version)), ("from", word(from))]
             }

@@ -51,7 +51,8 @@ fn every() -> Vec<Report> {
             worker,
             cause,
             memory: Bytes::mib(301),
-            limit: Some(Bytes::mib(300)),
+            limit: Some(Bytes::mib(286)),
+            configured: Some(Bytes::mib(300)),
             dry_run: false,
         },
         Report::Rescued {
@@ -92,6 +93,7 @@ fn every() -> Vec<Report> {
         Report::GaveUp {
             ends: 6,
             window: Duration::from_secs(60),
+            last: "status 3".to_owned(),
         },
         Report::Stopping,
         Report::Stopped { status: 0 },
@@ -123,6 +125,58 @@ fn a_job_that_met_its_cap_reads_so() {
         &Report::Ended(end),
         "w1 ended: cap, ended by the kernel at its cap (memory 301M of 300M, peak 302M, \
          age 42s)",
+    );
+}
+
+#[test]
+fn a_kill_at_the_budget_is_not_held_against_the_worker() {
+    let mut end = end(Who::Worker(WorkerId::FIRST), Cause::BudgetKill);
+    (end.tasks, end.drain) = (None, None);
+    let report = Report::Ended(end);
+    said(
+        &report,
+        "w1 ended: budget-kill, killed by the kernel because the budget of all was full \
+         (memory 301M, peak 302M, age 42s)",
+    );
+    assert_eq!(report.level(), Level::Warn);
+}
+
+#[test]
+fn a_recycle_shows_the_limit_and_what_jitter_made_of_it() {
+    let due = |cause, limit, dry_run| Report::Due {
+        worker: WorkerId::FIRST,
+        cause,
+        memory: Bytes::mib(162),
+        limit: Some(Bytes::mib(limit)),
+        configured: Some(Bytes::mib(150)),
+        dry_run,
+    };
+    said(
+        &due(Cause::Ceiling, 146, false),
+        "w1: 162M, over its ceiling of 150M (146M with jitter); replacing it",
+    );
+    said(
+        &due(Cause::Ceiling, 150, true),
+        "w1: 162M, over its ceiling of 150M; it would be replaced, but this is a dry run",
+    );
+    said(
+        &due(Cause::Budget, 150, false),
+        "w1: 162M, the most of all workers, which come close to their budget of 150M together; \
+         replacing it",
+    );
+}
+
+#[test]
+fn a_service_that_is_given_up_says_the_last_reason() {
+    let gave_up = Report::GaveUp {
+        ends: 6,
+        window: Duration::from_secs(60),
+        last: "status 3: ConnectionError: database is away".to_owned(),
+    };
+    said(
+        &gave_up,
+        "giving up: more than 5 ends within 1m 0s, the last with status 3: ConnectionError: \
+         database is away",
     );
 }
 

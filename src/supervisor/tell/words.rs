@@ -58,6 +58,29 @@ pub(super) fn limits_facts(limits: &Limits) -> Facts {
     facts
 }
 
+/// `162M, over its ceiling of 150M (146M with jitter)`.
+pub(super) fn due_message(
+    cause: Cause,
+    memory: Bytes,
+    limit: Option<Bytes>,
+    configured: Option<Bytes>,
+) -> String {
+    match (cause, limit, configured.or(limit)) {
+        (Cause::Ceiling, Some(limit), Some(full)) if limit != full => {
+            format!("{memory}, over its ceiling of {full} ({limit} with jitter)")
+        }
+        (Cause::Ceiling, _, Some(full)) => format!("{memory}, over its ceiling of {full}"),
+        (Cause::Budget, _, Some(full)) => format!(
+            "{memory}, the most of all workers, which come close to their budget of {full} together"
+        ),
+        (Cause::Tasks, ..) => format!("{memory}, has done its number of tasks"),
+        (Cause::Age, ..) => format!("{memory}, has reached its age"),
+        (Cause::Request, ..) => format!("{memory}, an operator asked for it"),
+        (Cause::Reload, ..) => format!("{memory}, a reload"),
+        _ => format!("{memory}, {cause}"),
+    }
+}
+
 /// `w3 ended: ceiling (memory 301M of 300M, peak 302M, age 42s, drained in 0.3s)`.
 pub(in crate::supervisor) fn end_message(end: &End) -> String {
     let by = if end.cause == Cause::Cap {
@@ -65,13 +88,15 @@ pub(in crate::supervisor) fn end_message(end: &End) -> String {
     } else if end.cause == Cause::Oom {
         ", ended by the kernel for memory missing elsewhere"
     } else if end.cause == Cause::BudgetKill {
-        ", killed by the kernel because all together were over the budget"
+        ", killed by the kernel because the budget of all was full"
     } else {
         ""
     };
+    // The budget is not this worker's limit.
+    let limit = end.limit.filter(|_| end.cause != Cause::BudgetKill);
     let mut figures = format!(
         "{}, peak {}, age {}",
-        memory_of(end.memory, end.limit),
+        memory_of(end.memory, limit),
         end.peak,
         span(end.age)
     );
@@ -142,6 +167,14 @@ pub(super) fn pressed_facts(memory: Bytes, budget: Option<Bytes>) -> Facts {
     std::iter::once(("memory", Fact::Bytes(memory)))
         .chain(budget)
         .collect()
+}
+
+pub(super) fn gave_up_facts(ends: u32, window: Duration, last: &str) -> Facts {
+    vec![
+        ("ends", Fact::Number(u64::from(ends))),
+        ("window_s", Fact::Seconds(window)),
+        ("last", word(&last)),
+    ]
 }
 
 pub(super) fn memory_of(memory: Bytes, limit: Option<Bytes>) -> String {

@@ -13,7 +13,7 @@ use supervise::{
         report::{Cause, End, Report, Who},
         spec::RestartWhen,
     },
-    units::{RequestId, Signal, Timestamp, WorkerId},
+    units::{RequestId, RunId, Signal, Timestamp, WorkerId},
 };
 
 use super::Checker;
@@ -155,7 +155,7 @@ impl OneCause {
             };
         }
         let orphaned = books.is_server() && books.ended.is_some();
-        let stopping = books.stopping.is_some() || orphaned;
+        let stopping = books.stopping.is_some() || orphaned || books.looped;
         match end.cause {
             cause if cause.class() == Class::Kernel => return wrong("the kernel did not end it"),
             Cause::Exit(status) if ended != Ended::Exit(status) => return wrong("it did not"),
@@ -193,6 +193,8 @@ impl OneCause {
 #[derive(Default)]
 pub(super) struct Grace {
     killed: BTreeSet<WorkerId>,
+    /// This run was ended because its workers could not start, once.
+    looped: Option<RunId>,
 }
 
 impl Checker for Grace {
@@ -233,7 +235,8 @@ impl Checker for Grace {
                     let left = books.is_server() && books.alive().next().is_some();
                     let cleared =
                         orphaned.is_some_and(|waited| !left || waited >= grace.min(ORPHANS));
-                    if !stopped && !cleared && !books.stop_now && !gave_up {
+                    let looped = books.looped && !self.looped.replace(*run).eq(&Some(*run));
+                    if !stopped && !cleared && !books.stop_now && !gave_up && !looped {
                         return Err(format!("{run} is killed before its time"));
                     }
                 }

@@ -3,6 +3,7 @@
 
 mod asking;
 mod ends;
+mod loops;
 mod promises;
 mod settling;
 
@@ -28,6 +29,9 @@ pub(crate) trait Checker {
 /// All of them, for one run.
 pub(crate) fn all() -> Vec<Box<dyn Checker>> {
     vec![
+        // First: what is noticed of a loop comes before what else is wrong with its turns.
+        Box::new(loops::CannotStart::default()),
+        Box::new(loops::InVain::default()),
         Box::new(ends::TheDead),
         Box::new(ends::OneCause::default()),
         Box::new(ends::Grace::default()),

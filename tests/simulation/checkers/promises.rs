@@ -294,7 +294,8 @@ impl Strikes {
             let over = newest.take_while(counts).count();
             let old = books.now.since(seen.at) > books.spec.recycle.min_age + SLACK;
             let born_below = seen.birth.is_some_and(|birth| birth < ceiling);
-            if old && born_below && over > 2 * strikes + 2 && seen.due.is_none() {
+            let stays = books.no_help;
+            if old && born_below && over > 2 * strikes + 2 && seen.due.is_none() && !stays {
                 return Err(format!(
                     "{worker}: {over} samples over {ceiling}, and it is not due"
                 ));
@@ -332,7 +333,11 @@ impl BornFat {
                 .process(*worker)
                 .is_some_and(|process| process.rate() > 1e6);
             let low = seen.birth.is_some_and(|birth| birth < ceiling.scaled(0.8));
-            let high = seen.value().filter(|value| *value > ceiling.scaled(1.5));
+            // One that passed its ceiling early stays until it is close to its cap.
+            let cap = books.limits.cap.bytes.unwrap_or(ceiling.scaled(2.0));
+            let near = ceiling.plus(cap.minus(ceiling).scaled(0.8));
+            let high = near.max(ceiling.scaled(1.5));
+            let high = seen.value().filter(|value| *value > high);
             let old = books.now.since(seen.at) > books.spec.recycle.min_age.mul_f64(2.0);
             if let Some(value) = high
                 && leaks

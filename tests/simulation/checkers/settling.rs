@@ -117,9 +117,9 @@ impl Checker for Settles {
 
     fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
         for report in &turn.reports {
-            if let Report::Warning(text) = report {
+            if let Report::Warning(_) = report {
                 self.warnings += 1;
-                self.hopeless |= text.contains("recycling cannot help");
+                self.hopeless |= books.no_help;
             }
         }
         // A drain ends with its grace, whatever the worker does; the news takes a moment.

@@ -1,0 +1,129 @@
+//! Nothing goes on for ever that does not help: starts of workers that end at once, and recycles of
+//! workers that are over their ceiling as soon as they live.
+
+use std::time::Duration;
+
+use supervise::{
+    supervisor::{
+        action::Action,
+        event::Event,
+        report::{Cause, Report},
+    },
+    units::RunId,
+};
+
+use super::Checker;
+use crate::{
+    books::{Books, Turn},
+    world::World,
+};
+
+/// Workers that end before they are ready, one after the other, are told of; and where nobody
+/// serves, their server is ended.
+#[derive(Default)]
+pub(super) struct CannotStart {
+    said: bool,
+    ended: Option<RunId>,
+}
+
+/// One that ends in the turn in which another is told of may come in between.
+const UNREADY_MAX: u32 = 6;
+
+impl Checker for CannotStart {
+    fn name(&self) -> &'static str {
+        "cannot-start"
+    }
+
+    fn on_turn(&mut self, turn: &Turn, books: &Books, _: &World) -> Result<(), String> {
+        let told = |report: &Report| match report {
+            Report::Warning(text) => text.contains("workers cannot start"),
+            _ => false,
+        };
+        let killed = |action: &Action| matches!(action, Action::KillRun { .. });
+        if turn.reports.iter().any(told) {
+            if self.said {
+                return Err("workers that cannot start are warned of twice".to_owned());
+            }
+            self.said = true;
+        }
+        if turn.actions.iter().any(killed) {
+            self.ended = Some(books.run);
+        }
+        if !books.up || books.stopping.is_some() || books.unready < UNREADY_MAX {
+            return Ok(());
+        }
+        let many = books.unready;
+        if !self.said {
+            return Err(format!(
+                "{many} workers ended before they were ready, and nothing is said"
+            ));
+        }
+        if books.may_loop() && self.ended != Some(books.run) {
+            return Err(format!(
+                "{many} workers ended before they were ready, nobody serves, and it goes on"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Workers that go by their ceiling soon after their start, one after the other and none of them
+/// close to its cap, are no more than a few.
+#[derive(Default)]
+pub(super) struct InVain {
+    in_a_row: u32,
+}
+
+/// A worker lives on for a while: later its growth is more than its start.
+const EARLY: f64 = 1.5;
+
+impl Checker for InVain {
+    fn name(&self) -> &'static str {
+        "in-vain"
+    }
+
+    fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
+        // The limits are other ones, or all workers are: what did not help may help now.
+        let anew = turn
+            .reports
+            .iter()
+            .any(|one| matches!(one, Report::Limits(_)));
+        if anew || matches!(turn.event, Some(Event::Available(_))) {
+            self.in_a_row = 0;
+        }
+        let early = books.spec.recycle.min_age.mul_f64(EARLY);
+        let ceiling = books.limits.ceiling.bytes.unwrap_or_default();
+        for (_, seen) in books.alive().filter(|(_, seen)| seen.serves()) {
+            let low = ceiling.scaled(1.0 - books.spec.recycle.jitter);
+            let below = seen.value().is_some_and(|value| value < low);
+            if below && turn.at.since(seen.at) >= early {
+                self.in_a_row = 0;
+            }
+        }
+        let cap = books.limits.cap.bytes.unwrap_or(ceiling.scaled(2.0));
+        let near = ceiling.plus(cap.minus(ceiling).scaled(0.5));
+        for (worker, cause) in turn.drains() {
+            let Some(seen) = books.workers.get(&worker) else {
+                continue;
+            };
+            if cause != Cause::Ceiling {
+                continue;
+            }
+            let is_early = turn.at.since(seen.at) < early.saturating_sub(Duration::from_millis(1));
+            if !is_early {
+                self.in_a_row = 0;
+            } else if seen.value().is_some_and(|value| value < near) {
+                self.in_a_row += 1;
+            }
+        }
+        // The number that is wanted is seen late, and is larger by the one that is too many.
+        let most = 2 * (world.scenario.workers.max(world.wish) + 1) + 2;
+        if self.in_a_row > most {
+            return Err(format!(
+                "{} workers in a row went by the ceiling soon after their start",
+                self.in_a_row
+            ));
+        }
+        Ok(())
+    }
+}
