@@ -111,7 +111,7 @@ pub const KEYS: [Key; 48] = [
         "measure",
         "private|rss|pss|cgroup",
         "private",
-        "Which figure is held against the ceiling",
+        "Which measure is compared with the ceiling",
     ),
     key(
         "memory.strikes",

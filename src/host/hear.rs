@@ -7,7 +7,7 @@ use std::{
 
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
-use super::{Host, forks::Forks, probe};
+use super::{Host, clock, forks::Forks, probe};
 use crate::{
     supervisor::event::{Event, Oom},
     units::{Signal, Timestamp, WorkerId},
@@ -182,10 +182,15 @@ impl Host {
             let Some(tracked) = self.workers.get_mut(&worker) else {
                 continue;
             };
+            let exact = sample.and_then(|sample| sample.exact);
+            tracked.unnamed.on_looked(clock::now(), exact);
             let Some(mut sample) = sample else { continue };
             sample.cgroup = tracked.group.usage();
+            sample.held = tracked.group.held();
             if let Some(exact) = &mut sample.exact {
-                exact.charged = tracked.group.charged_anon();
+                // RACE: it may take and give back memory while it is looked at. Read before and
+                // after, what it gave back meanwhile is not taken for charged elsewhere.
+                exact.charged = exact.charged.max(tracked.charged_anon());
             }
             self.events.push_back(Event::Sampled { worker, sample });
         }

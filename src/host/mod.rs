@@ -34,6 +34,7 @@ pub mod rights;
 pub mod rlimit;
 mod run;
 mod signals;
+mod smaps;
 mod spawn;
 mod tmpfs;
 mod tracked;

@@ -9,21 +9,6 @@ use std::{fs::File, os::unix::fs::FileExt, path::PathBuf};
 use super::procfs::{Proc, ProcError, read, reading};
 use crate::units::Bytes;
 
-/// Exact memory of a process (`smaps_rollup`).
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Rollup {
-    /// Pages that only it has, and its share of the swap: what its end would give back. A share,
-    /// because pages that were shared before they were swapped out count whole in `Swap` for
-    /// everybody who shares them.
-    pub private: Bytes,
-    /// Private pages, its share of the shared ones, and its share of the swap.
-    pub pss: Bytes,
-    /// Resident pages.
-    pub rss: Bytes,
-    /// Swapped pages, shared ones whole.
-    pub swap: Bytes,
-}
-
 /// Resident pages of a process.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Resident {
@@ -70,29 +55,11 @@ impl Proc {
         Ok(Statm { path, file })
     }
 
-    /// The exact figures. About 20 ms a gigabyte, and the process cannot map memory meanwhile.
-    pub fn rollup(&self, pid: i32) -> Result<Rollup, ProcError> {
-        let path = self.of(pid, "smaps_rollup");
+    /// Its resident pages of shared memory, mapped by it alone or not (`RssShmem`). Some 20 us.
+    pub fn shmem(&self, pid: i32) -> Result<Bytes, ProcError> {
+        let path = self.of(pid, "status");
         let text = read(&path)?;
-        let sum = |names: &[&str]| {
-            let known = names.iter().filter_map(|name| kib(&text, name));
-            known.fold(Bytes::ZERO, Bytes::plus)
-        };
-        if kib(&text, "Rss").is_none() {
-            // A process that is ending has no memory left to tell of.
-            return Err(ProcError::strange(&path, "no `Rss` in it"));
-        }
-        Ok(Rollup {
-            private: sum(&[
-                "Private_Clean",
-                "Private_Dirty",
-                "Private_Hugetlb",
-                "SwapPss",
-            ]),
-            pss: sum(&["Pss", "SwapPss"]),
-            rss: sum(&["Rss"]),
-            swap: sum(&["Swap"]),
-        })
+        kib(&text, "RssShmem").ok_or_else(|| ProcError::strange(&path, "no `RssShmem` in it"))
     }
 
     /// The highest its resident memory ever was since its execve(2) (`VmHWM`).
@@ -134,31 +101,6 @@ mod tests {
         *,
     };
 
-    const ROLLUP: &str = "562791940000-7ffd9d599000 ---p 00000000 00:00 0          [rollup]
-Rss:                1656 kB
-Pss:                 360 kB
-Pss_Dirty:           116 kB
-Shared_Clean:       1492 kB
-Private_Clean:        48 kB
-Private_Dirty:       116 kB
-Private_Hugetlb:    2048 kB
-Swap:                100 kB
-SwapPss:              25 kB
-Locked:                0 kB
-";
-
-    #[test]
-    fn private_memory_is_what_an_end_would_give_back() {
-        let (_root, proc) = kernel(&[("7/smaps_rollup", ROLLUP)]);
-        let expected = Rollup {
-            private: Bytes((48 + 116 + 2048 + 25) << 10),
-            pss: Bytes((360 + 25) << 10),
-            rss: Bytes(1656 << 10),
-            swap: Bytes(100 << 10),
-        };
-        assert_eq!(proc.rollup(7).unwrap(), expected);
-    }
-
     #[test]
     fn resident_pages_are_read_again_from_the_kept_file() {
         let (root, proc) = kernel(&[("7/statm", "765 439 410 5 0 123 0\n")]);
@@ -188,10 +130,9 @@ Locked:                0 kB
     #[test]
     fn this_kernel_is_understood() {
         let proc = Proc::default();
-        let rollup = proc.rollup(us()).unwrap();
-        assert!(rollup.private > Bytes::ZERO && rollup.private <= rollup.pss);
         assert!(proc.statm(us()).unwrap().read().unwrap().resident > Bytes::mib(1));
         assert!(proc.peak(us()).unwrap() > Bytes::mib(1));
-        assert!(proc.rollup(i32::MAX).unwrap_err().is_gone());
+        assert!(proc.shmem(us()).unwrap() < Bytes::mib(64));
+        assert!(proc.shmem(i32::MAX).unwrap_err().is_gone());
     }
 }

@@ -462,7 +462,7 @@ impl Host {
             let capped = match self.groups.caps() {
                 CapMechanism::Rlimit => Ok(()),
                 CapMechanism::CgroupV1 | CapMechanism::CgroupV2 => {
-                    tracked.group.set_cap(cap, self.swap)
+                    tracked.group.set_cap(cap, self.swap).map(drop)
                 }
             };
             self.limit_pids(&tracked.group);

@@ -2,14 +2,31 @@
 
 use std::{io, time::Duration};
 
-use super::{cgroup::Group, pidfd::PidFd, proc_memory::Statm, procfs::Proc};
+use super::{
+    cgroup::Group,
+    pidfd::PidFd,
+    proc_memory::{Resident, Statm},
+    procfs::{Proc, ProcError},
+};
 use crate::{
-    supervisor::{action::Priority, event::Sample},
+    supervisor::{
+        action::Priority,
+        event::{Exact, Sample},
+        spec::Measure,
+    },
     units::{Bytes, Signal, Timestamp},
 };
 
 /// Without a group, helpers are looked for as often.
 const HELPERS: Duration = Duration::from_millis(250);
+/// Pages of files and of shared memory must have changed by this before they are told apart again.
+const SHARED_STEP: Bytes = Bytes::mib(1);
+/// A slot's shared memory must have changed by this before it is looked at exactly.
+const UNNAMED_STEP: Bytes = Bytes::mib(8);
+/// How far that look may be off.
+pub(super) const UNNAMED_WITHIN: Bytes = Bytes::mib(1);
+/// Such looks take at most this part of the time.
+const LOOKS_SHARE: u32 = 50;
 /// A thread that is born while priorities are set back inherits the old one: look again.
 const PASSES: u32 = 3;
 
@@ -24,8 +41,10 @@ pub(super) struct Tracked {
     pub(super) oom_since: Option<Timestamp>,
     /// Its process that agents' questions go to.
     pub(super) asked: Option<i32>,
+    /// Of its shared memory.
+    pub(super) unnamed: Unnamed,
     pids: Vec<i32>,
-    statms: Vec<(i32, Statm)>,
+    figures: Vec<Cheap>,
     refreshed: Option<Timestamp>,
 }
 
@@ -37,8 +56,9 @@ impl Tracked {
             is_command,
             oom_since: None,
             asked: None,
+            unnamed: Unnamed::new(),
             pids: Vec::new(),
-            statms: Vec::new(),
+            figures: Vec::new(),
             refreshed: None,
         }
     }
@@ -60,32 +80,49 @@ impl Tracked {
         &self.pids
     }
 
-    /// The cheap figures of all its processes; `None` when they are gone.
-    pub(super) fn look(&mut self, proc: &Proc, now: Timestamp) -> Option<Sample> {
+    /// The cheap figures of all its processes; `None` when they are gone. What its group holds is
+    /// read only where it counts.
+    pub(super) fn look(&mut self, proc: &Proc, now: Timestamp, measure: Measure) -> Option<Sample> {
         self.pids(proc, now);
         let pids = &self.pids;
-        self.statms.retain(|(pid, _)| pids.contains(pid));
+        self.figures.retain(|known| pids.contains(&known.pid));
         for &pid in pids {
-            if !self.statms.iter().any(|(known, _)| *known == pid)
+            if !self.figures.iter().any(|known| known.pid == pid)
                 && let Ok(statm) = proc.statm(pid)
             {
-                self.statms.push((pid, statm));
+                self.figures.push(Cheap::new(pid, statm));
             }
         }
         let mut sample = Sample {
             at: now,
             cgroup: self.group.usage(),
+            held: match measure {
+                Measure::Cgroup => self.group.held(),
+                Measure::Private | Measure::Rss | Measure::Pss => None,
+            },
             ..Sample::default()
         };
-        self.statms.retain(|(_, statm)| {
-            let Ok(seen) = statm.read() else { return false };
+        self.figures.retain_mut(|known| {
+            let Ok((seen, shmem)) = known.read(proc) else {
+                return false;
+            };
             sample.rss = sample.rss.plus(seen.resident);
             sample.anon = sample.anon.plus(seen.resident.minus(seen.shared));
+            sample.shmem = sample.shmem.plus(shmem);
             sample.processes += 1;
             true
         });
         // A zombie can still be read, and has nothing.
         (sample.rss > Bytes::ZERO).then_some(sample)
+    }
+
+    /// Anonymous pages that its group is charged with, where some of its pages can be charged to
+    /// another group: not for a command, which is in its group before its first instruction.
+    pub(super) fn charged_anon(&self) -> Option<Bytes> {
+        if self.is_command {
+            return None;
+        }
+        self.group.charged().map(|(anon, _)| anon)
     }
 
     /// SIGKILL for it and all its helpers.
@@ -122,6 +159,89 @@ impl Tracked {
                 }
             }
         }
+    }
+}
+
+/// How much of a slot's shared memory has no name, and so ends with it: only an exact look can say.
+#[derive(Debug)]
+pub(super) struct Unnamed {
+    bytes: Bytes,
+    /// All its shared memory when that was so.
+    of: Bytes,
+    asked: Option<Bytes>,
+    /// Not looked at again before.
+    rests_until: Option<Timestamp>,
+}
+
+impl Unnamed {
+    const fn new() -> Self {
+        Self {
+            bytes: Bytes::ZERO,
+            of: Bytes::ZERO,
+            asked: None,
+            rests_until: None,
+        }
+    }
+
+    /// Whether an exact look is to be asked for, where all its shared memory is `shmem`. The answer
+    /// is remembered as asked.
+    pub(super) fn wants_look(&mut self, now: Timestamp, shmem: Bytes) -> bool {
+        let is_far = shmem.get().abs_diff(self.of.get()) >= UNNAMED_STEP.get();
+        let rests = self.rests_until.is_some_and(|until| now < until);
+        if !is_far || rests || self.asked.is_some() {
+            return false;
+        }
+        self.asked = Some(shmem);
+        true
+    }
+
+    pub(super) fn on_looked(&mut self, now: Timestamp, seen: Option<Exact>) {
+        let Some(shmem) = self.asked.take() else {
+            return;
+        };
+        if let Some(seen) = seen {
+            self.bytes = seen.private.minus(seen.anon);
+            self.of = shmem;
+            self.rests_until = Some(now.later(seen.took * LOOKS_SHARE));
+        }
+    }
+
+    pub(super) fn part_of(&self, shmem: Bytes) -> Bytes {
+        self.bytes.min(shmem)
+    }
+}
+
+/// The cheap figures of one process, and where they come from.
+#[derive(Debug)]
+struct Cheap {
+    pid: i32,
+    statm: Statm,
+    /// Resident pages of shared memory, when `shared` was as it is here. They are read again only
+    /// when that has changed, because they cost ten times as much as all the others.
+    shmem: Bytes,
+    shared: Option<Bytes>,
+}
+
+impl Cheap {
+    const fn new(pid: i32, statm: Statm) -> Self {
+        Self {
+            pid,
+            statm,
+            shmem: Bytes::ZERO,
+            shared: None,
+        }
+    }
+
+    /// Its pages, and its resident pages of shared memory.
+    fn read(&mut self, proc: &Proc) -> Result<(Resident, Bytes), ProcError> {
+        let seen = self.statm.read()?;
+        let is_near = |known: Bytes| known.get().abs_diff(seen.shared.get()) < SHARED_STEP.get();
+        if !self.shared.is_some_and(is_near) {
+            // Before Linux 4.5 all that is shared might be shared memory.
+            self.shmem = proc.shmem(self.pid).unwrap_or(seen.shared);
+            self.shared = Some(seen.shared);
+        }
+        Ok((seen, self.shmem))
     }
 }
 

@@ -80,13 +80,20 @@ impl Host {
         };
         match how {
             Look::Cheap => {
-                if let Some(sample) = tracked.look(&self.proc, now) {
+                let measure = self.spec.memory.measure;
+                if let Some(sample) = tracked.look(&self.proc, now, measure) {
                     self.events.push_back(Event::Sampled { worker, sample });
                 }
             }
-            Look::Exact => {
+            Look::Exact { within } => {
                 let pids = tracked.pids(&self.proc, now).to_vec();
-                self.looker.ask(Job { worker, pids });
+                let charged = tracked.charged_anon();
+                self.looker.ask(Job {
+                    worker,
+                    pids,
+                    within,
+                    charged,
+                });
             }
         }
     }
@@ -97,11 +104,17 @@ impl Host {
         };
         if self.groups.caps() == CapMechanism::Rlimit || !tracked.group.holds_processes() {
             self.rail(worker, cap);
-        } else if let Err(error) = tracked.group.set_cap(cap, self.swap)
-            && !error.is_gone()
-        {
-            let pid = tracked.process.pid();
-            self.fail_cap(worker, pid, error.to_string());
+            return;
+        }
+        match tracked.group.set_cap(cap, self.swap) {
+            Ok(Some(limit)) if Some(limit) != cap => {
+                self.events.push_back(Event::CapHigher { worker, limit });
+            }
+            Err(error) if !error.is_gone() => {
+                let pid = tracked.process.pid();
+                self.fail_cap(worker, pid, error.to_string());
+            }
+            Ok(_) | Err(_) => {}
         }
     }
 

@@ -200,10 +200,13 @@ pub struct About {
 /// How closely to look.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Look {
-    /// A few microseconds: resident and anonymous pages, the group's charge.
+    /// A few microseconds: resident, anonymous and shared pages, the group's charge.
     Cheap,
     /// About 20 ms a gigabyte, and the target stalls for a part of it: private and proportional.
-    Exact,
+    Exact {
+        /// How far the private memory may be off.
+        within: Bytes,
+    },
 }
 
 /// Whom the scheduler prefers.

@@ -89,7 +89,11 @@ impl Supervisor {
         };
         let cause = self.cause_of(&worker, ended, oom);
         let drain = worker.drain().copied();
-        let peak = worker.memory.peak().max(peak.unwrap_or_default());
+        let peak = peak.unwrap_or_default();
+        let peak = match oom {
+            Oom::Cap => worker.memory.peak().max(peak),
+            Oom::No | Oom::Budget | Oom::Elsewhere => worker.memory.peak_of(peak),
+        };
         let limit = if cause == Cause::Cap {
             self.limits.cap.bytes
         } else if cause == Cause::BudgetKill {

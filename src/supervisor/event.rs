@@ -94,7 +94,8 @@ pub enum Event {
         ended: Ended,
         /// What the kernel says of its memory.
         oom: Oom,
-        /// The highest its memory ever was, where the kernel kept it.
+        /// At its cap, the highest its group was ever charged with; else the highest its resident
+        /// pages ever were. Only where the kernel kept it.
         peak: Option<Bytes>,
     },
     /// The kernel ended a helper process of a worker that lives on.
@@ -105,6 +106,14 @@ pub enum Event {
         oom: Oom,
     },
 
+    /// The kernel holds a worker at a higher limit than was asked for: the worker holds more than
+    /// that already, and the kernel cannot take it back.
+    CapHigher {
+        /// Whose.
+        worker: WorkerId,
+        /// The limit in force.
+        limit: Bytes,
+    },
     /// A look at a worker's memory.
     Sampled {
         /// Whose.
@@ -240,6 +249,7 @@ pub enum Oom {
 
 /// A look at a worker's memory, all its processes together.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Sample {
     /// When the figures were read.
     pub at: Timestamp,
@@ -247,8 +257,12 @@ pub struct Sample {
     pub rss: Bytes,
     /// Resident pages that no file backs (`statm`: resident less shared).
     pub anon: Bytes,
-    /// What its cgroup is charged with, where it has one.
+    /// Resident pages of shared memory, named or not (`RssShmem`).
+    pub shmem: Bytes,
+    /// What its cgroup is charged with, page cache included, where it has one.
     pub cgroup: Option<Bytes>,
+    /// What its cgroup is charged with and the kernel cannot take back, where that was read.
+    pub held: Option<Bytes>,
     /// Only in an exact look.
     pub exact: Option<Exact>,
     /// How many processes it is.
@@ -279,14 +293,19 @@ pub struct TmpfsFile {
     pub size: Bytes,
 }
 
-/// The dear figures (`/proc/PID/smaps_rollup`).
+/// The dear figures (`/proc/PID/smaps_rollup` and `smaps`).
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Exact {
-    /// Private pages and their swap.
+    /// What its end would give back: anonymous pages, shared memory without a name, swap and huge
+    /// pages. No pages of files.
     pub private: Bytes,
+    /// Resident anonymous pages that only it has; never too many.
+    pub anon: Bytes,
     /// Private pages and its share of the shared ones, and swap.
     pub pss: Bytes,
-    /// Anonymous pages charged to its own cgroup, where it has one.
+    /// Anonymous pages charged to its own cgroup, where others can be charged elsewhere: it has one
+    /// and was moved there.
     pub charged: Option<Bytes>,
     /// How long the look took; the target was stalled for a part of it.
     pub took: Duration,

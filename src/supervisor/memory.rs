@@ -1,8 +1,8 @@
 //! Judging one worker's samples: what it holds, how it grows, and when to look again.
 //!
-//! Cheap looks show resident and anonymous pages. What a worker holds privately is only in
-//! `smaps_rollup`, which is dear; so the last exact figure is moved on by the anonymous growth
-//! since.
+//! Cheap looks show resident, anonymous and shared pages. What a worker holds privately is only in
+//! `smaps_rollup` and `smaps`, which are dear; so the last exact figure is moved on by the
+//! anonymous growth since.
 
 use std::time::Duration;
 
@@ -26,15 +26,25 @@ const LOOKS_WHILE_YOUNG: u32 = 8;
 const SPACING_MIN: Duration = Duration::from_micros(500);
 /// Exact looks take at most this part of the time: one that took 6 ms is not repeated for 300 ms.
 const EXACT_SHARE: u32 = 50;
+/// Exact looks may be off by this part of the ceiling.
+const EXACT_WITHIN: f64 = 0.05;
+/// The cheap figures have moved far from the last exact one: by this part of the ceiling.
+const FAR: f64 = 0.15;
 
 /// What is known of one worker's memory.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Memory {
     measure: Measure,
     last: Option<Sample>,
+    /// What its group was last charged with and the kernel cannot take back.
+    #[serde(default)]
+    held: Option<Bytes>,
     /// The last exact look, with the cheap figures read beside it.
     exact: Option<(Sample, Exact)>,
     peak: Bytes,
+    /// The most resident pages of files that it was seen with.
+    #[serde(default)]
+    files: Bytes,
     baseline: Option<Bytes>,
     growth: Growth,
     strikes: u32,
@@ -47,8 +57,10 @@ impl Memory {
         Self {
             measure,
             last: None,
+            held: None,
             exact: None,
             peak: Bytes::ZERO,
+            files: Bytes::ZERO,
             baseline: None,
             growth: Growth::new(),
             strikes: 0,
@@ -62,10 +74,10 @@ impl Memory {
         if self.last.is_some_and(|last| sample.at < last.at) {
             // An exact look takes its time in another thread, and cheap ones overtake it. Its
             // figures are still the best there are; only the order of points must hold.
-            self.take_exact(sample);
+            self.take_figures(sample);
             return;
         }
-        self.take_exact(sample);
+        self.take_figures(sample);
         self.last = Some(sample);
         let value = self.value();
         self.peak = self.peak.max(value);
@@ -82,7 +94,10 @@ impl Memory {
         };
     }
 
-    fn take_exact(&mut self, sample: Sample) {
+    fn take_figures(&mut self, sample: Sample) {
+        let files = sample.rss.minus(sample.anon).minus(sample.shmem);
+        self.files = self.files.max(files);
+        self.held = sample.held.or(self.held);
         if let Some(exact) = sample.exact {
             self.exact_asked = false;
             // The first exact figure replaces an estimate that knew nothing: the jump is no growth.
@@ -102,7 +117,9 @@ impl Memory {
         self.look_at = now.later(SPACING_MAX);
         if self.wants_exact(now, ceiling) {
             self.exact_asked = true;
-            return Some(Look::Exact);
+            let rss = self.last.map_or(Bytes::ZERO, |last| last.rss);
+            let within = ceiling.unwrap_or(rss).scaled(EXACT_WITHIN);
+            return Some(Look::Exact { within });
         }
         Some(Look::Cheap)
     }
@@ -163,7 +180,7 @@ impl Memory {
         };
         match (self.measure, self.exact) {
             (Measure::Rss, _) => last.rss,
-            (Measure::Cgroup, _) => last.cgroup.unwrap_or(last.rss),
+            (Measure::Cgroup, _) => self.held.unwrap_or(last.rss),
             (Measure::Private, Some((then, exact))) => moved_on(exact.private, then, last),
             (Measure::Pss, Some((then, exact))) => moved_on(exact.pss, then, last),
             (Measure::Private | Measure::Pss, None) => last.anon,
@@ -203,6 +220,16 @@ impl Memory {
         self.peak
     }
 
+    /// The highest value, where `resident` is the highest its resident pages ever were: a short
+    /// life is not seen by looks. The pages of files that it was seen with are not its own.
+    pub(super) fn peak_of(&self, resident: Bytes) -> Bytes {
+        let files = match self.measure {
+            Measure::Rss => Bytes::ZERO,
+            Measure::Private | Measure::Pss | Measure::Cgroup => self.files,
+        };
+        self.peak.max(resident.minus(files))
+    }
+
     /// The last figures as they were read.
     pub(super) const fn last(&self) -> Option<Sample> {
         self.last
@@ -213,11 +240,12 @@ impl Memory {
         self.last.map_or(1, |last| last.processes)
     }
 
-    /// What is held privately but charged to another group (touched before the worker was moved
-    /// into its own), by the last exact look.
+    /// Its own anonymous pages that are charged to another group (touched before the worker was
+    /// moved into its own), by the last exact look. Nothing else counts: swap and huge pages are
+    /// not held by a group's limit, and pages of files are charged to whoever read them first.
     pub(super) fn charged_elsewhere(&self) -> Option<Bytes> {
         let (_, exact) = self.exact?;
-        Some(exact.private.minus(exact.charged?))
+        Some(exact.anon.minus(exact.charged?))
     }
 
     /// Growth in bytes a second, as far as that can be told.
@@ -249,7 +277,7 @@ impl Memory {
             pss: self
                 .exact
                 .map(|(then, exact)| moved_on(exact.pss, then, last)),
-            cgroup: last.cgroup,
+            cgroup: self.held,
             peak: self.peak,
             baseline: self.baseline,
             slope_bps: self.slope(),
@@ -308,16 +336,21 @@ impl Memory {
         let Some(ceiling) = ceiling else {
             return age > SLOPE_WINDOW * 2;
         };
-        let moved = Bytes(last.anon.get().abs_diff(then.anon.get()));
-        let far = moved > ceiling.scaled(0.15);
-        // Shared mappings that nobody shares (mmap(2), MAP_SHARED) are private, but no anonymous
-        // pages: only the resident ones tell of them.
-        let resident = Bytes(last.rss.get().abs_diff(then.rss.get()));
-        if resident.minus(moved) > ceiling.scaled(0.15) {
+        let far = ceiling.scaled(FAR);
+        let apart = |one: Bytes, other: Bytes| Bytes(one.get().abs_diff(other.get()));
+        let moved = apart(last.anon, then.anon);
+        // What counts besides anonymous pages: shared memory without a name, or a share of all that
+        // is resident. A worker that only maps files costs no exact looks.
+        let others = match self.measure {
+            Measure::Private => apart(last.shmem, then.shmem),
+            Measure::Pss => apart(last.rss, then.rss).minus(moved),
+            Measure::Rss | Measure::Cgroup => Bytes::ZERO,
+        };
+        if others > far {
             return true;
         }
         let near = self.value() > ceiling.scaled(0.8);
-        (far && self.value() > ceiling.scaled(0.5))
+        (moved > far && self.value() > ceiling.scaled(0.5))
             || (near && age > Duration::from_secs(10))
             || age > SLOPE_WINDOW * 2
     }
@@ -331,148 +364,5 @@ fn moved_on(exact: Bytes, then: Sample, now: Sample) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CEILING: Option<Bytes> = Some(Bytes::mib(300));
-
-    fn at(millis: u64) -> Timestamp {
-        Timestamp::from_nanos(millis * 1_000_000)
-    }
-
-    fn cheap(millis: u64, anon_mib: u64) -> Sample {
-        Sample {
-            at: at(millis),
-            rss: Bytes::mib(anon_mib + 20),
-            anon: Bytes::mib(anon_mib),
-            processes: 1,
-            ..Sample::default()
-        }
-    }
-
-    fn exact(millis: u64, anon_mib: u64, private_mib: u64) -> Sample {
-        let private = Bytes::mib(private_mib);
-        let exact = Exact {
-            private,
-            pss: private,
-            charged: None,
-            took: Duration::from_millis(1),
-        };
-        Sample {
-            exact: Some(exact),
-            ..cheap(millis, anon_mib)
-        }
-    }
-
-    fn fed(samples: &[Sample]) -> Memory {
-        let mut memory = Memory::new(Measure::Private, at(0));
-        for sample in samples {
-            memory.on_sample(*sample, CEILING);
-        }
-        memory
-    }
-
-    #[test]
-    fn the_exact_figure_moves_on_with_the_anonymous_pages() {
-        assert_eq!(
-            fed(&[exact(0, 50, 30), cheap(100, 60)]).value(),
-            Bytes::mib(40)
-        );
-        assert_eq!(
-            fed(&[exact(0, 50, 30), cheap(100, 45)]).value(),
-            Bytes::mib(25)
-        );
-    }
-
-    #[test]
-    fn an_upper_bound_alone_is_no_strike() {
-        let mut memory = fed(&[cheap(0, 400)]);
-        assert_eq!(memory.strikes(), 0);
-        assert_eq!(memory.poll_look(at(1000), CEILING), Some(Look::Exact));
-        memory.on_sample(exact(1001, 400, 310), CEILING);
-        assert_eq!(memory.strikes(), 1);
-    }
-
-    #[test]
-    fn strikes_count_looks_in_a_row() {
-        assert_eq!(
-            fed(&[exact(0, 300, 310), cheap(1, 301), cheap(2, 302)]).strikes(),
-            3
-        );
-        assert_eq!(
-            fed(&[exact(0, 300, 310), cheap(1, 100), cheap(2, 302)]).strikes(),
-            1
-        );
-    }
-
-    #[test]
-    fn a_steady_leak_has_its_slope_and_its_forecast() {
-        let samples: Vec<_> = (0..10)
-            .map(|i| exact(i * 1000, 100 + i * 10, 100 + i * 10))
-            .collect();
-        let memory = fed(&samples);
-        let mib_per_second = memory.slope().unwrap() / Bytes::mib(1).as_f64();
-        assert!((mib_per_second - 10.0).abs() < 0.01, "{mib_per_second}");
-        let left = memory.time_to(Bytes::mib(300)).unwrap().as_secs_f64();
-        assert!((left - 11.0).abs() < 0.1, "{left}");
-    }
-
-    #[test]
-    fn looks_come_closer_as_the_ceiling_does() {
-        let far = fed(&[exact(0, 100, 100), cheap(1000, 101)]);
-        assert_eq!(far.look_at(), at(2000));
-        let near = fed(&[exact(0, 250, 250), cheap(1000, 270), cheap(2000, 290)]);
-        let spacing = near.look_at().since(at(2000));
-        assert!(spacing <= Duration::from_millis(130), "{spacing:?}");
-        let runaway = fed(&[exact(0, 100, 100), cheap(100, 290)]);
-        assert!(runaway.look_at().since(at(100)) <= Duration::from_millis(2));
-    }
-
-    #[test]
-    fn after_a_fork_an_exact_look_decides() {
-        let forked = Sample {
-            processes: 2,
-            ..cheap(400, 400)
-        };
-        let mut memory = fed(&[exact(0, 200, 180), forked]);
-        assert_eq!(memory.strikes(), 0);
-        assert_eq!(memory.poll_look(at(2000), CEILING), Some(Look::Exact));
-        memory.on_sample(
-            Sample {
-                processes: 2,
-                ..exact(2001, 400, 190)
-            },
-            CEILING,
-        );
-        assert_eq!((memory.value(), memory.strikes()), (Bytes::mib(190), 0));
-    }
-
-    #[test]
-    fn mappings_that_nobody_shares_are_found_by_an_exact_look() {
-        let mapped = |millis: u64, mib: u64| Sample {
-            rss: Bytes::mib(70 + mib),
-            ..cheap(millis, 50)
-        };
-        let mut memory = fed(&[exact(0, 50, 30), mapped(1000, 10)]);
-        assert_eq!(memory.poll_look(at(2000), CEILING), Some(Look::Cheap));
-        memory.on_sample(mapped(2000, 80), CEILING);
-        assert_eq!(memory.poll_look(at(3000), CEILING), Some(Look::Exact));
-    }
-
-    #[test]
-    fn a_late_exact_look_does_not_turn_time_back() {
-        let memory = fed(&[exact(0, 50, 30), cheap(100, 60), exact(50, 55, 35)]);
-        assert_eq!(memory.value(), Bytes::mib(40));
-        assert_eq!(memory.last().unwrap().at, at(100));
-    }
-
-    #[test]
-    fn what_was_touched_before_the_move_is_found() {
-        let mut sample = exact(0, 50, 30);
-        sample.exact = sample.exact.map(|e| Exact {
-            charged: Some(Bytes::mib(22)),
-            ..e
-        });
-        assert_eq!(fed(&[sample]).charged_elsewhere(), Some(Bytes::mib(8)));
-    }
-}
+#[path = "memory_tests.rs"]
+mod tests;

@@ -185,6 +185,7 @@ impl Supervisor {
             }
             Event::HelperKilled { worker, oom } => self.on_helper_killed(worker, oom),
             Event::Sampled { worker, sample } => self.on_sampled(now, worker, sample),
+            Event::CapHigher { worker, limit } => self.on_cap_higher(worker, limit),
             Event::Tripped { worker } => self.on_tripped(now, worker),
             Event::ServerSampled { private } => self.server_memory = private,
             Event::Held { held } => self.on_held(held),

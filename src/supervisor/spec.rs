@@ -114,13 +114,14 @@ pub enum Limit {
 /// Which figure of a worker is held against its ceiling.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Measure {
-    /// Private pages and their swap (USS): what its end would give back.
+    /// What its end would give back: anonymous pages and their swap, huge pages, and shared memory
+    /// without a name. No pages of files.
     Private,
     /// Resident pages, shared ones included.
     Rss,
     /// Private pages and its share of the shared ones.
     Pss,
-    /// What its cgroup is charged with, page cache included.
+    /// What its cgroup is charged with and the kernel cannot take back: no page cache.
     Cgroup,
 }
 

@@ -95,7 +95,7 @@ impl Supervisor {
         });
     }
 
-    /// Tells the kernel the cap, less what is charged to another group.
+    /// Tells the kernel the cap, less the worker's own pages that are charged to another group.
     pub(super) fn mind_cap(&mut self, id: WorkerId) {
         let by_group = self
             .machine
@@ -105,6 +105,7 @@ impl Supervisor {
             return;
         };
         let elsewhere = worker.memory.charged_elsewhere().filter(|_| by_group);
+        let elsewhere = elsewhere.filter(|bytes| *bytes >= CHARGE_STEP);
         let cap = self.limits.cap.bytes.map(|cap| {
             cap.minus(elsewhere.unwrap_or_default())
                 .max(cap.scaled(0.1))
@@ -117,6 +118,21 @@ impl Supervisor {
             worker.cap = cap;
             self.act(Action::Cap { worker: id, cap });
         }
+    }
+
+    /// Its group holds more than the limit that was asked for. The lower limit is asked for again
+    /// after the next exact look, because what is in force differs from it.
+    pub(super) fn on_cap_higher(&mut self, id: WorkerId, limit: Bytes) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let wanted = worker.cap.replace(limit).unwrap_or_default();
+        self.warn_once("cap below what is held", || {
+            format!(
+                "{id} holds more than {wanted}, the limit that its cap asks for: the kernel holds \
+                 it at {limit} and at the lower limit once it has shrunk"
+            )
+        });
     }
 
     /// Keeps the wire where it trips just when the ceiling is reached.
@@ -203,5 +219,135 @@ impl Supervisor {
         } else {
             self.tell(Report::Warning(message));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::supervisor::{
+        event::{Event, Exact, Machine},
+        spec::{CommandSpec, Limit, MemorySpec, Spec},
+    };
+    use crate::units::Size;
+
+    /// A worker that was moved into its group, with a cap of 200M.
+    struct Capped {
+        decider: Supervisor,
+        millis: u64,
+        warnings: Vec<String>,
+    }
+
+    impl Capped {
+        fn new() -> Self {
+            let command = CommandSpec {
+                listen: Vec::new(),
+                program: "/bin/true".into(),
+                argv: Vec::new(),
+                env: BTreeMap::new(),
+                directory: None,
+                user: None,
+            };
+            let memory = MemorySpec {
+                ceiling: Limit::Off,
+                cap: Limit::At(Size::Bytes(Bytes::mib(200))),
+                budget: Limit::Off,
+                ..MemorySpec::plain()
+            };
+            let spec = Spec::for_pool("shop".to_owned(), memory, command, "/tmp".into());
+            let mut capped = Self {
+                decider: Supervisor::new(spec, 1, Timestamp::default()),
+                millis: 0,
+                warnings: Vec::new(),
+            };
+            capped.happens(Event::Machine(Machine {
+                caps: CapMechanism::CgroupV1,
+                ..Machine::default()
+            }));
+            capped.happens(Event::Available(Bytes::mib(4000)));
+            let run = crate::units::RunId(1);
+            capped.happens(Event::Started { run, pid: 7 });
+            capped
+        }
+
+        /// The limits that the kernel is told, in MiB.
+        fn happens(&mut self, event: Event) -> Vec<u64> {
+            self.millis += 1000;
+            let now = Timestamp::from_nanos(self.millis * 1_000_000);
+            self.decider.handle_event(now, event);
+            let mut told = Vec::new();
+            while let Some(action) = self.decider.poll_action() {
+                if let Action::Cap { cap, .. } = action {
+                    told.push(cap.unwrap_or_default().get() >> 20);
+                }
+            }
+            while let Some(report) = self.decider.poll_report() {
+                if let Report::Warning(text) = report {
+                    self.warnings.push(text);
+                }
+            }
+            told
+        }
+
+        /// So much is private and so much of it anonymous, and its group is charged with so much.
+        fn looked(&mut self, private: u64, anon: u64, charged: Option<u64>) -> Vec<u64> {
+            let exact = Exact {
+                private: Bytes::mib(private),
+                anon: Bytes::mib(anon),
+                pss: Bytes::mib(private),
+                charged: charged.map(Bytes::mib),
+                took: Duration::from_millis(1),
+            };
+            let sample = Sample {
+                at: Timestamp::from_nanos((self.millis + 1000) * 1_000_000),
+                rss: Bytes::mib(private + 300),
+                anon: Bytes::mib(anon),
+                exact: Some(exact),
+                processes: 1,
+                ..Sample::default()
+            };
+            let worker = WorkerId::FIRST;
+            self.happens(Event::Sampled { worker, sample })
+        }
+    }
+
+    #[test]
+    fn a_cap_is_lowered_only_by_anonymous_pages_that_are_charged_elsewhere() {
+        let mut capped = Capped::new();
+        // Huge pages, swap and unnamed shared memory are not held by the group's limit, or are
+        // charged here.
+        assert!(capped.looked(150, 50, Some(50)).is_empty());
+        // Less than a megabyte is the noise of two figures read one after the other.
+        assert!(capped.looked(150, 50, Some(51)).is_empty());
+        assert_eq!(capped.looked(150, 50, Some(30)), [180]);
+        assert_eq!(capped.looked(150, 50, Some(50)), [200]);
+        // One that was born in its group has nothing elsewhere.
+        assert!(capped.looked(150, 150, None).is_empty());
+        assert_eq!(capped.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_limit_that_the_kernel_could_not_lower_is_told_once_and_asked_for_again() {
+        let mut capped = Capped::new();
+        assert_eq!(capped.looked(190, 190, Some(150)), [160]);
+        let (worker, limit) = (WorkerId::FIRST, Bytes::mib(165));
+        for _ in 0..2 {
+            assert!(
+                capped
+                    .happens(Event::CapHigher { worker, limit })
+                    .is_empty()
+            );
+            assert_eq!(capped.looked(190, 190, Some(150)), [160]);
+        }
+        let [warning] = &capped.warnings[..] else {
+            panic!("{:?}", capped.warnings)
+        };
+        assert!(
+            warning.contains("160M") && warning.contains("165M"),
+            "{warning}"
+        );
+        assert!(!warning.contains("not held"), "{warning}");
     }
 }

@@ -29,6 +29,7 @@ mod leaks;
 mod listen;
 mod loops;
 mod manager;
+mod mapped;
 mod operator;
 mod orphans;
 mod pool;

@@ -49,8 +49,7 @@ fn the_private_figure_is_right() {
     let _turn = turn::beside();
     let (house, load) = served(&[]);
     load.once("/alloc?mb=40").unwrap();
-    // Pages of a library count as private while nobody else has it mapped, so that the exact figure
-    // of a process changes by some MB whenever another Python starts or ends.
+    // The bounds of an exact look may be some MB apart, and pages come and go between two looks.
     let slack = 10 << 20;
     house.wait("the right figures", SOON, || {
         let status = house.status()?;

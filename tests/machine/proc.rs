@@ -91,8 +91,8 @@ pub(crate) fn resident(pid: i32) -> Option<(u64, u64)> {
     (resident > 0).then(|| (resident * PAGE, resident.saturating_sub(shared) * PAGE))
 }
 
-/// Private bytes and the proportional share. Costs about 20 µs a megabyte, and holds the target's
-/// mmap lock meanwhile.
+/// Private bytes, those of files left out, and the proportional share. Costs about 20 µs a
+/// megabyte, and holds the target's mmap lock meanwhile.
 pub(crate) fn exact(pid: i32) -> Option<(u64, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let sum = |wanted: &[&str]| -> u64 {
@@ -103,7 +103,8 @@ pub(crate) fn exact(pid: i32) -> Option<(u64, u64)> {
             .sum::<u64>()
             * 1024
     };
-    let private = sum(&["Private_Clean", "Private_Dirty", "Private_Hugetlb"]);
+    let pages = sum(&["Private_Clean", "Private_Dirty"]).min(sum(&["Pss_Anon", "Pss_Shmem"]));
+    let private = pages + sum(&["Private_Hugetlb"]);
     Some((private, sum(&["Pss"]))).filter(|(private, _)| *private > 0)
 }
 

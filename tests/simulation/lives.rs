@@ -183,7 +183,7 @@ impl World {
         }
         let now = self.now;
         if let Some(process) = self.process_of(worker) {
-            let sample = process.sample(now, how == Look::Exact);
+            let sample = process.sample(now, how != Look::Cheap);
             let took = sample.exact.map_or(Duration::ZERO, |exact| exact.took);
             self.tell(took, Event::Sampled { worker, sample });
         }

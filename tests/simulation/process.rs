@@ -140,8 +140,11 @@ impl Process {
             rss: private.plus(self.plan.shared).plus(self.plan.cow),
             anon: private.plus(self.plan.cow),
             cgroup: charge,
+            held: charge,
+            shmem: Bytes::ZERO,
             exact: closely.then(|| Exact {
                 private,
+                anon: private,
                 pss: private.plus(self.plan.cow.scaled(0.4)),
                 charged: charge,
                 took,

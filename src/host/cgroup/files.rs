@@ -97,6 +97,23 @@ pub(super) fn entry_of(path: &Path, name: &'static str) -> Result<u64, CgroupErr
     })
 }
 
+/// The numbers behind these names in the file at `path`. The first name must be there; a kernel may
+/// lack the others, which are zero then.
+pub(super) fn entries_of<const N: usize>(
+    path: &Path,
+    names: [&'static str; N],
+) -> Result<[Bytes; N], CgroupError> {
+    let text = read(path)?;
+    let first = names.first().copied().unwrap_or_default();
+    if entry(&text, first).is_none() {
+        return Err(CgroupError::Strange {
+            path: path.to_owned(),
+            what: first,
+        });
+    }
+    Ok(names.map(|name| Bytes(entry(&text, name).unwrap_or(0))))
+}
+
 /// The word is in a file of words.
 pub(super) fn has_word(path: &Path, word: &str) -> bool {
     read(path).is_ok_and(|text| text.split_ascii_whitespace().any(|found| found == word))

@@ -53,8 +53,13 @@ impl Group {
         File::open(dir).ok().map(OwnedFd::from)
     }
 
-    /// Lets the kernel hold a cap, `swap` of it on disk at most; `None` takes either away.
-    pub fn set_cap(&mut self, cap: Option<Bytes>, swap: Option<Bytes>) -> Result<(), CgroupError> {
+    /// Lets the kernel hold a cap, `swap` of it on disk at most; `None` takes either away. Says
+    /// which limit is in force: a higher one, where the group holds more than that already.
+    pub fn set_cap(
+        &mut self,
+        cap: Option<Bytes>,
+        swap: Option<Bytes>,
+    ) -> Result<Option<Bytes>, CgroupError> {
         self.memory()?.set_cap(cap, swap)
     }
 
@@ -103,9 +108,14 @@ impl Group {
         self.memory.as_ref()?.usage().ok()
     }
 
-    /// Anonymous pages it is charged with.
-    pub fn charged_anon(&self) -> Option<Bytes> {
-        self.memory.as_ref()?.anon().ok()
+    /// What it is charged with and the kernel cannot take back: no page cache.
+    pub fn held(&self) -> Option<Bytes> {
+        self.memory.as_ref()?.held().ok()
+    }
+
+    /// Anonymous pages and shared memory that it is charged with.
+    pub fn charged(&self) -> Option<(Bytes, Bytes)> {
+        self.memory.as_ref()?.charged().ok()
     }
 
     /// The highest the charge ever was, where the kernel keeps it.

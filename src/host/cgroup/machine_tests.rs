@@ -34,6 +34,15 @@ for line in sys.stdin:
     print('grown', flush=True)
 ";
 
+/// Fills the page cache with 60 MiB of a file, for a line with its path.
+const WRITES: &str = "
+import os, sys
+print('up', flush=True)
+out = os.open(sys.stdin.readline().strip(), os.O_WRONLY | os.O_CREAT)
+for _ in range(60): os.write(out, b'x' * (1 << 20))
+os.fsync(out); print('written', flush=True); sys.stdin.readline()
+";
+
 /// A child forks a grandchild that leaves its session, and ends; both sleep.
 const FORKS_AWAY: &str = "
 import os, sys, time
@@ -325,7 +334,7 @@ fn a_running_process_is_moved_and_its_new_memory_is_charged_here() {
     assert!(program.grow(30));
     let usage = group.usage().unwrap();
     assert!(usage > Bytes::mib(28) && usage < Bytes::mib(40), "{usage}");
-    let anon = group.charged_anon().unwrap();
+    let (anon, _) = group.charged().unwrap();
     assert!(anon > Bytes::mib(28) && anon <= usage, "{anon} of {usage}");
     let error = group.add(i32::MAX).unwrap_err();
     assert!(error.is_gone(), "{error}");
@@ -346,6 +355,29 @@ fn a_cap_is_raised_lowered_and_taken_away() {
     group.set_cap(None, None).unwrap();
     let mut program = Program::start(GROWS, &group);
     assert!(program.grow(100));
+}
+
+#[test]
+fn a_limit_stays_above_what_a_group_holds_and_is_not_kept_up_by_page_cache() {
+    let Some(house) = House::new("t-reach") else {
+        return;
+    };
+    let mut group = house.groups.leaf("w1").unwrap();
+    let mut program = Program::start(GROWS, &group);
+    assert!(program.grow(60));
+    let wanted = Some(Bytes::mib(30));
+    let limit = group.set_cap(wanted, Some(Bytes::ZERO)).unwrap().unwrap();
+    assert!(limit > Bytes::mib(60) && limit < Bytes::mib(80), "{limit}");
+    assert!(!program.grow(40) && program.is_killed());
+    let mut reader = house.groups.leaf("w2").unwrap();
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let mut program = Program::start(WRITES, &reader);
+    let path = folder.path().join("cached");
+    writeln!(program.input.as_mut().unwrap(), "{}", path.display()).unwrap();
+    assert_eq!(program.line(), "written\n");
+    let (charge, held) = (reader.usage().unwrap(), reader.held().unwrap());
+    assert!(charge > Bytes::mib(60) && held < Bytes::mib(20), "{held}");
+    assert_eq!(reader.set_cap(wanted, Some(Bytes::ZERO)).unwrap(), wanted);
 }
 
 #[test]

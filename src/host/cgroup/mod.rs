@@ -93,6 +93,11 @@ pub enum CgroupError {
 }
 
 impl CgroupError {
+    /// The limit is below what is there and cannot be taken back (EBUSY).
+    fn is_busy(&self) -> bool {
+        matches!(self, Self::Write { error, .. } if error.raw_os_error() == Some(libc::EBUSY))
+    }
+
     /// The process or the group is not there any more, which is normal.
     pub fn is_gone(&self) -> bool {
         match self {
@@ -107,14 +112,26 @@ impl CgroupError {
     }
 }
 
+/// Room between what a group holds and a limit that could not be lower.
+const SLACK: Bytes = Bytes::mib(1);
+/// A limit that is too low is tried again, each time at what the group holds then.
+const TRIES: u32 = 4;
+
 /// One group's memory, in the language of its hierarchy.
 trait Memory: fmt::Debug {
-    /// Sets or takes away the hard limit, and with it how much of it may be swap.
-    fn set_cap(&self, cap: Option<Bytes>, swap: Option<Bytes>) -> Result<(), CgroupError>;
+    /// Sets or takes away the hard limit, and with it how much of it may be swap. Says which limit
+    /// is in force: a higher one, where it holds more than that and the kernel cannot take it back.
+    fn set_cap(
+        &self,
+        cap: Option<Bytes>,
+        swap: Option<Bytes>,
+    ) -> Result<Option<Bytes>, CgroupError>;
     /// What it is charged with, page cache included.
     fn usage(&self) -> Result<Bytes, CgroupError>;
-    /// Anonymous pages it is charged with.
-    fn anon(&self) -> Result<Bytes, CgroupError>;
+    /// What it is charged with and the kernel cannot take back: no page cache.
+    fn held(&self) -> Result<Bytes, CgroupError>;
+    /// Anonymous pages and shared memory that it is charged with.
+    fn charged(&self) -> Result<(Bytes, Bytes), CgroupError>;
     /// The highest the charge ever was, where the kernel keeps it.
     fn peak(&self) -> Option<Bytes>;
     /// Stretches the wire at `room` above the charge of now, in place of an earlier one.

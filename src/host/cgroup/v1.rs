@@ -15,7 +15,7 @@ use nix::{
     },
 };
 
-use super::{CgroupError, Memory, Ooms, files, files::Kept};
+use super::{CgroupError, Memory, Ooms, SLACK, TRIES, files, files::Kept};
 use crate::units::Bytes;
 
 /// The memory of one group.
@@ -52,19 +52,30 @@ impl V1 {
 }
 
 impl Memory for V1 {
-    fn set_cap(&self, cap: Option<Bytes>, swap: Option<Bytes>) -> Result<(), CgroupError> {
+    fn set_cap(
+        &self,
+        cap: Option<Bytes>,
+        swap: Option<Bytes>,
+    ) -> Result<Option<Bytes>, CgroupError> {
         if swap == Some(Bytes::ZERO) {
             files::write(&self.dir.join("memory.swappiness"), "0")?;
         }
-        set_limits(&self.dir, cap, swap)
+        set_reachable(&self.dir, cap, swap)
     }
 
     fn usage(&self) -> Result<Bytes, CgroupError> {
         self.usage.number().map(Bytes)
     }
 
-    fn anon(&self) -> Result<Bytes, CgroupError> {
-        files::entry_of(&self.dir.join("memory.stat"), "total_rss").map(Bytes)
+    fn held(&self) -> Result<Bytes, CgroupError> {
+        // What the kernel itself holds for the group is not in `memory.stat` of version 1.
+        let (anon, shmem) = self.charged()?;
+        Ok(anon.plus(shmem))
+    }
+
+    fn charged(&self) -> Result<(Bytes, Bytes), CgroupError> {
+        let names = ["total_rss", "total_shmem"];
+        files::entries_of(&self.dir.join("memory.stat"), names).map(Into::into)
     }
 
     fn peak(&self) -> Option<Bytes> {
@@ -146,6 +157,31 @@ impl Calls {
         let new = self.eventfd.read().unwrap_or(0);
         self.seen.set(self.seen.get().saturating_add(new));
         self.seen.get()
+    }
+}
+
+/// As [`set_limits`], but not lower than what the group holds: the kernel gives page cache back for
+/// a lower limit, and refuses it (EBUSY) if that is not enough. Says which limit is in force.
+fn set_reachable(
+    dir: &Path,
+    cap: Option<Bytes>,
+    swap: Option<Bytes>,
+) -> Result<Option<Bytes>, CgroupError> {
+    let mut limit = cap;
+    for _ in 0..TRIES {
+        match set_limits(dir, limit, swap) {
+            Err(error) if error.is_busy() => {}
+            result => return result.map(|()| limit),
+        }
+        // RACE: it grows while its limit is lowered; what it holds is then read once more.
+        let used = files::number(&dir.join("memory.usage_in_bytes"))?;
+        let both = files::number(&dir.join("memory.memsw.usage_in_bytes")).unwrap_or(used);
+        limit = limit.max(Some(Bytes(used.max(both)).plus(SLACK)));
+    }
+    // It outgrows every try. The limit from before, if there is one, is in force.
+    match files::limit(&dir.join("memory.limit_in_bytes"))? {
+        Some(before) => Ok(Some(before)),
+        None => set_limits(dir, cap, swap).map(|()| cap),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use nix::sys::epoll::EpollFlags;
 
-use super::{CgroupError, Memory, Ooms, files, files::Kept};
+use super::{CgroupError, Memory, Ooms, SLACK, files, files::Kept};
 use crate::units::Bytes;
 
 /// The memory of one group.
@@ -43,13 +43,30 @@ impl V2 {
         })
     }
 
+    /// What is left of the charge when all page cache is given back, and a little room.
+    fn least_limit(&self) -> Bytes {
+        let names = ["inactive_file", "active_file", "slab_reclaimable"];
+        let held = self.usage().and_then(|usage| {
+            let cache = files::entries_of(&self.dir.join("memory.stat"), names)?;
+            Ok(cache.into_iter().fold(usage, Bytes::minus))
+        });
+        match held {
+            Ok(held) if held > SLACK => held.plus(SLACK),
+            Ok(_) | Err(_) => Bytes::ZERO,
+        }
+    }
+
     fn lift(&self) -> Result<(), CgroupError> {
         files::write(&self.dir.join("memory.high"), "max")
     }
 }
 
 impl Memory for V2 {
-    fn set_cap(&self, cap: Option<Bytes>, swap: Option<Bytes>) -> Result<(), CgroupError> {
+    fn set_cap(
+        &self,
+        cap: Option<Bytes>,
+        swap: Option<Bytes>,
+    ) -> Result<Option<Bytes>, CgroupError> {
         let dir = &self.dir;
         // Swap first: a cap below the charge must not push into swap what may not be there. The
         // file is missing where the kernel counts no swap.
@@ -58,15 +75,36 @@ impl Memory for V2 {
         // All of a worker or nothing: half of it is of no use. Since Linux 4.19.
         let together = if cap.is_some() { "1" } else { "0" };
         files::write_if_there(&dir.join("memory.oom.group"), together)?;
-        files::write(&dir.join("memory.max"), &text(cap))
+        // A limit below what cannot be taken back would not be refused: the kernel would end the
+        // group at once, though it has not grown.
+        let limit = cap.map(|cap| cap.max(self.least_limit()));
+        files::write(&dir.join("memory.max"), &text(limit))?;
+        Ok(limit)
     }
 
     fn usage(&self) -> Result<Bytes, CgroupError> {
         self.usage.number().map(Bytes)
     }
 
-    fn anon(&self) -> Result<Bytes, CgroupError> {
-        files::entry_of(&self.dir.join("memory.stat"), "anon").map(Bytes)
+    fn held(&self) -> Result<Bytes, CgroupError> {
+        let names = [
+            "anon",
+            "shmem",
+            "kernel_stack",
+            "pagetables",
+            "sec_pagetables",
+            "percpu",
+            "sock",
+            "vmalloc",
+            "slab_unreclaimable",
+        ];
+        let held = files::entries_of(&self.dir.join("memory.stat"), names)?;
+        Ok(held.into_iter().fold(Bytes::ZERO, Bytes::plus))
+    }
+
+    fn charged(&self) -> Result<(Bytes, Bytes), CgroupError> {
+        let names = ["anon", "shmem"];
+        files::entries_of(&self.dir.join("memory.stat"), names).map(Into::into)
     }
 
     fn peak(&self) -> Option<Bytes> {
@@ -144,6 +182,8 @@ mod tests {
     use super::*;
 
     const EVENTS: &str = "low 0\nhigh 7\nmax 3\noom 1\noom_kill 2\noom_group_kill 1\n";
+    const STAT: &str = "anon 37748736\nfile 2101248\nshmem 4096\nanon_thp 0\npagetables 1048576\n\
+                        inactive_file 1048576\nactive_file 1048576\nslab_reclaimable 0\n";
     const LOCAL: &str = "low 0\nhigh 7\nmax 3\noom 0\noom_kill 2\noom_group_kill 1\n";
 
     fn group() -> (tempfile::TempDir, V2) {
@@ -155,7 +195,7 @@ mod tests {
             ("memory.high", "max\n"),
             ("memory.swap.max", "max\n"),
             ("memory.oom.group", "0\n"),
-            ("memory.stat", "anon 37748736\nfile 4096\nanon_thp 0\n"),
+            ("memory.stat", STAT),
             ("memory.events", EVENTS),
             ("memory.events.local", LOCAL),
         ] {
@@ -183,10 +223,23 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_is_never_below_what_cannot_be_taken_back() {
+        let (root, memory) = group();
+        let set = |mib| memory.set_cap(Some(Bytes::mib(mib)), None).unwrap();
+        assert_eq!(set(30), Some(Bytes::mib(39)));
+        let max = fs::read_to_string(root.path().join("memory.max")).unwrap();
+        assert_eq!(max, (39 << 20).to_string());
+        assert_eq!(set(39), Some(Bytes::mib(39)));
+        assert_eq!(set(64), Some(Bytes::mib(64)));
+    }
+
+    #[test]
     fn figures_are_read_by_their_names() {
         let (_root, memory) = group();
         assert_eq!(memory.usage().unwrap(), Bytes::mib(40));
-        assert_eq!(memory.anon().unwrap(), Bytes::mib(36));
+        let shmem = Bytes(4096);
+        assert_eq!(memory.charged().unwrap(), (Bytes::mib(36), shmem));
+        assert_eq!(memory.held().unwrap(), Bytes::mib(37).plus(shmem));
         assert_eq!(memory.peak(), Some(Bytes::mib(48)));
         assert_eq!(memory.ooms().unwrap(), Ooms { kills: 1, calls: 0 });
     }

@@ -22,9 +22,12 @@ use nix::{
     },
 };
 
-use super::{Host, hear::Source};
+use super::{Host, hear::Source, looker::Job, tracked::UNNAMED_WITHIN};
 use crate::{
-    supervisor::event::{Ended, Oom},
+    supervisor::{
+        event::{Ended, Oom},
+        spec::Measure,
+    },
     units::{Bytes, Signal, Timestamp, WorkerId},
 };
 use child::Child;
@@ -259,14 +262,28 @@ impl Host {
         }
     }
 
-    /// What all in a slot hold: what its group is charged with, page cache left out.
+    /// What all in a slot hold: the anonymous pages its group is charged with, and of its shared
+    /// memory what has no name, as the last exact look has found it.
     pub fn slot_memory(&mut self, now: Timestamp, slot: u32) -> Option<Bytes> {
-        let id = self.nest_of(slot)?;
-        let tracked = self.workers.get_mut(&id)?;
-        match tracked.group.charged_anon() {
-            Some(anon) => Some(anon),
-            None => tracked.look(&self.proc, now).map(|sample| sample.anon),
+        let worker = self.nest_of(slot)?;
+        let tracked = self.workers.get_mut(&worker)?;
+        let (anon, shmem) = match tracked.group.charged() {
+            Some(charged) => charged,
+            None => {
+                let sample = tracked.look(&self.proc, now, Measure::Private)?;
+                (sample.anon, sample.shmem)
+            }
+        };
+        if tracked.unnamed.wants_look(now, shmem) {
+            let pids = tracked.pids(&self.proc, now).to_vec();
+            self.looker.ask(Job {
+                worker,
+                pids,
+                within: UNNAMED_WITHIN,
+                charged: None,
+            });
         }
+        Some(anon.plus(tracked.unnamed.part_of(shmem)))
     }
 
     fn nest_of(&self, slot: u32) -> Option<WorkerId> {

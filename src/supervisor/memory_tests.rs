@@ -1,0 +1,192 @@
+//! What one worker's samples say.
+
+use super::*;
+
+const CEILING: Option<Bytes> = Some(Bytes::mib(300));
+const EXACT: Look = Look::Exact {
+    within: Bytes::mib(15),
+};
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_nanos(millis * 1_000_000)
+}
+
+fn cheap(millis: u64, anon_mib: u64) -> Sample {
+    Sample {
+        at: at(millis),
+        rss: Bytes::mib(anon_mib + 20),
+        anon: Bytes::mib(anon_mib),
+        processes: 1,
+        ..Sample::default()
+    }
+}
+
+fn exact(millis: u64, anon_mib: u64, private_mib: u64) -> Sample {
+    let private = Bytes::mib(private_mib);
+    let exact = Exact {
+        private,
+        anon: private,
+        pss: private,
+        charged: None,
+        took: Duration::from_millis(1),
+    };
+    Sample {
+        exact: Some(exact),
+        ..cheap(millis, anon_mib)
+    }
+}
+
+fn fed(samples: &[Sample]) -> Memory {
+    let mut memory = Memory::new(Measure::Private, at(0));
+    for sample in samples {
+        memory.on_sample(*sample, CEILING);
+    }
+    memory
+}
+
+#[test]
+fn the_exact_figure_moves_on_with_the_anonymous_pages() {
+    assert_eq!(
+        fed(&[exact(0, 50, 30), cheap(100, 60)]).value(),
+        Bytes::mib(40)
+    );
+    assert_eq!(
+        fed(&[exact(0, 50, 30), cheap(100, 45)]).value(),
+        Bytes::mib(25)
+    );
+}
+
+#[test]
+fn an_upper_bound_alone_is_no_strike() {
+    let mut memory = fed(&[cheap(0, 400)]);
+    assert_eq!(memory.strikes(), 0);
+    assert_eq!(memory.poll_look(at(1000), CEILING), Some(EXACT));
+    memory.on_sample(exact(1001, 400, 310), CEILING);
+    assert_eq!(memory.strikes(), 1);
+}
+
+#[test]
+fn strikes_count_looks_in_a_row() {
+    assert_eq!(
+        fed(&[exact(0, 300, 310), cheap(1, 301), cheap(2, 302)]).strikes(),
+        3
+    );
+    assert_eq!(
+        fed(&[exact(0, 300, 310), cheap(1, 100), cheap(2, 302)]).strikes(),
+        1
+    );
+}
+
+#[test]
+fn a_steady_leak_has_its_slope_and_its_forecast() {
+    let samples: Vec<_> = (0..10)
+        .map(|i| exact(i * 1000, 100 + i * 10, 100 + i * 10))
+        .collect();
+    let memory = fed(&samples);
+    let mib_per_second = memory.slope().unwrap() / Bytes::mib(1).as_f64();
+    assert!((mib_per_second - 10.0).abs() < 0.01, "{mib_per_second}");
+    let left = memory.time_to(Bytes::mib(300)).unwrap().as_secs_f64();
+    assert!((left - 11.0).abs() < 0.1, "{left}");
+}
+
+#[test]
+fn looks_come_closer_as_the_ceiling_does() {
+    let far = fed(&[exact(0, 100, 100), cheap(1000, 101)]);
+    assert_eq!(far.look_at(), at(2000));
+    let near = fed(&[exact(0, 250, 250), cheap(1000, 270), cheap(2000, 290)]);
+    let spacing = near.look_at().since(at(2000));
+    assert!(spacing <= Duration::from_millis(130), "{spacing:?}");
+    let runaway = fed(&[exact(0, 100, 100), cheap(100, 290)]);
+    assert!(runaway.look_at().since(at(100)) <= Duration::from_millis(2));
+}
+
+#[test]
+fn after_a_fork_an_exact_look_decides() {
+    let forked = Sample {
+        processes: 2,
+        ..cheap(400, 400)
+    };
+    let mut memory = fed(&[exact(0, 200, 180), forked]);
+    assert_eq!(memory.strikes(), 0);
+    assert_eq!(memory.poll_look(at(2000), CEILING), Some(EXACT));
+    memory.on_sample(
+        Sample {
+            processes: 2,
+            ..exact(2001, 400, 190)
+        },
+        CEILING,
+    );
+    assert_eq!((memory.value(), memory.strikes()), (Bytes::mib(190), 0));
+}
+
+#[test]
+fn growing_shared_memory_is_looked_at_exactly_and_growing_file_mappings_are_not() {
+    let mapped = |millis: u64, shmem: u64, files: u64| Sample {
+        rss: Bytes::mib(70 + shmem + files),
+        shmem: Bytes::mib(shmem),
+        ..cheap(millis, 50)
+    };
+    let mut memory = fed(&[exact(0, 50, 30), mapped(1000, 10, 500)]);
+    assert_eq!(memory.poll_look(at(2000), CEILING), Some(Look::Cheap));
+    memory.on_sample(mapped(2000, 80, 0), CEILING);
+    assert_eq!(memory.poll_look(at(3000), CEILING), Some(EXACT));
+}
+
+#[test]
+fn a_proportional_share_moves_with_file_mappings_too() {
+    let mut memory = Memory::new(Measure::Pss, at(0));
+    memory.on_sample(exact(0, 50, 30), CEILING);
+    let mapped = Sample {
+        rss: Bytes::mib(150),
+        ..cheap(1000, 50)
+    };
+    memory.on_sample(mapped, CEILING);
+    assert_eq!(memory.poll_look(at(2000), CEILING), Some(EXACT));
+}
+
+#[test]
+fn a_late_exact_look_does_not_turn_time_back() {
+    let memory = fed(&[exact(0, 50, 30), cheap(100, 60), exact(50, 55, 35)]);
+    assert_eq!(memory.value(), Bytes::mib(40));
+    assert_eq!(memory.last().unwrap().at, at(100));
+}
+
+#[test]
+fn what_was_touched_before_the_move_is_found() {
+    let mut sample = exact(0, 50, 30);
+    sample.exact = sample.exact.map(|e| Exact {
+        private: Bytes::mib(90),
+        charged: Some(Bytes::mib(22)),
+        ..e
+    });
+    assert_eq!(fed(&[sample]).charged_elsewhere(), Some(Bytes::mib(8)));
+    assert_eq!(fed(&[exact(0, 50, 30)]).charged_elsewhere(), None);
+}
+
+#[test]
+fn the_pages_of_files_are_no_part_of_the_peak() {
+    let mapped = Sample {
+        rss: Bytes::mib(370),
+        ..cheap(100, 60)
+    };
+    let memory = fed(&[exact(0, 50, 50), mapped, cheap(200, 40)]);
+    assert_eq!(memory.peak(), Bytes::mib(60));
+    assert_eq!(memory.peak_of(Bytes::mib(390)), Bytes::mib(80));
+    assert_eq!(memory.peak_of(Bytes::mib(100)), Bytes::mib(60));
+}
+
+#[test]
+fn a_group_counts_by_what_cannot_be_taken_back() {
+    let mut memory = Memory::new(Measure::Cgroup, at(0));
+    let group = |millis, held: Option<u64>| Sample {
+        cgroup: Some(Bytes::mib(900)),
+        held: held.map(Bytes::mib),
+        ..cheap(millis, 50)
+    };
+    memory.on_sample(group(0, Some(80)), CEILING);
+    assert_eq!(memory.value(), Bytes::mib(80));
+    // A look that did not read it leaves the last figure.
+    memory.on_sample(group(100, None), CEILING);
+    assert_eq!(memory.value(), Bytes::mib(80));
+    assert_eq!(memory.view(None).cgroup, Some(Bytes::mib(80)));
+}
