@@ -326,6 +326,10 @@ impl Kin {
         }
         // Gone: its descriptor tells of that.
         let stat = proc.stat(pid).ok().filter(|stat| stat.state != 'Z')?;
+        // RACE: it is ending. Before it is a zombie it has no memory, and its stack is zero.
+        if stat.start_stack == 0 && start_stack != 0 {
+            return None;
+        }
         if stat.start_stack != start_stack {
             self.role = Role::Helper;
             return Some(Finding::NoWorker { pid });
@@ -381,4 +385,46 @@ fn as_master(proc: &Proc, pid: i32) -> Option<Master> {
 fn is_alive(proc: &Proc, master: Master) -> bool {
     proc.stat(master.pid)
         .is_ok_and(|stat| stat.starttime == master.starttime && stat.state != 'Z')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT_STACK: u64 = 140_000;
+
+    /// What becomes of a fork whose `stat` says that its stack begins there.
+    fn step(start_stack: u64) -> Option<Finding> {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("41");
+        std::fs::create_dir(&dir).unwrap();
+        // proc(5): the fields from 3 on; 22 is the start time, 28 the start of the stack.
+        let mut fields = vec!["0".to_owned(); 50];
+        fields[0] = "S".to_owned();
+        fields[19] = "77".to_owned();
+        fields[25] = start_stack.to_string();
+        let stat = format!("41 (gunicorn) {}\n", fields.join(" "));
+        std::fs::write(dir.join("stat"), stat).unwrap();
+        let mut kin = Kin {
+            starttime: 77,
+            role: Role::Fork {
+                seen: Timestamp::default(),
+                start_stack: PARENT_STACK,
+            },
+        };
+        let now = Timestamp::default().later(Duration::from_millis(20));
+        kin.step(&Proc::at(root.path()), now, 41, &[])
+    }
+
+    #[test]
+    fn a_worker_that_ends_while_it_boots_is_not_taken_for_a_helper() {
+        assert_eq!(step(0), None);
+        assert_eq!(step(PARENT_STACK), None);
+    }
+
+    #[test]
+    fn a_fork_that_executes_another_program_is_no_worker() {
+        let helper = Finding::NoWorker { pid: 41 };
+        assert_eq!(step(PARENT_STACK + 1), Some(helper));
+    }
 }
