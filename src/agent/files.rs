@@ -33,6 +33,7 @@ const MODULES: [(&str, &str); 30] = modules![
     "ask.py",
     "books.py",
     "boot.py",
+    "boot_failures.py",
     "box.py",
     "census.py",
     "counting.py",

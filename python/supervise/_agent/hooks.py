@@ -5,7 +5,8 @@ import sys
 
 # Module of the server -> functions of ours, each with its file.
 HOOKS = {
-    "gunicorn.workers.base": ("servers.gunicorn",),
+    "gunicorn.arbiter": ("boot_failures.arbiter",),
+    "gunicorn.workers.base": ("servers.gunicorn", "boot_failures.worker"),
     "gunicorn.workers.gasgi": ("servers.gunicorn_asgi", "drain_gunicorn.asgi"),
     "gunicorn.workers.gthread": ("drain_gunicorn.gthread",),
     "uvicorn.config": ("servers.uvicorn", "drain_uvicorn.config"),

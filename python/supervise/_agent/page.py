@@ -12,7 +12,10 @@ import time
 
 from . import boot
 
-PID, STARTED, FINISHED, IGNORED, BEGUN_NS, DONE_NS, DRAIN, ERRORS, FLAGS, READY_NS, TOLD = range(11)
+PID, STARTED, FINISHED, IGNORED, BEGUN_NS, DONE_NS, DRAIN, ERRORS, FLAGS, READY_NS, TOLD, SERVES = range(12)
+
+# Words of the header, before the first slot. FAILED_BOOTS: workers in a row that could not boot.
+FAILED_BOOTS = 3
 
 # The inodes of the sockets that this process's server accepts from.
 LISTENERS = range(12, 16)
@@ -80,6 +83,26 @@ def listens(sockets):
     named = sorted(_listeners) if len(_listeners) <= len(LISTENERS) else []
     for place, inode in zip(LISTENERS, named + [0] * len(LISTENERS)):
         slot[place] = inode
+
+
+def serves(master):
+    """Says that this worker has begun to serve for `master`, and that its application can boot."""
+    claim()
+    slot[SERVES] = master
+    _page[FAILED_BOOTS] = 0
+
+
+def fails_to_boot():
+    """Says that this worker does not serve. The number of workers in a row that did not, it included."""
+    slot[SERVES] = 0
+    _page[FAILED_BOOTS] += 1
+    return _page[FAILED_BOOTS]
+
+
+def servers_for(master):
+    """The pids of all workers that have begun to serve for `master`; some may have ended since."""
+    bases = range(16, 16 * (1 + _page[1]), 16)
+    return [_page[base] for base in bases if _page[base + SERVES] == master and _page[base]]
 
 
 def flag(bit, on=True):
