@@ -5,14 +5,14 @@ use std::time::Duration;
 use crate::{
     supervisor::{
         event::{Agent, CapMechanism},
-        report::{Effective, End, Limits, MemoryView, Snapshot, Who, WorkerView},
+        report::{Effective, End, Limits, MemoryView, Snapshot, SuspendedView, Who, WorkerView},
     },
     units::{Bytes, Timestamp},
 };
 
 use super::wire::{
-    AgentDoc, CapsDoc, EndDoc, LimitDoc, LimitsDoc, Mechanism, MemoryDoc, Status, TotalsDoc,
-    UpgradesDoc, WorkerDoc, millis,
+    AgentDoc, CapsDoc, EndDoc, LimitDoc, LimitsDoc, Mechanism, MemoryDoc, RecyclingDoc, Status,
+    TotalsDoc, UpgradesDoc, WorkerDoc, millis,
 };
 
 /// What a snapshot does not know about the supervisor it comes from.
@@ -63,11 +63,21 @@ impl Status {
                 budget: (&snapshot.limits.budget).into(),
             },
             workers: snapshot.workers.iter().map(WorkerDoc::from).collect(),
+            recycling: snapshot.suspended.as_ref().map_or_else(
+                RecyclingDoc::default,
+                |suspended| RecyclingDoc {
+                    suspended: true,
+                    why: Some(suspended.why.clone()),
+                    suspended_s: Some(seconds(suspended.lasts)),
+                    failed_in_a_row: suspended.failures,
+                },
+            ),
             totals: TotalsDoc {
                 recycles: snapshot.recycles.clone(),
                 ends: snapshot.unplanned.clone(),
                 restarts: snapshot.restarts,
                 rescues: snapshot.rescues,
+                failed_starts: snapshot.failed_starts,
                 tasks: None,
                 requests: snapshot.requests,
             },
@@ -109,6 +119,12 @@ impl TryFrom<Status> for Snapshot {
             ends: (status.ends.iter().map(End::try_from)).collect::<Result<_, _>>()?,
             requests: status.totals.requests,
             rescues: status.totals.rescues,
+            failed_starts: status.totals.failed_starts,
+            suspended: status.recycling.suspended.then(|| SuspendedView {
+                why: status.recycling.why.unwrap_or_default(),
+                lasts: duration(status.recycling.suspended_s.unwrap_or_default()),
+                failures: status.recycling.failed_in_a_row,
+            }),
         })
     }
 }
@@ -350,6 +366,12 @@ mod tests {
             }],
             requests: Some(345),
             rescues: 2,
+            suspended: Some(SuspendedView {
+                why: "w3 exited".to_owned(),
+                lasts: Duration::from_secs(7),
+                failures: 2,
+            }),
+            failed_starts: 4,
             ..Snapshot::default()
         }
     }
@@ -388,9 +410,12 @@ mod tests {
                     "baseline": null, "slope_bps": 3.0, "to_ceiling_s": 9.0,
                 },
             }],
+            "recycling": {
+                "suspended": true, "why": "w3 exited", "suspended_s": 7.0, "failed_in_a_row": 2,
+            },
             "totals": {
-                "recycles": {"ceiling": 2}, "ends": {}, "restarts": 0, "rescues": 2, "tasks": null,
-                "requests": 345,
+                "recycles": {"ceiling": 2}, "ends": {}, "restarts": 0, "rescues": 2,
+                "failed_starts": 4, "tasks": null, "requests": 345,
             },
             "ends": [{
                 "worker": "server", "pid": 39, "cause": "exit:3", "memory": 1, "peak": 2,

@@ -29,6 +29,8 @@ pub struct Status {
     pub caps: CapsDoc,
     pub limits: LimitsDoc,
     pub workers: Vec<WorkerDoc>,
+    #[serde(default)]
+    pub recycling: RecyclingDoc,
     pub totals: TotalsDoc,
     pub ends: Vec<EndDoc>,
 }
@@ -41,6 +43,17 @@ pub struct UpgradesDoc {
     pub done: u64,
     pub failed: u64,
     pub failed_why: Option<String>,
+}
+
+/// Whether workers are replaced; `why` they are not, since `suspended_s`, and how many starts in a
+/// row have failed.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "said above")]
+pub struct RecyclingDoc {
+    pub suspended: bool,
+    pub why: Option<String>,
+    pub suspended_s: Option<f64>,
+    pub failed_in_a_row: u32,
 }
 
 /// What holds a cap.
@@ -161,6 +174,8 @@ pub struct TotalsDoc {
     pub restarts: u64,
     #[serde(default)]
     pub rescues: u64,
+    #[serde(default)]
+    pub failed_starts: u64,
     pub tasks: Option<u64>,
     pub requests: Option<u64>,
 }

@@ -51,6 +51,18 @@ pub fn render(snapshot: &Snapshot, own: &Own) -> String {
     );
     page.sample(&[], snapshot.rescues);
     page.family(
+        "supervise_recycling_suspended",
+        "gauge",
+        "No worker is replaced, because a start failed.",
+    );
+    page.sample(&[], u8::from(snapshot.suspended.is_some()));
+    page.family(
+        "supervise_failed_starts_total",
+        "counter",
+        "Starts of replacements that failed.",
+    );
+    page.sample(&[], snapshot.failed_starts);
+    page.family(
         "supervise_ends_total",
         "counter",
         "Ends that nobody planned, by cause.",
@@ -362,6 +374,8 @@ mod tests {
             "supervise_worker_traced{slot=\"0\",worker=\"w2\"} 0",
             "supervise_requests_total 345",
             "supervise_rescues_total 0",
+            "supervise_recycling_suspended 0",
+            "supervise_failed_starts_total 0",
             "supervise_recycles_total{cause=\"ceiling\"} 2",
             "supervise_ends_total{cause=\"cap\"} 0",
         ] {

@@ -209,10 +209,13 @@ impl Supervisor {
         }
         worker.asked.agent.clone_from(&found);
         if let Agent::Absent(why) = found
-            && must
             && grown_up
         {
-            self.warn_once("agent", || format!("the agent is not in {id}: {why}"));
+            let absent = format!("the agent is not in {id}: {why}");
+            self.warn_of_no_guard(&absent);
+            if must {
+                self.warn_once("agent", || absent);
+            }
         }
     }
 

@@ -104,6 +104,7 @@ impl Supervisor {
             .map_or(after, |known| known.mul_f64(0.7).max(after));
         self.boot_time = Some(known);
         self.tell(Report::WorkerReady { worker: id, after });
+        self.note_start(now, id);
         self.spare.on_change(now);
         self.replan = true;
         let server = matches!(self.spec.kind, Kind::Server(_));

@@ -131,6 +131,7 @@ impl Supervisor {
                 self.service.expect_end();
             }
         }
+        self.note_end_of_start(now, &worker, (ended, oom));
         if worker.is_starting() && oom == Oom::Cap && !self.is_job() {
             self.on_capped_at_boot(id, memory);
         }
@@ -149,7 +150,9 @@ impl Supervisor {
         });
         self.capped_at_boot = self.capped_at_boot.saturating_add(1);
         let server = matches!(self.spec.kind, Kind::Server(_));
-        if server && self.capped_at_boot > self.spec.restart.limit {
+        // As long as another worker serves the service goes on.
+        let nobody_serves = !self.workers.values().any(Worker::serves);
+        if server && nobody_serves && self.capped_at_boot > self.spec.restart.limit {
             self.give_up_on_boots();
         }
     }

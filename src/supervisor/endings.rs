@@ -52,7 +52,7 @@ impl Supervisor {
             return;
         }
         if let Kind::Server(habits) = self.spec.kind {
-            self.explain_server_end(ended, habits.boot_failures);
+            self.explain_server_end(now, ended, habits.boot_failures);
             let cause = match (&self.service.stop, self.service.loops) {
                 (Some(_), _) | (_, Some(_)) => Cause::Stop,
                 (None, None) => Cause::of(ended, Oom::No),
@@ -78,6 +78,9 @@ impl Supervisor {
         if single && self.workers.values().any(Worker::is_leaving) {
             self.service.expect_end();
         }
+        if single {
+            self.note_failed_recycle(now, ended, since);
+        }
         let next = self.what_follows(now, ended);
         self.service.answers = false;
         // Orphaned workers hold the listening socket: they finish what is in flight, not more.
@@ -93,11 +96,26 @@ impl Supervisor {
         };
     }
 
+    /// A single program was recycled and did not start again, or ended as soon as it had.
+    fn note_failed_recycle(&mut self, now: Timestamp, ended: Ended, since: Timestamp) {
+        let expected = self.service.planned || self.service.stop.is_some() || self.is_job();
+        let soon = !self.service.answers() || now.since(since) < self.spec.recycle.min_age;
+        if self.starts.after_recycle && soon && !expected {
+            let run = self.service.run;
+            let cause = Cause::of(ended, Oom::No);
+            let why = format!("{run} was started by a recycle and ended ({cause})");
+            self.note_failed_whole(now, &why);
+        }
+    }
+
     /// A worker that could not boot stops the whole server: say so, for its log hardly does.
-    pub(super) fn explain_server_end(&mut self, ended: Ended, boot_failures: [i32; 2]) {
+    fn explain_server_end(&mut self, now: Timestamp, ended: Ended, boot_failures: [i32; 2]) {
         let Ended::Exit(status) = ended else { return };
         if !boot_failures.contains(&status) || self.service.stop.is_some() {
             return;
+        }
+        if self.service.answers() {
+            self.note_failed_whole(now, "the server stopped because a worker could not boot");
         }
         let last = self
             .ends

@@ -20,6 +20,7 @@ use super::{
     service::Service,
     spare::Spare,
     spec::Spec,
+    suspension::Starts,
     worker::Worker,
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
@@ -42,6 +43,8 @@ pub struct Handed {
     #[serde(default)]
     ends_loop: EndLoop,
     capped_at_boot: u32,
+    #[serde(default)]
+    starts: Starts,
     warned: BTreeSet<String>,
     memo: Memo,
     dead_done: Option<u64>,
@@ -68,6 +71,7 @@ impl Supervisor {
             futile: self.futile.clone(),
             ends_loop: self.ends_loop.clone(),
             capped_at_boot: self.capped_at_boot,
+            starts: self.starts.clone(),
             warned: self.warned.clone(),
             memo: self.memo.clone(),
             dead_done: self.dead_done,
@@ -105,6 +109,7 @@ impl Supervisor {
             futile: handed.futile,
             ends_loop: handed.ends_loop,
             capped_at_boot: handed.capped_at_boot,
+            starts: handed.starts,
             warned: handed.warned,
             memo: handed.memo,
             dead_done: handed.dead_done,

@@ -5,8 +5,7 @@
 //! [`Supervisor::poll_deadline`] has passed, hand in [`Event::Deadline`]. The first two events are
 //! [`Event::Machine`] and [`Event::Available`]; the last action is [`Action::Exit`].
 //!
-//! `mod.rs` is the door. What follows from an event is decided in `service` (the command's life,
-//! the operator's wishes), `watch` (memory) and `recycle` (who is replaced, and when).
+//! Events are decided on in `service` (the command's life), `watch` and `recycle`, among others.
 #![forbid(unsafe_code)]
 #![deny(
     clippy::wildcard_enum_match_arm,
@@ -40,6 +39,7 @@ mod service;
 mod sharing;
 mod spare;
 pub mod spec;
+mod suspension;
 pub mod tell;
 mod tracing;
 mod watch;
@@ -92,6 +92,7 @@ pub struct Supervisor {
     contents: event::Contents,
     /// So many workers in a row met their cap while they booted.
     capped_at_boot: u32,
+    starts: suspension::Starts,
     /// What was warned of is not warned of again.
     warned: BTreeSet<String>,
     memo: asking::Memo,
@@ -114,7 +115,6 @@ pub struct Supervisor {
 impl Supervisor {
     /// A service that has not begun. `seed` is for the jitter.
     pub fn new(spec: Spec, seed: u64, now: Timestamp) -> Self {
-        let measure_zero = Bytes::ZERO;
         Self {
             service: service::Service::new(spec.restart, now),
             spare: spare::Spare::new(now),
@@ -127,15 +127,16 @@ impl Supervisor {
             workers: BTreeMap::new(),
             next_worker: WorkerId::FIRST,
             operator: operator::Operator::default(),
-            server_memory: measure_zero,
-            held: measure_zero,
+            server_memory: Bytes::ZERO,
+            held: Bytes::ZERO,
             tell_pressure_at: now,
             boot_time: None,
-            newborn: measure_zero,
+            newborn: Bytes::ZERO,
             futile: futile::Futile::default(),
             ends_loop: end_loop::EndLoop::default(),
             contents: event::Contents::default(),
             capped_at_boot: 0,
+            starts: suspension::Starts::default(),
             warned: BTreeSet::new(),
             memo: asking::Memo::default(),
             last_words: last_words::LastWords::new(now),
@@ -236,6 +237,7 @@ impl Supervisor {
             .chain(self.recycle_deadline())
             .chain(self.asking_deadline())
             .chain(self.count_deadline())
+            .chain(self.suspension_deadline())
             .chain(self.last_words_deadline())
             .chain(windows)
             .min()
@@ -248,6 +250,7 @@ impl Supervisor {
         self.mind_service(now);
         self.mind_asking(now);
         self.mind_counts(now);
+        self.mind_suspension(now);
         self.mind_recycling(now);
         self.mind_tracing(now);
         self.mind_last_words(now);

@@ -263,6 +263,29 @@ impl Supervisor {
         }
     }
 
+    /// Nobody is replaced: those who wait for that are told why, and it is not done later on.
+    pub(super) fn refuse_recycles(&mut self, why: &str) {
+        let waiting = std::mem::take(&mut self.operator.waiting);
+        if waiting.is_empty() {
+            return;
+        }
+        for worker in self.workers.values_mut() {
+            worker.wanted_gone = None;
+            let wish = |cause: &Cause| matches!(cause, Cause::Request | Cause::Reload);
+            worker.told_due = worker.told_due.filter(|cause| !wish(cause));
+        }
+        for one in waiting {
+            let gone = one.total.saturating_sub(one.left.len());
+            if one.reload {
+                self.act(Action::Notify(Notice::Ready));
+            }
+            if let Some(request) = one.request {
+                let answer = Answer::Refused(format!("{why}; {gone} of {} replaced", one.total));
+                self.act(Action::Reply { request, answer });
+            }
+        }
+    }
+
     pub(super) fn answer_stops(&mut self) {
         for request in std::mem::take(&mut self.operator.stops) {
             let answer = Answer::Done("the service has stopped".to_owned());

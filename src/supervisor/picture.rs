@@ -43,6 +43,8 @@ impl Supervisor {
             ends: self.ends.iter().cloned().collect(),
             requests: self.all_done(),
             rescues: self.memo.rescues,
+            suspended: self.starts.view(now),
+            failed_starts: self.starts.total(),
         }
     }
 

@@ -116,6 +116,8 @@ impl Supervisor {
             let wished = [Cause::Request, Cause::Reload];
             due.retain(|one| wished.contains(&one.cause));
         }
+        let awaited = !due.is_empty() || self.starts.is_suspended();
+        due.retain(|one| self.starts.allows(one.cause));
         match self.spec.kind {
             Kind::Single => {
                 if let Some(one) = due.first() {
@@ -123,7 +125,7 @@ impl Supervisor {
                 }
             }
             Kind::Server(habits) => {
-                self.mind_boots(!due.is_empty());
+                self.mind_boots(awaited);
                 self.mind_unready(now);
                 self.recycle_worker(now, habits, &due);
             }
@@ -205,6 +207,9 @@ impl Supervisor {
         if count.draining >= self.spec.recycle.at_once {
             return;
         }
+        if due.is_empty() && self.starts.is_suspended() {
+            return;
+        }
         let raised = self.spare.raised().is_some();
         match due.first() {
             None if raised => self.give_back(now, wanted),
@@ -214,7 +219,9 @@ impl Supervisor {
             Some(first) => {
                 // Without a spare, the one that goes is missing until its replacement is up.
                 let away_after = wanted.saturating_sub(count.ready.saturating_sub(1));
-                if away_after <= self.spec.recycle.at_once {
+                // The last one that serves does not go before it is known that another starts.
+                let last = count.ready < 2 && wanted > 1;
+                if away_after <= self.spec.recycle.at_once && !last {
                     self.let_go(now, *first, By::Signal);
                 }
             }
@@ -252,7 +259,8 @@ impl Supervisor {
         let count = self.count();
         // With `at_once` 1 nobody goes before all that are wanted would be ready without it.
         let missing = self.spec.recycle.at_once.saturating_sub(1);
-        if count.ready.saturating_sub(1).saturating_add(missing) < wanted {
+        let last = count.ready < 2;
+        if last || count.ready.saturating_sub(1).saturating_add(missing) < wanted {
             return;
         }
         let oldest = self.oldest();

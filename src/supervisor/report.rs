@@ -98,6 +98,18 @@ pub enum Report {
     Raised,
     /// The spare worker is given back.
     Lowered,
+    /// A start failed: no worker that serves is replaced until one works.
+    Suspended {
+        /// Which start, and how it failed.
+        why: String,
+        /// The failed start took the service down.
+        down: bool,
+    },
+    /// Workers are replaced again.
+    Resumed {
+        /// Why it is taken that the application can start.
+        why: String,
+    },
     /// A worker drains.
     Draining {
         /// Which.
@@ -335,6 +347,21 @@ pub struct Snapshot {
     pub requests: Option<u64>,
     /// Workers that gave enough back at their ceiling and stayed.
     pub rescues: u64,
+    /// No worker is replaced at the moment: a start failed.
+    pub suspended: Option<SuspendedView>,
+    /// Starts of replacements that failed.
+    pub failed_starts: u64,
+}
+
+/// Why no worker is replaced at the moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SuspendedView {
+    /// Which start failed, and how.
+    pub why: String,
+    /// How long it has lasted.
+    pub lasts: Duration,
+    /// So many starts in a row have failed.
+    pub failures: u32,
 }
 
 /// One live worker.

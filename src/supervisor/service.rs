@@ -175,6 +175,7 @@ impl Supervisor {
         self.service.phase = Phase::Starting;
         self.service.answers = false;
         self.service.told_unready = false;
+        self.starts.after_recycle = self.service.planned;
         self.service.planned = false;
         self.service.loops = None;
         self.ends_loop.on_start();

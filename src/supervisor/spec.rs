@@ -47,6 +47,7 @@ impl Spec {
         let needed = self.memory.gc_first
             || self.leaks.ask != Leaks::Off
             || self.recycle.max_tasks.is_some()
+            || matches!(self.kind, Kind::Server(_))
             || !self.agent.drain.is_zero();
         match self.agent.load {
             AgentLoad::Auto => needed,

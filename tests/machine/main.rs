@@ -9,6 +9,7 @@ mod agent;
 mod around;
 mod assets;
 mod births;
+mod boot_failures;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod client;
 mod client_classes;

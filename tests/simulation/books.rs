@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use supervise::{
     supervisor::{
-        action::Action,
+        action::{Action, Answer},
         cause::Class,
         event::{Event, Exact, Oom, Sample, Stop},
         report::{Cause, Limits, Report, Who},
@@ -263,9 +263,21 @@ impl Books {
                 Action::AskAgent { worker, .. } => self.note_asked(*worker, ANSWERED_AFTER),
                 Action::KeepReport { about, .. } => self.note_asked(about.worker, SAID_AFTER),
                 Action::KillRun { .. } => self.looped |= self.may_loop(),
+                // Nobody is replaced for those who were told that it cannot be.
+                Action::Reply {
+                    answer: Answer::Refused(why),
+                    ..
+                } if why.contains("cannot start") => self.forget_wishes(),
                 Action::Exit { status } => self.exit = Some(*status),
                 _ => {}
             }
+        }
+    }
+
+    fn forget_wishes(&mut self) {
+        let wish = |cause| matches!(cause, Cause::Request | Cause::Reload);
+        for seen in self.workers.values_mut() {
+            seen.due = seen.due.filter(|(_, cause)| !wish(*cause));
         }
     }
 

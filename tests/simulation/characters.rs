@@ -70,6 +70,13 @@ pub(crate) struct Plan {
     pub(crate) helper: Option<(Duration, Bytes)>,
 }
 
+impl Plan {
+    /// Its import fails.
+    pub(crate) fn fails_to_boot(&self) -> bool {
+        self.crash.is_some_and(|(wait, _)| wait == Duration::ZERO)
+    }
+}
+
 /// The program that all workers of one seed run.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {

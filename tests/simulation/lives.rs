@@ -12,6 +12,7 @@ use supervise::{
 };
 
 use crate::{
+    characters::Plan,
     process::{Asker, Phase, Process, bytes},
     world::{Command, Fate, Happening, MASTER, World},
 };
@@ -108,6 +109,15 @@ impl World {
             return;
         };
         let plan = process.plan.clone();
+        let boots = process.phase == Phase::Booting;
+        if boots && (self.is_away() || plan.fails_to_boot()) {
+            self.on_failed_boot(pid, &plan);
+            return;
+        }
+        let Some(process) = self.processes.get_mut(&pid) else {
+            return;
+        };
+        self.failed_boots = 0;
         process.grow(
             now,
             if process.asked == Asker::Nobody {
@@ -122,9 +132,6 @@ impl World {
         let worker = process.worker;
         if let Some((wait, ended)) = plan.crash {
             self.after(wait, Happening::Exit(pid, ended));
-            if wait == Duration::ZERO {
-                return;
-            }
         }
         if let Some((wait, ..)) = plan.spike {
             self.after(wait, Happening::Spike(pid));
@@ -149,6 +156,33 @@ impl World {
         if let Some(worker) = worker.filter(|_| server) {
             self.tell(wait, Event::WorkerReady { worker });
         }
+    }
+
+    /// A server's worker exits with the status for which its master stops. With the agent in it,
+    /// and while another one serves, it waits and exits with another (`boot_failures.py`).
+    fn on_failed_boot(&mut self, pid: i32, plan: &Plan) {
+        let server = matches!(self.command, Some(Command::Server(_)));
+        let serves = |one: &Process| one.phase != Phase::Booting;
+        let others = self.processes.values().any(serves);
+        let now = self.now;
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.grow(now, 0.0);
+            process.failed = true;
+        }
+        self.failed_boots += 1;
+        let (wait, status) = if server && others && self.scenario.guarded {
+            let doubled = 2_u64.saturating_pow(self.failed_boots.saturating_sub(1));
+            (Duration::from_secs(doubled.min(24)), 1)
+        } else if server {
+            let status = match plan.crash {
+                Some((_, Ended::Exit(status))) if plan.fails_to_boot() => status,
+                _ => 3,
+            };
+            (Duration::ZERO, status)
+        } else {
+            (Duration::ZERO, 1)
+        };
+        self.after(wait, Happening::Exit(pid, Ended::Exit(status)));
     }
 
     pub(crate) fn on_spike(&mut self, pid: i32) {

@@ -222,6 +222,50 @@ fn raise(books: &Books) -> Action {
     }
 }
 
+/// One more that serves is asked to go.
+fn send_away(turn: &mut Turn, books: &Books) {
+    let gone = |worker| turn.drains().any(|(one, _)| one == worker);
+    let mut serving = books.alive().filter(|(_, seen)| seen.serves());
+    let Some((&worker, _)) = serving.find(|(worker, _)| !gone(**worker)) else {
+        return;
+    };
+    let (cause, signal) = (Cause::Age, Signal::TERM);
+    turn.reports.push(Report::Draining { worker, cause });
+    turn.actions.push(Action::SignalWorker { worker, signal });
+}
+
+#[test]
+fn a_recycle_after_a_failed_start_is_seen() {
+    tampered("suspended", |turn, books| {
+        let failed = |report: &Report| matches!(report, Report::Suspended { down: false, .. });
+        if turn.reports.iter().any(failed) {
+            send_away(turn, books);
+        }
+    });
+}
+
+#[test]
+fn a_recycle_of_a_program_that_its_last_recycle_took_down_is_seen() {
+    tampered("suspended", |turn, books| {
+        let ready = |report: &Report| matches!(report, Report::Ready { .. });
+        if !books.is_server() && turn.reports.iter().any(ready) {
+            send_away(turn, books);
+        }
+    });
+}
+
+/// As many as may be away go at once, whether another could start or not.
+#[test]
+fn a_recycle_of_all_that_serve_is_seen() {
+    tampered("serves-on", |turn, books| {
+        let recycled = |cause| matches!(cause, Cause::Ceiling | Cause::Age);
+        let one = turn.drains().any(|(_, cause)| recycled(cause));
+        if one && books.is_server() && books.spec.recycle.at_once > 1 {
+            send_away(turn, books);
+        }
+    });
+}
+
 #[test]
 fn a_wrong_cause_is_seen() {
     tampered("one-cause", |turn, _| {

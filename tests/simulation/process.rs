@@ -41,6 +41,8 @@ pub(crate) struct Process {
     pub(crate) cap: Option<f64>,
     /// The charge at which its wire trips.
     pub(crate) wire: Option<f64>,
+    /// Its boot has failed, and it waits before it exits.
+    pub(crate) failed: bool,
     pub(crate) helper: f64,
     pub(crate) peak: f64,
     held: f64,
@@ -66,6 +68,7 @@ impl Process {
             elsewhere: 0.0,
             cap: None,
             wire: None,
+            failed: false,
             helper: 0.0,
             peak: 0.0,
             held: first,

@@ -44,6 +44,8 @@ pub(crate) struct Faults {
     pub(crate) oom: u32,
     /// What the service may have changes, so often in a run.
     pub(crate) available: u32,
+    /// The application cannot start, from when and for how long: its database is away.
+    pub(crate) away: Option<(Duration, Duration)>,
     /// Deadlines are handed in late by up to that much.
     pub(crate) lag: Duration,
 }
@@ -57,6 +59,9 @@ pub(crate) struct Scenario {
     pub(crate) program: Program,
     pub(crate) faults: Faults,
     pub(crate) workers: u32,
+    /// The agent is in the workers: one that cannot boot while another serves does not stop the
+    /// master.
+    pub(crate) guarded: bool,
     /// gunicorn's own `--graceful-timeout`.
     pub(crate) graceful_timeout: Duration,
     /// Things go wrong and operators ask for so long.
@@ -82,7 +87,7 @@ impl Scenario {
             CapMechanism::Rlimit,
         ]);
         let group = caps != CapMechanism::Rlimit;
-        Self {
+        let mut scenario = Self {
             spec: spec(chance, single, memory),
             machine: Machine {
                 caps,
@@ -95,6 +100,7 @@ impl Scenario {
             program,
             faults: faults(chance),
             workers,
+            guarded: true,
             graceful_timeout: chance.millis(2_000, 30_000),
             turmoil: chance.millis(30_000, 150_000),
             asks: if chance.yes(0.6) {
@@ -104,7 +110,14 @@ impl Scenario {
             },
             job_length: chance.millis(500, 100_000),
             command_first: chance.yes(0.5),
+        };
+        scenario.guarded = chance.yes(0.7);
+        if chance.yes(0.25) {
+            let whole = scenario.turmoil;
+            let (begins, lasts) = (whole.mul_f64(chance.part()), chance.millis(500, 60_000));
+            scenario.faults.away = Some((begins, lasts));
         }
+        scenario
     }
 }
 
@@ -290,6 +303,7 @@ fn faults(chance: &mut Chance) -> Faults {
         } else {
             0
         },
+        away: None,
         lag: if chance.yes(0.5) {
             chance.micros(100, 20_000)
         } else {

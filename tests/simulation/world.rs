@@ -60,6 +60,9 @@ pub(crate) struct Fate {
 pub(crate) struct World {
     pub(crate) now: Timestamp,
     pub(crate) scenario: Scenario,
+    began: Timestamp,
+    /// Workers in a row that could not boot.
+    pub(crate) failed_boots: u32,
     pub(crate) calm: bool,
     pub(crate) calm_since: Option<Timestamp>,
     pub(crate) agents: Agents,
@@ -94,6 +97,8 @@ impl World {
         let now = Timestamp::from_nanos(chance.between(1, 1 << 50));
         let mut world = Self {
             now,
+            began: now,
+            failed_boots: 0,
             calm: false,
             calm_since: None,
             agents,
@@ -161,7 +166,9 @@ impl World {
         self.queue.retain(|_, what| match what {
             Happening::Rate(..) | Happening::Helper(_) | Happening::Spike(_) => false,
             Happening::Exit(pid, ended) => {
-                let asked = |one: &Process| one.asked != Asker::Nobody && one.plan.goes == *ended;
+                let asked = |one: &Process| {
+                    one.failed || one.asked != Asker::Nobody && one.plan.goes == *ended
+                };
                 single || self.processes.get(pid).is_some_and(asked)
             }
             _ => true,
@@ -177,6 +184,13 @@ impl World {
 
     pub(crate) fn tell(&mut self, wait: Duration, event: Event) {
         self.after(wait, Happening::Tell(event));
+    }
+
+    /// The application cannot start at the moment.
+    pub(crate) fn is_away(&self) -> bool {
+        let passed = self.now.since(self.began);
+        let away = self.scenario.faults.away.filter(|_| !self.calm);
+        away.is_some_and(|(begins, lasts)| (begins..begins + lasts).contains(&passed))
     }
 
     /// Its server asked it to go, and it is still there.

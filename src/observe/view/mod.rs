@@ -112,6 +112,13 @@ impl Page {
             CapMechanism::Rlimit => "RLIMIT_DATA, each process by itself",
         };
         self.0.titled("held by", &format!("{holder}; {wire}"));
+        if let Some(suspended) = &snapshot.suspended {
+            let (lasts, why) = (span(suspended.lasts), &suspended.why);
+            self.0.titled(
+                "WARNING",
+                &format!("recycling is suspended for {lasts}: {why}"),
+            );
+        }
         if limits.cap.bytes.is_some() && !snapshot.enforced {
             let why = snapshot
                 .why_not

@@ -77,6 +77,8 @@ impl Report {
             Self::Pressed { .. } => "pressed",
             Self::Raised => "raised",
             Self::Lowered => "lowered",
+            Self::Suspended { .. } => "recycling-suspended",
+            Self::Resumed { .. } => "recycling-resumed",
             Self::Draining { .. } => "draining",
             Self::Killed { .. } => "killed",
             Self::Ended(end) => match end.who {
@@ -106,6 +108,7 @@ impl Report {
             | Self::Reported { .. }
             | Self::Raised
             | Self::Lowered
+            | Self::Resumed { .. }
             | Self::Draining { .. }
             | Self::Upgraded { .. }
             | Self::Stopping
@@ -113,6 +116,7 @@ impl Report {
             Self::Pressed { .. }
             | Self::Killed { .. }
             | Self::Restarting { .. }
+            | Self::Suspended { .. }
             | Self::Warning(_) => Level::Warn,
             Self::Ended(end) if end.killed || !end.cause.is_expected() => Level::Warn,
             Self::Ended(_) => Level::Info,
@@ -171,6 +175,8 @@ impl Report {
             ),
             Self::Raised => "one more worker is raised before one goes".to_owned(),
             Self::Lowered => "the spare worker is given back".to_owned(),
+            Self::Suspended { why, down } => words::suspended_message(why, *down),
+            Self::Resumed { why } => format!("{why}; recycling resumes"),
             Self::Draining { worker, cause } => format!("{worker} drains: {cause}"),
             Self::Killed { worker } => {
                 format!("{worker} did not go in its time and was killed with its helpers")
@@ -253,6 +259,7 @@ impl Report {
             Self::Draining { worker, cause } => {
                 vec![("worker", word(worker)), ("cause", word(cause))]
             }
+            Self::Suspended { why, .. } | Self::Resumed { why } => vec![("why", word(why))],
             Self::Pressed { memory, budget } => words::pressed_facts(*memory, *budget),
             Self::Killed { worker } => vec![("worker", word(worker))],
             Self::Ended(end) => words::end_facts(end),

@@ -101,6 +101,24 @@ fn every() -> Vec<Report> {
     ]
 }
 
+#[test]
+fn a_suspension_says_what_failed_and_what_follows() {
+    let suspended = |down| Report::Suspended {
+        why: "w3 exited with status 1 before it was ready".to_owned(),
+        down,
+    };
+    said(
+        &suspended(false),
+        "w3 exited with status 1 before it was ready; recycling is suspended until a worker starts; \
+         the workers that serve stay, under their caps",
+    );
+    said(
+        &suspended(true),
+        "w3 exited with status 1 before it was ready; recycling is suspended until the service has \
+         run for a while",
+    );
+}
+
 fn said(report: &Report, message: &str) {
     assert_eq!(report.message(), message);
 }
@@ -213,8 +231,14 @@ fn spans_have_at_most_two_units() {
 
 #[test]
 fn the_document_lists_every_kind_with_its_facts_and_no_other() {
+    let why = "w3".to_owned();
+    let more = [
+        Report::Resumed { why: why.clone() },
+        Report::Suspended { why, down: false },
+    ];
     let told: BTreeSet<String> = every()
         .iter()
+        .chain(&more)
         .map(|report| {
             let facts: Vec<_> = report.facts().iter().map(|(name, _)| *name).collect();
             format!("{}: {}", report.kind(), facts.join(" "))

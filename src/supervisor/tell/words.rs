@@ -184,6 +184,15 @@ pub(super) fn memory_of(memory: Bytes, limit: Option<Bytes>) -> String {
     }
 }
 
+pub(super) fn suspended_message(why: &str, down: bool) -> String {
+    let until = if down {
+        "until the service has run for a while"
+    } else {
+        "until a worker starts; the workers that serve stay, under their caps"
+    };
+    format!("{why}; recycling is suspended {until}")
+}
+
 pub(super) fn word(shown: &impl ToString) -> Fact {
     Fact::Text(shown.to_string())
 }

@@ -5,6 +5,7 @@ mod asking;
 mod ends;
 mod loops;
 mod promises;
+mod serving;
 mod settling;
 
 use crate::{
@@ -45,6 +46,8 @@ pub(crate) fn all() -> Vec<Box<dyn Checker>> {
         Box::new(promises::Strikes),
         Box::new(promises::BornFat::default()),
         Box::new(promises::DryRun),
+        Box::new(serving::Suspended::default()),
+        Box::new(serving::ServesOn::default()),
         Box::new(asking::OneQuestion::default()),
         Box::new(asking::RescuedStay::default()),
         Box::new(asking::Explained::default()),

@@ -108,7 +108,12 @@ pub(super) struct Settles {
     warnings: u32,
     /// It was said that recycling cannot help.
     hopeless: bool,
+    /// Recycling is suspended; the service is up again since then.
+    suspended: Option<Timestamp>,
 }
+
+/// Recycling resumes within this, however many starts had failed.
+const RESUMES: Duration = Duration::from_secs(200);
 
 impl Checker for Settles {
     fn name(&self) -> &'static str {
@@ -117,9 +122,15 @@ impl Checker for Settles {
 
     fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
         for report in &turn.reports {
-            if let Report::Warning(_) = report {
-                self.warnings += 1;
-                self.hopeless |= books.no_help;
+            match report {
+                Report::Warning(_) => {
+                    self.warnings += 1;
+                    self.hopeless |= books.no_help;
+                }
+                Report::Suspended { .. } => self.suspended = Some(turn.at),
+                Report::Ready { .. } => self.suspended = self.suspended.map(|_| turn.at),
+                Report::Resumed { .. } => self.suspended = None,
+                _ => {}
             }
         }
         // A drain ends with its grace, whatever the worker does; the news takes a moment.
@@ -155,6 +166,13 @@ impl Checker for Settles {
         }
         if books.ended.is_some() && world.command.is_some() {
             return Err("the command runs, and the decider does not know".to_owned());
+        }
+        if let Some(since) = self.suspended {
+            let lasts = books.now.since(since);
+            if lasts > RESUMES && books.up {
+                return Err(format!("recycling is suspended for {lasts:?}"));
+            }
+            return Ok(());
         }
         for (worker, seen) in books.alive().filter(|(_, seen)| seen.serves()) {
             let Some((since, cause)) = seen.due else {

@@ -1,0 +1,9 @@
+"""A program that cannot start while the file AWAY exists, and otherwise runs until it is told to end."""
+
+import os
+import signal
+
+if os.path.exists(os.environ["AWAY"]):
+    raise RuntimeError("the database is away")
+
+signal.sigwait({signal.SIGTERM})
