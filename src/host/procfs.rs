@@ -14,6 +14,8 @@ use std::{
 
 /// A tree of processes is cut off here: no worker has so many, but a fork bomb has.
 const DESCENDANTS_MAX: usize = 4096;
+/// A command line is shown up to this many letters.
+const COMMAND_MAX: usize = 80;
 
 /// The process file system.
 #[derive(Clone, Debug)]
@@ -173,6 +175,21 @@ impl Proc {
         Ok(words
             .map(|word| OsString::from_vec(word.to_vec()))
             .collect())
+    }
+
+    /// Its command line in one line for people, or its name in brackets where it has none.
+    pub fn command(&self, pid: i32) -> String {
+        let words = self.cmdline(pid).unwrap_or_default();
+        let line: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+        let line: String = line.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+        if line.is_empty() {
+            let name = self.stat(pid).map(|stat| stat.comm).unwrap_or_default();
+            return format!("[{name}]");
+        }
+        match line.char_indices().nth(COMMAND_MAX) {
+            Some((end, _)) => format!("{}…", &line[..end]),
+            None => line,
+        }
     }
 
     /// A variable of the environment it was executed with.

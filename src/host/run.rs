@@ -412,6 +412,10 @@ impl Host {
                     Some(worker) => Event::WorkerReady { worker },
                     None => continue,
                 },
+                Finding::Helper { pid } => {
+                    let command = self.proc.command(pid);
+                    Event::ServerHelper { pid, command }
+                }
             };
             self.events.push_back(event);
         }
@@ -424,15 +428,22 @@ impl Host {
             .map(|(id, _)| *id)
     }
 
-    /// What was taken for a worker is the server's own helper.
+    /// What was taken for a worker is the server's own helper, and so is what it has started.
     fn give_to_server(&mut self, worker: WorkerId) {
         let Some(tracked) = self.untrack(worker) else {
             return;
         };
         let pid = tracked.process.pid();
-        if let Some(server) = &mut self.server_group
-            && let Err(error) = server.add(pid)
-        {
+        let mut pids = vec![pid];
+        pids.extend(self.proc.descendants(pid));
+        let Some(server) = &mut self.server_group else {
+            return;
+        };
+        let moved = pids.into_iter().try_for_each(|pid| {
+            let added = server.add(pid);
+            added.or_else(|error| if error.is_gone() { Ok(()) } else { Err(error) })
+        });
+        if let Err(error) = moved {
             self.fail(error.to_string(), None, Effect::Cap);
         }
     }

@@ -121,21 +121,24 @@ impl Host {
         }
     }
 
-    /// The masters' anonymous pages: what a preloaded application shares with its workers is
-    /// theirs.
+    /// Anonymous pages of the server itself: of its masters and of their children that are no
+    /// workers. What a preloaded application shares with its workers is charged to the master.
     fn sample_server(&mut self) {
         let Some(discovery) = self.run.as_ref().and_then(|run| run.discovery.as_ref()) else {
             return;
         };
-        let masters = discovery.masters();
-        let anon = |pid: &i32| {
-            let seen = self.proc.statm(*pid).and_then(|statm| statm.read()).ok()?;
+        let group = self.server_group.as_ref();
+        let charged = group.and_then(super::cgroup::Group::charged_anon);
+        let anon = |pid: i32| {
+            let seen = self.proc.statm(pid).and_then(|statm| statm.read()).ok()?;
             Some(seen.resident.minus(seen.shared))
         };
-        let private = masters
-            .iter()
-            .filter_map(anon)
-            .fold(Bytes::ZERO, Bytes::plus);
+        let masters = discovery.masters();
+        let of_masters = || {
+            let each = masters.iter().filter_map(|pid| anon(*pid));
+            each.fold(Bytes::ZERO, Bytes::plus)
+        };
+        let private = charged.unwrap_or_else(of_masters);
         self.events.push_back(Event::ServerSampled { private });
     }
 }

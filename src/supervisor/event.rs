@@ -81,6 +81,14 @@ pub enum Event {
         /// Which.
         worker: WorkerId,
     },
+    /// A child of the server's main process is no worker, and stays: gunicorn's dirty arbiter, a
+    /// resource tracker.
+    ServerHelper {
+        /// Its process.
+        pid: i32,
+        /// Its command line, for people.
+        command: String,
+    },
     /// A worker has begun to serve.
     WorkerReady {
         /// Which.

@@ -175,6 +175,9 @@ impl Supervisor {
             Event::Masters { run, count } => self.on_masters(now, run, count),
             Event::WorkerSeen { run, pid } => self.on_worker_seen(now, run, pid),
             Event::NoWorker { worker } => self.on_no_worker(now, worker),
+            Event::ServerHelper { pid, command } => {
+                self.tell(Report::ServerHelper { pid, command });
+            }
             Event::WorkerReady { worker } => self.on_worker_ready(now, worker),
             Event::WorkerEnded {
                 worker,

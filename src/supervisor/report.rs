@@ -34,6 +34,13 @@ pub enum Report {
         /// Its process.
         pid: i32,
     },
+    /// A child of the server's main process is no worker.
+    ServerHelper {
+        /// Its process.
+        pid: i32,
+        /// Its command line, for people.
+        command: String,
+    },
     /// A worker serves.
     WorkerReady {
         /// Which.

@@ -69,6 +69,7 @@ impl Report {
             Self::Started { .. } => "started",
             Self::Ready { .. } => "ready",
             Self::WorkerSeen { .. } => "worker-seen",
+            Self::ServerHelper { .. } => "server-helper",
             Self::WorkerReady { .. } => "worker-ready",
             Self::Due { .. } => "due",
             Self::Rescued { .. } => "rescued",
@@ -101,6 +102,7 @@ impl Report {
             | Self::Started { .. }
             | Self::Ready { .. }
             | Self::WorkerSeen { .. }
+            | Self::ServerHelper { .. }
             | Self::WorkerReady { .. }
             | Self::Due { .. }
             | Self::Rescued { .. }
@@ -131,6 +133,10 @@ impl Report {
             Self::Started { run, pid } => format!("{run} started as pid {pid}"),
             Self::Ready { run, after } => format!("{run} is ready after {}", span(*after)),
             Self::WorkerSeen { worker, pid } => format!("{worker} seen as pid {pid}"),
+            Self::ServerHelper { pid, command } => format!(
+                "pid {pid} (`{command}`) is a child of the server and not a worker: its memory \
+                 counts as the server's, and only the budget limits it"
+            ),
             Self::WorkerReady { worker, after } => {
                 format!("{worker} is ready after {}", span(*after))
             }
@@ -212,6 +218,9 @@ impl Report {
             }
             Self::WorkerSeen { worker, pid } => {
                 vec![("worker", word(worker)), ("pid", number(*pid))]
+            }
+            Self::ServerHelper { pid, command } => {
+                vec![("pid", number(*pid)), ("command", word(command))]
             }
             Self::WorkerReady { worker, after } => {
                 vec![("worker", word(worker)), ("after_s", Fact::Seconds(*after))]

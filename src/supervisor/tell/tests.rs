@@ -46,6 +46,10 @@ fn every() -> Vec<Report> {
         Report::Started { run, pid },
         Report::Ready { run, after },
         Report::WorkerSeen { worker, pid },
+        Report::ServerHelper {
+            pid,
+            command: "gunicorn: dirty-arbiter".to_owned(),
+        },
         Report::WorkerReady { worker, after },
         Report::Due {
             worker,

@@ -1,19 +1,26 @@
 //! Finding a server's master and its workers among all that the command started.
 //!
 //! The master is the topmost process whose command line is gunicorn's: the command itself, or what
-//! a shell script or a launcher started. Its workers are forks of it that have not executed
-//! anything (they share its stack's address, which execve(2) draws anew) and that hold a heartbeat
-//! file which no other worker holds. A second master (USR2) is a child that did execute gunicorn.
+//! a shell script or a launcher started. A program of any name that embeds gunicorn is a master as
+//! well: it holds heartbeat files, and its forks hold the same files.
+//!
+//! A worker is a fork of the master that has not executed anything (it shares its stack's address,
+//! which execve(2) draws anew) and that holds a heartbeat file which the master holds too and no
+//! other worker does. The master makes that file before it forks, so a fork without one is no
+//! worker but a helper: gunicorn's dirty arbiter is one, and the files of the dirty workers below
+//! it are its own and not the master's. A second master (USR2) is a child that executed gunicorn.
+
+mod kin;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    heartbeat::{Heartbeat, PREFIX},
-    procfs::Proc,
-};
+use super::procfs::Proc;
 use crate::{servers::is_gunicorn, units::Timestamp};
+use kin::{HEARTBEAT_WITHIN, Kin, Role, claim, has_workers, own_files};
 
 /// Without news of forks: a worker is seen within this.
 const SCAN: Duration = Duration::from_millis(80);
@@ -21,9 +28,6 @@ const SCAN: Duration = Duration::from_millis(80);
 const SCAN_SLOW: Duration = Duration::from_secs(1);
 /// While a worker boots, its heartbeat file is looked at (about 1 us).
 const BOOT_POLL: Duration = Duration::from_millis(20);
-/// A fork without a heartbeat file of its own by then is no worker.
-const HEARTBEAT_WITHIN: Duration = Duration::from_secs(2);
-
 /// What a scan found out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Finding {
@@ -33,6 +37,8 @@ pub(super) enum Finding {
     NoWorker { pid: i32 },
     /// It serves.
     Ready { pid: i32 },
+    /// A child of a master that is no worker, and stays.
+    Helper { pid: i32 },
     /// So many masters serve now.
     Masters { count: u32 },
 }
@@ -45,6 +51,8 @@ pub(super) struct Discovery {
     kin: BTreeMap<i32, Kin>,
     next_scan: Timestamp,
     hears_forks: bool,
+    /// A fork of another program that looks like a master by its files, and since when.
+    likely: Option<(i32, Timestamp)>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -54,82 +62,74 @@ struct Master {
     start_stack: u64,
 }
 
-/// A child of a master.
-#[derive(Debug)]
-struct Kin {
-    starttime: u64,
-    role: Role,
-}
-
-#[derive(Debug)]
-enum Role {
-    /// Looks like a worker.
-    Fork { seen: Timestamp, start_stack: u64 },
-    /// Holds a heartbeat file of its own and has not beaten.
-    Booting {
-        start_stack: u64,
-        inode: u64,
-        heartbeat: Heartbeat,
-    },
-    /// Has beaten.
-    Serving { inode: u64 },
-    /// The server's helper.
-    Helper,
-}
-
 /// What a search hands to its successor.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Handed {
     root: i32,
     masters: Vec<Master>,
-    kin: Vec<(i32, u64, Known)>,
+    kin: Vec<HandedKin>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct HandedKin {
+    pid: i32,
+    parent: i32,
+    starttime: u64,
+    start_stack: u64,
+    forked: bool,
+    known: Known,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
 enum Known {
-    Fork { start_stack: u64 },
+    Fork,
     Serving { inode: u64 },
-    Helper,
+    Helper { told: bool },
 }
 
 impl Discovery {
     pub(super) fn hand_over(&self) -> Handed {
         let known = |kin: &Kin| match kin.role {
             // Its heartbeat file is found again.
-            Role::Fork { start_stack, .. } | Role::Booting { start_stack, .. } => {
-                Known::Fork { start_stack }
-            }
+            Role::Fork | Role::Booting { .. } => Known::Fork,
             Role::Serving { inode } => Known::Serving { inode },
-            Role::Helper => Known::Helper,
+            Role::Helper { told } => Known::Helper { told },
         };
-        let kin = self.kin.iter();
+        let kin = self.kin.iter().map(|(pid, kin)| HandedKin {
+            pid: *pid,
+            parent: kin.parent,
+            starttime: kin.starttime,
+            start_stack: kin.start_stack,
+            forked: kin.forked,
+            known: known(kin),
+        });
         Handed {
             root: self.root,
             masters: self.masters.clone(),
-            kin: kin
-                .map(|(pid, kin)| (*pid, kin.starttime, known(kin)))
-                .collect(),
+            kin: kin.collect(),
         }
     }
 
     pub(super) fn take_over(handed: Handed, hears_forks: bool, now: Timestamp) -> Self {
         let role = |known| match known {
-            Known::Fork { start_stack } => Role::Fork {
-                seen: now,
-                start_stack,
-            },
+            Known::Fork => Role::Fork,
             Known::Serving { inode } => Role::Serving { inode },
-            Known::Helper => Role::Helper,
+            Known::Helper { told } => Role::Helper { told },
         };
-        let kin = handed.kin.into_iter();
+        let kin = handed.kin.into_iter().map(|kin| {
+            let known = Kin {
+                parent: kin.parent,
+                starttime: kin.starttime,
+                seen: now,
+                start_stack: kin.start_stack,
+                forked: kin.forked,
+                role: role(kin.known),
+            };
+            (kin.pid, known)
+        });
         Self {
             masters: handed.masters,
-            kin: kin
-                .map(|(pid, starttime, known)| {
-                    let role = role(known);
-                    (pid, Kin { starttime, role })
-                })
-                .collect(),
+            kin: kin.collect(),
             ..Self::new(handed.root, hears_forks, now)
         }
     }
@@ -141,6 +141,7 @@ impl Discovery {
             kin: BTreeMap::new(),
             next_scan: now,
             hears_forks,
+            likely: None,
         }
     }
 
@@ -174,7 +175,8 @@ impl Discovery {
         self.masters.retain(|master| is_alive(proc, *master));
         if self.masters.is_empty() {
             // RACE: USR2, and the first master is killed before we have seen the second.
-            let found = self.first_master(proc, self.kin.keys().copied());
+            let kin: Vec<_> = self.kin.keys().copied().collect();
+            let found = self.named_master(proc, &kin);
             self.masters.extend(found);
         }
         let successor = self.main()?;
@@ -188,8 +190,11 @@ impl Discovery {
         let before = self.masters.clone();
         self.masters.retain(|master| is_alive(proc, *master));
         if self.masters.is_empty() {
-            let all = std::iter::once(self.root).chain(proc.descendants(self.root));
-            let found = self.first_master(proc, all);
+            let mut all = vec![self.root];
+            all.extend(proc.descendants(self.root));
+            let found = self
+                .named_master(proc, &all)
+                .or_else(|| self.embedding_master(proc, now, &all));
             self.masters.extend(found);
         }
         let mut index = 0;
@@ -197,15 +202,12 @@ impl Discovery {
             self.scan_children(proc, now, master, &mut findings);
             index += 1;
         }
-        self.check_boots(proc, now, &mut findings);
+        self.check_kin(proc, now, &mut findings);
         if before != self.masters && !self.masters.is_empty() {
             let count = u32::try_from(self.masters.len()).unwrap_or(u32::MAX);
             findings.push(Finding::Masters { count });
         }
-        let boots = self
-            .kin
-            .values()
-            .any(|kin| !matches!(kin.role, Role::Serving { .. } | Role::Helper));
+        let boots = self.kin.values().any(Kin::is_booting);
         self.next_scan = match (boots || self.masters.is_empty(), self.hears_forks) {
             (true, _) => now.later(BOOT_POLL),
             (false, true) => now.next_multiple(SCAN_SLOW),
@@ -232,136 +234,131 @@ impl Discovery {
             .collect();
         new.sort_by_key(|(stat, pid)| (stat.starttime, *pid));
         for (stat, pid) in new {
-            let role = if stat.start_stack == master.start_stack {
-                findings.push(Finding::Seen { pid });
-                Role::Fork {
-                    seen: now,
-                    start_stack: stat.start_stack,
-                }
-            } else if let Some(second) = as_master(proc, pid) {
+            let forked = stat.start_stack == master.start_stack;
+            if !forked && let Some(second) = as_master(proc, pid) {
                 self.masters.push(second);
                 continue;
+            }
+            let role = if forked {
+                self.role_of_fork(proc, master.pid, pid)
             } else {
-                Role::Helper
+                Role::Helper { told: false }
             };
-            self.kin.insert(
-                pid,
-                Kin {
-                    starttime: stat.starttime,
-                    role,
-                },
-            );
+            if !matches!(role, Role::Helper { .. }) {
+                findings.push(Finding::Seen { pid });
+            }
+            let kin = Kin {
+                parent: master.pid,
+                starttime: stat.starttime,
+                seen: now,
+                start_stack: stat.start_stack,
+                forked,
+                role,
+            };
+            self.kin.insert(pid, kin);
         }
     }
 
-    /// The first that is one. A worker is none, though its command line is its master's.
+    /// What a fork of a master is by the files that it was born with.
+    fn role_of_fork(&self, proc: &Proc, master: i32, pid: i32) -> Role {
+        match own_files(proc, master, pid, &self.claimed()) {
+            Some(own) if own.is_empty() => Role::Helper { told: false },
+            Some(own) => claim(proc, pid, &own),
+            // We may not look: its name and its stack are all that speaks for it.
+            None => Role::Fork,
+        }
+    }
+
+    fn claimed(&self) -> Vec<u64> {
+        self.kin.values().filter_map(Kin::inode).collect()
+    }
+
+    /// The first that is one by its command line. A worker is none, though its command line is its
+    /// master's.
     ///
     /// RACE: a master with several threads is killed. Its first thread is a zombie, and for a
     /// moment its workers are still the children of another: only what we know tells them from a
     /// master.
-    fn first_master(&self, proc: &Proc, pids: impl Iterator<Item = i32>) -> Option<Master> {
-        pids.filter_map(|pid| as_master(proc, pid)).find(|found| {
-            self.kin
-                .get(&found.pid)
-                .is_none_or(|kin| kin.has_executed(found.start_stack))
-        })
+    fn named_master(&self, proc: &Proc, pids: &[i32]) -> Option<Master> {
+        let mut all = pids.iter().filter_map(|pid| as_master(proc, *pid));
+        all.find(|found| self.may_be_master(found))
     }
 
-    /// Moves those that boot on: to their heartbeat file, to their first beat, or out.
-    fn check_boots(&mut self, proc: &Proc, now: Timestamp, findings: &mut Vec<Finding>) {
-        let booting = |kin: &Kin| matches!(kin.role, Role::Fork { .. } | Role::Booting { .. });
+    fn may_be_master(&self, found: &Master) -> bool {
+        let kin = self.kin.get(&found.pid);
+        kin.is_none_or(|kin| kin.has_executed(found.start_stack))
+    }
+
+    /// The topmost program that has gunicorn's workers, whatever it is called.
+    ///
+    /// RACE: gunicorn's dirty arbiter starts before the first worker of its master does, and looks
+    /// like a master until then. It is a fork of its parent, so such a one is taken only when
+    /// nothing above it has become a master for a while.
+    fn embedding_master(&mut self, proc: &Proc, now: Timestamp, pids: &[i32]) -> Option<Master> {
+        let mut all = pids.iter().filter_map(|pid| embedding(proc, *pid));
+        let Some(found) = all.find(|found| self.may_be_master(found)) else {
+            self.likely = None;
+            return None;
+        };
+        let parent = proc
+            .stat(found.pid)
+            .and_then(|stat| proc.stat(stat.ppid))
+            .ok();
+        if parent.is_none_or(|parent| parent.start_stack != found.start_stack) {
+            return Some(found);
+        }
+        let before = self.likely.filter(|(pid, _)| *pid == found.pid);
+        let (_, since) = *self.likely.insert(before.unwrap_or((found.pid, now)));
+        (now.since(since) >= HEARTBEAT_WITHIN).then_some(found)
+    }
+
+    /// Moves the master's children on: to their heartbeat file, to their first beat, or out.
+    fn check_kin(&mut self, proc: &Proc, now: Timestamp, findings: &mut Vec<Finding>) {
+        let serves = |kin: &Kin| matches!(kin.role, Role::Serving { .. });
         let mut pids: Vec<_> = self
             .kin
             .iter()
-            .filter(|(_, kin)| booting(kin))
+            .filter(|(_, kin)| !serves(kin) && kin.seen != now)
             .map(|(pid, kin)| (kin.starttime, *pid))
             .collect();
         // Oldest first: a younger fork holds the files of its elder brothers for a moment, until it
         // has closed them, and by then they are claimed.
         pids.sort_unstable();
         for (_, pid) in pids {
-            let claimed: Vec<u64> = self.kin.values().filter_map(Kin::inode).collect();
+            let claimed = self.claimed();
             let Some(kin) = self.kin.get_mut(&pid) else {
                 continue;
             };
-            if let Some(finding) = kin.step(proc, now, pid, &claimed) {
-                findings.push(finding);
-            }
-            let executed = matches!(kin.role, Role::Helper);
-            if executed && let Some(second) = as_master(proc, pid) {
+            let stat = proc.stat(pid).ok().filter(|stat| stat.state != 'Z');
+            let stat = stat.filter(|stat| stat.starttime == kin.starttime);
+            let is_helper = matches!(kin.role, Role::Helper { .. });
+            let Some(stat) = stat else {
+                // The end of a worker is told by its descriptor.
+                if is_helper {
+                    self.kin.remove(&pid);
+                }
+                continue;
+            };
+            let found = if is_helper {
+                kin.tell_helper(now, pid)
+            } else {
+                kin.step(proc, now, (pid, stat.start_stack), &claimed)
+            };
+            let is_helper = matches!(kin.role, Role::Helper { .. });
+            let second = if is_helper && kin.has_executed(stat.start_stack) {
+                as_master(proc, pid).or_else(|| embedding(proc, pid))
+            } else {
+                None
+            };
+            if let Some(second) = second {
                 self.kin.remove(&pid);
                 self.masters.push(second);
             }
+            findings.extend(found.filter(|found| {
+                let is_told = matches!(found, Finding::Helper { .. });
+                second.is_none() || !is_told
+            }));
         }
-    }
-}
-
-impl Kin {
-    /// It has executed a program of its own since its fork.
-    const fn has_executed(&self, start_stack_now: u64) -> bool {
-        match self.role {
-            Role::Fork { start_stack, .. } | Role::Booting { start_stack, .. } => {
-                start_stack != start_stack_now
-            }
-            Role::Serving { .. } => false,
-            Role::Helper => true,
-        }
-    }
-
-    const fn inode(&self) -> Option<u64> {
-        match self.role {
-            Role::Booting { inode, .. } | Role::Serving { inode } => Some(inode),
-            Role::Fork { .. } | Role::Helper => None,
-        }
-    }
-
-    /// One look at a fork that may be a worker.
-    fn step(&mut self, proc: &Proc, now: Timestamp, pid: i32, claimed: &[u64]) -> Option<Finding> {
-        let (Role::Fork { start_stack, .. } | Role::Booting { start_stack, .. }) = self.role else {
-            return None;
-        };
-        if matches!(self.role, Role::Fork { seen, .. } if seen == now) {
-            // It has no name yet: what is found out about it is told from the next scan on.
-            return None;
-        }
-        // Gone: its descriptor tells of that.
-        let stat = proc.stat(pid).ok().filter(|stat| stat.state != 'Z')?;
-        // RACE: it is ending. Before it is a zombie it has no memory, and its stack is zero.
-        if stat.start_stack == 0 && start_stack != 0 {
-            return None;
-        }
-        if stat.start_stack != start_stack {
-            self.role = Role::Helper;
-            return Some(Finding::NoWorker { pid });
-        }
-        if let Role::Fork { seen, .. } = self.role {
-            let files = proc.files(pid, PREFIX).unwrap_or_default();
-            let mut own = files
-                .iter()
-                .map(|(_, inode)| *inode)
-                .filter(|i| !claimed.contains(i));
-            if let (Some(inode), None) = (own.next(), own.next())
-                && let Some(heartbeat) = Heartbeat::open(proc, pid, inode)
-            {
-                self.role = Role::Booting {
-                    start_stack,
-                    inode,
-                    heartbeat,
-                };
-            } else if now.since(seen) >= HEARTBEAT_WITHIN {
-                self.role = Role::Helper;
-                return Some(Finding::NoWorker { pid });
-            }
-        }
-        if let Role::Booting {
-            inode, heartbeat, ..
-        } = &self.role
-            && heartbeat.is_beaten()
-        {
-            self.role = Role::Serving { inode: *inode };
-            return Some(Finding::Ready { pid });
-        }
-        None
     }
 }
 
@@ -373,8 +370,17 @@ fn as_master(proc: &Proc, pid: i32) -> Option<Master> {
         .iter()
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
+    is_gunicorn(&words).then(|| master_at(proc, pid)).flatten()
+}
+
+/// This process, if it has gunicorn's workers, whatever its name is.
+fn embedding(proc: &Proc, pid: i32) -> Option<Master> {
+    has_workers(proc, pid).then(|| master_at(proc, pid)).flatten()
+}
+
+fn master_at(proc: &Proc, pid: i32) -> Option<Master> {
     let stat = proc.stat(pid).ok().filter(|stat| stat.state != 'Z')?;
-    is_gunicorn(&words).then_some(Master {
+    Some(Master {
         pid,
         starttime: stat.starttime,
         start_stack: stat.start_stack,
