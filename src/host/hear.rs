@@ -67,6 +67,7 @@ impl Host {
         }
         self.discover(now);
         self.look_at_backlog(now);
+        self.check_kills(now);
         self.keep_up(now);
         self.pool
             .as_mut()
@@ -167,13 +168,6 @@ impl Host {
         if tracked.group.take_wire() {
             self.sources.remove(&token);
             self.events.push_back(Event::Tripped { worker });
-        }
-    }
-
-    /// Whom it ended is asked when the worker has ended, or a little later if it lives on.
-    pub(super) fn on_oom(&mut self, now: Timestamp, worker: WorkerId) {
-        if let Some(tracked) = self.workers.get_mut(&worker) {
-            tracked.oom_since.get_or_insert(now);
         }
     }
 

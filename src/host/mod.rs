@@ -19,6 +19,7 @@ mod handed;
 mod hear;
 pub mod heartbeat;
 pub mod keeper;
+mod kills;
 mod last_words;
 mod limits;
 mod listeners;
@@ -259,7 +260,8 @@ impl Host {
         let scan = discovery.map(discovery::Discovery::deadline);
         let backlog = self.run.as_ref().and_then(|run| run.backlog.as_ref());
         let look = backlog.map(|backlog| backlog.next_look);
-        let own = scan.into_iter().chain(look);
+        let kills = self.kills_deadline();
+        let own = scan.into_iter().chain(look).chain(kills);
         own.fold(self.upkeep.deadline(), Ord::min)
     }
 

@@ -4,6 +4,7 @@ use std::{io, time::Duration};
 
 use super::{
     cgroup::Group,
+    kills::Kill,
     pidfd::PidFd,
     proc_memory::{Resident, Statm},
     procfs::{Proc, ProcError},
@@ -37,8 +38,8 @@ pub(super) struct Tracked {
     pub(super) group: Group,
     /// The keeper tells of its end, with its figures; otherwise its descriptor does.
     pub(super) is_command: bool,
-    /// The OOM killer was about in its group since then; nobody has asked yet whom it ended.
-    pub(super) oom_since: Option<Timestamp>,
+    /// The OOM killer was called for its group, and whom it killed is not clear yet.
+    pub(super) kill: Option<Kill>,
     /// Its process that agents' questions go to.
     pub(super) asked: Option<i32>,
     /// Of its shared memory.
@@ -54,7 +55,7 @@ impl Tracked {
             process,
             group,
             is_command,
-            oom_since: None,
+            kill: None,
             asked: None,
             unnamed: Unnamed::new(),
             pids: Vec::new(),

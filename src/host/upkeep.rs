@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Host, tmpfs};
 use crate::{
-    supervisor::event::{Event, Oom},
+    supervisor::event::Event,
     units::{Bytes, Timestamp},
 };
 
@@ -18,8 +18,6 @@ const AVAILABLE: u64 = 5;
 const CONTENTS_MIN: Bytes = Bytes::mib(4);
 /// Files in memory are named when they take this part of the budget.
 const FILES_FROM: f64 = 0.3;
-/// The OOM killer was about, and the worker lives on: it was a helper.
-const SPARED: Duration = Duration::from_millis(500);
 
 /// When it is time again.
 #[derive(Debug)]
@@ -61,7 +59,6 @@ impl Host {
         // Helpers that outlive their worker may finish what they do: their group goes after them.
         self.gone
             .retain(|group| group.remove().is_err_and(|error| !error.is_gone()));
-        self.tell_spared(now);
         self.sample_server();
         self.sample_charge();
         self.kills.on_turn(&self.found);
@@ -79,29 +76,6 @@ impl Host {
         {
             self.available = available;
             self.events.push_back(Event::Available(available));
-        }
-    }
-
-    /// Workers that outlived a visit of the OOM killer to their group. Those of a pool are forked
-    /// by what is watched here, and their ends are told by it.
-    fn tell_spared(&mut self, now: Timestamp) {
-        if self.pool.is_some() {
-            return;
-        }
-        for (&worker, tracked) in &mut self.workers {
-            // RACE: gigabytes are given back for seconds before an end is told, and its cause is
-            // asked for only then.
-            if tracked
-                .oom_since
-                .is_some_and(|since| now.since(since) >= SPARED)
-                && !self.proc.is_exiting(tracked.process.pid())
-            {
-                tracked.oom_since = None;
-                let oom = self.groups.oom(&mut tracked.group);
-                if oom != Oom::No {
-                    self.events.push_back(Event::HelperKilled { worker, oom });
-                }
-            }
         }
     }
 

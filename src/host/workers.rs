@@ -15,7 +15,7 @@ use super::{
 use crate::{
     supervisor::{
         action::Look,
-        event::{CapMechanism, Effect, Ended, Event, Oom},
+        event::{CapMechanism, Effect, Event},
     },
     units::{Bytes, Signal, Timestamp, WorkerId},
 };
@@ -57,21 +57,6 @@ impl Host {
         self.gone.push(group);
         self.upkeep.soon();
         Some(tracked)
-    }
-
-    /// Whether the OOM killer was it.
-    pub(super) fn oom_of(&mut self, worker: WorkerId, ended: Ended) -> Oom {
-        let killed = matches!(ended, Ended::Signal(Signal::KILL) | Ended::Unseen);
-        let oom = match self.workers.get_mut(&worker) {
-            Some(tracked) if killed => self.groups.oom(&mut tracked.group),
-            Some(_) | None => Oom::No,
-        };
-        // Without groups of our own, the container's tells of kills at its limit.
-        let has_none = self.groups.caps() == CapMechanism::Rlimit;
-        if has_none && ended == Ended::Signal(Signal::KILL) && self.kills.take_one(&self.found) {
-            return Oom::Elsewhere;
-        }
-        oom
     }
 
     pub(super) fn look(&mut self, now: Timestamp, worker: WorkerId, how: Look) {

@@ -227,16 +227,26 @@ impl Supervisor {
         false
     }
 
-    pub(super) fn on_helper_killed(&mut self, worker: WorkerId, oom: Oom) {
-        if self.workers.contains_key(&worker) {
-            let limit = if oom == Oom::Cap {
-                "its cap"
-            } else {
-                "a limit further up"
-            };
-            self.tell(Report::Warning(format!(
-                "the kernel ended a helper process of {worker} at {limit}; {worker} itself lives on"
-            )));
+    pub(super) fn on_helper_killed(&mut self, worker: WorkerId, oom: Oom, whole: bool) {
+        if !self.workers.contains_key(&worker) {
+            return;
         }
+        let at = |name: &str, limit: Option<Bytes>| match limit {
+            Some(limit) => format!("at {name} of {limit}"),
+            None => format!("at {name}"),
+        };
+        let limit = match oom {
+            Oom::Cap => at("its cap", self.limits.cap.bytes),
+            Oom::Budget => at("the budget", self.limits.budget.bytes),
+            Oom::No | Oom::Elsewhere => "at a limit above the service".to_owned(),
+        };
+        let then = if whole {
+            format!("; {worker} is killed with all its processes")
+        } else {
+            String::new()
+        };
+        self.tell(Report::Warning(format!(
+            "{worker}: the kernel killed a child process of it {limit}{then}"
+        )));
     }
 }

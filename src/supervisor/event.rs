@@ -106,12 +106,14 @@ pub enum Event {
         /// pages ever were. Only where the kernel kept it.
         peak: Option<Bytes>,
     },
-    /// The kernel ended a helper process of a worker that lives on.
+    /// The kernel killed a child process of a worker, and not the worker itself.
     HelperKilled {
         /// Of which worker.
         worker: WorkerId,
         /// At whose limit.
         oom: Oom,
+        /// The rest of the worker is killed for it.
+        whole: bool,
     },
 
     /// The kernel holds a worker at a higher limit than was asked for: the worker holds more than

@@ -187,7 +187,9 @@ impl Supervisor {
             } => {
                 self.on_worker_ended(now, worker, (ended, oom, peak));
             }
-            Event::HelperKilled { worker, oom } => self.on_helper_killed(worker, oom),
+            Event::HelperKilled { worker, oom, whole } => {
+                self.on_helper_killed(worker, oom, whole);
+            }
             Event::Sampled { worker, sample } => self.on_sampled(now, worker, sample),
             Event::CapHigher { worker, limit } => self.on_cap_higher(worker, limit),
             Event::Tripped { worker } => self.on_tripped(now, worker),

@@ -70,11 +70,14 @@ impl World {
                 }
             } else if process.helper > process.held(now) {
                 process.helper = 0.0;
-                let oom = Oom::Cap;
+                let (oom, whole) = (Oom::Cap, self.chance.yes(0.5));
                 self.tell(
                     Duration::from_millis(1),
-                    Event::HelperKilled { worker, oom },
+                    Event::HelperKilled { worker, oom, whole },
                 );
+                if whole {
+                    self.end(pid, Ended::Signal(Signal::KILL), oom);
+                }
             } else {
                 self.end(pid, Ended::Signal(Signal::KILL), Oom::Cap);
             }

@@ -59,6 +59,11 @@ impl PoolDriver {
                     Event::Stop
                 }
             }
+            machine::Event::HelperKilled { .. } => {
+                let words = "the kernel killed a child process of a task at a memory limit";
+                self.parts.onlooker.say(words);
+                return;
+            }
             machine::Event::Failed { what, .. } => {
                 self.parts.onlooker.say(&what);
                 return;

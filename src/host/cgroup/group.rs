@@ -103,6 +103,12 @@ impl Group {
         self.memory.as_ref()?.oom_fd()
     }
 
+    /// It has a cap, and at a limit the kernel kills one of its processes and not all of them.
+    pub fn loses_single_processes(&self) -> bool {
+        let memory = self.memory.as_ref();
+        memory.is_some_and(|memory| memory.loses_single_processes())
+    }
+
     /// What it is charged with, page cache included.
     pub fn usage(&self) -> Option<Bytes> {
         self.memory.as_ref()?.usage().ok()

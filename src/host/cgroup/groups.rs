@@ -178,6 +178,12 @@ impl Groups {
         Ok(group)
     }
 
+    /// As [`Groups::oom`], and the next one to ask gets the same answer.
+    pub fn oom_so_far(&self, group: &Group) -> Oom {
+        let now = self.count(group).unwrap_or(group.seen);
+        judge(group.seen, now, self.memory == Some(Version::V1))
+    }
+
     /// Whether the OOM killer ended somebody in a group whose end was not asked about yet, and why.
     pub fn oom(&self, group: &mut Group) -> Oom {
         // Only a group that has ended cannot be read.

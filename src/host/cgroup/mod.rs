@@ -145,6 +145,8 @@ trait Memory: fmt::Debug {
     fn take_wire(&mut self) -> bool;
     /// Becomes ready when the OOM killer may have been here.
     fn oom_fd(&self) -> Option<BorrowedFd<'_>>;
+    /// It has a cap, and at a limit the kernel kills one of its processes and not all of them.
+    fn loses_single_processes(&self) -> bool;
     /// What the OOM killer did here.
     fn ooms(&self) -> Result<Ooms, CgroupError>;
 }

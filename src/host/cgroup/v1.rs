@@ -123,6 +123,12 @@ impl Memory for V1 {
         self.calls.as_ref().map(|calls| calls.eventfd.as_fd())
     }
 
+    fn loses_single_processes(&self) -> bool {
+        // Version 1 has no counterpart of `memory.oom.group`.
+        let limit = files::limit(&self.dir.join("memory.limit_in_bytes"));
+        limit.is_ok_and(|limit| limit.is_some())
+    }
+
     fn ooms(&self) -> Result<Ooms, CgroupError> {
         Ok(Ooms {
             kills: files::entry_of(&self.dir.join("memory.oom_control"), "oom_kill")?,

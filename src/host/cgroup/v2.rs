@@ -148,6 +148,12 @@ impl Memory for V2 {
         Some(self.events.file().as_fd())
     }
 
+    fn loses_single_processes(&self) -> bool {
+        let is_capped = files::limit(&self.dir.join("memory.max")).is_ok_and(|cap| cap.is_some());
+        // Before Linux 4.19 it is not there.
+        is_capped && !files::number(&self.dir.join("memory.oom.group")).is_ok_and(|on| on == 1)
+    }
+
     fn ooms(&self) -> Result<Ooms, CgroupError> {
         let text = self.events.text()?;
         let count = |key| files::entry(&text, key).unwrap_or(0);

@@ -88,6 +88,20 @@ pub(super) struct PoolHost {
     pub(super) more: bool,
 }
 
+impl PoolHost {
+    /// The processes that a nest has forked and that were not heard to have ended.
+    pub(super) fn children_of(&self, nest: WorkerId) -> Vec<i32> {
+        let is_this = |(_, known): &(&u32, &Nest)| known.id == nest;
+        let slot = self.nests.iter().find(is_this).map(|(slot, _)| *slot);
+        let its = self
+            .children
+            .values()
+            .filter(|child| Some(child.slot) == slot);
+        its.filter_map(|child| Some(child.process.as_ref()?.pid()))
+            .collect()
+    }
+}
+
 #[derive(Debug)]
 struct Nest {
     id: WorkerId,
