@@ -42,6 +42,7 @@ const MODULES: [(&str, &str); 31] = modules![
     "drain_hypercorn.py",
     "drain_uvicorn.py",
     "drain_waitress.py",
+    "first.py",
     "garbage.py",
     "heap.py",
     "holders.py",

@@ -103,15 +103,17 @@ fn listen(facts: &dyn Facts, book: &mut Book) -> Vec<Listen> {
 }
 
 /// How the command is understood.
-pub(super) fn kind(argv: &[OsString], book: &mut Book) -> Kind {
+/// And whether that was guessed from the command line.
+pub(super) fn kind(argv: &[OsString], book: &mut Book) -> (Kind, bool) {
     let said = book.value("server", |value| words::choice(value, &words::SERVERS));
-    said.unwrap_or_else(|| {
+    let kind = said.unwrap_or_else(|| {
         let argv: Vec<String> = argv
             .iter()
             .map(|word| word.to_string_lossy().into_owned())
             .collect();
         servers::recognise(&argv).map_or(Kind::Single, |kind| Kind::Server(servers::habits(kind)))
-    })
+    });
+    (kind, said.is_none())
 }
 
 fn argv(wishes: &Wishes, book: &mut Book) -> (Vec<OsString>, Origin) {

@@ -34,7 +34,7 @@ const fn key(
 }
 
 /// All keys, by table, in the order in which they are shown.
-pub const KEYS: [Key; 48] = [
+pub const KEYS: [Key; 49] = [
     key(
         "name",
         "name",
@@ -217,6 +217,13 @@ pub const KEYS: [Key; 48] = [
         "true|false",
         "true",
         "Raise the replacement before the old worker goes, where the budget has room",
+    ),
+    key(
+        "recycle.leftovers",
+        "leftovers",
+        "end|tell",
+        "end",
+        "Processes that outlive their worker: end them when idle for 5s or when memory is short, or only tell",
     ),
     key(
         "agent.load",

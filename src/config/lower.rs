@@ -41,7 +41,7 @@ pub(super) fn lower(
     book: &mut Book,
 ) -> Spec {
     let command = command::lower(wishes, environ, facts, book);
-    let kind = command::kind(&command.argv, book);
+    let (kind, kind_is_guessed) = command::kind(&command.argv, book);
     let here = command.directory.clone().unwrap_or_else(|| facts.here());
     let name = name(wishes, (&command.argv, &here), book);
     let ready = ready(book);
@@ -52,6 +52,7 @@ pub(super) fn lower(
     }
     Spec {
         kind,
+        kind_is_guessed,
         memory: memory(book),
         rlimits: rlimits(book),
         cgroup: CgroupSpec {
@@ -151,6 +152,9 @@ fn recycle(book: &mut Book) -> RecycleSpec {
         jitter: book.value("recycle.jitter", words::part),
         settle: book.value("recycle.settle", words::duration),
         capacity_first: book.value("recycle.capacity_first", words::switch),
+        leftovers: book.value("recycle.leftovers", |value| {
+            words::choice(value, &words::LEFTOVERS)
+        }),
     };
     if recycle.max_age.is_some_and(|max| max < recycle.min_age) {
         let text = "recycle.max_age is below recycle.min_age; raise the one or lower the other";

@@ -9,7 +9,7 @@ use crate::{
     units::{Bytes, Size},
 };
 
-use super::words::{FORMATS, LEAKS, LOADS, MEASURES, SERVERS, WHENS, WIRES};
+use super::words::{FORMATS, LEAKS, LEFTOVERS, LOADS, MEASURES, SERVERS, WHENS, WIRES};
 
 /// The effective configuration. A text that is not UTF-8 is shown as well as it can be.
 pub fn render(spec: &Spec) -> String {
@@ -94,6 +94,11 @@ fn recycle(spec: &Spec) -> Table {
     put(&mut table, "jitter", recycle.jitter);
     put(&mut table, "settle", duration(recycle.settle));
     put(&mut table, "capacity_first", recycle.capacity_first);
+    put(
+        &mut table,
+        "leftovers",
+        named(&LEFTOVERS, recycle.leftovers),
+    );
     table
 }
 

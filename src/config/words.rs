@@ -6,8 +6,8 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Durati
 use crate::{
     servers::gunicorn,
     supervisor::spec::{
-        AgentLoad, Kind, Leaks, Limit, LogFormat, Measure, ReadyWhen, RestartWhen, Rlimit,
-        TerminationLog,
+        AgentLoad, Kind, Leaks, Leftovers, Limit, LogFormat, Measure, ReadyWhen, RestartWhen,
+        Rlimit, TerminationLog,
     },
     units::{Signal, Size},
 };
@@ -38,6 +38,10 @@ pub(super) const WHENS: [(&str, RestartWhen); 3] = [
     ("on-failure", RestartWhen::OnFailure),
     ("never", RestartWhen::Never),
 ];
+
+/// The words for what is done about processes that outlive their worker.
+pub(super) const LEFTOVERS: [(&str, Leftovers); 2] =
+    [("end", Leftovers::End), ("tell", Leftovers::Tell)];
 
 /// The words for whether the agent is put into the workers.
 pub(super) const LOADS: [(&str, AgentLoad); 3] = [

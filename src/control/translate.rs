@@ -5,13 +5,17 @@ use std::time::Duration;
 use crate::{
     supervisor::{
         event::{Agent, CapMechanism},
-        report::{Effective, End, Limits, MemoryView, Snapshot, SuspendedView, Who, WorkerView},
+        report::{
+            Effective, End, LeftoverView, Limits, MemoryView, Snapshot, SuspendedView, Who,
+            WorkerView,
+        },
     },
     units::{Bytes, Timestamp},
 };
 
 use super::wire::{
-    AgentDoc, CapsDoc, EndDoc, LimitDoc, LimitsDoc, Mechanism, MemoryDoc, RecyclingDoc, Status,
+    AgentDoc, CapsDoc, EndDoc, LeftoverDoc, LimitDoc, LimitsDoc, Mechanism, MemoryDoc,
+    RecyclingDoc, Status,
     TotalsDoc, UpgradesDoc, WorkerDoc, millis,
 };
 
@@ -72,12 +76,14 @@ impl Status {
                     failed_in_a_row: suspended.failures,
                 },
             ),
+            leftovers: (snapshot.leftovers.iter().map(LeftoverDoc::from)).collect(),
             totals: TotalsDoc {
                 recycles: snapshot.recycles.clone(),
                 ends: snapshot.unplanned.clone(),
                 restarts: snapshot.restarts,
                 rescues: snapshot.rescues,
                 failed_starts: snapshot.failed_starts,
+                leftovers_ended: snapshot.leftovers_ended,
                 tasks: None,
                 requests: snapshot.requests,
             },
@@ -125,6 +131,9 @@ impl TryFrom<Status> for Snapshot {
                 lasts: duration(status.recycling.suspended_s.unwrap_or_default()),
                 failures: status.recycling.failed_in_a_row,
             }),
+            leftovers: (status.leftovers.into_iter().map(LeftoverView::try_from))
+                .collect::<Result<_, _>>()?,
+            leftovers_ended: status.totals.leftovers_ended,
         })
     }
 }
@@ -164,6 +173,34 @@ impl From<LimitDoc> for Effective {
             bytes: limit.bytes.map(Bytes),
             from: limit.from,
         }
+    }
+}
+
+impl From<&LeftoverView> for LeftoverDoc {
+    fn from(left: &LeftoverView) -> Self {
+        Self {
+            worker: left.worker.to_string(),
+            pid: left.pid,
+            command: left.command.clone(),
+            memory: left.memory.get(),
+            processes: left.processes,
+            idle_s: seconds(left.idle),
+        }
+    }
+}
+
+impl TryFrom<LeftoverDoc> for LeftoverView {
+    type Error = Misread;
+
+    fn try_from(left: LeftoverDoc) -> Result<Self, Misread> {
+        Ok(Self {
+            worker: left.worker.parse().map_err(Misread)?,
+            pid: left.pid,
+            command: left.command,
+            memory: Bytes(left.memory),
+            processes: left.processes,
+            idle: duration(left.idle_s),
+        })
     }
 }
 
@@ -372,6 +409,15 @@ mod tests {
                 failures: 2,
             }),
             failed_starts: 4,
+            leftovers: vec![LeftoverView {
+                worker: WorkerId::FIRST,
+                pid: 43,
+                command: "chrome".to_owned(),
+                memory: Bytes(9),
+                processes: 3,
+                idle: Duration::from_secs(2),
+            }],
+            leftovers_ended: 4,
             ..Snapshot::default()
         }
     }
@@ -413,9 +459,13 @@ mod tests {
             "recycling": {
                 "suspended": true, "why": "w3 exited", "suspended_s": 7.0, "failed_in_a_row": 2,
             },
+            "leftovers": [{
+                "worker": "w1", "pid": 43, "command": "chrome", "memory": 9, "processes": 3,
+                "idle_s": 2.0,
+            }],
             "totals": {
                 "recycles": {"ceiling": 2}, "ends": {}, "restarts": 0, "rescues": 2,
-                "failed_starts": 4, "tasks": null, "requests": 345,
+                "failed_starts": 4, "leftovers_ended": 4, "tasks": null, "requests": 345,
             },
             "ends": [{
                 "worker": "server", "pid": 39, "cause": "exit:3", "memory": 1, "peak": 2,

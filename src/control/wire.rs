@@ -31,6 +31,8 @@ pub struct Status {
     pub workers: Vec<WorkerDoc>,
     #[serde(default)]
     pub recycling: RecyclingDoc,
+    #[serde(default)]
+    pub leftovers: Vec<LeftoverDoc>,
     pub totals: TotalsDoc,
     pub ends: Vec<EndDoc>,
 }
@@ -132,6 +134,21 @@ pub struct WorkerDoc {
     pub memory: MemoryDoc,
 }
 
+/// A process that outlived its worker, with its descendants.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "fields are named as in the snapshot, which says what they hold"
+)]
+pub struct LeftoverDoc {
+    pub worker: String,
+    pub pid: i32,
+    pub command: String,
+    pub memory: u64,
+    pub processes: u32,
+    pub idle_s: f64,
+}
+
 /// Whether a worker can be asked; `agent_why_not` beside it says why it is absent.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -161,7 +178,8 @@ pub struct MemoryDoc {
 }
 
 /// Sums since the supervisor's start: `recycles` are planned ends by cause, `ends` all others.
-/// `rescues` are workers that gave enough back at their ceiling and stayed. `tasks` and `requests`
+/// `rescues` are workers that gave enough back at their ceiling and stayed, `leftovers_ended` are
+/// processes that outlived their worker and were ended. `tasks` and `requests`
 /// are null where nobody counts them.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[expect(
@@ -176,6 +194,8 @@ pub struct TotalsDoc {
     pub rescues: u64,
     #[serde(default)]
     pub failed_starts: u64,
+    #[serde(default)]
+    pub leftovers_ended: u64,
     pub tasks: Option<u64>,
     pub requests: Option<u64>,
 }

@@ -117,7 +117,12 @@ impl Driver {
             Ok(_) => event::Agent::Loaded,
             Err(why) => event::Agent::Absent(why),
         };
-        self.own.push_back(Event::AgentFound { worker, agent });
+        let expected = self.host.get_mut().runs_python(now, worker);
+        self.own.push_back(Event::AgentFound {
+            worker,
+            agent,
+            expected,
+        });
     }
 
     fn ask_agent(&mut self, now: Timestamp, worker: WorkerId, ask: &AgentAsk) {

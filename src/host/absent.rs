@@ -32,11 +32,20 @@ impl Absence {
         }
     }
 
+    fn name(&self) -> &str {
+        self.program.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// A Python interpreter, in which the agent should be.
+    pub(super) fn is_python(&self) -> bool {
+        let name = self.name();
+        name.starts_with("python") || name.starts_with("pypy") || name.starts_with("uwsgi")
+    }
+
     /// The likeliest reason, and what to do about it.
     pub(super) fn why(&self) -> String {
-        let name = self.program.rsplit('/').next().unwrap_or_default();
-        let is_python = name.starts_with("python") || name.starts_with("uwsgi");
-        if !is_python {
+        let name = self.name();
+        if !self.is_python() {
             return format!("`{name}` is no Python interpreter");
         }
         if let Some((major, minor)) = version(name).filter(|version| *version < OLDEST) {

@@ -18,6 +18,16 @@ pub const QUESTION: Signal = Signal(SIGRTMIN + 5);
 pub const STACKS: Signal = Signal(SIGRTMIN + 6);
 
 impl Host {
+    /// A Python interpreter runs in a worker: the agent should be there.
+    pub fn runs_python(&mut self, now: Timestamp, worker: WorkerId) -> bool {
+        let Some(tracked) = self.workers.get_mut(&worker) else {
+            return false;
+        };
+        let pids = tracked.pids(&self.proc, now).to_vec();
+        pids.into_iter()
+            .any(|pid| Absence::of(&self.proc, pid).is_python())
+    }
+
     /// The process of a worker that has the agent; of several the one with the most memory. If
     /// there is none, why.
     pub fn agent_process(&mut self, now: Timestamp, worker: WorkerId) -> Result<i32, String> {

@@ -162,6 +162,7 @@ impl Host {
             worker: handed.worker,
             made: None,
             discovery,
+            looks_for_server: 0,
             probe: None,
             ear,
             backlog: None,

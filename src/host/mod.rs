@@ -21,6 +21,7 @@ pub mod heartbeat;
 pub mod keeper;
 mod kills;
 mod last_words;
+mod leftovers;
 mod limits;
 mod listeners;
 mod looker;
@@ -103,6 +104,7 @@ pub struct Host {
     workers: BTreeMap<WorkerId, Tracked>,
     /// Groups of what has ended, until they are empty and can be removed.
     gone: Vec<Group>,
+    idle: leftovers::Idle,
     manager: Manager,
     last_words: LastWords,
     kills: Kills,
@@ -173,6 +175,7 @@ impl Host {
             run: None,
             workers: BTreeMap::new(),
             gone: Vec::new(),
+            idle: leftovers::Idle::default(),
             manager: Manager::find(),
             last_words,
             oom_score_adj,
@@ -221,6 +224,7 @@ impl Host {
             Action::Look { worker, how } => self.look(now, worker, how),
             Action::SignalCommand { run, signal } => self.signal_command(run, signal),
             Action::SignalWorker { worker, signal } => self.signal_worker(worker, signal),
+            Action::EndLeftover { process, signal } => self.end_leftover(process, signal),
             Action::KillWorker { worker } => self.kill_worker(now, worker),
             Action::KillRun { run } => self.kill_run(run),
             Action::Prioritize { worker, priority } => {
@@ -291,16 +295,6 @@ impl Host {
         self.gone.clear();
         self.workers.clear();
         self.groups.remove_all();
-    }
-
-    /// Our own resident memory.
-    pub fn own_memory(&self) -> Option<Bytes> {
-        let own = i32::try_from(std::process::id()).ok()?;
-        self.proc
-            .statm(own)
-            .and_then(|statm| statm.read())
-            .ok()
-            .map(|seen| seen.resident)
     }
 
     const fn is_job(&self) -> bool {

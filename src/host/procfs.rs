@@ -59,6 +59,8 @@ pub struct Stat {
     pub ppid: i32,
     /// Its session.
     pub session: i32,
+    /// The CPU time that it has used, in user and kernel mode, in ticks of 10 ms.
+    pub cpu_ticks: u64,
     /// How many threads it has.
     pub threads: u64,
     /// When it was forked, in clock ticks since boot. With the pid it is an identity.
@@ -181,7 +183,11 @@ impl Proc {
     pub fn command(&self, pid: i32) -> String {
         let words = self.cmdline(pid).unwrap_or_default();
         let line: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-        let line: String = line.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+        let line: String = line
+            .join(" ")
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
         if line.is_empty() {
             let name = self.stat(pid).map(|stat| stat.comm).unwrap_or_default();
             return format!("[{name}]");
@@ -299,6 +305,9 @@ fn parse_stat(text: &str) -> Option<Stat> {
         state: field(3)?.chars().next()?,
         ppid: field(4)?.parse().ok()?,
         session: field(6)?.parse().ok()?,
+        cpu_ticks: [14, 15].into_iter().try_fold(0, |sum, number| {
+            Some(sum + field(number)?.parse::<u64>().ok()?)
+        })?,
         threads: field(20)?.parse().ok()?,
         starttime: field(22)?.parse().ok()?,
         start_stack: field(28)?.parse().ok()?,
@@ -309,7 +318,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
 pub(super) mod tests {
     use super::*;
 
-    const STAT: &str = "11637 (a) b (c) S 11589 11590 3436 0 -1 4194304 118 0 0 0 0 0 0 0 20 0 7 0 \
+    const STAT: &str = "11637 (a) b (c) S 11589 11590 3436 0 -1 4194304 118 0 0 0 4 5 0 0 20 0 7 0 \
         194761 3133440 369 18446744073709551615 93882789150720 \
         93882789170601 140729571358992 0 0\n";
     /// A `/proc` that holds these files.
@@ -336,6 +345,7 @@ pub(super) mod tests {
             state: 'S',
             ppid: 11589,
             session: 3436,
+            cpu_ticks: 9,
             threads: 7,
             starttime: 194_761,
             start_stack: 140_729_571_358_992,

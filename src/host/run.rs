@@ -31,6 +31,9 @@ pub(super) const SERVER: &str = "server";
 /// A worker goes before its server does, should all together be too much for the machine.
 const WORKERS_FIRST: i32 = 100;
 
+/// An entrypoint may migrate a database before it starts the server: once a second, for an hour.
+const LOOKS_FOR_SERVER: u32 = 3600;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Run {
@@ -45,6 +48,8 @@ pub(super) struct Run {
     /// The group that the command is to live in, until it is there.
     pub(super) made: Option<Result<Group, CgroupError>>,
     pub(super) discovery: Option<Discovery>,
+    /// So often it is looked for a server below a command that counts as one worker.
+    pub(super) looks_for_server: u32,
     pub(super) probe: Option<Probe>,
     pub(super) ear: Option<(Ear, u64)>,
     /// Who still waits to be accepted, while it is about to be told to stop.
@@ -117,6 +122,7 @@ impl Host {
             worker,
             made: Some(made),
             discovery: None,
+            looks_for_server: LOOKS_FOR_SERVER,
             probe: None,
             ear,
             backlog: None,
@@ -412,10 +418,7 @@ impl Host {
                     Some(worker) => Event::WorkerReady { worker },
                     None => continue,
                 },
-                Finding::Helper { pid } => {
-                    let command = self.proc.command(pid);
-                    Event::ServerHelper { pid, command }
-                }
+                Finding::Helper { pid } => Event::ServerHelper(pid, self.proc.command(pid)),
             };
             self.events.push_back(event);
         }
@@ -426,26 +429,6 @@ impl Host {
             .iter()
             .find(|(_, tracked)| tracked.process.pid() == pid)
             .map(|(id, _)| *id)
-    }
-
-    /// What was taken for a worker is the server's own helper, and so is what it has started.
-    fn give_to_server(&mut self, worker: WorkerId) {
-        let Some(tracked) = self.untrack(worker) else {
-            return;
-        };
-        let pid = tracked.process.pid();
-        let mut pids = vec![pid];
-        pids.extend(self.proc.descendants(pid));
-        let Some(server) = &mut self.server_group else {
-            return;
-        };
-        let moved = pids.into_iter().try_for_each(|pid| {
-            let added = server.add(pid);
-            added.or_else(|error| if error.is_gone() { Ok(()) } else { Err(error) })
-        });
-        if let Err(error) = moved {
-            self.fail(error.to_string(), None, Effect::Cap);
-        }
     }
 
     /// A process of the server is a worker from now on.

@@ -81,6 +81,12 @@ impl Tracked {
         &self.pids
     }
 
+    /// Its processes but the main one, as they were when it was last looked at.
+    pub(super) fn children(&self) -> impl Iterator<Item = &i32> {
+        let main = self.process.pid();
+        self.pids.iter().filter(move |pid| **pid != main)
+    }
+
     /// The cheap figures of all its processes; `None` when they are gone. What its group holds is
     /// read only where it counts.
     pub(super) fn look(&mut self, proc: &Proc, now: Timestamp, measure: Measure) -> Option<Sample> {

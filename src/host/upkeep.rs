@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::{Host, tmpfs};
+use super::{Host, discovery::server_below, tmpfs};
 use crate::{
-    supervisor::event::Event,
+    supervisor::{event::Event, spec::Kind},
     units::{Bytes, Timestamp},
 };
 
@@ -59,6 +59,8 @@ impl Host {
         // Helpers that outlive their worker may finish what they do: their group goes after them.
         self.gone
             .retain(|group| group.remove().is_err_and(|error| !error.is_gone()));
+        self.look_for_server();
+        self.tell_leftovers(now);
         self.sample_server();
         self.sample_charge();
         self.kills.on_turn(&self.found);
@@ -77,6 +79,35 @@ impl Host {
             self.available = available;
             self.events.push_back(Event::Available(available));
         }
+    }
+
+    /// What a script or a launcher of unknown name has started is seen by what runs, not by its
+    /// command line. Told once for each start.
+    fn look_for_server(&mut self) {
+        let is_one = matches!(self.spec.kind, Kind::Single) && self.pool.is_none();
+        if !is_one || !self.spec.kind_is_guessed || self.is_job() {
+            return;
+        }
+        let Some(run) = self.run.as_mut().filter(|run| run.looks_for_server > 0) else {
+            return;
+        };
+        run.looks_for_server -= 1;
+        let Some(root) = run.root else { return };
+        if let Some(pid) = server_below(&self.proc, root) {
+            run.looks_for_server = 0;
+            let server = "gunicorn";
+            self.events.push_back(Event::ServerFound { pid, server });
+        }
+    }
+
+    /// Our own resident memory.
+    pub fn own_memory(&self) -> Option<Bytes> {
+        let own = i32::try_from(std::process::id()).ok()?;
+        self.proc
+            .statm(own)
+            .and_then(|statm| statm.read())
+            .ok()
+            .map(|seen| seen.resident)
     }
 
     /// What the kernel holds against the budget.

@@ -59,6 +59,26 @@ impl Host {
         Some(tracked)
     }
 
+    /// What was taken for a worker is the server's own helper, and so is what it has started.
+    pub(super) fn give_to_server(&mut self, worker: WorkerId) {
+        let Some(tracked) = self.untrack(worker) else {
+            return;
+        };
+        let pid = tracked.process.pid();
+        let mut pids = vec![pid];
+        pids.extend(self.proc.descendants(pid));
+        let Some(server) = &mut self.server_group else {
+            return;
+        };
+        let moved = pids.into_iter().try_for_each(|pid| {
+            let added = server.add(pid);
+            added.or_else(|error| if error.is_gone() { Ok(()) } else { Err(error) })
+        });
+        if let Err(error) = moved {
+            self.fail(error.to_string(), None, Effect::Cap);
+        }
+    }
+
     pub(super) fn look(&mut self, now: Timestamp, worker: WorkerId, how: Look) {
         let Some(tracked) = self.workers.get_mut(&worker) else {
             return;

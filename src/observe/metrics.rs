@@ -45,6 +45,25 @@ pub fn render(snapshot: &Snapshot, own: &Own) -> String {
     );
     page.by("cause", &PLANNED, &snapshot.recycles);
     page.family(
+        "supervise_leftover_processes",
+        "gauge",
+        "Processes that outlived the worker which started them.",
+    );
+    let left = &snapshot.leftovers;
+    let processes: u32 = left.iter().map(|one| one.processes).sum();
+    page.sample(&[], processes);
+    page.family("supervise_leftover_memory_bytes", "gauge", "Their memory.");
+    let memory = left
+        .iter()
+        .fold(Bytes::ZERO, |sum, one| sum.plus(one.memory));
+    page.sample(&[], memory.get());
+    page.family(
+        "supervise_leftovers_ended_total",
+        "counter",
+        "Those that were ended, with their descendants.",
+    );
+    page.sample(&[], snapshot.leftovers_ended);
+    page.family(
         "supervise_rescues_total",
         "counter",
         "Workers that gave enough back at their ceiling and stayed.",

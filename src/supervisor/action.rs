@@ -76,6 +76,13 @@ pub enum Action {
         /// Which.
         worker: WorkerId,
     },
+    /// Send a signal to a process that outlived its worker, if it still is that one.
+    EndLeftover {
+        /// Its pid, and when it was started in clock ticks since boot.
+        process: (i32, u64),
+        /// Which signal.
+        signal: Signal,
+    },
     /// Let nobody connect any more, as the server is about to be told to stop. Answered by
     /// `BacklogEmpty` once it has accepted all that had connected, if ever.
     DrainBacklog {

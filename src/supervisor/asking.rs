@@ -21,6 +21,8 @@ use crate::units::{Bytes, ReportId, RequestId, Timestamp, WorkerId};
 /// An interpreter may take its time to start: until a worker is that old it is looked for its agent
 /// again and again.
 const FIND_UNTIL: Duration = Duration::from_secs(15);
+/// Until it serves, at least for this long.
+const FIND_SERVING: Duration = Duration::from_secs(3);
 const FIND_AGAIN: Duration = Duration::from_secs(1);
 const FIND_FIRST: Duration = Duration::from_millis(200);
 /// A worker that had none by then is looked at again as often: it may have executed another
@@ -194,8 +196,16 @@ impl Supervisor {
             .min()
     }
 
-    pub(super) fn on_agent_found(&mut self, now: Timestamp, id: WorkerId, found: Agent) {
+    pub(super) fn on_agent_found(
+        &mut self,
+        now: Timestamp,
+        id: WorkerId,
+        (found, expected): (Agent, bool),
+    ) {
         let must = self.spec.agent.load == AgentLoad::On;
+        let guards = matches!(self.spec.kind, Kind::Server(_));
+        let wanted = must || expected || guards || self.spec.recycle.max_tasks.is_some();
+        let off = self.spec.needs_agent().join(", ");
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
@@ -203,19 +213,20 @@ impl Supervisor {
             return;
         }
         let grown_up = worker.age(now) >= FIND_UNTIL;
+        // One that serves has loaded its application: its interpreter started long ago.
+        let late = grown_up || (worker.birth.is_some() && worker.age(now) >= FIND_SERVING);
         if found != Agent::Loaded {
             let again = if grown_up { FIND_LATER } else { FIND_AGAIN };
             worker.asked.find_at = now.later(again);
         }
         worker.asked.agent.clone_from(&found);
         if let Agent::Absent(why) = found
-            && grown_up
+            && wanted
+            && late
         {
-            let absent = format!("the agent is not in {id}: {why}");
-            self.warn_of_no_guard(&absent);
-            if must {
-                self.warn_once("agent", || absent);
-            }
+            self.warn_once("agent", || {
+                format!("the agent is not in {id}: {why}; off without it: {off}")
+            });
         }
     }
 

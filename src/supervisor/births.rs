@@ -127,10 +127,35 @@ impl Supervisor {
         }
     }
 
+    /// COMMAND is a script or a launcher that is not known: its command line does not say so.
+    pub(super) fn on_server_found(&mut self, pid: i32, server: &str) {
+        self.warn_once("server found", || {
+            format!(
+                "COMMAND runs {server} (pid {pid}), and is one worker with all its processes: it \
+                 is recycled as a whole, with a gap; with `--server {server}` each worker of \
+                 {server} is recycled by itself"
+            )
+        });
+    }
+
     pub(super) fn on_masters(&mut self, now: Timestamp, run: RunId, count: u32) {
         if self.service.is_current(run) {
             self.spare.on_masters(now, count);
             self.replan = true;
         }
+    }
+
+    /// A number from 0 to 1 for each worker, from the seed: no two runs of one seed differ.
+    fn chance(&self, worker: WorkerId) -> f64 {
+        // splitmix64, by Sebastiano Vigna, public domain.
+        let mut bits = worker.to_string().bytes().fold(self.seed, |bits, byte| {
+            bits.rotate_left(8)
+                .wrapping_add(u64::from(byte))
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        });
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let upper = u32::try_from((bits ^ (bits >> 31)) >> 32).unwrap_or(0);
+        f64::from(upper) / f64::from(u32::MAX)
     }
 }

@@ -8,7 +8,7 @@ use super::{
 use crate::units::{Bytes, Timestamp, WorkerId};
 
 /// All together are recycled from here on, a little before the kernel would act.
-const BUDGET_SHARE: f64 = 0.95;
+pub(super) const BUDGET_SHARE: f64 = 0.95;
 /// For the budget's sake only workers go that have grown by this part since their birth.
 const WORTH_IT: f64 = 0.1;
 
@@ -112,6 +112,9 @@ impl Supervisor {
         if self.total() < budget.scaled(BUDGET_SHARE) || self.count().draining > 0 {
             return None;
         }
+        if self.ends_leftovers_first() {
+            return None;
+        }
         // An upper bound is no reason to let anybody go: the exact look is on its way.
         let unsure = |worker: &Worker| worker.is_ready() && !worker.memory.is_sure();
         if self.workers.values().any(unsure) {
@@ -138,14 +141,13 @@ impl Supervisor {
         })
     }
 
-    /// All workers and the server itself. Where the kernel holds the budget it also counts what no
-    /// process has mapped, such as files in `/dev/shm`; page cache can be given back and is not
-    /// looked at.
+    /// All workers, the server itself, and what workers have left behind. Where the kernel holds
+    /// the budget it also counts what no process has mapped, such as files in `/dev/shm`; page
+    /// cache can be given back and is not looked at.
     pub(super) fn total(&self) -> Bytes {
         let workers = self.workers.values();
-        let mapped = workers.fold(self.server_memory, |total, worker| {
-            total.plus(worker.memory.value())
-        });
+        let others = self.server_memory.plus(self.leftovers.memory());
+        let mapped = workers.fold(others, |total, worker| total.plus(worker.memory.value()));
         mapped.max(self.held)
     }
 

@@ -83,12 +83,22 @@ pub enum Event {
     },
     /// A child of the server's main process is no worker, and stays: gunicorn's dirty arbiter, a
     /// resource tracker.
-    ServerHelper {
+    ServerHelper(
         /// Its process.
-        pid: i32,
+        i32,
         /// Its command line, for people.
-        command: String,
+        String,
+    ),
+    /// Below a command that counts as one worker, a server's main process runs.
+    ServerFound {
+        /// It.
+        pid: i32,
+        /// Its name, as `--server` takes it.
+        server: &'static str,
     },
+    /// All processes that outlived the worker which started them. Comes now and then while there
+    /// are any, and once when there are none any more.
+    LeftBehind(Vec<Leftover>),
     /// A worker has begun to serve.
     WorkerReady {
         /// Which.
@@ -168,6 +178,8 @@ pub enum Event {
         worker: WorkerId,
         /// What was found.
         agent: Agent,
+        /// Python runs there, so that it should be.
+        expected: bool,
     },
     /// What a worker was asked is answered, or will not be. One answer to each
     /// [`super::action::Action::AskAgent`], unless the worker ends or stays silent.
@@ -212,6 +224,25 @@ pub enum Event {
         /// Which promise is off because of it.
         effect: Effect,
     },
+}
+
+/// A process that outlived its worker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Leftover {
+    /// Whose it was.
+    pub worker: WorkerId,
+    /// Itself.
+    pub pid: i32,
+    /// When it was started, in clock ticks since boot: with the pid an identity.
+    pub started: u64,
+    /// The topmost process of those left over that it descends from; itself, if it is that.
+    pub tree: i32,
+    /// Its command line, for people.
+    pub command: String,
+    /// Its anonymous pages.
+    pub memory: Bytes,
+    /// For so long it has used no CPU, as far as it was watched.
+    pub idle: Duration,
 }
 
 /// What a failed action was for.

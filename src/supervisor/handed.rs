@@ -16,6 +16,7 @@ use super::{
     end_loop::EndLoop,
     futile::Futile,
     last_words::LastWords,
+    leftovers::Leftovers,
     report::{End, Limits},
     service::Service,
     spare::Spare,
@@ -52,6 +53,8 @@ pub struct Handed {
     unplanned: BTreeMap<String, u64>,
     ends: VecDeque<End>,
     last_words: LastWords,
+    #[serde(default)]
+    leftovers_ended: u64,
 }
 
 impl Supervisor {
@@ -79,6 +82,7 @@ impl Supervisor {
             unplanned: self.unplanned.clone(),
             ends: self.ends.clone(),
             last_words: self.last_words.clone(),
+            leftovers_ended: self.leftovers.ended(),
         }
     }
 
@@ -89,6 +93,8 @@ impl Supervisor {
         service.restarts.set_policy(spec.restart);
         let mut last_words = handed.last_words;
         last_words.on_taken_over();
+        let mut leftovers = Leftovers::default();
+        leftovers.set_ended(handed.leftovers_ended);
         let mut workers = handed.workers;
         for worker in workers.values_mut() {
             // What the old one had asked the kernel for is gone with it: a look under way is never
@@ -118,6 +124,7 @@ impl Supervisor {
             unplanned: handed.unplanned,
             ends: handed.ends,
             last_words,
+            leftovers,
             ..Self::new(spec, handed.seed, now)
         }
     }

@@ -27,6 +27,7 @@ mod futile;
 mod growth;
 pub mod handed;
 mod last_words;
+mod leftovers;
 mod limits;
 mod memory;
 mod operator;
@@ -96,6 +97,7 @@ pub struct Supervisor {
     /// What was warned of is not warned of again.
     warned: BTreeSet<String>,
     memo: asking::Memo,
+    leftovers: leftovers::Leftovers,
     last_words: last_words::LastWords,
     /// When to read what workers have done.
     next_count: Option<Timestamp>,
@@ -139,6 +141,7 @@ impl Supervisor {
             starts: suspension::Starts::default(),
             warned: BTreeSet::new(),
             memo: asking::Memo::default(),
+            leftovers: leftovers::Leftovers::default(),
             last_words: last_words::LastWords::new(now),
             next_count: None,
             dead_done: None,
@@ -175,9 +178,10 @@ impl Supervisor {
             Event::Masters { run, count } => self.on_masters(now, run, count),
             Event::WorkerSeen { run, pid } => self.on_worker_seen(now, run, pid),
             Event::NoWorker { worker } => self.on_no_worker(now, worker),
-            Event::ServerHelper { pid, command } => {
-                self.tell(Report::ServerHelper { pid, command });
+            Event::ServerHelper(pid, name) => {
+                self.tell(Report::ServerHelper { pid, command: name })
             }
+            Event::LeftBehind(found) => self.on_left_behind(now, found),
             Event::WorkerReady { worker } => self.on_worker_ready(now, worker),
             Event::WorkerEnded {
                 worker,
@@ -187,9 +191,7 @@ impl Supervisor {
             } => {
                 self.on_worker_ended(now, worker, (ended, oom, peak));
             }
-            Event::HelperKilled { worker, oom, whole } => {
-                self.on_helper_killed(worker, oom, whole);
-            }
+            Event::HelperKilled { worker, oom, whole } => self.on_helper_killed(worker, oom, whole),
             Event::Sampled { worker, sample } => self.on_sampled(now, worker, sample),
             Event::CapHigher { worker, limit } => self.on_cap_higher(worker, limit),
             Event::Tripped { worker } => self.on_tripped(now, worker),
@@ -198,7 +200,12 @@ impl Supervisor {
             Event::Contents(contents) => self.contents = contents,
             Event::Pressed => self.on_pressed(now),
             Event::Charged { used, of } => self.on_charged(now, used, of),
-            Event::AgentFound { worker, agent } => self.on_agent_found(now, worker, agent),
+            Event::AgentFound {
+                worker,
+                agent,
+                expected,
+            } => self.on_agent_found(now, worker, (agent, expected)),
+            Event::ServerFound { pid, server } => self.on_server_found(pid, server),
             Event::Said { worker, said } => self.on_said(now, worker, said),
             Event::Counted { worker, counts } => self.on_counted(now, worker, counts),
             Event::Signalled(signal) => self.on_signal(now, signal),
@@ -306,19 +313,5 @@ impl Supervisor {
         self.last_words.on_end(&end, self.limits.cap.bytes);
         self.ends.push_back(end.clone());
         self.tell(Report::Ended(end));
-    }
-
-    /// A number from 0 to 1 for each worker, from the seed: no two runs of one seed differ.
-    fn chance(&self, worker: WorkerId) -> f64 {
-        // splitmix64, by Sebastiano Vigna, public domain.
-        let mut bits = worker.to_string().bytes().fold(self.seed, |bits, byte| {
-            bits.rotate_left(8)
-                .wrapping_add(u64::from(byte))
-                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-        });
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        let upper = u32::try_from((bits ^ (bits >> 31)) >> 32).unwrap_or(0);
-        f64::from(upper) / f64::from(u32::MAX)
     }
 }

@@ -45,6 +45,8 @@ impl Supervisor {
             rescues: self.memo.rescues,
             suspended: self.starts.view(now),
             failed_starts: self.starts.total(),
+            leftovers: self.leftovers.view(),
+            leftovers_ended: self.leftovers.ended(),
         }
     }
 

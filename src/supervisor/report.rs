@@ -74,6 +74,10 @@ pub enum Report {
         /// How often this worker has been by now.
         times: u32,
     },
+    /// A process outlived the worker that started it.
+    LeftBehind(Left),
+    /// Such a process is ended. For so long it had used no CPU; `None`: because memory was short.
+    LeftoverEnded(Left, Option<Duration>),
     /// A worker's growth is traced for a while.
     Armed {
         /// Whose.
@@ -163,6 +167,19 @@ pub enum Report {
     },
     /// Something is not as the operator would want it. Said once for each cause.
     Warning(String),
+}
+
+/// A process that outlived the worker which started it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Left {
+    /// Which worker.
+    pub worker: WorkerId,
+    /// The process.
+    pub pid: i32,
+    /// Its command line, for people.
+    pub command: String,
+    /// What it holds, its descendants included.
+    pub memory: Bytes,
 }
 
 /// Why a worker ended or is to end (DESIGN §4).
@@ -358,6 +375,10 @@ pub struct Snapshot {
     pub suspended: Option<SuspendedView>,
     /// Starts of replacements that failed.
     pub failed_starts: u64,
+    /// Processes that outlived their worker.
+    pub leftovers: Vec<LeftoverView>,
+    /// Such that were ended.
+    pub leftovers_ended: u64,
 }
 
 /// Why no worker is replaced at the moment.
@@ -369,6 +390,23 @@ pub struct SuspendedView {
     pub lasts: Duration,
     /// So many starts in a row have failed.
     pub failures: u32,
+}
+
+/// A process that outlived its worker, with its descendants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeftoverView {
+    /// Which worker had started it.
+    pub worker: WorkerId,
+    /// The topmost process.
+    pub pid: i32,
+    /// Its command line, for people.
+    pub command: String,
+    /// What all of them hold.
+    pub memory: Bytes,
+    /// How many they are.
+    pub processes: u32,
+    /// For so long they have used no CPU.
+    pub idle: Duration,
 }
 
 /// One live worker.

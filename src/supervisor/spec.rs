@@ -15,6 +15,8 @@ pub struct Spec {
     pub command: CommandSpec,
     /// How it is understood.
     pub kind: Kind,
+    /// Nobody said so: it was taken for that by its command line.
+    pub kind_is_guessed: bool,
     /// Limits on memory.
     pub memory: MemorySpec,
     /// Any other rlimit, per worker, by its lower-case name without `RLIMIT_` (`nofile`).
@@ -42,6 +44,25 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// What of the wishes does not work in a worker without the agent, in words.
+    pub fn needs_agent(&self) -> Vec<&'static str> {
+        let needs = [
+            (self.recycle.max_tasks.is_some(), "recycle.max_tasks"),
+            (
+                !self.agent.drain.is_zero(),
+                "closing of kept-alive connections",
+            ),
+            (self.memory.gc_first, "collecting garbage before a recycle"),
+            (self.leaks.ask != Leaks::Off, "memory reports"),
+            (
+                matches!(self.kind, Kind::Server(_)),
+                "serving on when a new worker cannot boot",
+            ),
+        ];
+        let needs = needs.into_iter().filter(|(is_wished, _)| *is_wished);
+        needs.map(|(_, what)| what).collect()
+    }
+
     /// The agent is to be put into the workers: something that is wished for needs it.
     pub fn wants_agent(&self) -> bool {
         let needed = self.memory.gc_first
@@ -193,6 +214,17 @@ pub struct RecycleSpec {
     pub settle: Duration,
     /// Raise the replacement before the old one goes, where it can be.
     pub capacity_first: bool,
+    /// What is done about processes that outlive the worker which started them.
+    pub leftovers: Leftovers,
+}
+
+/// What is done about processes that outlive the worker which started them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Leftovers {
+    /// They are ended when they have used no CPU for a while, or when memory is short.
+    End,
+    /// They are told of.
+    Tell,
 }
 
 /// `[agent]`.
@@ -378,6 +410,7 @@ impl Spec {
         let never = Duration::MAX;
         Self {
             kind: Kind::Single,
+            kind_is_guessed: false,
             command,
             memory,
             rlimits: BTreeMap::new(),
@@ -390,6 +423,7 @@ impl Spec {
                 jitter: 0.0,
                 settle: never,
                 capacity_first: false,
+                leftovers: Leftovers::Tell,
             },
             agent: AgentSpec {
                 load: AgentLoad::Off,

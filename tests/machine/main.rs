@@ -21,6 +21,7 @@ mod examples;
 mod executor;
 mod faults;
 mod held_sockets;
+mod helpers;
 mod house;
 mod http;
 mod inner_sockets;

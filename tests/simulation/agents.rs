@@ -124,7 +124,15 @@ impl World {
             Agent::Absent("it is no Python".to_owned())
         };
         let wait = self.agents.chance.micros(5, 300);
-        self.tell(wait, Event::AgentFound { worker, agent });
+        let expected = self.chance.yes(0.5);
+        self.tell(
+            wait,
+            Event::AgentFound {
+                worker,
+                agent,
+                expected,
+            },
+        );
     }
 
     pub(crate) fn ask_agent(&mut self, worker: WorkerId, ask: AgentAsk) {

@@ -233,7 +233,7 @@ impl World {
         };
         let now = self.now;
         if process.helper > 0.0 && ended != Ended::Signal(Signal::KILL) {
-            self.strays += 1;
+            self.leave(&process);
         }
         let halt_at = now.later(self.scenario.graceful_timeout);
         let reaps = self.chance.micros(50, 5000);

@@ -24,6 +24,7 @@ mod pool;
 mod process;
 mod run;
 mod scenario;
+mod strays;
 mod world;
 
 use std::{env, thread};

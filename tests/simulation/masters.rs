@@ -24,7 +24,7 @@ impl World {
             self.tell(wait * 2, Event::RunOver { run });
             return;
         }
-        self.strays = 0;
+        self.strays.clear();
         let pid = self.next_pid();
         self.tell(wait, Event::Started { run, pid });
         self.seen_at = self.now.later(wait);
@@ -184,7 +184,7 @@ impl World {
     pub(crate) fn mind_over(&mut self) {
         if self.command.is_none()
             && self.processes.is_empty()
-            && self.strays == 0
+            && self.strays.is_empty()
             && let Some(run) = self.ending.take()
         {
             let wait = self.chance.millis(3, 10);
@@ -194,7 +194,7 @@ impl World {
     }
 
     pub(crate) fn kill_all(&mut self) {
-        self.strays = 0;
+        self.strays.clear();
         let pids: Vec<_> = self.processes.keys().copied().collect();
         for pid in pids {
             self.end(pid, Ended::Signal(Signal::KILL), Oom::No);

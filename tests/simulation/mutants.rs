@@ -10,7 +10,7 @@ use supervise::{
         action::{Action, AgentAsk, Look},
         event::{Event, Oom},
         report::{Cause, Report, Who},
-        spec::{Leaks, Limit, Spec},
+        spec::{Leaks, Leftovers, Limit, Spec},
     },
     units::{Bytes, Signal, Size},
 };
@@ -62,6 +62,22 @@ fn a_silent_request_to_go_is_seen() {
     tampered("at-once", |turn, _| {
         turn.reports
             .retain(|report| !matches!(report, Report::Draining { .. }));
+    });
+}
+
+#[test]
+fn leftovers_that_are_only_told_of_are_seen() {
+    misled("leftovers", |spec| spec.recycle.leftovers = Leftovers::Tell);
+}
+
+#[test]
+fn an_end_of_what_is_not_left_over_is_seen() {
+    tampered("leftovers", |turn, _| {
+        for action in &mut turn.actions {
+            if let Action::EndLeftover { process, .. } = action {
+                process.0 += 1000;
+            }
+        }
     });
 }
 

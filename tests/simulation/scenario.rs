@@ -8,8 +8,8 @@ use supervise::{
         event::{CapMechanism, Machine},
         spec::{
             AgentLoad, AgentSpec, CgroupSpec, CommandSpec, ControlSpec, Kind, Leaks, LeaksSpec,
-            Limit, LogFormat, LogSpec, Measure, MemorySpec, ReadySpec, ReadyWhen, RecycleSpec,
-            RestartSpec, RestartWhen, Spec, StopSpec, TerminationLog,
+            Leftovers, Limit, LogFormat, LogSpec, Measure, MemorySpec, ReadySpec, ReadyWhen,
+            RecycleSpec, RestartSpec, RestartWhen, Spec, StopSpec, TerminationLog,
         },
     },
     units::{Bytes, Signal, Size},
@@ -170,6 +170,7 @@ fn spec(chance: &mut Chance, single: bool, memory: MemorySpec) -> Spec {
         _ => ReadyWhen::Auto,
     };
     Spec {
+        kind_is_guessed: false,
         name: "simulated".to_owned(),
         command: CommandSpec {
             program: "/bin/true".into(),
@@ -203,6 +204,7 @@ fn spec(chance: &mut Chance, single: bool, memory: MemorySpec) -> Spec {
             },
             settle: seconds(chance, 1.0, 60.0),
             capacity_first: chance.yes(0.8),
+            leftovers: leftovers(chance),
         },
         agent: agent(),
         leaks: leaks(),
@@ -309,5 +311,13 @@ fn faults(chance: &mut Chance) -> Faults {
         } else {
             Duration::ZERO
         },
+    }
+}
+
+fn leftovers(chance: &mut Chance) -> Leftovers {
+    if chance.yes(0.8) {
+        Leftovers::End
+    } else {
+        Leftovers::Tell
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     chance::Chance,
     process::{Asker, Phase, Process},
     scenario::Scenario,
+    strays::Stray,
 };
 
 /// What happens by itself.
@@ -39,6 +40,8 @@ pub(crate) enum Happening {
     Helper(i32),
     Answer(WorkerId, Look),
     OomElsewhere,
+    /// It is told which processes have outlived their worker.
+    Leftovers,
 }
 
 /// What runs now: a server's master, or nothing but the one program.
@@ -79,7 +82,7 @@ pub(crate) struct World {
     /// Since the run's end was set in motion: the run, until it is told.
     pub(crate) ending: Option<RunId>,
     /// Processes that outlived their worker.
-    pub(crate) strays: u32,
+    pub(crate) strays: Vec<Stray>,
     pub(crate) budget: Option<f64>,
     last_pid: i32,
     count: u64,
@@ -110,7 +113,7 @@ impl World {
             lost: 0,
             queue: BTreeMap::new(),
             ending: None,
-            strays: 0,
+            strays: Vec::new(),
             budget: None,
             last_pid: 100,
             count: 0,
@@ -301,11 +304,8 @@ impl World {
             }
             Action::SignalCommand { signal, .. } => self.signal_command(signal, by_operator),
             Action::SignalWorker { worker, signal } => self.signal_worker(worker, signal),
-            Action::KillWorker { worker } => {
-                if let Some(pid) = self.names.get(&worker).copied() {
-                    self.end(pid, Ended::Signal(Signal::KILL), Oom::No);
-                }
-            }
+            Action::KillWorker { worker } => self.kill_worker(worker),
+            Action::EndLeftover { process, signal } => self.end_leftover(process.0, signal),
             Action::DrainBacklog { run } => {
                 let busy = self.yes(0.3);
                 let wait = if busy {
@@ -380,6 +380,7 @@ impl World {
             }),
             Happening::Answer(worker, how) => self.answer(worker, how),
             Happening::Says(worker, ask) => return self.says(worker, &ask),
+            Happening::Leftovers => self.tell_leftovers(),
             Happening::OomElsewhere => {
                 if let Some(pid) = self.processes.keys().next().copied() {
                     self.end(pid, Ended::Signal(Signal::KILL), Oom::Elsewhere);

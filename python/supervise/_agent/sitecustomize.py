@@ -12,9 +12,10 @@ _here = os.path.dirname(__file__)
 # path, and the inner one counts.
 if sys.version_info >= (3, 8) and os.environ.get("SUPERVISE_AGENT") == _here:
     try:
-        from _supervise_agent import boot
+        from _supervise_agent import boot, first
 
         boot.install(_here)
+        first.install(_here)
     except Exception:
         pass
 
@@ -45,3 +46,6 @@ def _chain():
 
 _MISSING = (("No module named 'sitecustomize'",), ("No module named sitecustomize",))
 _chain()
+# The one that ran may have put its directory back to the front, for child processes to find.
+if "first" in globals():
+    first._quietly(os.environ, _here)

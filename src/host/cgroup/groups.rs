@@ -186,7 +186,6 @@ impl Groups {
 
     /// Whether the OOM killer ended somebody in a group whose end was not asked about yet, and why.
     pub fn oom(&self, group: &mut Group) -> Oom {
-        // Only a group that has ended cannot be read.
         let now = self.count(group).unwrap_or(group.seen);
         let oom = judge(group.seen, now, self.memory == Some(Version::V1));
         group.seen = after_one(group.seen, now);

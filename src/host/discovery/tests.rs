@@ -2,7 +2,8 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
-use super::*;
+use super::{Discovery, Finding};
+use crate::{host::procfs::Proc, units::Timestamp};
 
 const STACK: u64 = 140_000;
 

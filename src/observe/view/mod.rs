@@ -18,7 +18,9 @@ use crate::{
 
 use super::paper::{Column, Paper};
 
-use rows::{ENDED, TASKS, WORKER, counts, end_row, known, measure, silent, tasks, worker_row};
+use rows::{
+    ENDED, TASKS, WORKER, counts, end_row, known, leftovers, measure, silent, tasks, worker_row,
+};
 
 /// So many of the last ends are shown.
 const ENDS_SHOWN: usize = 10;
@@ -161,6 +163,9 @@ impl Page {
         self.0.titled("recycled", &recycled);
         self.0.titled("unplanned", &counts(&snapshot.unplanned));
         self.0.titled("restarts", &snapshot.restarts.to_string());
+        if !snapshot.leftovers.is_empty() {
+            self.0.titled("left over", &leftovers(&snapshot.leftovers));
+        }
         if let Some(requests) = snapshot.requests {
             self.0.titled("requests", &requests.to_string());
         }

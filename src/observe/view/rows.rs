@@ -6,7 +6,7 @@ use crate::{
     observe::paper::Column::{self, Figures, Words},
     supervisor::{
         event::Agent,
-        report::{End, MemoryView, Snapshot, WorkerView},
+        report::{End, LeftoverView, MemoryView, Snapshot, WorkerView},
         tell::span,
     },
     units::{Bytes, Timestamp},
@@ -100,6 +100,33 @@ pub(super) fn silent(workers: &[WorkerView]) -> Vec<(&str, String)> {
         (why, names)
     };
     reasons.into_iter().map(named).collect()
+}
+
+/// `3 processes of ended workers, 90.0M: pid 123 of w1 (30.0M, idle 4.0s, `chrome`)`.
+pub(super) fn leftovers(all: &[LeftoverView]) -> String {
+    let processes: u32 = all.iter().map(|one| one.processes).sum();
+    let memory = all
+        .iter()
+        .fold(Bytes::ZERO, |sum, one| sum.plus(one.memory));
+    let named = |one: &LeftoverView| {
+        format!(
+            "pid {} of {} ({}, idle {}, `{}`)",
+            one.pid,
+            one.worker,
+            one.memory,
+            span(one.idle),
+            one.command
+        )
+    };
+    let mut names: Vec<_> = all.iter().take(NAMED).map(named).collect();
+    let others = all.len().saturating_sub(NAMED);
+    if others > 0 {
+        names.push(format!("{others} more"));
+    }
+    format!(
+        "{processes} processes of ended workers, {memory}: {}",
+        names.join(", ")
+    )
 }
 
 pub(super) fn end_row(end: &End, now: Timestamp) -> Vec<String> {

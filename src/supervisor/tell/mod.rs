@@ -73,6 +73,8 @@ impl Report {
             Self::WorkerReady { .. } => "worker-ready",
             Self::Due { .. } => "due",
             Self::Rescued { .. } => "rescued",
+            Self::LeftBehind(_) => "left-behind",
+            Self::LeftoverEnded(..) => "leftover-ended",
             Self::Armed { .. } => "armed",
             Self::Reported { .. } => "reported",
             Self::Pressed { .. } => "pressed",
@@ -106,6 +108,8 @@ impl Report {
             | Self::WorkerReady { .. }
             | Self::Due { .. }
             | Self::Rescued { .. }
+            | Self::LeftBehind(_)
+            | Self::LeftoverEnded(..)
             | Self::Armed { .. }
             | Self::Reported { .. }
             | Self::Raised
@@ -133,10 +137,7 @@ impl Report {
             Self::Started { run, pid } => format!("{run} started as pid {pid}"),
             Self::Ready { run, after } => format!("{run} is ready after {}", span(*after)),
             Self::WorkerSeen { worker, pid } => format!("{worker} seen as pid {pid}"),
-            Self::ServerHelper { pid, command } => format!(
-                "pid {pid} (`{command}`) is a child of the server and not a worker: its memory \
-                 counts as the server's, and only the budget limits it"
-            ),
+            Self::ServerHelper { pid, command } => words::helper_message(*pid, command),
             Self::WorkerReady { worker, after } => {
                 format!("{worker} is ready after {}", span(*after))
             }
@@ -162,6 +163,8 @@ impl Report {
                 memory,
                 times,
             } => words::rescue_message(*worker, *freed, *memory, *times),
+            Self::LeftBehind(left) => words::left_message(left),
+            Self::LeftoverEnded(left, idle) => words::leftover_message(left, *idle),
             Self::Armed {
                 worker,
                 memory,
@@ -249,6 +252,8 @@ impl Report {
                 memory,
                 times,
             } => words::rescue_facts(*worker, *freed, *memory, *times),
+            Self::LeftBehind(left) => words::left_facts(left, None),
+            Self::LeftoverEnded(left, idle) => words::left_facts(left, *idle),
             Self::Armed {
                 worker,
                 memory,
@@ -259,12 +264,7 @@ impl Report {
                 worker,
                 cause,
                 summary,
-            } => vec![
-                ("report", word(report)),
-                ("worker", word(worker)),
-                ("cause", word(cause)),
-                ("summary", word(summary)),
-            ],
+            } => words::reported_facts(*report, *worker, *cause, summary),
             Self::Draining { worker, cause } => {
                 vec![("worker", word(worker)), ("cause", word(cause))]
             }

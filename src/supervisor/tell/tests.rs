@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    supervisor::report::{Cause, Effective, End, Limits},
+    supervisor::report::{Cause, Effective, End, Left, Limits},
     units::{ReportId, RunId, Timestamp, WorkerId},
 };
 
@@ -28,6 +28,24 @@ fn end(who: Who, cause: Cause) -> End {
     }
 }
 
+/// Those about processes that are no workers.
+fn beside_workers() -> Vec<Report> {
+    let left = Left {
+        worker: WorkerId::FIRST,
+        pid: 4242,
+        command: "chrome --headless".to_owned(),
+        memory: Bytes::mib(80),
+    };
+    vec![
+        Report::ServerHelper {
+            pid: 4242,
+            command: "gunicorn: dirty-arbiter".to_owned(),
+        },
+        Report::LeftBehind(left.clone()),
+        Report::LeftoverEnded(left, Some(Duration::from_secs(5))),
+    ]
+}
+
 /// One report of each kind, every optional figure present.
 fn every() -> Vec<Report> {
     let (worker, run) = (WorkerId::FIRST, RunId(1));
@@ -46,10 +64,6 @@ fn every() -> Vec<Report> {
         Report::Started { run, pid },
         Report::Ready { run, after },
         Report::WorkerSeen { worker, pid },
-        Report::ServerHelper {
-            pid,
-            command: "gunicorn: dirty-arbiter".to_owned(),
-        },
         Report::WorkerReady { worker, after },
         Report::Due {
             worker,
@@ -241,8 +255,9 @@ fn the_document_lists_every_kind_with_its_facts_and_no_other() {
         Report::Suspended { why, down: false },
     ];
     let told: BTreeSet<String> = every()
-        .iter()
-        .chain(&more)
+        .into_iter()
+        .chain(beside_workers())
+        .chain(more)
         .map(|report| {
             let facts: Vec<_> = report.facts().iter().map(|(name, _)| *name).collect();
             format!("{}: {}", report.kind(), facts.join(" "))

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    supervisor::report::{Cause, Effective, End, Limits, Who},
-    units::{Bytes, WorkerId},
+    supervisor::report::{Cause, Effective, End, Left, Limits, Who},
+    units::{Bytes, ReportId, WorkerId},
 };
 
 use super::{Fact, Facts};
@@ -151,6 +151,62 @@ pub(super) fn rescue_facts(worker: WorkerId, freed: Bytes, memory: Bytes, times:
         ("freed", Fact::Bytes(freed)),
         ("memory", Fact::Bytes(memory)),
         ("times", Fact::Number(u64::from(times))),
+    ]
+}
+
+pub(super) fn helper_message(pid: i32, command: &str) -> String {
+    format!(
+        "pid {pid} (`{command}`) is a child of the server and not a worker: its memory counts as \
+         the server's, and only the budget limits it"
+    )
+}
+
+pub(super) fn left_message(left: &Left) -> String {
+    let Left {
+        worker,
+        pid,
+        command,
+        memory,
+    } = left;
+    format!("{worker} has left pid {pid} behind (`{command}`, {memory})")
+}
+
+pub(super) fn leftover_message(left: &Left, idle: Option<Duration>) -> String {
+    let why = idle.map_or_else(
+        || "memory is short".to_owned(),
+        |idle| format!("it has used no CPU for {}", span(idle)),
+    );
+    let Left {
+        worker,
+        pid,
+        command,
+        memory,
+    } = left;
+    format!("ending pid {pid} (`{command}`, {memory}), which {worker} has left behind: {why}")
+}
+
+pub(super) fn left_facts(left: &Left, idle: Option<Duration>) -> Facts {
+    let mut facts = vec![
+        ("worker", word(&left.worker)),
+        ("pid", number(left.pid)),
+        ("command", word(&left.command)),
+        ("memory", Fact::Bytes(left.memory)),
+    ];
+    facts.extend(idle.map(|idle| ("idle_s", Fact::Seconds(idle))));
+    facts
+}
+
+pub(super) fn reported_facts(
+    report: ReportId,
+    worker: WorkerId,
+    cause: Cause,
+    summary: &str,
+) -> Facts {
+    vec![
+        ("report", word(&report)),
+        ("worker", word(&worker)),
+        ("cause", word(&cause)),
+        ("summary", word(&summary)),
     ]
 }
 

@@ -33,7 +33,7 @@ impl Checker for OneQuestion {
 
     fn on_turn(&mut self, turn: &Turn, _: &Books, _: &World) -> Result<(), String> {
         match &turn.event {
-            Some(Event::AgentFound { worker, agent }) => {
+            Some(Event::AgentFound { worker, agent, .. }) => {
                 self.loaded.insert(*worker, *agent == Agent::Loaded);
             }
             Some(Event::Said { worker, .. }) => {
@@ -133,7 +133,7 @@ impl Checker for Explained {
     }
 
     fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
-        if let Some(Event::AgentFound { worker, agent }) = &turn.event {
+        if let Some(Event::AgentFound { worker, agent, .. }) = &turn.event {
             self.loaded.insert(*worker, *agent == Agent::Loaded);
         }
         for action in &turn.actions {

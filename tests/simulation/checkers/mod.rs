@@ -3,6 +3,7 @@
 
 mod asking;
 mod ends;
+mod leftovers;
 mod loops;
 mod promises;
 mod serving;
@@ -54,6 +55,7 @@ pub(crate) fn all() -> Vec<Box<dyn Checker>> {
         Box::new(asking::Tasks::default()),
         Box::new(asking::Windows::default()),
         Box::new(asking::Undisturbed),
+        Box::new(leftovers::Leftovers::default()),
         Box::new(settling::NeverShrinks::default()),
         Box::new(settling::Settles::default()),
         Box::new(settling::Chatter::default()),

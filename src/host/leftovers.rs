@@ -1,0 +1,163 @@
+//! Processes that outlived the worker which started them.
+//!
+//! They stand in the group of the worker that has ended, and have become children of the keeper,
+//! the nearest subreaper. What a server starts outside of its workers stands in the server's own
+//! group and is never one of them; neither is a master, a worker, or what one of these has started.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{Host, cgroup::Group, pidfd::PidFd, procfs::Stat, tracked::gone_is_fine};
+use crate::{
+    supervisor::{
+        event::{Effect, Event, Leftover},
+        spec::Kind,
+    },
+    units::{Bytes, Signal, Timestamp, WorkerId},
+};
+
+/// Since when each process that may once be left over has used no CPU. The kernel counts in ticks
+/// of 10 ms.
+#[derive(Debug, Default)]
+pub(super) struct Idle {
+    /// By pid and start: the ticks that it had used, and when that was seen first.
+    since: BTreeMap<(i32, u64), (u64, Timestamp)>,
+    told: bool,
+}
+
+impl Idle {
+    /// For how long this one has used no CPU.
+    fn note(&mut self, now: Timestamp, pid: i32, stat: &Stat) -> Duration {
+        let entry = self.since.entry((pid, stat.starttime));
+        let (ticks, since) = entry.or_insert((stat.cpu_ticks, now));
+        if *ticks != stat.cpu_ticks {
+            (*ticks, *since) = (stat.cpu_ticks, now);
+        }
+        now.since(*since)
+    }
+}
+
+impl Host {
+    /// Tells what is left over now.
+    pub(super) fn tell_leftovers(&mut self, now: Timestamp) {
+        let is_server = matches!(self.spec.kind, Kind::Server(_)) && self.pool.is_none();
+        if !is_server || self.run.is_none() {
+            return;
+        }
+        let mut idle = std::mem::take(&mut self.idle);
+        let mut noted = self.note_children(now, &mut idle);
+        let mut found = Vec::new();
+        for group in &self.gone {
+            if let Some(worker) = group.name().and_then(|name| name.parse().ok()) {
+                found.extend(self.left_in(now, (group, worker), &mut idle));
+            }
+        }
+        noted.extend(found.iter().map(|one| (one.pid, one.started)));
+        idle.since.retain(|process, _| noted.contains(process));
+        let had_some = std::mem::replace(&mut idle.told, !found.is_empty());
+        if had_some || idle.told {
+            self.events.push_back(Event::LeftBehind(found));
+        }
+        self.idle = idle;
+    }
+
+    /// What living workers have started may outlive them: it may have been idle for long by then.
+    fn note_children(&self, now: Timestamp, idle: &mut Idle) -> BTreeSet<(i32, u64)> {
+        let mut noted = BTreeSet::new();
+        for tracked in self.workers.values() {
+            for &pid in tracked.children() {
+                if let Ok(stat) = self.proc.stat(pid) {
+                    idle.note(now, pid, &stat);
+                    noted.insert((pid, stat.starttime));
+                }
+            }
+        }
+        noted
+    }
+
+    fn left_in(
+        &self,
+        now: Timestamp,
+        (group, worker): (&Group, WorkerId),
+        idle: &mut Idle,
+    ) -> Vec<Leftover> {
+        let mut pids = Vec::new();
+        // A group that has ended holds nobody.
+        let _ = group.pids(&mut pids);
+        let seen = pids.iter().filter_map(|pid| {
+            let stat = self.proc.stat(*pid).ok()?;
+            (!self.proc.is_exiting(*pid)).then_some((*pid, stat))
+        });
+        let seen: BTreeMap<i32, Stat> = seen.collect();
+        let parents: BTreeMap<i32, i32> = seen.iter().map(|(pid, it)| (*pid, it.ppid)).collect();
+        let mut found = Vec::new();
+        for (&pid, stat) in &seen {
+            let tree = topmost(&parents, pid);
+            let above = parents.get(&tree).copied().unwrap_or_default();
+            if self.is_owned(tree) || self.is_owned(above) {
+                continue;
+            }
+            let memory = self.proc.statm(pid).and_then(|statm| statm.read());
+            found.push(Leftover {
+                worker,
+                pid,
+                started: stat.starttime,
+                tree,
+                command: self.proc.command(pid),
+                memory: memory.map_or(Bytes::ZERO, |seen| seen.resident.minus(seen.shared)),
+                idle: idle.note(now, pid, stat),
+            });
+        }
+        found
+    }
+
+    /// The command, a master, a child of one, or a worker: what it starts is not left over.
+    fn is_owned(&self, pid: i32) -> bool {
+        let run = self.run.as_ref();
+        let is_root = run.is_some_and(|run| run.root == Some(pid));
+        let discovery = run.and_then(|run| run.discovery.as_ref());
+        let is_kin = discovery.is_some_and(|discovery| discovery.knows(pid));
+        let mut workers = self.workers.values();
+        is_root || is_kin || workers.any(|tracked| tracked.process.pid() == pid)
+    }
+
+    /// Signals one, if it still is what was told of.
+    pub(super) fn end_leftover(&mut self, (pid, started): (i32, u64), signal: Signal) {
+        // RACE: its number may be another's by now. Held by descriptor first and looked at after,
+        // it can only be the one that was looked at.
+        let Ok(process) = PidFd::open(pid) else {
+            return;
+        };
+        let is_same = self
+            .proc
+            .stat(pid)
+            .is_ok_and(|stat| stat.starttime == started);
+        let stands = |group: &Group| {
+            let mut pids = Vec::new();
+            group.pids(&mut pids).is_ok() && pids.contains(&pid)
+        };
+        if !is_same || !self.gone.iter().any(stands) {
+            return;
+        }
+        if let Err(error) = process.signal(signal).or_else(gone_is_fine) {
+            let what = format!("send {signal} to pid {pid}, which a worker has left: {error}");
+            self.fail(what, None, Effect::Signal);
+        }
+        self.upkeep.soon();
+    }
+}
+
+/// The highest process above this one among these.
+fn topmost(parents: &BTreeMap<i32, i32>, pid: i32) -> i32 {
+    let mut top = pid;
+    // A number that was used again could close a circle.
+    for _ in 0..parents.len() {
+        match parents.get(&top) {
+            Some(parent) if parents.contains_key(parent) => top = *parent,
+            Some(_) | None => break,
+        }
+    }
+    top
+}

@@ -1,0 +1,173 @@
+//! When what a worker has left is told of, and when it is ended.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{
+    supervisor::{
+        event::{Event, Machine},
+        spec::{CommandSpec, Limit, MemorySpec, Spec},
+    },
+    units::Size,
+};
+
+/// A service with a budget of 300M, in which workers leave processes behind.
+struct Service(Supervisor);
+
+impl Service {
+    fn new(leftovers: Mode) -> Self {
+        let command = CommandSpec {
+            listen: Vec::new(),
+            program: "/bin/true".into(),
+            argv: Vec::new(),
+            env: BTreeMap::new(),
+            directory: None,
+            user: None,
+        };
+        let memory = MemorySpec {
+            budget: Limit::At(Size::Bytes(Bytes::mib(300))),
+            ..MemorySpec::plain()
+        };
+        let mut spec = Spec::for_pool("shop".to_owned(), memory, command, "/tmp".into());
+        spec.recycle.leftovers = leftovers;
+        let mut service = Self(Supervisor::new(spec, 1, Timestamp::default()));
+        for event in [
+            Event::Machine(Machine::default()),
+            Event::Available(Bytes::mib(1000)),
+        ] {
+            service.happens(0, event);
+        }
+        service
+    }
+
+    fn happens(&mut self, seconds: u64, event: Event) -> (Vec<(i32, Signal)>, Vec<Report>) {
+        let now = Timestamp::default().later(Duration::from_secs(seconds));
+        self.0.handle_event(now, event);
+        let actions = std::iter::from_fn(|| self.0.poll_action());
+        let ended = actions.filter_map(|action| {
+            let Action::EndLeftover { process, signal } = action else {
+                return None;
+            };
+            Some((process.0, signal))
+        });
+        let ended = ended.collect();
+        let told = std::iter::from_fn(|| self.0.poll_report());
+        let about = |report: &Report| {
+            matches!(
+                report,
+                Report::LeftBehind(_) | Report::LeftoverEnded(..) | Report::Warning(_)
+            )
+        };
+        (ended, told.filter(about).collect())
+    }
+
+    /// What is left at that second.
+    fn left(
+        &mut self,
+        seconds: u64,
+        found: &[Leftover],
+    ) -> (Vec<(i32, Signal)>, Vec<&'static str>) {
+        let (ended, told) = self.happens(seconds, Event::LeftBehind(found.to_vec()));
+        (ended, told.iter().map(Report::kind).collect())
+    }
+}
+
+fn browser(pid: i32, tree: i32, idle_s: u64) -> Leftover {
+    Leftover {
+        worker: WorkerId::FIRST,
+        pid,
+        started: 7,
+        tree,
+        command: "chrome --headless".to_owned(),
+        memory: Bytes::mib(30),
+        idle: Duration::from_secs(idle_s),
+    }
+}
+
+#[test]
+fn what_is_left_is_told_and_ended_once_it_is_idle() {
+    let mut service = Service::new(Mode::End);
+    assert_eq!(service.left(1, &[browser(5, 5, 0)]), (vec![], vec![]));
+    let (ended, told) = service.left(2, &[browser(5, 5, 1)]);
+    assert_eq!((ended, told), (vec![], vec!["left-behind"]));
+    assert_eq!(service.left(5, &[browser(5, 5, 4)]), (vec![], vec![]));
+    let (ended, told) = service.left(6, &[browser(5, 5, 5)]);
+    assert_eq!(
+        (ended, told),
+        (vec![(5, Signal::TERM)], vec!["leftover-ended"])
+    );
+    assert_eq!(service.left(7, &[browser(5, 5, 6)]), (vec![], vec![]));
+    // It does not listen to SIGTERM.
+    let (ended, told) = service.left(8, &[browser(5, 5, 7)]);
+    assert_eq!((ended, told), (vec![(5, Signal::KILL)], vec![]));
+    assert_eq!(service.left(9, &[]), (vec![], vec![]));
+    let now = Timestamp::default();
+    let view = service.0.snapshot(now);
+    assert_eq!((view.leftovers.len(), view.leftovers_ended), (0, 1));
+}
+
+#[test]
+fn one_process_that_works_keeps_all_of_its_tree() {
+    let mut service = Service::new(Mode::End);
+    let tree = |idle| [browser(5, 5, idle), browser(6, 5, 0), browser(9, 9, idle)];
+    for second in 1..60 {
+        let (ended, _) = service.left(second, &tree(second));
+        let other = (second >= 5).then_some(9);
+        assert!(
+            ended.iter().all(|(pid, _)| Some(*pid) == other),
+            "{ended:?}"
+        );
+    }
+    let (ended, _) = service.left(60, &[browser(5, 5, 60), browser(6, 5, 5)]);
+    assert_eq!(ended, [(5, Signal::TERM), (6, Signal::TERM)]);
+}
+
+#[test]
+fn where_the_budget_is_short_the_largest_is_killed_at_once() {
+    let mut service = Service::new(Mode::End);
+    let large = Leftover {
+        memory: Bytes::mib(90),
+        ..browser(6, 6, 0)
+    };
+    let (ended, _) = service.left(1, &[browser(5, 5, 0), large.clone()]);
+    assert_eq!(ended, []);
+    service.happens(
+        2,
+        Event::Held {
+            held: Bytes::mib(290),
+        },
+    );
+    let (ended, told) = service.left(2, &[browser(5, 5, 0), large]);
+    assert_eq!(ended, [(6, Signal::KILL)]);
+    assert!(told.contains(&"leftover-ended"), "{told:?}");
+}
+
+#[test]
+fn who_only_wants_to_be_told_is_told_once_and_nothing_is_ended() {
+    let mut service = Service::new(Mode::Tell);
+    service.left(1, &[browser(5, 5, 0)]);
+    let (ended, told) = service.left(2, &[browser(5, 5, 1)]);
+    assert_eq!((ended, told), (vec![], vec!["warning", "left-behind"]));
+    service.happens(
+        3,
+        Event::Held {
+            held: Bytes::mib(299),
+        },
+    );
+    assert_eq!(service.left(60, &[browser(5, 5, 59)]), (vec![], vec![]));
+}
+
+#[test]
+fn another_process_with_the_same_number_is_another_one() {
+    let mut service = Service::new(Mode::End);
+    service.left(1, &[browser(5, 5, 4)]);
+    let (ended, _) = service.left(2, &[browser(5, 5, 5)]);
+    assert_eq!(ended, [(5, Signal::TERM)]);
+    let next = Leftover {
+        started: 8,
+        ..browser(5, 5, 0)
+    };
+    for second in 3..9 {
+        assert_eq!(service.left(second, std::slice::from_ref(&next)).0, []);
+    }
+}

@@ -1,0 +1,168 @@
+//! Processes beside the workers: children of the server that are none, what a worker starts and
+//! leaves behind, what the kernel kills in a worker, and servers that start in an unusual way.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{
+    client::Load,
+    house::{House, Plan, free_port, workers},
+    proc, turn,
+    venv::{Gunicorn, NEWEST, python},
+};
+
+const SOON: Duration = Duration::from_secs(30);
+
+const fn app(app: &'static str) -> Gunicorn {
+    Gunicorn {
+        workers: 2,
+        class: "sync",
+        app,
+    }
+}
+
+fn events(house: &House, kind: &str) -> Vec<Value> {
+    let all = house.events();
+    all.into_iter().filter(|it| it["event"] == kind).collect()
+}
+
+/// Waits for a warning that holds this text.
+#[track_caller]
+fn warned(house: &House, text: &str) {
+    house.wait(&format!("a warning of {text}"), SOON, || {
+        let warnings = events(house, "warning");
+        let holds = |it: &Value| it["message"].as_str().is_some_and(|it| it.contains(text));
+        warnings.iter().any(holds).then_some(())
+    });
+}
+
+#[test]
+fn gunicorns_dirty_arbiter_is_not_a_worker() {
+    let _turn = turn::beside();
+    let mut command = NEWEST.gunicorn(free_port(), app("dirty_app:app"));
+    let dirty = ["--dirty-app", "dirty_app:Model", "--dirty-workers", "1"];
+    command.splice(1..1, dirty.map(str::to_owned));
+    let house = Plan::supervise(&["--ceiling", "200M"], &command).start();
+    house.ready(2);
+    let helper = house.wait("the dirty arbiter is told of", SOON, || {
+        events(&house, "server-helper").pop()
+    });
+    let seen = events(&house, "worker-seen");
+    assert_eq!(seen.len(), 2, "{seen:#?}");
+    let status = house.ready(2);
+    let is_worker = |it: &Value| it["pid"] == helper["pid"];
+    assert!(!workers(&status).iter().any(is_worker), "{status:#}");
+}
+
+#[test]
+fn a_gunicorn_that_is_embedded_in_a_program_has_its_workers_watched() {
+    let _turn = turn::beside();
+    let command = [NEWEST.bin("python"), "embeds_gunicorn.py".to_owned()];
+    let options = ["--ceiling", "200M", "--server", "gunicorn"];
+    let plan = Plan::supervise(&options, &command);
+    let house = plan.env("PORT", free_port()).start();
+    house.ready(2);
+}
+
+#[test]
+fn a_server_behind_a_script_is_told_of() {
+    let _turn = turn::beside();
+    let mut command = vec!["sh".to_owned(), "entrypoint.sh".to_owned()];
+    command.extend(NEWEST.gunicorn(free_port(), app("leaves_behind:app")));
+    let house = Plan::supervise(&["--ceiling", "200M"], &command).start();
+    warned(&house, "--server gunicorn");
+}
+
+#[test]
+fn the_agent_is_loaded_behind_a_tool_that_puts_its_own_directory_first() {
+    let _turn = turn::beside();
+    let mut command = vec![python(), "launches.py".to_owned()];
+    command.extend(NEWEST.gunicorn(free_port(), app("leaves_behind:app")));
+    let options = ["--ceiling", "200M", "--server", "gunicorn"];
+    let house = Plan::supervise(&options, &command).start();
+    house.wait("agents in both workers", SOON, || {
+        let status = house.status()?;
+        let loaded = |it: &&Value| it["agent"] == "loaded";
+        (workers(&status).iter().filter(loaded).count() == 2).then_some(())
+    });
+}
+
+#[test]
+fn an_agent_that_is_missing_is_told_with_what_is_off() {
+    let _turn = turn::beside();
+    let mut script = "PYTHONPATH=$PWD/front:$PYTHONPATH exec".to_owned();
+    for word in NEWEST.gunicorn(free_port(), app("leaves_behind:app")) {
+        script.push_str(&format!(" {word}"));
+    }
+    let command = ["sh", "-c", &script];
+    let options = ["--ceiling", "200M", "--max-tasks", "100"];
+    let house = Plan::supervise(&options, &command).start();
+    warned(&house, "front stands before the agent in PYTHONPATH");
+    warned(&house, "recycle.max_tasks");
+}
+
+#[test]
+fn what_a_recycled_worker_leaves_is_told_and_ended() {
+    let _turn = turn::beside();
+    let port = free_port();
+    let command = NEWEST.gunicorn(
+        port,
+        Gunicorn {
+            workers: 1,
+            ..app("leaves_behind:app")
+        },
+    );
+    let options = ["--ceiling", "200M", "--min-age", "100ms"];
+    let house = Plan::supervise(&options, &command).start();
+    let status = house.ready(1);
+    if status["caps"]["mechanism"] == "rlimit" {
+        println!("NOT RUN: what a worker leaves is known by its cgroup, and there is none here");
+        return;
+    }
+    let left = Load::on(port).once("/pid").expect("an answer");
+    house.client(&["recycle", "w1"]);
+    let ended = house.wait("the end of what it left", SOON, || {
+        events(&house, "leftover-ended").pop()
+    });
+    assert_eq!(ended["pid"], left, "{ended:#}");
+    assert_eq!(ended["worker"], "w1", "{ended:#}");
+    house.wait("it is gone", SOON, || (!proc::is_alive(left)).then_some(()));
+    let status = house.ready(1);
+    assert_eq!(status["totals"]["leftovers_ended"], 1, "{status:#}");
+}
+
+/// A job whose child meets the cap, to its end. False where no group holds a cap.
+fn over_cap(how: &str) -> bool {
+    let _turn = turn::beside();
+    let options = ["--restart", "never", "--cap", "100M"];
+    let command = [python(), "pool_over_cap.py".to_owned(), how.to_owned()];
+    let ended = Plan::supervise(&options, &command).run(Duration::from_secs(30));
+    if ended.stderr.contains("RLIMIT_DATA") {
+        return false;
+    }
+    let told = ended.stderr.lines().any(|line| {
+        let warns = line.contains(" warn ") || line.contains(" error ");
+        warns && line.contains("cap of 100M")
+    });
+    assert!(told, "{}", ended.stderr);
+    if how == "pool" {
+        assert_eq!(ended.status.code(), Some(137), "{}", ended.stderr);
+        assert!(ended.stderr.contains("w1 ended: cap"), "{}", ended.stderr);
+    }
+    true
+}
+
+#[test]
+fn a_job_whose_pool_child_meets_the_cap_ends_and_does_not_hang() {
+    if !over_cap("pool") {
+        println!("NOT RUN: no group holds a cap here");
+    }
+}
+
+#[test]
+fn a_child_program_that_met_the_cap_is_told_though_its_job_ends_at_once() {
+    if !over_cap("program") {
+        println!("NOT RUN: no group holds a cap here");
+    }
+}

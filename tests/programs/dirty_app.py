@@ -1,0 +1,19 @@
+"""gunicorn's dirty arbiter beside its workers, with one dirty worker."""
+
+from gunicorn.dirty.app import DirtyApp
+
+
+class Model(DirtyApp):
+    def init(self):
+        pass
+
+    def __call__(self, action, *args, **kwargs):
+        return None
+
+    def close(self):
+        pass
+
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"ok"]

@@ -1,0 +1,1 @@
+"""A tool's own, which loads no other one behind it."""
