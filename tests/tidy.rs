@@ -11,19 +11,26 @@ use std::{
 };
 
 /// Who may import whom (docs/ARCHITECTURE.md). What is not named here may import everything.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("units", &[]),
+    ("escape", &[]),
     ("private_dir", &[]),
     ("supervisor", &["units"]),
     ("servers", &["units"]),
-    ("config", &["units", "supervisor", "servers"]),
-    ("host", &["units", "supervisor", "servers", "private_dir"]),
+    ("config", &["units", "escape", "supervisor", "servers"]),
+    (
+        "host",
+        &["units", "escape", "supervisor", "servers", "private_dir"],
+    ),
     (
         "control",
-        &["units", "supervisor", "servers", "private_dir"],
+        &["units", "escape", "supervisor", "servers", "private_dir"],
     ),
-    ("observe", &["units", "supervisor", "servers"]),
-    ("agent", &["units", "supervisor", "servers", "private_dir"]),
+    ("observe", &["units", "escape", "supervisor", "servers"]),
+    (
+        "agent",
+        &["units", "escape", "supervisor", "servers", "private_dir"],
+    ),
     ("queue", &["units", "private_dir"]),
 ];
 

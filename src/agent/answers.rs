@@ -6,6 +6,8 @@ use crate::{supervisor::event::Said, units::Bytes};
 
 /// Below this part of the worker's growth the answer of one process says little about the whole.
 const OWN_SHARE: f64 = 0.5;
+/// Of a text that a worker chose, an event holds no more letters.
+const TEXT_MAX: usize = 400;
 
 /// The report in an answer, if it is one and it could be made.
 pub(super) fn report(answer: &Value) -> Option<Value> {
@@ -18,7 +20,7 @@ pub(super) fn read(answer: &Value) -> Said {
     let number = |name: &str| answer.get(name).and_then(Value::as_u64);
     if !is_ok(answer) {
         let why = answer.get("error").and_then(Value::as_str);
-        return Said::Failed(why.unwrap_or("its agent could not").to_owned());
+        return Said::Failed(short(why.unwrap_or("its agent could not")));
     }
     match answer.get("do").and_then(Value::as_str) {
         Some("gc") => Said::Collected {
@@ -63,11 +65,19 @@ pub(super) fn hold_against_worker(report: &mut Value) {
     }
 }
 
+/// An event keeps what a worker says for as long as it is kept itself, and a thousand of them are.
+fn short(text: &str) -> String {
+    match text.char_indices().nth(TEXT_MAX) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
 /// A report in one line: verdict, how much of the growth, and the first suspect.
 pub(super) fn summary(report: &Value) -> String {
     let text = |value: &Value, name: &str| {
         let text = value.get(name).and_then(Value::as_str);
-        text.map(str::to_owned).filter(|text| !text.is_empty())
+        text.map(short).filter(|text| !text.is_empty())
     };
     let verdict = text(report, "verdict").unwrap_or_else(|| "unknown".to_owned());
     let growth = report["process"]["growth"].as_u64();
@@ -110,6 +120,11 @@ mod tests {
         let failed = json!({"do": "open", "ok": false, "error": "no room"});
         assert_eq!(read(&failed), Said::Failed("no room".to_owned()));
         assert!(matches!(read(&json!({})), Said::Failed(_)));
+        let endless = json!({"do": "open", "ok": false, "error": "é".repeat(1 << 16)});
+        let Said::Failed(why) = read(&endless) else {
+            panic!("it failed");
+        };
+        assert_eq!(why.chars().count(), TEXT_MAX + 1);
         assert_eq!(report(&json!({"ok": true, "report": 7})), None);
     }
 

@@ -15,6 +15,7 @@ use memchr::memchr_iter;
 
 use crate::{
     driver::pool::{Onlooker, Standing},
+    escape,
     queue::Skip,
 };
 
@@ -247,7 +248,8 @@ fn grouped(number: u64) -> String {
 }
 
 pub(super) fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "supervise: {}", line.trim_end());
+    let line = escape::lines(line.trim_end());
+    let _ = writeln!(io::stderr(), "supervise: {line}");
 }
 
 fn print(line: &str) {

@@ -26,6 +26,7 @@ use crate::{
         Driver,
         upgrade::{State, read_or_go_back},
     },
+    escape,
     host::{clock, doctor, exec::Inherited, users},
     observe::{log::Log, view},
     private_dir,
@@ -86,10 +87,12 @@ pub fn run(command: Command) -> i32 {
         }
         Command::Doctor => diagnose(),
         Command::Man => match pages::man() {
-            Ok(page) => print(&String::from_utf8_lossy(&page)),
+            Ok(page) => write_out(&String::from_utf8_lossy(&page)),
             Err(error) => fail(&error.to_string(), OUR_BUG),
         },
-        Command::Completions(shell) => print(&String::from_utf8_lossy(&pages::completions(shell))),
+        Command::Completions(shell) => {
+            write_out(&String::from_utf8_lossy(&pages::completions(shell)))
+        }
     }
 }
 
@@ -208,10 +211,10 @@ async fn status(socket: &Path, json: bool) -> Result<i32, ClientError> {
         .get("/v1/status")
         .await?;
     if code != 200 {
-        return Ok(fail(&body, 1));
+        return Ok(fail(&refusal(body), 1));
     }
     if json {
-        return Ok(print(&format!("{body}\n")));
+        return Ok(print_json(&body));
     }
     let status: wire::Status = match serde_json::from_str(&body) {
         Ok(status) => status,
@@ -244,7 +247,7 @@ async fn events(socket: &Path, follow: bool, json: bool) -> Result<i32, ClientEr
     let (code, body) = client.get("/v1/events").await?;
     let documents: Vec<serde_json::Value> = match serde_json::from_str(&body) {
         Ok(documents) if code == 200 => documents,
-        Ok(_) | Err(_) => return Ok(fail(&body, 1)),
+        Ok(_) | Err(_) => return Ok(fail(&refusal(body), 1)),
     };
     show_events(documents.iter().map(ToString::to_string), json);
     Ok(0)
@@ -257,12 +260,12 @@ pub(super) fn show_events(documents: impl IntoIterator<Item = String>, json: boo
 }
 
 fn show_event(document: &str, json: bool) -> ControlFlow<()> {
-    let line = if json {
-        document.to_owned()
+    let status = if json {
+        print_json(document)
     } else {
-        in_words(document)
+        print(&format!("{}\n", in_words(document)))
     };
-    if print(&format!("{line}\n")) == 0 {
+    if status == 0 {
         ControlFlow::Continue(())
     } else {
         ControlFlow::Break(())
@@ -275,9 +278,11 @@ fn in_words(document: &str) -> String {
         Ok(event) => {
             let at = Duration::try_from_secs_f64(event.at).unwrap_or_default();
             let at = humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + at);
-            format!("{at} {:<13} {}", event.event, event.message)
+            // A line feed in what others wrote must not look like another event.
+            let (kind, message) = (escape::line(&event.event), escape::line(&event.message));
+            format!("{at} {kind:<13} {message}")
         }
-        Err(_) => document.to_owned(),
+        Err(_) => escape::line(document).into_owned(),
     }
 }
 
@@ -303,7 +308,7 @@ pub(super) fn refusal(body: String) -> String {
 fn word(name: &str, body: String) -> String {
     let document: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
     let word = document.get(name).and_then(serde_json::Value::as_str);
-    word.map_or(body, str::to_owned)
+    escape::line(word.unwrap_or(body.trim_end())).into_owned()
 }
 
 /// Asks a service that runs, or shows what one that is over has left.
@@ -393,8 +398,18 @@ pub(super) fn in_runtime<T>(work: impl Future<Output = T>) -> T {
     }
 }
 
-/// A broken pipe is a quiet success: whoever read has enough.
+/// Prints text for people: what others wrote in it cannot give orders to a terminal.
 pub(super) fn print(text: &str) -> i32 {
+    write_out(&escape::lines(text))
+}
+
+/// Prints a JSON document, which a terminal may show as well.
+pub(super) fn print_json(document: &str) -> i32 {
+    write_out(&format!("{}\n", escape::json(document)))
+}
+
+/// A broken pipe is a quiet success: whoever read has enough.
+fn write_out(text: &str) -> i32 {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => 0,
@@ -410,5 +425,6 @@ pub(super) fn fail(message: &str, status: i32) -> i32 {
 
 pub(super) fn complain(message: &str) {
     // Where standard error is closed nobody can be told.
-    let _ = writeln!(io::stderr(), "supervise: {}", message.trim_end());
+    let message = escape::lines(message.trim_end());
+    let _ = writeln!(io::stderr(), "supervise: {message}");
 }

@@ -22,6 +22,16 @@ pub use super::door::is_live;
 
 /// A question that changes nothing is answered within this.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A change is made or refused within this: the longest is a stop, with its grace period.
+const CHANGE_MAX: Duration = Duration::from_secs(3600);
+/// A follower hears something at least every 15 seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// An answer is no longer, in bytes. The longest are events: 100,000 may be kept.
+const ANSWER_BYTES: usize = 64 << 20;
+/// One event of a stream is no longer, in bytes.
+const EVENT_BYTES: usize = 1 << 20;
+/// The head of an answer is no longer, in bytes.
+const HEAD_BYTES: usize = 16 << 10;
 
 /// Why no service could be chosen.
 #[derive(Debug, thiserror::Error)]
@@ -82,10 +92,24 @@ pub enum ClientError {
         source: hyper::Error,
     },
     /// The supervisor does not answer.
-    #[error("ask {}: no answer within {}s", socket.display(), ANSWER_MAX.as_secs())]
+    #[error("ask {}: no answer within {}s", socket.display(), wait.as_secs())]
     Silent {
         /// The service's socket.
         socket: PathBuf,
+        /// How long it was waited for.
+        wait: Duration,
+    },
+    /// What answers there goes on without end.
+    #[error(
+        "ask {}: its answer is longer than {}M; it is not a supervisor's",
+        socket.display(),
+        most >> 20
+    )]
+    Endless {
+        /// The service's socket.
+        socket: PathBuf,
+        /// The limit in bytes.
+        most: usize,
     },
     /// The request cannot be written down.
     #[error("ask for {path}: {source}")]
@@ -131,7 +155,9 @@ impl Client {
             socket: socket.to_owned(),
             source,
         })?;
-        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(HEAD_BYTES);
+        let shaken = builder.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = shaken.map_err(|source| ClientError::Broken {
             socket: socket.to_owned(),
             source,
@@ -146,16 +172,16 @@ impl Client {
 
     /// Asks what changes nothing: the status and the document.
     pub async fn get(self, path: &str) -> Result<(u16, String), ClientError> {
-        let silent = ClientError::Silent {
-            socket: self.socket.clone(),
-        };
+        let silent = self.silent(ANSWER_MAX);
         let answer = timeout(ANSWER_MAX, self.ask(Method::GET, path, ""));
         answer.await.unwrap_or(Err(silent))
     }
 
     /// Asks for a change and waits, for minutes if need be, until it is made or refused.
     pub async fn post(self, path: &str, body: &str) -> Result<(u16, String), ClientError> {
-        self.ask(Method::POST, path, body).await
+        let silent = self.silent(CHANGE_MAX);
+        let answer = timeout(CHANGE_MAX, self.ask(Method::POST, path, body));
+        answer.await.unwrap_or(Err(silent))
     }
 
     /// Hands on each event of a stream until `each` has enough or the service ends.
@@ -164,15 +190,21 @@ impl Client {
         path: &str,
         mut each: impl FnMut(Message) -> ControlFlow<()>,
     ) -> Result<(), ClientError> {
-        let response = self.send(Method::GET, path, "").await?;
+        let response = timeout(ANSWER_MAX, self.send(Method::GET, path, "")).await;
+        let response = response.unwrap_or_else(|_| Err(self.silent(ANSWER_MAX)))?;
         if response.status() != StatusCode::OK {
             let status = response.status().as_u16();
-            let body = self.text(response).await?;
+            let body = timeout(ANSWER_MAX, self.text(response)).await;
+            let body = body.unwrap_or_else(|_| Err(self.silent(ANSWER_MAX)))?;
             return Err(ClientError::Refused { status, body });
         }
         let mut body = response.into_body();
         let mut lines = Lines::default();
-        while let Some(frame) = body.frame().await {
+        loop {
+            let frame = timeout(SILENCE_MAX, body.frame()).await;
+            let Some(frame) = frame.map_err(|_| self.silent(SILENCE_MAX))? else {
+                return Ok(());
+            };
             let frame = frame.map_err(|source| self.broken(source))?;
             let Ok(data) = frame.into_data() else {
                 continue;
@@ -182,8 +214,10 @@ impl Client {
                     return Ok(());
                 }
             }
+            if lines.held() > EVENT_BYTES {
+                return Err(self.endless(EVENT_BYTES));
+            }
         }
-        Ok(())
     }
 
     async fn ask(
@@ -217,9 +251,32 @@ impl Client {
     }
 
     async fn text(&self, response: Response<Incoming>) -> Result<String, ClientError> {
-        let body = response.into_body().collect().await;
-        let body = body.map_err(|source| self.broken(source))?.to_bytes();
-        Ok(String::from_utf8_lossy(&body).into_owned())
+        let mut body = response.into_body();
+        let mut text = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|source| self.broken(source))?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if text.len() + data.len() > ANSWER_BYTES {
+                return Err(self.endless(ANSWER_BYTES));
+            }
+            text.extend_from_slice(&data);
+        }
+        Ok(match String::from_utf8(text) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        })
+    }
+
+    fn silent(&self, wait: Duration) -> ClientError {
+        let socket = self.socket.clone();
+        ClientError::Silent { socket, wait }
+    }
+
+    fn endless(&self, most: usize) -> ClientError {
+        let socket = self.socket.clone();
+        ClientError::Endless { socket, most }
     }
 
     fn broken(&self, source: hyper::Error) -> ClientError {
@@ -238,6 +295,11 @@ struct Lines {
 }
 
 impl Lines {
+    /// Bytes of an event that is not complete.
+    const fn held(&self) -> usize {
+        self.rest.len() + self.message.event.len() + self.message.data.len()
+    }
+
     fn take(&mut self, data: &[u8]) -> Vec<Message> {
         self.rest.extend_from_slice(data);
         let mut whole = Vec::new();

@@ -15,10 +15,13 @@ use tokio::{
     time::timeout,
 };
 
-use crate::supervisor::{
-    action::Answer,
-    event::{Ask, Stop},
-    tell::Told,
+use crate::{
+    escape,
+    supervisor::{
+        action::Answer,
+        event::{Ask, Stop},
+        tell::Told,
+    },
 };
 
 use super::{Question, Reply, wire::EventDoc};
@@ -166,7 +169,11 @@ pub(super) fn response(reply: Reply) -> Answered {
             past,
             live: Some(live),
         } => follow(past, live),
-        Reply::Document(text) => plain(StatusCode::OK, "application/json", text),
+        Reply::Document(text) => plain(
+            StatusCode::OK,
+            "application/json",
+            escape::json(&text).into_owned(),
+        ),
         // The version is that of Prometheus' text format.
         Reply::Text(text) => plain(
             StatusCode::OK,
@@ -176,7 +183,8 @@ pub(super) fn response(reply: Reply) -> Answered {
         Reply::Is { ok: true, .. } => plain(StatusCode::OK, "text/plain; charset=utf-8", "ok\n"),
         Reply::Is { ok: false, why } => {
             let status = StatusCode::SERVICE_UNAVAILABLE;
-            plain(status, "text/plain; charset=utf-8", format!("{why}\n"))
+            let why = format!("{}\n", escape::line(&why));
+            plain(status, "text/plain; charset=utf-8", why)
         }
         Reply::Answer(Answer::Done(what)) => json(StatusCode::OK, &json!({"done": what})),
         // Whoever asked for a report gets it as a document; this only says where it is.
@@ -202,8 +210,9 @@ fn plain(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answ
 }
 
 fn json(status: StatusCode, document: &impl Serialize) -> Answered {
-    match serde_json::to_vec(document) {
-        Ok(text) => plain(status, "application/json", text),
+    match serde_json::to_string(document) {
+        // Whoever asks with curl reads the answer in a terminal.
+        Ok(text) => plain(status, "application/json", escape::json(&text).into_owned()),
         Err(error) => {
             let status = StatusCode::INTERNAL_SERVER_ERROR;
             plain(status, "text/plain; charset=utf-8", error.to_string())
@@ -241,7 +250,8 @@ async fn feed(mut to: Sender<Bytes>, past: Vec<Told>, mut live: broadcast::Recei
 }
 
 fn event(told: &Told) -> Bytes {
-    let document = json!(EventDoc::from(told));
+    let document = json!(EventDoc::from(told)).to_string();
+    let document = escape::json(&document);
     let kind = told.report.kind();
     format!("id: {}\nevent: {kind}\ndata: {document}\n\n", told.id).into()
 }

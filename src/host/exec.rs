@@ -15,7 +15,10 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
-        unix::ffi::{OsStrExt as _, OsStringExt as _},
+        unix::{
+            ffi::{OsStrExt as _, OsStringExt as _},
+            process::CommandExt as _,
+        },
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -23,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+use super::asked::Marker;
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     sys::{
@@ -46,6 +50,8 @@ pub const CAN: &str = "can ";
 
 /// Reading its configuration and a state takes a binary some 10 ms.
 const CHECK_MAX: Duration = Duration::from_secs(10);
+/// Its answer is a version or the reason of a refusal: one line, at most a few.
+const ANSWER_BYTES: u64 = 16 << 10;
 
 /// What was handed to this process by the binary that it was before.
 #[derive(Debug)]
@@ -160,12 +166,15 @@ impl Binary {
         let mut input = File::from(memfd_create(c"state", MFdFlags::MFD_CLOEXEC)?);
         input.write_all(state)?;
         input.rewind()?;
-        let (mut output, answers) = io::pipe()?;
-        let mut child = Command::new(&self.path)
+        let (output, answers) = io::pipe()?;
+        let marker = Marker::new();
+        let child = Command::new(&self.path)
             .arg(CHECK)
             .args(env::args_os().skip(1))
             .env_remove(HANDED)
             .env_remove(FAILED)
+            .env(marker.name, &marker.value)
+            .process_group(0)
             .stdin(Stdio::from(input))
             .stdout(Stdio::from(answers.try_clone()?))
             .stderr(Stdio::from(answers))
@@ -173,15 +182,23 @@ impl Binary {
         // Its end is the reaper's to see; what it says is all that counts.
         let (said, heard) = mpsc::channel();
         std::thread::spawn(move || {
-            let mut text = String::new();
-            let read = output.read_to_string(&mut text);
+            let mut text = Vec::new();
+            // One byte more than it may be, so that too long is told from long.
+            let read = output.take(ANSWER_BYTES + 1).read_to_end(&mut text);
             // Nobody waits any more for what comes too late.
             let _ = said.send(read.map(|_| text));
         });
-        heard.recv_timeout(CHECK_MAX).unwrap_or_else(|_| {
-            let _ = child.kill();
-            Err(io::ErrorKind::TimedOut.into())
-        })
+        let answer = heard.recv_timeout(CHECK_MAX);
+        // By now it has answered, or it does something else than to answer. What it has started
+        // would otherwise be our child for as long as we live.
+        marker.kill_all(i32::try_from(child.id()).map_err(io::Error::other)?);
+        let text = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        if u64::try_from(text.len()).is_ok_and(|length| length > ANSWER_BYTES) {
+            let kilobytes = ANSWER_BYTES >> 10;
+            let what = format!("its answer is longer than {kilobytes}K: it is not supervise");
+            return Err(io::Error::other(what));
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Becomes it. `keep` stay open, the others close. Returns only if it could not be executed;

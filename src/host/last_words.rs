@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 
 use super::Host;
 use crate::{
-    private_dir,
+    escape, private_dir,
     supervisor::{event::Effect, spec::TerminationLog},
 };
 
@@ -75,7 +75,7 @@ impl LastWords {
 
 impl Host {
     pub(super) fn keep_last_words(&mut self, text: &str) {
-        if let Err(error) = self.last_words.write(text) {
+        if let Err(error) = self.last_words.write(&escape::lines(text)) {
             let path = self.last_words.file.take().map(|(_, path)| path);
             let path = path.unwrap_or_default();
             let what = format!("write the termination log {}: {error}", path.display());

@@ -8,6 +8,7 @@
 
 mod absent;
 pub mod agents;
+mod asked;
 mod backlog;
 pub mod cgroup;
 pub mod clock;

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use crate::supervisor::action::Notice;
+use crate::{escape, supervisor::action::Notice};
 
 /// Our service manager, if there is one.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Manager {
             Notice::Ready => "READY=1".to_owned(),
             Notice::Reloading => format!("RELOADING=1\nMONOTONIC_USEC={monotonic_usec}"),
             Notice::Stopping => "STOPPING=1".to_owned(),
-            Notice::Status(text) => format!("STATUS={}", text.replace('\n', " ")),
+            Notice::Status(text) => format!("STATUS={}", escape::line(&text.replace('\n', " "))),
             Notice::Extend(by) => format!("EXTEND_TIMEOUT_USEC={}", by.as_micros()),
         });
     }

@@ -24,9 +24,12 @@ use tracing_subscriber::{
     layer::{Context, SubscriberExt as _},
 };
 
-use crate::supervisor::{
-    spec::{LogFormat, LogSpec},
-    tell::{Fact, Level, Told},
+use crate::{
+    escape,
+    supervisor::{
+        spec::{LogFormat, LogSpec},
+        tell::{Fact, Level, Told},
+    },
 };
 
 use super::{
@@ -193,7 +196,10 @@ impl Line {
         let mut text = match form {
             Form::Text => self.text(),
             // Strings, numbers and flags always have a JSON form.
-            Form::Json => serde_json::to_string(&self).unwrap_or_default(),
+            Form::Json => {
+                let text = serde_json::to_string(&self).unwrap_or_default();
+                escape::json(&text).into_owned()
+            }
             Form::Journal => return self.record(),
         };
         text.push('\n');
@@ -203,7 +209,8 @@ impl Line {
     /// The journal notes the time itself.
     fn record(&self) -> Vec<u8> {
         let mut record = Record::default();
-        record.put("MESSAGE", &self.message);
+        // journalctl(1) hides a message with control characters altogether.
+        record.put("MESSAGE", &escape::line(&self.message));
         // syslog(3).
         let priority = match self.level {
             "error" => "3",
@@ -231,20 +238,14 @@ impl Line {
 
     fn text(&self) -> String {
         let mut text = format!("{} {:<5} ", self.time, self.level);
-        // A line break or an escape sequence in what others named must not forge a line.
-        for letter in self.message.chars() {
-            if letter.is_control() {
-                text.extend(letter.escape_default());
-            } else {
-                text.push(letter);
-            }
-        }
+        text.push_str(&self.message);
         let fields = self.fields.iter().filter(|_| !self.report);
         for (name, value) in fields {
             // Writing to a string does not fail.
             let _written = write!(text, " {name}={value}");
         }
-        text
+        // A line break or an escape sequence in what others named must not forge a line.
+        escape::line(&text).into_owned()
     }
 
     #[expect(

@@ -1,4 +1,7 @@
-//! A page of text as wide as its reader: titled lines, broken between words, and columns.
+//! A page of text as wide as its reader: titled lines, broken between words, and columns. What
+//! others wrote is shown escaped.
+
+use crate::escape;
 
 /// Between two columns.
 const GAP: &str = "  ";
@@ -47,6 +50,7 @@ impl Paper {
 
     /// A title and its text, broken between words.
     pub(super) fn titled(&mut self, title: &str, text: &str) {
+        let title = escape::line(title);
         self.wrapped(&format!("{title:<INDENT$}"), INDENT, text);
     }
 
@@ -54,6 +58,7 @@ impl Paper {
     /// is longer than a line; the other lines begin with `indent` blanks.
     pub(super) fn wrapped(&mut self, first: &str, indent: usize, text: &str) {
         let mut line = first.to_owned();
+        let text = escape::line(text);
         let mut fresh = true;
         let room = self.width.saturating_sub(indent + 1).max(1);
         for word in text.split(' ').flat_map(|word| pieces(word, room)) {
@@ -75,7 +80,9 @@ impl Paper {
     /// Columns as wide as they need to be. What does not fit is cut off.
     pub(super) fn grid(&mut self, columns: &[Column], rows: Vec<Vec<String>>) {
         let heads = columns.iter().map(|column| column.head().to_owned());
-        let rows: Vec<Vec<_>> = std::iter::once(heads.collect()).chain(rows).collect();
+        let safe = |row: Vec<String>| row.iter().map(|cell| escape::line(cell).into()).collect();
+        let rows = rows.into_iter().map(safe);
+        let rows: Vec<Vec<String>> = std::iter::once(heads.collect()).chain(rows).collect();
         let mut widths = vec![0; columns.len()];
         for row in &rows {
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -92,7 +99,7 @@ impl Paper {
 
     /// One line as it is.
     pub(super) fn line(&mut self, line: &str) {
-        self.text.push_str(line.trim_end());
+        self.text.push_str(&escape::line(line.trim_end()));
         self.text.push('\n');
     }
 

@@ -22,6 +22,7 @@ mod executor;
 mod faults;
 mod held_sockets;
 mod helpers;
+mod hostile;
 mod house;
 mod http;
 mod inner_sockets;

@@ -5,6 +5,8 @@ use std::{
     fmt::{Display, Write as _},
 };
 
+use crate::escape;
+
 use super::{
     document::{Report, Suspect},
     words,
@@ -78,7 +80,7 @@ impl Graph {
 /// A string of the DOT language, one line for each part; a backslash is nothing special in it.
 fn quoted(lines: &[&str]) -> String {
     let line = |line: &&str| {
-        let line = words::cut(line, LABEL);
+        let line = words::cut(&escape::line(line), LABEL);
         line.replace('\\', "\\\\").replace('"', "\\\"")
     };
     let lines: Vec<_> = lines.iter().map(line).collect();

@@ -1,0 +1,168 @@
+//! What others write reaches our memory bounded, and a terminal without its control characters.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
+    path::Path,
+    process::{Command, Output},
+    thread,
+    time::Duration,
+};
+
+use super::{
+    clock,
+    house::{Plan, SUPERVISE, workers},
+    proc,
+};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Answers every client with this head, and then with this piece for as long as it is read.
+fn endless_server(socket: &Path, head: &'static [u8], piece: Vec<u8>) {
+    let listener = UnixListener::bind(socket).unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (Ok(mut client), piece) = (client, piece.clone()) else {
+                return;
+            };
+            thread::spawn(move || {
+                let _request = client.read(&mut [0; 4096]);
+                let _head = client.write_all(head);
+                while client.write_all(&piece).is_ok() {}
+            });
+        }
+    });
+}
+
+/// A client that may map 400 MB: one that keeps all that it reads is ended by that.
+fn client(socket: &Path, words: &[&str]) -> Output {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -v 400000; exec \"$0\" \"$@\"", SUPERVISE]);
+    command.args(words).arg("--socket").arg(socket);
+    command.output().unwrap()
+}
+
+#[test]
+fn a_socket_that_answers_without_end_ends_no_client() {
+    let home = tempfile::tempdir().unwrap();
+    let cases: [(&str, &'static [u8], Vec<u8>); 3] = [
+        ("body", b"HTTP/1.1 200 OK\r\n\r\n", vec![b'['; 1 << 20]),
+        ("head", b"HTTP/1.1 200 OK\r\n", b"a: b\r\n".repeat(1 << 10)),
+        ("one-line", b"HTTP/1.1 200 OK\r\nx: ", vec![b'x'; 1 << 20]),
+    ];
+    for (name, head, piece) in cases {
+        let socket = home.path().join(name);
+        endless_server(&socket, head, piece);
+        for words in [
+            &["status"][..],
+            &["events"],
+            &["events", "--follow"],
+            &["report"],
+            &["stop"],
+            &["upgrade"],
+        ] {
+            let output = client(&socket, words);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{name} {words:?}: {said}");
+            assert!(said.starts_with("supervise: "), "{name} {words:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn what_a_worker_answers_gives_no_orders_to_a_terminal() {
+    let text = "\u{1b}[2J\n2026-01-01T00:00:00Z info  forged\r\u{202e}RTL\u{9b}31m\u{200b}";
+    let program = r#"
+import json, os, signal
+home = os.environ["SUPERVISE_AGENT"]
+text = os.environ["TEXT"]
+
+def answer(*_):
+    with open(f"{home}/ask/{os.getpid()}") as file:
+        question = json.load(file)
+    suspect = {"where": text, "function": text, "holder": text, "chain": [text]}
+    report = {"verdict": text, "explained": 1, "suspects": [suspect], "request": text}
+    with open(f"{home}/said/half", "w") as file:
+        json.dump({"id": question["id"], "ok": True, "report": report}, file)
+    os.rename(f"{home}/said/half", f"{home}/said/{os.getpid()}.json")
+
+signal.signal(39, answer)
+signal.signal(40, lambda *_: None)
+while True:
+    signal.pause()
+"#;
+    let options = ["--ready", "delay:500ms", "--agent", "on", "--leaks", "on"];
+    let command = ["/usr/bin/python3", "-c", program];
+    let house = Plan::supervise(&options, &command)
+        .env("TEXT", text)
+        .start();
+    let status = house.ready(1);
+    let worker = workers(&status)[0]["id"].as_str().unwrap().to_owned();
+    let asked = house.client(&["report", &worker]);
+    let said = String::from_utf8_lossy(&asked.stdout);
+    assert!(asked.status.success(), "{asked:?}\n{}", house.log());
+    assert!(said.contains("\\u{1b}[2J"), "{said}");
+
+    let log = house.log();
+    for words in [
+        &["events"][..],
+        &["events", "--json"],
+        &["report"],
+        &["report", "--json"],
+        &["report", "--dot"],
+        &["status"],
+    ] {
+        let output = house.client(words).stdout;
+        assert_clean(&format!("{words:?}"), &output);
+    }
+    assert_clean("report", &asked.stdout);
+    assert_clean("the log", log.as_bytes());
+    assert!(log.contains("\\u{202e}RTL"), "{log}");
+    let forged = |text: &str| text.lines().any(|line| line.contains("Z info  forged"));
+    let starts = |text: &str| text.lines().any(|line| line.starts_with("2026-01-01"));
+    assert!(forged(&log) && !starts(&log), "{log}");
+    assert!(house.stop(LIMIT).success());
+}
+
+fn assert_clean(what: &str, text: &[u8]) {
+    let text = String::from_utf8(text.to_owned()).unwrap();
+    let is_wrong = |letter: char| {
+        (letter.is_control() && letter != '\n')
+            || ('\u{200b}'..='\u{200f}').contains(&letter)
+            || ('\u{202a}'..='\u{202e}').contains(&letter)
+    };
+    assert!(!text.contains(is_wrong), "{what}: {text:?}");
+}
+
+#[test]
+fn an_installed_file_that_answers_without_end_is_ended_with_all_it_started() {
+    let home = tempfile::tempdir().unwrap();
+    let binary = home.path().join("supervise");
+    fs::copy(SUPERVISE, &binary).unwrap();
+    let plan = Plan::supervise(&["--ready", "delay:0s"], &["sleep", "1000"]);
+    let house = plan.binary(&binary).start();
+    house.ready(1);
+    let before = proc::children(house.pid());
+    // One child of it leaves its process group, too.
+    let script = "#!/bin/sh\nsetsid sleep 1000 &\nexec yes\n";
+    let new = home.path().join("new");
+    fs::write(&new, script).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&new, &binary).unwrap();
+
+    let mut command = Command::new(SUPERVISE);
+    command.arg("upgrade").arg("--socket").arg(house.socket());
+    let began = clock::now();
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("its answer is longer than 16K"), "{said}");
+    assert!(clock::now() - began < Duration::from_secs(8), "{said}");
+    house.wait("its children to be gone", LIMIT, || {
+        (proc::children(house.pid()) == before).then_some(())
+    });
+    let (resident, _) = proc::resident(house.pid()).unwrap();
+    assert!(resident < 100 << 20, "{resident}");
+    assert!(house.stop(LIMIT).success());
+}
