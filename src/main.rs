@@ -8,14 +8,19 @@ use std::{env, process::ExitCode};
 
 use supervise::{
     cli,
-    host::{exec, keeper, users},
+    host::{self, exec, keeper, sweeper, users},
 };
 
 fn main() -> ExitCode {
     users::look_in_files_only();
+    host::fail_at_file_size_limit();
     let mut args = env::args_os();
     if args.nth(1).is_some_and(|word| word == keeper::WORD) {
         return ExitCode::from(keeper::main(args));
+    }
+    let mut args = env::args_os();
+    if args.nth(1).is_some_and(|word| word == sweeper::WORD) {
+        return ExitCode::from(sweeper::main(args));
     }
     let mut args = env::args_os();
     if args.nth(1).is_some_and(|word| word == exec::CHECK) {

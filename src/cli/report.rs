@@ -11,7 +11,7 @@ use crate::{
 
 use super::{
     Form, Subject,
-    run::{self, OUR_BUG, WIDTH, fail, print_json, refusal},
+    run::{self, OUR_BUG, WIDTH, fail, refusal},
 };
 
 /// Shows it; the result is the exit status.
@@ -29,7 +29,7 @@ pub(super) async fn show(socket: &Path, subject: Subject, form: Form) -> Result<
         return Ok(fail(&refusal(body), 1));
     }
     if form == Form::Json {
-        return Ok(print_json(&body));
+        return Ok(run::print_json(&body));
     }
     let document = match (subject, serde_json::from_str(&body)) {
         (Subject::Last, Ok(Value::Array(mut all))) => all.pop(),
@@ -55,5 +55,5 @@ pub(super) fn print(document: &Value, form: Form) -> i32 {
 
 /// Prints a document as it is.
 pub(super) fn print_json(document: &Value) -> i32 {
-    print_json(&document.to_string())
+    run::print_json(&document.to_string())
 }

@@ -21,6 +21,7 @@ use super::{
     procfs::Proc,
     run::Run,
     spawn::Keeper,
+    sweeper::{HandedSweeper, Sweeper},
     tracked::Tracked,
 };
 use crate::{
@@ -38,6 +39,8 @@ pub struct Handed {
     gone: Vec<String>,
     oom_score_adj: i32,
     listeners: Vec<listeners::Handed>,
+    #[serde(default)]
+    sweeper: Option<HandedSweeper>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -80,10 +83,13 @@ impl Host {
         let processes = workers.iter().map(|worker| worker.process);
         let listeners = self.listeners.hand_over();
         let held = listeners.iter().map(listeners::Handed::socket);
+        let sweeper = self.sweeper.as_ref().map(Sweeper::hand_over);
+        let pipe = sweeper.iter().map(|sweeper| sweeper.pipe);
         let keep = std::iter::once(socket)
             .chain(processes)
             .chain(held)
             .chain(self.groups.descriptors())
+            .chain(pipe)
             .collect();
         let handed = Handed {
             groups: self.groups.hand_over(),
@@ -100,6 +106,7 @@ impl Host {
             gone: self.gone.iter().filter_map(cgroup::Group::name).collect(),
             oom_score_adj: self.oom_score_adj,
             listeners,
+            sweeper,
         };
         Some((handed, keep))
     }
@@ -113,7 +120,9 @@ impl Host {
         // One that cannot be opened any more is no reason to end the service.
         let last_words = LastWords::open(&spec.control.termination_log, own == 1);
         let all = (found, groups, listeners, last_words.unwrap_or_default());
-        let mut host = Self::hold(spec, now, all, handed.oom_score_adj)?;
+        let sweeper = handed.sweeper.as_ref().and_then(Sweeper::take_over);
+        let sweeper = sweeper.or_else(|| Sweeper::start(&spec.name).ok());
+        let mut host = Self::hold(spec, now, all, (handed.oom_score_adj, sweeper))?;
         host.take_over_run(now, handed.run)?;
         for worker in handed.workers {
             host.take_over_worker(worker)?;
@@ -158,6 +167,7 @@ impl Host {
             keeper,
             keeper_token,
             orphaned: false,
+            ending_since: None,
             root: handed.root,
             worker: handed.worker,
             made: None,

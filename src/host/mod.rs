@@ -20,6 +20,7 @@ mod handed;
 mod hear;
 pub mod heartbeat;
 pub mod keeper;
+mod kill_run;
 mod kills;
 mod last_words;
 mod leftovers;
@@ -39,6 +40,7 @@ mod run;
 mod signals;
 mod smaps;
 mod spawn;
+pub mod sweeper;
 mod tmpfs;
 mod tracked;
 mod upkeep;
@@ -81,6 +83,8 @@ use notify::Manager;
 use procfs::Proc;
 use run::Run;
 use signals::Signals;
+pub use signals::fail_at_file_size_limit;
+use sweeper::Sweeper;
 use tracked::Tracked;
 
 /// The machine we run on, with the command on it.
@@ -97,6 +101,7 @@ pub struct Host {
     bell: Arc<EventFd>,
     found: Found,
     groups: Groups,
+    sweeper: Option<Sweeper>,
     swap: Option<Bytes>,
     /// Held for as long as it is to be heard of.
     pressure: Option<Pressure>,
@@ -135,14 +140,13 @@ impl Host {
         // Before anything is made that would have to be removed again.
         let last_words = LastWords::open(&spec.control.termination_log, own == 1)?;
         cgroup::remove_stale(&found, &proc, &spec.name, own);
+        // Before the first group is made. Without it they stay if we are killed while no keeper is
+        // there, and the next start of this service removes them.
+        let sweeper = Sweeper::start(&spec.name).ok();
         let groups = Groups::create(&found, &spec.name, own);
         let oom_score_adj = rights::protect_from_oom(&proc, own);
-        let mut host = Self::hold(
-            spec,
-            now,
-            (found, groups, listeners, last_words),
-            oom_score_adj,
-        )?;
+        let all = (found, groups, listeners, last_words);
+        let mut host = Self::hold(spec, now, all, (oom_score_adj, sweeper))?;
         host.enable_controllers();
         Ok(host)
     }
@@ -151,7 +155,7 @@ impl Host {
         spec: &Spec,
         now: Timestamp,
         (found, groups, listeners, last_words): (Found, Groups, Listeners, LastWords),
-        oom_score_adj: i32,
+        (oom_score_adj, sweeper): (i32, Option<Sweeper>),
     ) -> io::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
         let proc = Proc::default();
@@ -172,6 +176,7 @@ impl Host {
             found,
             pressure: groups.watch_pressure(),
             groups,
+            sweeper,
             server_group: None,
             run: None,
             workers: BTreeMap::new(),
@@ -288,14 +293,6 @@ impl Host {
     /// Tells the service manager something.
     pub fn notify(&self, now: Timestamp, notice: &Notice) {
         self.manager.tell(notice, now.as_nanos() / 1000);
-    }
-
-    /// Leaves the machine as it was: our groups are removed. To be called when nothing that we
-    /// started lives any more.
-    pub fn leave(&mut self) {
-        self.gone.clear();
-        self.workers.clear();
-        self.groups.remove_all();
     }
 
     const fn is_job(&self) -> bool {

@@ -17,18 +17,27 @@ pub(super) struct Reaped {
     pub(super) peak_kib: i64,
 }
 
-/// Buries all children that have ended.
+/// Buries all children that have ended. Those of `ours` that were stopped go on: a keeper that does
+/// not run buries nobody and ends nothing.
 #[expect(unsafe_code, reason = "wait4 has no safe form")]
-pub(super) fn reap() -> Vec<Reaped> {
+pub(super) fn reap(ours: &[i32]) -> Vec<Reaped> {
     let mut reaped = Vec::new();
     loop {
         let mut status = 0;
         // SAFETY: rusage is plain numbers.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        let how = libc::WNOHANG | libc::WUNTRACED;
         // SAFETY: both pointers are to our own variables.
-        let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
+        let pid = unsafe { libc::wait4(-1, &raw mut status, how, &raw mut usage) };
         if pid <= 0 {
             return reaped;
+        }
+        if libc::WIFSTOPPED(status) {
+            if ours.contains(&pid) {
+                // Not reaped yet, so its number is its own.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+            }
+            continue;
         }
         reaped.push(Reaped {
             pid,

@@ -8,13 +8,14 @@ use super::{
     cgroup::{CgroupError, Group},
     discovery::{Discovery, Finding},
     hear::Source,
-    keeper::{END_ALL, Word, ended},
+    keeper::{Word, ended},
     notify::Ear,
     pidfd::PidFd,
     probe::Probe,
-    reaper::{kill_children, reap},
+    reaper::reap,
     rlimit,
     spawn::Keeper,
+    sweeper::Sweeper,
     tracked::{Tracked, gone_is_fine},
 };
 use crate::{
@@ -42,6 +43,8 @@ pub(super) struct Run {
     pub(super) keeper_token: u64,
     /// The keeper is gone and was not done: what it kept is ours to bury.
     pub(super) orphaned: bool,
+    /// Since then the keeper is to end all, itself included.
+    pub(super) ending_since: Option<Timestamp>,
     /// The command's own process.
     pub(super) root: Option<i32>,
     pub(super) worker: Option<(WorkerId, Option<Bytes>)>,
@@ -100,11 +103,7 @@ impl Host {
         let place = made.as_ref().ok().and_then(Group::birthplace);
         let (spec, foreground) = (&self.spec, self.is_job());
         let sockets = &self.listeners;
-        let started = Keeper::start(
-            (&spec.name, &spec.command),
-            (foreground, path, place),
-            sockets,
-        );
+        let started = Keeper::start(&spec.command, (foreground, path, place), sockets);
         let keeper = match started {
             Ok(keeper) => keeper,
             Err(error) => {
@@ -118,6 +117,7 @@ impl Host {
             keeper,
             keeper_token,
             orphaned: false,
+            ending_since: None,
             root: None,
             worker,
             made: Some(made),
@@ -299,7 +299,14 @@ impl Host {
 
     /// A child of ours has ended.
     pub(super) fn on_child(&mut self, now: Timestamp) {
-        for dead in reap() {
+        let keeper = self.run.as_ref().map(|run| run.keeper.pid());
+        let sweeper = self.sweeper.as_ref().map(Sweeper::pid);
+        let ours: Vec<i32> = keeper.into_iter().chain(sweeper).collect();
+        for dead in reap(&ours) {
+            if sweeper == Some(dead.pid) {
+                self.on_sweeper_gone();
+                continue;
+            }
             let Some(run) = &self.run else { continue };
             if dead.pid == run.keeper.pid() {
                 // Its last words may still be in the socket.
@@ -326,13 +333,7 @@ impl Host {
         let _ = self.groups.kill_all();
     }
 
-    fn bury_orphans(&mut self) {
-        if self.run.as_ref().is_some_and(|run| run.orphaned) && !kill_children(None) {
-            self.end_run();
-        }
-    }
-
-    fn end_run(&mut self) {
+    pub(super) fn end_run(&mut self) {
         let Some(run) = self.run.take() else { return };
         self.unwatch(&run.keeper, run.keeper_token);
         if let Some((ear, token)) = &run.ear {
@@ -341,24 +342,6 @@ impl Host {
         self.gone.extend(run.made.and_then(Result::ok));
         self.gone.extend(self.server_group.take());
         self.events.push_back(Event::RunOver { run: run.id });
-    }
-
-    /// SIGKILL for everything that this run started.
-    pub(super) fn kill_run(&mut self, id: RunId) {
-        let Some(run) = self.run.as_ref().filter(|run| run.id == id) else {
-            return;
-        };
-        if run.orphaned {
-            kill_children(None);
-            return;
-        }
-        let keeper = nix::unistd::Pid::from_raw(run.keeper.pid());
-        // Not reaped yet, so its number is its own.
-        if let Err(error) = nix::sys::signal::kill(keeper, END_ALL) {
-            self.fail(format!("signal the keeper: {error}"), None, Effect::Signal);
-        }
-        // Quicker for many processes; the keeper alone would do.
-        let _ = self.groups.kill_all();
     }
 
     /// To the server's master, wherever a wrapper or a launcher has put it, else to the command.

@@ -12,9 +12,14 @@ use std::{
     process::Command,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
 use super::{
     exec::{FAILED, HANDED},
-    keeper::{Orders, WORD_LENGTH, Word},
+    keeper::{END_ALL, Orders, WORD_LENGTH, Word},
     listeners::{self, Listeners},
     users,
 };
@@ -42,7 +47,7 @@ impl Keeper {
     /// Starts a keeper. `notify` is where the command says that it is ready, if it is to say it;
     /// `place` is the group that it is to be born in.
     pub(super) fn start(
-        (name, command): (&str, &CommandSpec),
+        command: &CommandSpec,
         (foreground, notify, place): (bool, Option<&Path>, Option<OwnedFd>),
         listeners: &Listeners,
     ) -> io::Result<Self> {
@@ -59,7 +64,7 @@ impl Keeper {
             foreground,
             lent: lent.iter().map(AsRawFd::as_raw_fd).collect(),
             place: place.as_ref().map(AsRawFd::as_raw_fd),
-            name: name.into(),
+            open_files: None,
             user: command.user.clone().map(OsString::from).unwrap_or_default(),
             program: command.program.clone().into_os_string(),
             argv: command.argv.clone(),
@@ -110,6 +115,20 @@ impl Keeper {
     /// Our child, which the reaper waits for.
     pub(super) const fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Orders the end of all that it keeps, and its own.
+    pub(super) fn end_all(&self) -> io::Result<()> {
+        // Not reaped yet, so its number is its own. One that was stopped hears it first.
+        let pid = Pid::from_raw(self.pid);
+        kill(pid, END_ALL)?;
+        kill(pid, Signal::SIGCONT).map_err(io::Error::from)
+    }
+
+    /// Ends it alone: what it keeps is ours then.
+    pub(super) fn kill(&self) {
+        // Its end is on its way if it has ended.
+        let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
     }
 
     /// The waiting command may execute.

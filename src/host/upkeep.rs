@@ -60,6 +60,7 @@ impl Host {
         self.gone
             .retain(|group| group.remove().is_err_and(|error| !error.is_gone()));
         self.look_for_server();
+        self.hurry_keeper(now);
         self.tell_leftovers(now);
         self.sample_server();
         self.sample_charge();

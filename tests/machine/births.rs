@@ -66,7 +66,7 @@ fn born(place: &Place, look: impl FnOnce(i64)) {
     let own = std::process::id().to_string();
     let mut keeper = Command::new(env!("CARGO_BIN_EXE_supervise"))
         .args(["__keep", &theirs_number, &own, "background", ""])
-        .args([&place_number, "shop", "", "/bin/true", "true"])
+        .args([&place_number, "", "", "/bin/true", "true"])
         .spawn()
         .unwrap();
     drop((theirs, group));

@@ -28,6 +28,7 @@ mod http;
 mod inner_sockets;
 mod job;
 mod kept;
+mod killed;
 mod leaks;
 mod listen;
 mod loops;

@@ -91,8 +91,11 @@ fn a_killed_template_is_started_anew_and_no_task_is_blamed() {
         .spawn()
         .unwrap();
     worker_of(&child);
-    let keeper = children(pid(&child));
-    let template = keeper.into_iter().flat_map(children).next().unwrap();
+    let template = children(pid(&child))
+        .into_iter()
+        .flat_map(children)
+        .next()
+        .unwrap();
     kill(Pid::from_raw(template), Signal::SIGKILL).unwrap();
     let output = output_of(child);
     let said = String::from_utf8_lossy(&output.stderr);
@@ -100,6 +103,14 @@ fn a_killed_template_is_started_anew_and_no_task_is_blamed() {
     assert_eq!(said.matches("the template has ended").count(), 1, "{said}");
     let results = read(&fs::read(folder.path().join("out")).unwrap());
     assert_eq!(results.len(), 20_000);
+}
+
+fn keeper_of(child: &Child) -> i32 {
+    let is_keeper = |pid: &i32| {
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        comm.trim_end() == "supervise-keep"
+    };
+    children(pid(child)).into_iter().find(is_keeper).unwrap()
 }
 
 #[test]
@@ -112,7 +123,7 @@ fn where_the_keeper_is_killed_all_is_started_anew() {
         .spawn()
         .unwrap();
     worker_of(&child);
-    let keeper = children(pid(&child)).into_iter().next().unwrap();
+    let keeper = keeper_of(&child);
     kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
     let output = output_of(child);
     let said = String::from_utf8_lossy(&output.stderr);

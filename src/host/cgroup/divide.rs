@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::{CgroupError, Place, files, found};
+use crate::host::keeper::children;
 
 /// Where we live in version 2, beside the service's group.
 const OURS: &str = "supervisor";
@@ -20,7 +21,14 @@ pub(super) fn divide(own: &Path, pid: i32) -> Result<Option<PathBuf>, CgroupErro
     }
     let leaf = own.join(OURS);
     files::make(&leaf)?;
-    files::write(&leaf.join("cgroup.procs"), &pid.to_string())
+    let procs = leaf.join("cgroup.procs");
+    files::write(&procs, &pid.to_string())
+        // The sweeper was started before. One that has ended lives nowhere.
+        .map(|()| {
+            children()
+                .iter()
+                .for_each(|child| drop(files::write(&procs, &child.to_string())))
+        })
         .and_then(|()| hand_on())
         // Strangers live there (EBUSY), or the controller was not handed on to it (ENOENT).
         .inspect_err(|_| undivide(own, pid))
@@ -42,7 +50,9 @@ pub(super) fn undivide(own: &Path, pid: i32) {
         let name = controller.trim_start_matches('+');
         let _ = files::write(&control, &format!("-{name}"));
     }
-    let _ = files::write(&own.join("cgroup.procs"), &pid.to_string());
+    for pid in std::iter::once(pid).chain(children()) {
+        let _ = files::write(&own.join("cgroup.procs"), &pid.to_string());
+    }
     let _ = files::remove(&own.join(OURS));
 }
 

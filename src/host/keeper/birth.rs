@@ -45,6 +45,8 @@ pub(super) fn execute(
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
         // Ours is inherited, and it blocks all.
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        // SAFETY: SIG_DFL is not a handler.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
         if foreground {
             take_terminal();
         }

@@ -24,7 +24,6 @@ use std::{
         fd::{AsFd, FromRawFd, OwnedFd},
         unix::net::UnixStream,
     },
-    time::Duration,
 };
 
 use nix::{
@@ -36,16 +35,9 @@ use nix::{
     unistd::{Pid, getppid, setpgid},
 };
 
-use super::{
-    cgroup::{Found, remove_stale},
-    listeners::Placed,
-    procfs::Proc,
-};
+use super::listeners::Placed;
 use birth::execute;
 pub(super) use words::{Orders, WORD_LENGTH, Word, ended};
-
-const CLEAN_UPS: u32 = 20;
-const CLEAN_UP_PAUSE: Duration = Duration::from_millis(50);
 
 /// By this the supervisor asks for the end of all that is kept. TERM comes from the kernel.
 pub(super) const END_ALL: Signal = Signal::SIGUSR1;
@@ -108,15 +100,8 @@ fn keep(orders: &Orders) -> io::Result<()> {
             return Ok(());
         }
         match wanted.wait()? {
-            END_ALL => {
+            END_ALL | Signal::SIGTERM => {
                 kill_all(&mut socket);
-                return Ok(());
-            }
-            Signal::SIGTERM => {
-                kill_all(&mut socket);
-                if is_orphaned(orders) {
-                    clean_up(orders);
-                }
                 return Ok(());
             }
             _ => {}
@@ -182,35 +167,6 @@ fn kill_all(socket: &mut UnixStream) {
         if !reap(socket, 0) {
             return;
         }
-    }
-}
-
-/// Whether the supervisor is gone.
-///
-/// RACE: the kernel's word comes when the thread that started us ends (`PR_SET_PDEATHSIG`), and
-/// until the last thread of a killed supervisor has ended, too, it is still our parent.
-fn is_orphaned(orders: &Orders) -> bool {
-    (0..CLEAN_UPS).any(|_| {
-        let is_gone = getppid().as_raw() != orders.parent;
-        if !is_gone {
-            std::thread::park_timeout(CLEAN_UP_PAUSE);
-        }
-        is_gone
-    })
-}
-
-/// The supervisor is gone, and so is all that lived in its groups: they are removed for it.
-fn clean_up(orders: &Orders) {
-    let proc = Proc::default();
-    let (Ok(found), Some(name)) = (Found::discover(&proc), orders.name.to_str()) else {
-        return;
-    };
-    for _ in 0..CLEAN_UPS {
-        // The last process of a group may still be on its way out.
-        if remove_stale(&found, &proc, name, orders.parent).is_empty() {
-            return;
-        }
-        std::thread::park_timeout(CLEAN_UP_PAUSE);
     }
 }
 

@@ -92,8 +92,8 @@ pub(in crate::host) struct Orders {
     pub(in crate::host) lent: Vec<RawFd>,
     /// The version 2 group that the command is born in, if there is one.
     pub(in crate::host) place: Option<RawFd>,
-    /// The service's name, for its groups.
-    pub(in crate::host) name: OsString,
+    /// How many files the command may have open, softly; `None`: as many as we may.
+    pub(in crate::host) open_files: Option<u64>,
     /// Whose the command is; empty for ours.
     pub(in crate::host) user: OsString,
     /// What is executed.
@@ -116,7 +116,10 @@ impl Orders {
             .into(),
             joined(&self.lent).into(),
             joined(self.place.as_slice()).into(),
-            self.name,
+            self.open_files
+                .map(|limit| limit.to_string())
+                .unwrap_or_default()
+                .into(),
             self.user,
             self.program,
         ];
@@ -137,7 +140,10 @@ impl Orders {
                 "" => None,
                 word => Some(word.parse().ok()?),
             },
-            name: args.next()?,
+            open_files: match args.next()?.to_str()? {
+                "" => None,
+                word => Some(word.parse().ok()?),
+            },
             user: args.next()?,
             program: args.next()?,
             argv: args.collect(),

@@ -1,0 +1,137 @@
+//! Killed or stopped at an awkward moment: nothing of us is left, and nothing waits for ever.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+
+use super::{
+    clock,
+    house::{House, Plan, SUPERVISE, send},
+    proc,
+};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// By its own name in `/proc/PID/comm`.
+fn child_named(house: &House, name: &str) -> Option<i32> {
+    let mut children = proc::children(house.pid()).into_iter();
+    children.find(|pid| {
+        let path = format!("/proc/{pid}/comm");
+        std::fs::read_to_string(path).is_ok_and(|text| text.trim_end() == name)
+    })
+}
+
+fn groups_of(pid: u32) -> usize {
+    proc::groups_of(pid).len()
+}
+
+#[test]
+fn a_keeper_that_was_stopped_goes_on_and_does_not_hold_up_the_end() {
+    let options = [
+        "--grace",
+        "20s",
+        "--restart",
+        "never",
+        "--ready",
+        "delay:0s",
+    ];
+    let house = Plan::supervise(&options, &["sleep", "1000"]).start();
+    house.ready(1);
+    let keeper = child_named(&house, "supervise-keep").unwrap();
+    send(keeper, Signal::SIGSTOP);
+    let began = clock::now();
+    assert_eq!(house.stop(LIMIT).code(), Some(128 + 15));
+    // The command ends at once, and nobody waits for the grace period to tell it.
+    assert!(clock::now() - began < Duration::from_secs(10));
+}
+
+#[test]
+fn groups_are_removed_when_we_are_killed_before_the_command_lives() {
+    for moment in 0..12 {
+        let mut house = Plan::supervise(&[], &["sleep", "1000"]).start();
+        clock::until(clock::now() + Duration::from_millis(2 + moment * 3));
+        house.signal(Signal::SIGKILL);
+        house.ends(LIMIT);
+        let pid = u32::try_from(house.pid()).unwrap();
+        house.wait("no group to be left", LIMIT, || {
+            (groups_of(pid) == 0).then_some(())
+        });
+    }
+}
+
+#[test]
+fn groups_are_removed_when_we_are_killed_while_the_command_waits_for_its_next_start() {
+    let options = ["--restart-delay-min", "60s", "--restart-delay-max", "60s"];
+    let mut house = Plan::supervise(&options, &["false"]).start();
+    house.wait("the command to have ended", LIMIT, || {
+        let over = child_named(&house, "supervise-keep").is_none();
+        (over && house.log().contains("exit")).then_some(())
+    });
+    let pid = u32::try_from(house.pid()).unwrap();
+    // Somebody killed the sweeper, too: there is another one.
+    let sweeper = child_named(&house, "supervise-sweep").unwrap();
+    send(sweeper, Signal::SIGKILL);
+    house.wait("another sweeper", LIMIT, || {
+        child_named(&house, "supervise-sweep").filter(|pid| *pid != sweeper)
+    });
+    assert!(groups_of(pid) > 0 || !can_make_groups(), "{}", house.log());
+    house.signal(Signal::SIGKILL);
+    house.ends(LIMIT);
+    house.wait("no group to be left", LIMIT, || {
+        (groups_of(pid) == 0).then_some(())
+    });
+}
+
+/// Where none can be made there is none to be removed, and that is said aloud.
+fn can_make_groups() -> bool {
+    let can = nix::unistd::geteuid().is_root();
+    if !can {
+        eprintln!("NOT TESTED: removing control groups needs root");
+    }
+    can
+}
+
+#[test]
+fn groups_of_a_pool_are_removed_when_it_is_killed_at_its_start() {
+    for moment in 0..8 {
+        let mut pool = Command::new(SUPERVISE)
+            .args(["map", "--workers", "1", "operator:neg"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        clock::until(clock::now() + Duration::from_millis(4 + moment * 5));
+        pool.kill().unwrap();
+        pool.wait().unwrap();
+        let left = clock::poll(LIMIT, || (groups_of(pool.id()) == 0).then_some(()));
+        assert!(left.is_some(), "{:?}", proc::groups_of(pool.id()));
+    }
+}
+
+#[test]
+fn a_limit_on_file_sizes_is_a_warning_and_does_not_end_the_service() {
+    // One block is enough for the lock, and not for the agent's files.
+    let within = ["sh", "-c", "ulimit -f 1; exec \"$0\" \"$@\""];
+    let command = ["sh", "-c", "grep SigIgn /proc/$$/status >&2; sleep 1000"];
+    let options = ["--ready", "delay:0s", "--agent", "on"];
+    let (reader, writer) = std::io::pipe().unwrap();
+    let plan = Plan::supervise(&options, &command).within(&within);
+    let house = plan.stderr(Stdio::from(writer)).start();
+    house.ready(1);
+    let warned = |event: &serde_json::Value| {
+        let text = event["message"].as_str().unwrap_or_default();
+        event["event"] == "warning" && text.contains("File too large")
+    };
+    assert!(house.events().iter().any(warned), "{:?}", house.events());
+    // The command has the signal's default back.
+    let mut lines = BufReader::new(reader).lines().map_while(Result::ok);
+    let ignored = lines.find_map(|line| line.strip_prefix("SigIgn:\t").map(str::to_owned));
+    let ignored = u64::from_str_radix(&ignored.unwrap(), 16).unwrap();
+    assert_eq!(ignored & (1 << (Signal::SIGXFSZ as u32 - 1)), 0);
+    assert!(house.stop(LIMIT).success());
+}
