@@ -47,6 +47,7 @@ impl Pool {
             return;
         }
         self.phase = Phase::Running;
+        self.has_imported = true;
         self.dispatch = true;
     }
 
@@ -62,8 +63,10 @@ impl Pool {
             return;
         }
         self.template_failures = self.template_failures.saturating_add(1);
-        // What cannot be imported the first time cannot be imported the second time.
-        let next = if self.phase == Phase::Starting || self.template_failures > STARTS_MAX {
+        // What cannot be imported the first time cannot be imported the second time. What could be
+        // imported once can be again: somebody has ended the template while it started anew.
+        let hopeless = self.phase == Phase::Starting && !self.has_imported;
+        let next = if hopeless || self.template_failures > STARTS_MAX {
             Next::End(Over::GaveUp)
         } else {
             self.actions.push_back(Action::Warn(
@@ -166,5 +169,61 @@ impl Pool {
         }
         self.phase = Phase::Over;
         self.actions.push_back(Action::Over(over));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::{
+        pool::{event::Event, spec::PoolSpec},
+        spec::MemorySpec,
+    };
+
+    /// A pool whose template is being started.
+    fn starting() -> Pool {
+        let mut pool = Pool::new(PoolSpec {
+            workers: 2,
+            max_tasks: None,
+            max_age: None,
+            memory: MemorySpec::plain(),
+            task_timeout: None,
+            retries: 0,
+            oom_retries: 1,
+            batch: None,
+            stop_on_error: false,
+        });
+        happens(&mut pool, Event::Available(Bytes::mib(1000)));
+        pool
+    }
+
+    /// What the pool does about it.
+    fn happens(pool: &mut Pool, event: Event) -> Vec<Action> {
+        pool.handle_event(Timestamp::default(), event);
+        std::iter::from_fn(|| pool.poll_action()).collect()
+    }
+
+    /// Whether the template is started anew after its end.
+    fn is_started_anew(pool: &mut Pool) -> bool {
+        happens(pool, Event::TemplateFailed);
+        let actions = happens(pool, Event::TemplateGone);
+        let anew = actions.contains(&Action::StartTemplate);
+        assert_ne!(
+            anew,
+            actions.contains(&Action::Over(Over::GaveUp)),
+            "{actions:?}"
+        );
+        anew
+    }
+
+    #[test]
+    fn a_template_that_ends_while_it_starts_is_started_anew_once_one_was_ready() {
+        assert!(!is_started_anew(&mut starting()));
+        let mut pool = starting();
+        happens(&mut pool, Event::TemplateReady);
+        for _ in 0..STARTS_MAX {
+            assert!(is_started_anew(&mut pool));
+        }
+        assert!(!is_started_anew(&mut pool), "not for ever");
     }
 }

@@ -62,6 +62,8 @@ pub struct Pool {
     starts_failed: u32,
     deaths: u32,
     template_failures: u32,
+    /// A template was ready once.
+    has_imported: bool,
     actions: VecDeque<Action>,
     /// Something has changed that may let a task be sent.
     dispatch: bool,
@@ -106,6 +108,7 @@ impl Pool {
             starts_failed: 0,
             deaths: 0,
             template_failures: 0,
+            has_imported: false,
             actions: VecDeque::new(),
             dispatch: false,
         }
