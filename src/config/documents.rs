@@ -176,6 +176,8 @@ proptest! {
             ("env.WORD", word.clone()),
             ("ready.when", ready),
             ("control.metrics", "9100".to_owned()),
+            ("control.hosts", "shop.example,shop".to_owned()),
+            ("control.token_file", "/run/token".to_owned()),
             ("directory", "/srv/shop".to_owned()),
             ("listen", ":8000,localhost:80,unix:run/http".to_owned()),
         ];

@@ -34,7 +34,7 @@ const fn key(
 }
 
 /// All keys, by table, in the order in which they are shown.
-pub const KEYS: [Key; 49] = [
+pub const KEYS: [Key; 51] = [
     key(
         "name",
         "name",
@@ -344,6 +344,20 @@ pub const KEYS: [Key; 49] = [
         "ADDR",
         "none",
         "Serve metrics and status over TCP: HOST:PORT, or PORT on loopback; none",
+    ),
+    key(
+        "control.hosts",
+        "hosts",
+        "NAME,...",
+        "",
+        "Names by which status, events and reports may be asked over TCP, beside addresses and localhost",
+    ),
+    key(
+        "control.token_file",
+        "token-file",
+        "PATH",
+        "",
+        "File (mode 0600) with the token that events and reports need over TCP; without it they are refused there",
     ),
     key(
         "control.history",

@@ -28,6 +28,32 @@ pub(super) fn listen(value: &Value) -> Read<Vec<Listen>> {
     Ok(read)
 }
 
+/// Names of hosts: a list in a file, with commas between them in a flag.
+pub(super) fn hosts(value: &Value) -> Read<Vec<String>> {
+    let list: Vec<&str> = match value {
+        Value::List(list) => list
+            .iter()
+            .map(|one| as_text(one, "each name in quotes"))
+            .collect::<Read<_>>()?,
+        Value::Words(text) => text.split(',').map(str::trim).collect(),
+        _ => return Err(wrong(value, "a list of names, such as [\"shop.example\"]")),
+    };
+    let host = |text: &&str| {
+        let label = |label: &str| {
+            let is_letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            !label.is_empty() && label.chars().all(is_letter)
+        };
+        if text.split('.').all(label) {
+            return Ok(text.to_ascii_lowercase());
+        }
+        Err(format!(
+            "`{text}` is no name of a host; write it as it stands in an address, without the \
+             port: `shop.example`"
+        ))
+    };
+    list.iter().map(host).collect()
+}
+
 /// `:8000` is on all IPv4 addresses, as gunicorn has it, and `8000` on loopback.
 fn one(text: &str) -> Read<Listen> {
     if let Some(path) = text.strip_prefix("unix:") {

@@ -19,7 +19,7 @@ use super::{
     Facts, command,
     environment::Environ,
     keys::nearest,
-    limits, place,
+    limits, listen, place,
     wish::{Book, Origin, Wishes},
     words,
 };
@@ -248,6 +248,9 @@ fn control(name: &str, environ: &Environ, facts: &dyn Facts, book: &mut Book) ->
     ControlSpec {
         socket,
         metrics: book.value("control.metrics", words::address),
+        hosts: (book.optional("control.hosts", listen::hosts)).unwrap_or_default(),
+        token_file: (book.optional("control.token_file", words::path))
+            .map(|path| facts.here().join(path)),
         history: usize::try_from(history).unwrap_or(usize::MAX),
         termination_log: match book.value("control.termination_log", words::termination_log) {
             TerminationLog::At(path) => TerminationLog::At(facts.here().join(path)),

@@ -167,6 +167,12 @@ fn control(spec: &Spec) -> Table {
         "metrics",
         metrics.unwrap_or_else(|| "none".to_owned()),
     );
+    if !control.hosts.is_empty() {
+        put(&mut table, "hosts", control.hosts.clone());
+    }
+    if let Some(path) = &control.token_file {
+        put(&mut table, "token_file", text(path.as_os_str()));
+    }
     let history = i64::try_from(control.history).unwrap_or(i64::MAX);
     put(&mut table, "history", history);
     let log = match &control.termination_log {

@@ -60,6 +60,14 @@ pub enum ControlError {
         /// Why not.
         source: io::Error,
     },
+    /// The token for the reading half cannot be used.
+    #[error("control.token_file: {}: {why}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what would be right.
+        why: String,
+    },
     /// The port for the reading half cannot be had.
     #[error("listen on {address}: {source}; --metrics or control.metrics names another")]
     Metrics {

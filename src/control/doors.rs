@@ -3,16 +3,24 @@
 use std::{
     io,
     os::fd::{AsRawFd as _, OwnedFd, RawFd},
+    sync::Arc,
 };
 
+use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
     sync::watch,
 };
 
-use super::door::{ControlError, Door, listen};
+use super::{
+    access::Access,
+    door::{ControlError, Door, listen},
+};
 use crate::supervisor::spec::ControlSpec;
+
+/// So many descriptors stay free for clients of the Unix socket.
+const OPERATORS: u64 = 24;
 
 /// The doors. Whoever comes waits until [`super::server::run`].
 #[derive(Debug)]
@@ -20,6 +28,7 @@ pub struct Doors {
     whole: Door,
     reading: Option<TcpListener>,
     shut: watch::Receiver<bool>,
+    access: Arc<Access>,
 }
 
 /// One who comes.
@@ -57,6 +66,7 @@ impl Doors {
         name: &str,
         kept: Option<Descriptors<OwnedFd>>,
     ) -> Result<(Self, Keys), ControlError> {
+        let access = Arc::new(Access::of(spec)?);
         let (whole, reading) = match kept {
             Some(kept) => (
                 Door::take_over(&spec.socket, kept.lock, kept.socket)?,
@@ -77,12 +87,18 @@ impl Doors {
             whole,
             reading,
             shut,
+            access,
         };
         let keys = Keys {
             shut: sender,
             made_of,
         };
         Ok((doors, keys))
+    }
+
+    /// Who may read what by TCP.
+    pub(super) fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access)
     }
 
     /// The next who comes. May be dropped at any moment: nobody is lost.
@@ -113,9 +129,22 @@ impl Doors {
 /// Never, where there is no such door.
 async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
     match listener {
-        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        Some(listener) => loop {
+            let (stream, _) = listener.accept().await?;
+            // The last descriptors are the operator's: who finds few left is closed.
+            if leaves_some(stream.as_raw_fd()) {
+                return Ok(stream);
+            }
+        },
         None => std::future::pending().await,
     }
+}
+
+/// The kernel gives the lowest number that is not in use (open(2)).
+fn leaves_some(opened: RawFd) -> bool {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let number = u64::try_from(opened).unwrap_or(u64::MAX);
+    number.saturating_add(OPERATORS.min(limit / 8)) < limit
 }
 
 impl Keys {

@@ -10,6 +10,7 @@ use crate::{
     units::ReportId,
 };
 
+mod access;
 pub mod client;
 mod door;
 pub mod doors;

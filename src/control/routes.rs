@@ -6,7 +6,7 @@ use http_body_util::{BodyExt as _, Channel, Full, channel::Sender, combinators::
 use hyper::{
     Method, Response, StatusCode,
     body::Bytes,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -49,6 +49,8 @@ pub(super) struct Refusal {
     status: StatusCode,
     why: String,
     allow: Option<Method>,
+    /// A token is asked for.
+    challenge: bool,
 }
 
 impl Refusal {
@@ -57,6 +59,15 @@ impl Refusal {
             status,
             why: why.into(),
             allow: None,
+            challenge: false,
+        }
+    }
+
+    /// Asks for a token (RFC 6750, section 3).
+    pub(super) fn unauthorized(why: impl Into<String>) -> Self {
+        Self {
+            challenge: true,
+            ..Self::new(StatusCode::UNAUTHORIZED, why)
         }
     }
 
@@ -66,6 +77,10 @@ impl Refusal {
             && let Ok(value) = allow.as_str().parse()
         {
             response.headers_mut().insert(ALLOW, value);
+        }
+        if self.challenge {
+            let value = HeaderValue::from_static("Bearer realm=\"supervise\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, value);
         }
         response
     }
@@ -81,6 +96,7 @@ pub(super) fn question(method: &Method, words: Words<'_>) -> Result<Question, Re
         status: StatusCode::METHOD_NOT_ALLOWED,
         why: format!("{} is asked with {needed}", words.path),
         allow: Some(needed),
+        challenge: false,
     })
 }
 

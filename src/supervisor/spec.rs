@@ -345,6 +345,10 @@ pub struct ControlSpec {
     pub socket: PathBuf,
     /// Serves the reading half over TCP as well, `HOST:PORT`.
     pub metrics: Option<std::net::SocketAddr>,
+    /// Names by which `/v1` may be asked over TCP, beside addresses and `localhost`.
+    pub hosts: Vec<String>,
+    /// Holds the token that events and reports take over TCP; `None`: they are not served there.
+    pub token_file: Option<PathBuf>,
     /// So many ends and events are kept for asking; at least 1.
     pub history: usize,
     /// Where it is kept what is to be read when we are gone.
@@ -456,6 +460,8 @@ impl Spec {
             control: ControlSpec {
                 socket: directory.join(format!("{name}.sock")),
                 metrics: None,
+                hosts: Vec::new(),
+                token_file: None,
                 history: 1,
                 termination_log: TerminationLog::Off,
             },

@@ -34,6 +34,7 @@ mod listen;
 mod loops;
 mod manager;
 mod mapped;
+mod open_files;
 mod operator;
 mod orphans;
 mod pool;
@@ -42,6 +43,7 @@ mod probes;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod proc;
 mod questions;
+mod reading;
 mod runaway;
 mod signals;
 mod stops;

@@ -219,6 +219,8 @@ fn spec(chance: &mut Chance, single: bool, memory: MemorySpec) -> Spec {
         },
         dry_run: chance.yes(0.1),
         control: ControlSpec {
+            hosts: Vec::new(),
+            token_file: None,
             socket: "/nowhere".into(),
             metrics: None,
             termination_log: TerminationLog::Off,
