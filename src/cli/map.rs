@@ -22,7 +22,7 @@ use crate::{
     agent::pool::Orders,
     config,
     driver::pool::{Onlooker, Parts, PoolDriver, Tally},
-    host::{doctor, users},
+    host::{doctor, open_files, users},
     queue::{Journal, Lines, Order, Results, Sink, Source, executor},
     supervisor::{
         pool::{event::Over, spec::PoolSpec},
@@ -30,6 +30,12 @@ use crate::{
     },
     units::{Bytes, Size},
 };
+
+/// Descriptors of a slot: sockets and processes of its worker, of the next one and of what forks
+/// them, and the events of its group.
+const FILES_OF_A_WORKER: u64 = 10;
+/// Our own, and some to spare.
+const FILES_OF_OURS: u64 = 64;
 
 const FAILED: i32 = 1;
 const WRONG_USE: i32 = 2;
@@ -322,6 +328,9 @@ async fn run(
         batch: workers.batch.0,
         stop_on_error,
     };
+    if let Err(message) = has_files_for(pool.workers, open_files::most()) {
+        return fail(&message, NOT_SET_UP);
+    }
     let chosen = config::runtime_dir(env::vars_os(), users::own_id(), super::run::unusable);
     let directory = match chosen {
         Ok((directory, warnings)) => {
@@ -362,6 +371,18 @@ async fn run(
     }
 }
 
+/// A worker for which no descriptor is left would be started again and again.
+fn has_files_for(workers: u32, most: u64) -> Result<(), String> {
+    let room = most.saturating_sub(FILES_OF_OURS) / FILES_OF_A_WORKER;
+    if u64::from(workers) <= room {
+        return Ok(());
+    }
+    Err(format!(
+        "--workers {workers}: no more files may be open than {most}, which is enough for {room} \
+         workers; raise the hard limit (`ulimit -Hn`)"
+    ))
+}
+
 const fn status(tally: Tally) -> i32 {
     match tally.over {
         Over::GaveUp => GAVE_UP,
@@ -393,4 +414,18 @@ fn find(program: &Path) -> Option<PathBuf> {
     }
     let path = env::var_os("PATH")?;
     env::split_paths(&path).find_map(|dir| is_there(&dir.join(program)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_for_which_there_are_no_descriptors_are_refused_before_anything_starts() {
+        assert_eq!(has_files_for(96, 1024), Ok(()));
+        let error = has_files_for(97, 1024).unwrap_err();
+        let expected = "--workers 97: no more files may be open than 1024, which is enough for 96";
+        assert!(error.starts_with(expected), "{error}");
+        assert_eq!(has_files_for(4096, open_files::MOST), Ok(()));
+    }
 }

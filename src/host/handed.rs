@@ -17,6 +17,7 @@ use super::{
     last_words::LastWords,
     listeners::{self, Listeners},
     notify::Ear,
+    open_files::{HandedFiles, OpenFiles},
     pidfd::PidFd,
     procfs::Proc,
     run::Run,
@@ -41,6 +42,8 @@ pub struct Handed {
     listeners: Vec<listeners::Handed>,
     #[serde(default)]
     sweeper: Option<HandedSweeper>,
+    #[serde(default)]
+    files: Option<HandedFiles>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -107,6 +110,7 @@ impl Host {
             oom_score_adj: self.oom_score_adj,
             listeners,
             sweeper,
+            files: Some(self.files.hand_over()),
         };
         Some((handed, keep))
     }
@@ -122,7 +126,8 @@ impl Host {
         let all = (found, groups, listeners, last_words.unwrap_or_default());
         let sweeper = handed.sweeper.as_ref().and_then(Sweeper::take_over);
         let sweeper = sweeper.or_else(|| Sweeper::start(&spec.name).ok());
-        let mut host = Self::hold(spec, now, all, (handed.oom_score_adj, sweeper))?;
+        let files = OpenFiles::raise(handed.files);
+        let mut host = Self::hold(spec, now, all, (handed.oom_score_adj, sweeper, files))?;
         host.take_over_run(now, handed.run)?;
         for worker in handed.workers {
             host.take_over_worker(worker)?;

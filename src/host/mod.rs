@@ -28,6 +28,7 @@ mod limits;
 mod listeners;
 mod looker;
 mod notify;
+pub mod open_files;
 mod pidfd;
 pub mod pool;
 mod probe;
@@ -80,6 +81,7 @@ use limits::swap_allowed;
 use listeners::Listeners;
 use looker::Looker;
 use notify::Manager;
+use open_files::OpenFiles;
 use procfs::Proc;
 use run::Run;
 use signals::Signals;
@@ -102,6 +104,7 @@ pub struct Host {
     found: Found,
     groups: Groups,
     sweeper: Option<Sweeper>,
+    files: OpenFiles,
     swap: Option<Bytes>,
     /// Held for as long as it is to be heard of.
     pressure: Option<Pressure>,
@@ -146,7 +149,8 @@ impl Host {
         let groups = Groups::create(&found, &spec.name, own);
         let oom_score_adj = rights::protect_from_oom(&proc, own);
         let all = (found, groups, listeners, last_words);
-        let mut host = Self::hold(spec, now, all, (oom_score_adj, sweeper))?;
+        let files = OpenFiles::raise(None);
+        let mut host = Self::hold(spec, now, all, (oom_score_adj, sweeper, files))?;
         host.enable_controllers();
         Ok(host)
     }
@@ -155,7 +159,7 @@ impl Host {
         spec: &Spec,
         now: Timestamp,
         (found, groups, listeners, last_words): (Found, Groups, Listeners, LastWords),
-        (oom_score_adj, sweeper): (i32, Option<Sweeper>),
+        (oom_score_adj, sweeper, files): (i32, Option<Sweeper>, OpenFiles),
     ) -> io::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
         let proc = Proc::default();
@@ -177,6 +181,7 @@ impl Host {
             pressure: groups.watch_pressure(),
             groups,
             sweeper,
+            files,
             server_group: None,
             run: None,
             workers: BTreeMap::new(),

@@ -103,7 +103,12 @@ impl Host {
         let place = made.as_ref().ok().and_then(Group::birthplace);
         let (spec, foreground) = (&self.spec, self.is_job());
         let sockets = &self.listeners;
-        let started = Keeper::start(&spec.command, (foreground, path, place), sockets);
+        let started = Keeper::start(
+            &spec.command,
+            (foreground, path, place),
+            self.files.given(),
+            sockets,
+        );
         let keeper = match started {
             Ok(keeper) => keeper,
             Err(error) => {
@@ -193,6 +198,8 @@ impl Host {
         match (made, worker) {
             (Ok(group), Some((worker, cap))) => self.track_command(worker, pid, group, cap),
             (Ok(group), None) => self.server_group = Some(group),
+            // Somebody has ended it already, and its end is on its way.
+            (Err(error), _) if error.is_gone() => {}
             (Err(error), _) => {
                 let worker = worker.map(|(worker, _)| worker);
                 self.fail(error.to_string(), worker, Effect::Cap);
@@ -392,7 +399,7 @@ impl Host {
                 Finding::Masters { count } => Event::Masters { run: id, count },
                 Finding::NoWorker { pid } => match self.worker_of(pid) {
                     Some(worker) => {
-                        self.give_to_server(worker);
+                        self.give_to_server(worker, pid);
                         Event::NoWorker { worker }
                     }
                     None => continue,
@@ -408,48 +415,63 @@ impl Host {
     }
 
     fn worker_of(&self, pid: i32) -> Option<WorkerId> {
-        self.workers
-            .iter()
-            .find(|(_, tracked)| tracked.process.pid() == pid)
-            .map(|(id, _)| *id)
+        let held = self.workers.iter();
+        let held = held.map(|(id, tracked)| (tracked.process.pid(), *id));
+        held.chain(self.files.waiting())
+            .find_map(|(its, id)| (its == pid).then_some(id))
     }
 
     /// A process of the server is a worker from now on.
     pub(super) fn adopt(&mut self, worker: WorkerId, pid: i32, cap: Option<Bytes>) {
-        let Ok(process) = PidFd::open(pid) else {
-            // RACE: it was gone before we held it, and its master has buried it.
-            let (ended, oom, peak) = (Ended::Unseen, Oom::No, None);
-            self.events.push_back(Event::WorkerEnded {
-                worker,
-                ended,
-                oom,
-                peak,
-            });
-            return;
+        let process = match PidFd::open(pid) {
+            Ok(process) if self.files.leaves_reserve(&process) => process,
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                // RACE: it was gone before we held it.
+                self.ended_unheld(worker);
+                return;
+            }
+            Ok(_) | Err(_) => {
+                self.wait_for_room(worker, pid, cap);
+                return;
+            }
         };
-        let group = match self.groups.leaf(&worker.to_string()) {
+        let group = self.make_worker_group(worker, pid, cap);
+        let _ = self.proc.set_oom_score_adj(
+            pid,
+            self.oom_score_adj.saturating_add(WORKERS_FIRST).min(1000),
+        );
+        self.track(worker, Tracked::new(process, group, false));
+        self.rail(worker, cap);
+    }
+
+    /// The group of a worker that runs already, with its cap; it is moved there with its helpers.
+    pub(super) fn make_worker_group(
+        &mut self,
+        worker: WorkerId,
+        pid: i32,
+        cap: Option<Bytes>,
+    ) -> Group {
+        let mut group = match self.groups.leaf(&worker.to_string()) {
             Ok(group) => group,
             Err(error) => {
                 self.fail_cap(worker, pid, error.to_string());
                 Group::nowhere(&worker.to_string())
             }
         };
-        let mut tracked = Tracked::new(process, group, false);
-        if tracked.group.holds_processes() {
+        if group.holds_processes() {
             let capped = match self.groups.caps() {
                 CapMechanism::Rlimit => Ok(()),
                 CapMechanism::CgroupV1 | CapMechanism::CgroupV2 => {
-                    tracked.group.set_cap(cap, self.swap).map(drop)
+                    group.set_cap(cap, self.swap).map(drop)
                 }
             };
-            self.limit_pids(&tracked.group);
+            self.limit_pids(&group);
             // A worker that forks while we move it leaves that child behind: move the tree after
             // it.
-            let moved = capped.and_then(|()| tracked.group.add(pid)).and_then(|()| {
+            let moved = capped.and_then(|()| group.add(pid)).and_then(|()| {
                 let helpers = self.proc.descendants(pid);
                 helpers.into_iter().try_for_each(|helper| {
-                    tracked
-                        .group
+                    group
                         .add(helper)
                         .or_else(|error| if error.is_gone() { Ok(()) } else { Err(error) })
                 })
@@ -460,11 +482,6 @@ impl Host {
                 self.fail_cap(worker, pid, error.to_string());
             }
         }
-        let _ = self.proc.set_oom_score_adj(
-            pid,
-            self.oom_score_adj.saturating_add(WORKERS_FIRST).min(1000),
-        );
-        self.track(worker, tracked);
-        self.rail(worker, cap);
+        group
     }
 }

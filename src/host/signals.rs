@@ -6,6 +6,7 @@ use std::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
+    sync::Arc,
 };
 
 use signal_hook::consts::signal as numbers;
@@ -47,12 +48,13 @@ impl Signals {
         let (read, write) = UnixStream::pair()?;
         read.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
+        let write = Arc::new(write);
         for signal in HEARD {
-            let pipe = write.try_clone()?;
+            let pipe = Arc::clone(&write);
             let note = move || {
                 // A full pipe holds hundreds of signals that were not looked at: one more says
                 // nothing new. write(2) is allowed in a handler (signal-safety(7)).
-                let _ = (&pipe).write(&[u8::try_from(signal).unwrap_or(0)]);
+                let _ = (&*pipe).write(&[u8::try_from(signal).unwrap_or(0)]);
             };
             register(signal, note)?;
         }

@@ -49,6 +49,7 @@ impl Keeper {
     pub(super) fn start(
         command: &CommandSpec,
         (foreground, notify, place): (bool, Option<&Path>, Option<OwnedFd>),
+        open_files: Option<u64>,
         listeners: &Listeners,
     ) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
@@ -64,7 +65,7 @@ impl Keeper {
             foreground,
             lent: lent.iter().map(AsRawFd::as_raw_fd).collect(),
             place: place.as_ref().map(AsRawFd::as_raw_fd),
-            open_files: None,
+            open_files,
             user: command.user.clone().map(OsString::from).unwrap_or_default(),
             program: command.program.clone().into_os_string(),
             argv: command.argv.clone(),

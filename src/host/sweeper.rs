@@ -149,8 +149,8 @@ fn sweep(name: &str, parent: i32) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
-    // RACE: the end of file may come before the last descriptor of the supervisor is closed, and one
-    // of them locks its groups. All are closed when it is no longer our parent.
+    // RACE: the end of file may come before the last descriptor of the supervisor is closed, and
+    // one of them locks its groups. All are closed when it is no longer our parent.
     for _ in 0..TRIES {
         if getppid().as_raw() != parent {
             break;

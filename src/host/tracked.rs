@@ -6,7 +6,7 @@ use super::{
     cgroup::Group,
     kills::Kill,
     pidfd::PidFd,
-    proc_memory::{Resident, Statm},
+    proc_memory::Resident,
     procfs::{Proc, ProcError},
 };
 use crate::{
@@ -91,13 +91,12 @@ impl Tracked {
     /// read only where it counts.
     pub(super) fn look(&mut self, proc: &Proc, now: Timestamp, measure: Measure) -> Option<Sample> {
         self.pids(proc, now);
+        // A child process that is new has no figures yet.
         let pids = &self.pids;
         self.figures.retain(|known| pids.contains(&known.pid));
         for &pid in pids {
-            if !self.figures.iter().any(|known| known.pid == pid)
-                && let Ok(statm) = proc.statm(pid)
-            {
-                self.figures.push(Cheap::new(pid, statm));
+            if !self.figures.iter().any(|known| known.pid == pid) {
+                self.figures.push(Cheap::new(pid));
             }
         }
         let mut sample = Sample {
@@ -222,7 +221,6 @@ impl Unnamed {
 #[derive(Debug)]
 struct Cheap {
     pid: i32,
-    statm: Statm,
     /// Resident pages of shared memory, when `shared` was as it is here. They are read again only
     /// when that has changed, because they cost ten times as much as all the others.
     shmem: Bytes,
@@ -230,18 +228,19 @@ struct Cheap {
 }
 
 impl Cheap {
-    const fn new(pid: i32, statm: Statm) -> Self {
+    const fn new(pid: i32) -> Self {
         Self {
             pid,
-            statm,
             shmem: Bytes::ZERO,
             shared: None,
         }
     }
 
     /// Its pages, and its resident pages of shared memory.
+    ///
+    /// `statm` is opened for each look: thousands of workers would hold as many descriptors.
     fn read(&mut self, proc: &Proc) -> Result<(Resident, Bytes), ProcError> {
-        let seen = self.statm.read()?;
+        let seen = proc.statm(self.pid)?.read()?;
         let is_near = |known: Bytes| known.get().abs_diff(seen.shared.get()) < SHARED_STEP.get();
         if !self.shared.is_some_and(is_near) {
             // Before Linux 4.5 all that is shared might be shared memory.

@@ -61,6 +61,7 @@ impl Host {
             .retain(|group| group.remove().is_err_and(|error| !error.is_gone()));
         self.look_for_server();
         self.hurry_keeper(now);
+        self.hold_waiting();
         self.tell_leftovers(now);
         self.sample_server();
         self.sample_charge();

@@ -46,6 +46,7 @@ impl Host {
 
     /// Lets go of a worker; its group is removed when it is empty.
     pub(super) fn untrack(&mut self, worker: WorkerId) -> Option<Tracked> {
+        self.forget_waiting(worker);
         let mut tracked = self.workers.remove(&worker)?;
         let its = [
             Source::Worker(worker),
@@ -60,11 +61,8 @@ impl Host {
     }
 
     /// What was taken for a worker is the server's own helper, and so is what it has started.
-    pub(super) fn give_to_server(&mut self, worker: WorkerId) {
-        let Some(tracked) = self.untrack(worker) else {
-            return;
-        };
-        let pid = tracked.process.pid();
+    pub(super) fn give_to_server(&mut self, worker: WorkerId, pid: i32) {
+        self.untrack(worker);
         let mut pids = vec![pid];
         pids.extend(self.proc.descendants(pid));
         let Some(server) = &mut self.server_group else {
@@ -160,6 +158,10 @@ impl Host {
     }
 
     pub(super) fn arm_wire(&mut self, worker: WorkerId, room: Bytes) {
+        if !self.files.has_room(&self.epoll.0) && self.workers.contains_key(&worker) {
+            let what = format!("set the trip wire of {worker}: too many open files");
+            return self.fail(what, Some(worker), Effect::Wire);
+        }
         let Some(tracked) = self.workers.get_mut(&worker) else {
             return;
         };
@@ -182,10 +184,14 @@ impl Host {
     }
 
     pub(super) fn signal_worker(&mut self, worker: WorkerId, signal: Signal) {
-        let Some(tracked) = self.workers.get(&worker) else {
-            return;
+        let sent = match self.workers.get(&worker) {
+            Some(tracked) => tracked.process.signal(signal),
+            None => match self.waiting_process(worker) {
+                Some(process) => process.signal(signal),
+                None => return,
+            },
         };
-        if let Err(error) = tracked.process.signal(signal).or_else(gone_is_fine) {
+        if let Err(error) = sent.or_else(gone_is_fine) {
             self.fail(
                 format!("send {signal} to {worker}: {error}"),
                 Some(worker),
@@ -196,6 +202,12 @@ impl Host {
 
     pub(super) fn kill_worker(&mut self, now: Timestamp, worker: WorkerId) {
         let Some(tracked) = self.workers.get_mut(&worker) else {
+            if let Some(process) = self.waiting_process(worker) {
+                let group = self.groups.leaf(&worker.to_string());
+                // Its helpers go with it where there is a group, and it goes in any case.
+                let _ = group.map(|group| group.kill());
+                let _ = process.signal(Signal::KILL);
+            }
             return;
         };
         if let Err(error) = tracked.kill(&self.proc, now) {

@@ -215,6 +215,14 @@ pub enum Event {
         verdict: Result<String, String>,
     },
 
+    /// So many workers are capped and not watched, for we may have no more files open than this.
+    /// None: all are watched again.
+    Unwatched {
+        /// How many.
+        workers: u32,
+        /// The limit on open files.
+        limit: u64,
+    },
     /// Something that was asked of the world did not work. Nothing else follows from the action.
     Failed {
         /// What was tried on which object, and why it failed.

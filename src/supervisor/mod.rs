@@ -211,6 +211,9 @@ impl Supervisor {
             Event::Signalled(signal) => self.on_signal(now, signal),
             Event::Asked { request, ask } => self.on_asked(now, request, ask),
             Event::UpgradeChecked { request, verdict } => self.on_upgrade_checked(request, verdict),
+            Event::Unwatched { workers, limit } => {
+                self.tell(Report::Unwatched { workers, limit });
+            }
             Event::Failed {
                 what,
                 worker,

@@ -165,6 +165,13 @@ pub enum Report {
         /// With this exit status.
         status: i32,
     },
+    /// So many workers are capped and not watched, for want of descriptors. None: it is over.
+    Unwatched {
+        /// How many.
+        workers: u32,
+        /// The limit on open files.
+        limit: u64,
+    },
     /// Something is not as the operator would want it. Said once for each cause.
     Warning(String),
 }

@@ -47,16 +47,6 @@ impl Kept {
         }
     }
 
-    /// The one number in it, by one system call: 1.8 us.
-    pub(super) fn number(&self) -> Result<u64, CgroupError> {
-        let mut buffer = [0; 32];
-        let length = self
-            .file
-            .read_at(&mut buffer, 0)
-            .map_err(reading(&self.path))?;
-        one_number(&String::from_utf8_lossy(&buffer[..length]), &self.path)
-    }
-
     pub(super) fn file(&self) -> &File {
         &self.file
     }

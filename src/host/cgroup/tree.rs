@@ -9,7 +9,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{CgroupError, files, files::Kept};
+use super::{CgroupError, files};
 
 /// So often the processes of a version 1 group are listed and killed. A list without a new process
 /// ends it; a program that forks as fast as we kill gets no further than this.
@@ -19,17 +19,19 @@ const ROUNDS_MAX: u32 = 256;
 #[derive(Debug)]
 pub(super) struct Tree {
     pub(super) dir: PathBuf,
-    procs: Kept,
+    procs: PathBuf,
 }
 
 impl Tree {
     pub(super) fn open(dir: PathBuf) -> Result<Self, CgroupError> {
-        let procs = Kept::open(dir.join("cgroup.procs"))?;
+        let procs = dir.join("cgroup.procs");
+        // It says early that there is no such group.
+        files::read(&procs)?;
         Ok(Self { dir, procs })
     }
 
     pub(super) fn pids(&self, into: &mut Vec<i32>) -> Result<(), CgroupError> {
-        into.extend(files::pids(&self.procs.text()?));
+        into.extend(files::pids(&files::read(&self.procs)?));
         Ok(())
     }
 }

@@ -15,14 +15,14 @@ use nix::{
     },
 };
 
-use super::{CgroupError, Memory, Ooms, SLACK, TRIES, files, files::Kept};
+use super::{CgroupError, Memory, Ooms, SLACK, TRIES, files};
 use crate::units::Bytes;
 
 /// The memory of one group.
 #[derive(Debug)]
 pub(super) struct V1 {
     dir: PathBuf,
-    usage: Kept,
+    usage: PathBuf,
     /// The eventfd of a threshold above the charge. The kernel signals a crossing in either
     /// direction, so it is closed with the first.
     wire: Option<EventFd>,
@@ -32,8 +32,11 @@ pub(super) struct V1 {
 
 impl V1 {
     pub(super) fn open(dir: PathBuf) -> Result<Self, CgroupError> {
+        let usage = dir.join("memory.usage_in_bytes");
+        // It says early that there is no such group.
+        files::number(&usage)?;
         Ok(Self {
-            usage: Kept::open(dir.join("memory.usage_in_bytes"))?,
+            usage,
             wire: None,
             calls: Calls::watch(&dir).ok(),
             dir,
@@ -64,7 +67,7 @@ impl Memory for V1 {
     }
 
     fn usage(&self) -> Result<Bytes, CgroupError> {
-        self.usage.number().map(Bytes)
+        files::number(&self.usage).map(Bytes)
     }
 
     fn held(&self) -> Result<Bytes, CgroupError> {

@@ -14,7 +14,7 @@ use crate::units::Bytes;
 #[derive(Debug)]
 pub(super) struct V2 {
     dir: PathBuf,
-    usage: Kept,
+    usage: PathBuf,
     /// Each open file has its own mark of what it has seen, so the wire and the OOM killer have one
     /// each.
     events: Kept,
@@ -36,7 +36,7 @@ impl V2 {
         // The first look clears the mark.
         events.text()?;
         Ok(Self {
-            usage: Kept::open(dir.join("memory.current"))?,
+            usage: dir.join("memory.current"),
             events,
             wire: None,
             dir,
@@ -83,7 +83,7 @@ impl Memory for V2 {
     }
 
     fn usage(&self) -> Result<Bytes, CgroupError> {
-        self.usage.number().map(Bytes)
+        files::number(&self.usage).map(Bytes)
     }
 
     fn held(&self) -> Result<Bytes, CgroupError> {

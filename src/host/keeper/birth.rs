@@ -15,6 +15,7 @@ use std::{
 use nix::{
     sys::{
         prctl,
+        resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit},
         signal::{SigSet, SigmaskHow, Signal, sigprocmask},
     },
     unistd::{Pid, User, getpid, getppid, initgroups, setgid, setpgid, setuid, tcsetpgrp},
@@ -40,6 +41,7 @@ pub(super) fn execute(
         Some(name) => Some(User::from_name(name)?.ok_or(io::ErrorKind::NotFound)?),
     };
     let (keeper, foreground) = (getpid(), orders.foreground);
+    let open_files = orders.open_files;
     let mut passing = sockets.passing(&orders.program, &orders.argv);
     let prepare = move || {
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
@@ -47,6 +49,11 @@ pub(super) fn execute(
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
         // SAFETY: SIG_DFL is not a handler.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
+        // Before it waits: what was wished for is set while it does. A program that uses
+        // select(2) breaks on many descriptors, so that our limit is not given on.
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let soft = open_files.unwrap_or(RLIM_INFINITY).min(hard);
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
         if foreground {
             take_terminal();
         }

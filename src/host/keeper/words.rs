@@ -92,7 +92,7 @@ pub(in crate::host) struct Orders {
     pub(in crate::host) lent: Vec<RawFd>,
     /// The version 2 group that the command is born in, if there is one.
     pub(in crate::host) place: Option<RawFd>,
-    /// How many files the command may have open, softly; `None`: as many as we may.
+    /// The soft limit of the command's open files; `None`: unlimited.
     pub(in crate::host) open_files: Option<u64>,
     /// Whose the command is; empty for ours.
     pub(in crate::host) user: OsString,

@@ -93,6 +93,8 @@ impl Report {
             Self::Upgraded { .. } => "upgraded",
             Self::Stopping => "stopping",
             Self::Stopped { .. } => "stopped",
+            Self::Unwatched { workers: 0, .. } => "watched",
+            Self::Unwatched { .. } => "unwatched",
             Self::Warning(_) => "warning",
         }
     }
@@ -118,11 +120,13 @@ impl Report {
             | Self::Draining { .. }
             | Self::Upgraded { .. }
             | Self::Stopping
-            | Self::Stopped { .. } => Level::Info,
+            | Self::Stopped { .. }
+            | Self::Unwatched { workers: 0, .. } => Level::Info,
             Self::Pressed { .. }
             | Self::Killed { .. }
             | Self::Restarting { .. }
             | Self::Suspended { .. }
+            | Self::Unwatched { .. }
             | Self::Warning(_) => Level::Warn,
             Self::Ended(end) if end.killed || !end.cause.is_expected() => Level::Warn,
             Self::Ended(_) => Level::Info,
@@ -204,6 +208,7 @@ impl Report {
             }
             Self::Stopping => "stopping".to_owned(),
             Self::Stopped { status } => format!("stopped with exit status {status}"),
+            Self::Unwatched { workers, limit } => words::unwatched(*workers, *limit),
             Self::Warning(text) => text.clone(),
         }
     }
@@ -277,6 +282,10 @@ impl Report {
                 vec![("version", word(version)), ("from", word(from))]
             }
             Self::Stopped { status } => vec![("status", number(*status))],
+            Self::Unwatched { workers, limit } => vec![
+                ("workers", Fact::Number(u64::from(*workers))),
+                ("limit", Fact::Number(*limit)),
+            ],
             Self::Raised | Self::Lowered | Self::Stopping | Self::Warning(_) => Vec::new(),
         }
     }

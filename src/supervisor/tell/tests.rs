@@ -115,6 +115,14 @@ fn every() -> Vec<Report> {
         },
         Report::Stopping,
         Report::Stopped { status: 0 },
+        Report::Unwatched {
+            workers: 35,
+            limit: 1024,
+        },
+        Report::Unwatched {
+            workers: 0,
+            limit: 4096,
+        },
         Report::Warning("the cap is not held".to_owned()),
     ]
 }

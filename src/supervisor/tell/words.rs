@@ -233,6 +233,17 @@ pub(super) fn gave_up_facts(ends: u32, window: Duration, last: &str) -> Facts {
     ]
 }
 
+pub(super) fn unwatched(workers: u32, limit: u64) -> String {
+    if workers == 0 {
+        return format!("enough files may be open again ({limit}): all workers are watched");
+    }
+    format!(
+        "{workers} workers are capped but not watched: no more files may be open than {limit}; \
+         their ceiling is off and their end is noticed late until there is room; \
+         raise the hard limit (LimitNOFILE=, `ulimit -Hn`)"
+    )
+}
+
 pub(super) fn memory_of(memory: Bytes, limit: Option<Bytes>) -> String {
     match limit {
         Some(limit) => format!("memory {memory} of {limit}"),
