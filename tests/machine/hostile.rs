@@ -89,6 +89,7 @@ def answer(*_):
 
 signal.signal(39, answer)
 signal.signal(40, lambda *_: None)
+print("up", flush=True)
 while True:
     signal.pause()
 "#;
@@ -97,6 +98,8 @@ while True:
     let house = Plan::supervise(&options, &command)
         .env("TEXT", text)
         .start();
+    // From now on it answers in place of the agent.
+    house.wait_for_output("up", LIMIT);
     let status = house.ready(1);
     let worker = workers(&status)[0]["id"].as_str().unwrap().to_owned();
     let asked = house.client(&["report", &worker]);

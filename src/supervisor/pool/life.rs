@@ -17,6 +17,8 @@ use crate::{
 
 /// The part of the budget that one worker may have: the rest is the template's and the nests'.
 const ALONE: f64 = 0.95;
+/// A template that could be imported may be killed so often before a worker is ready again.
+const KILLS_MAX: u32 = 50;
 
 impl Pool {
     pub(super) fn on_available(&mut self, available: Bytes) {
@@ -65,8 +67,12 @@ impl Pool {
         self.template_failures = self.template_failures.saturating_add(1);
         // What cannot be imported the first time cannot be imported the second time. What could be
         // imported once can be again: somebody has ended the template while it started anew.
-        let hopeless = self.phase == Phase::Starting && !self.has_imported;
-        let next = if hopeless || self.template_failures > STARTS_MAX {
+        let most = match (self.phase, self.has_imported) {
+            (Phase::Starting, false) => 0,
+            (_, false) => STARTS_MAX,
+            (_, true) => KILLS_MAX,
+        };
+        let next = if self.template_failures > most {
             Next::End(Over::GaveUp)
         } else {
             self.actions.push_back(Action::Warn(
@@ -221,7 +227,7 @@ mod tests {
         assert!(!is_started_anew(&mut starting()));
         let mut pool = starting();
         happens(&mut pool, Event::TemplateReady);
-        for _ in 0..STARTS_MAX {
+        for _ in 0..KILLS_MAX {
             assert!(is_started_anew(&mut pool));
         }
         assert!(!is_started_anew(&mut pool), "not for ever");
