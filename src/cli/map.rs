@@ -303,7 +303,6 @@ async fn run(
             NOT_FOUND,
         );
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = MemorySpec {
         ceiling: workers.ceiling,
         cap: workers.cap,
@@ -316,9 +315,7 @@ async fn run(
         return fail(&format!("{}: {why}", name.flag()), WRONG_USE);
     }
     let pool = PoolSpec {
-        workers: workers
-            .workers
-            .unwrap_or_else(|| u32::try_from(cores).unwrap_or(1)),
+        workers: count(workers),
         max_tasks: workers.max_tasks,
         max_age: workers.max_age,
         memory,
@@ -369,6 +366,12 @@ async fn run(
         }
         Err(error) => fail(&error.to_string(), NOT_SET_UP),
     }
+}
+
+fn count(workers: &Workers) -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = u32::try_from(cores).unwrap_or(1);
+    workers.workers.unwrap_or(cores)
 }
 
 /// A worker for which no descriptor is left would be started again and again.

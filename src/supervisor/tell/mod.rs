@@ -282,10 +282,7 @@ impl Report {
                 vec![("version", word(version)), ("from", word(from))]
             }
             Self::Stopped { status } => vec![("status", number(*status))],
-            Self::Unwatched { workers, limit } => vec![
-                ("workers", Fact::Number(u64::from(*workers))),
-                ("limit", Fact::Number(*limit)),
-            ],
+            Self::Unwatched { workers, limit } => words::unwatched_facts(*workers, *limit),
             Self::Raised | Self::Lowered | Self::Stopping | Self::Warning(_) => Vec::new(),
         }
     }

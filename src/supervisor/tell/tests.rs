@@ -115,14 +115,8 @@ fn every() -> Vec<Report> {
         },
         Report::Stopping,
         Report::Stopped { status: 0 },
-        Report::Unwatched {
-            workers: 35,
-            limit: 1024,
-        },
-        Report::Unwatched {
-            workers: 0,
-            limit: 4096,
-        },
+        unwatched(35),
+        unwatched(0),
         Report::Warning("the cap is not held".to_owned()),
     ]
 }
@@ -143,6 +137,13 @@ fn a_suspension_says_what_failed_and_what_follows() {
         "w3 exited with status 1 before it was ready; recycling is suspended until the service has \
          run for a while",
     );
+}
+
+fn unwatched(workers: u32) -> Report {
+    Report::Unwatched {
+        workers,
+        limit: 1024,
+    }
 }
 
 fn said(report: &Report, message: &str) {

@@ -233,6 +233,13 @@ pub(super) fn gave_up_facts(ends: u32, window: Duration, last: &str) -> Facts {
     ]
 }
 
+pub(super) fn unwatched_facts(workers: u32, limit: u64) -> Facts {
+    vec![
+        ("workers", Fact::Number(u64::from(workers))),
+        ("limit", Fact::Number(limit)),
+    ]
+}
+
 pub(super) fn unwatched(workers: u32, limit: u64) -> String {
     if workers == 0 {
         return format!("enough files may be open again ({limit}): all workers are watched");
