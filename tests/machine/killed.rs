@@ -1,7 +1,7 @@
 //! Killed or stopped at an awkward moment: nothing of us is left, and nothing waits for ever.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -90,7 +90,8 @@ fn groups_are_removed_when_we_are_killed_while_the_command_waits_for_its_next_st
 fn can_make_groups() -> bool {
     let can = nix::unistd::geteuid().is_root();
     if !can {
-        eprintln!("NOT TESTED: removing control groups needs root");
+        let text = "NOT TESTED: removing control groups needs root";
+        let _said = writeln!(std::io::stderr(), "{text}");
     }
     can
 }
