@@ -26,7 +26,7 @@ macro_rules! modules {
 }
 
 /// Its modules.
-const MODULES: [(&str, &str); 31] = modules![
+const MODULES: [(&str, &str); 32] = modules![
     "__init__.py",
     "advice.py",
     "allocators.py",

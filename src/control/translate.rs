@@ -15,8 +15,7 @@ use crate::{
 
 use super::wire::{
     AgentDoc, CapsDoc, EndDoc, LeftoverDoc, LimitDoc, LimitsDoc, Mechanism, MemoryDoc,
-    RecyclingDoc, Status,
-    TotalsDoc, UpgradesDoc, WorkerDoc, millis,
+    RecyclingDoc, Status, TotalsDoc, UpgradesDoc, WorkerDoc, millis,
 };
 
 /// What a snapshot does not know about the supervisor it comes from.

@@ -135,7 +135,7 @@ impl Host {
             return;
         };
         let group = self.server_group.as_ref();
-        let charged = group.and_then(super::cgroup::Group::charged_anon);
+        let charged = group.and_then(super::cgroup::Group::charged);
         let anon = |pid: i32| {
             let seen = self.proc.statm(pid).and_then(|statm| statm.read()).ok()?;
             Some(seen.resident.minus(seen.shared))
@@ -145,7 +145,7 @@ impl Host {
             let each = masters.iter().filter_map(|pid| anon(*pid));
             each.fold(Bytes::ZERO, Bytes::plus)
         };
-        let private = charged.unwrap_or_else(of_masters);
+        let private = charged.map_or_else(of_masters, |(anon, _)| anon);
         self.events.push_back(Event::ServerSampled { private });
     }
 }

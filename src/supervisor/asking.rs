@@ -203,7 +203,7 @@ impl Supervisor {
         (found, expected): (Agent, bool),
     ) {
         let must = self.spec.agent.load == AgentLoad::On;
-        let guards = matches!(self.spec.kind, Kind::Server(_));
+        let guards = self.habits().is_some();
         let wanted = must || expected || guards || self.spec.recycle.max_tasks.is_some();
         let off = self.spec.needs_agent().join(", ");
         let Some(worker) = self.workers.get_mut(&id) else {

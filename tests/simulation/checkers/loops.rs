@@ -26,8 +26,8 @@ pub(super) struct CannotStart {
     ended: Option<RunId>,
 }
 
-/// One that ends in the turn in which another is told of may come in between.
-const UNREADY_MAX: u32 = 6;
+/// This many in a row are a loop.
+const UNREADY_MAX: u32 = 5;
 
 impl Checker for CannotStart {
     fn name(&self) -> &'static str {
