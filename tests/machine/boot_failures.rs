@@ -149,8 +149,8 @@ fn a_recycle_by_an_old_gunicorn_waits_while_the_application_cannot_start() {
     recycles_wait(G20, "sync");
 }
 
-/// One of two dies while no other can start: the other serves on, the dead one is replaced later, and
-/// a worker that waits before its next attempt does not hold up a stop.
+/// One of two dies while no other can start: the other serves on, the dead one is replaced later,
+/// and a worker that waits before its next attempt does not hold up a stop.
 #[test]
 fn a_worker_at_its_cap_costs_its_own_request_while_the_application_cannot_start() {
     let _turn = turn::beside();

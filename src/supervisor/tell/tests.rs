@@ -129,8 +129,8 @@ fn a_suspension_says_what_failed_and_what_follows() {
     };
     said(
         &suspended(false),
-        "w3 exited with status 1 before it was ready; recycling is suspended until a worker starts; \
-         the workers that serve stay, under their caps",
+        "w3 exited with status 1 before it was ready; recycling is suspended until a worker \
+         starts; the workers that serve stay, under their caps",
     );
     said(
         &suspended(true),
