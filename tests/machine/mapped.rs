@@ -95,7 +95,7 @@ fn a_server_that_maps_files_is_not_recycled_and_keeps_its_cap() {
     let (house, load) = served(folder.path(), named.path());
     load.once("/r?mb=250").unwrap();
     load.once("/rplus?mb=60").unwrap();
-    load.once("/named?mb=60").unwrap();
+    load.once("/named?mb=30").unwrap();
     let status = house.wait("a look after it has mapped", SOON, || {
         let status = house.status()?;
         (figure(&status, "rss")? > 200 * MIB).then_some(status)
@@ -107,9 +107,9 @@ fn a_server_that_maps_files_is_not_recycled_and_keeps_its_cap() {
     } else {
         println!("no memory cgroup here: the limit is not tested");
     }
-    // Now something that its end gives back.
-    load.once("/memfd?mb=60").unwrap();
-    load.once("/c?mb=30").unwrap();
+    // Now something that its end gives back: 120M, over the ceiling and below the cap.
+    load.once("/memfd?mb=70").unwrap();
+    load.once("/c?mb=50").unwrap();
     house.wait("an end for the ceiling", SOON, || {
         let status = house.status()?;
         let ends = status["ends"].as_array()?;
