@@ -345,6 +345,17 @@ mod tests {
 
     use super::*;
 
+    fn leftover() -> LeftoverView {
+        LeftoverView {
+            worker: WorkerId::FIRST,
+            pid: 43,
+            command: "chrome".to_owned(),
+            memory: Bytes(9),
+            processes: 3,
+            idle: Duration::from_secs(2),
+        }
+    }
+
     fn snapshot() -> Snapshot {
         let effective = |mib, from: &str| Effective {
             bytes: Some(Bytes::mib(mib)),
@@ -408,14 +419,7 @@ mod tests {
                 failures: 2,
             }),
             failed_starts: 4,
-            leftovers: vec![LeftoverView {
-                worker: WorkerId::FIRST,
-                pid: 43,
-                command: "chrome".to_owned(),
-                memory: Bytes(9),
-                processes: 3,
-                idle: Duration::from_secs(2),
-            }],
+            leftovers: vec![leftover()],
             leftovers_ended: 4,
             ..Snapshot::default()
         }

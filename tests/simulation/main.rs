@@ -19,6 +19,7 @@ mod lives;
 mod masters;
 mod moments;
 mod mutants;
+mod mutants_agents;
 mod operator;
 mod pool;
 mod process;

@@ -154,12 +154,7 @@ impl Report {
                 dry_run,
             } => {
                 let why = words::due_message(*cause, *memory, *limit, *configured);
-                let then = if *dry_run {
-                    "it would be replaced, but this is a dry run"
-                } else {
-                    "replacing it"
-                };
-                format!("{worker}: {why}; {then}")
+                format!("{worker}: {why}; {}", words::then(*dry_run))
             }
             Self::Rescued {
                 worker,
@@ -196,13 +191,7 @@ impl Report {
             }
             Self::Ended(end) => words::end_message(end),
             Self::Restarting { run, after } => format!("{run} starts in {}", span(*after)),
-            Self::GaveUp { ends, window, last } => {
-                let within = span(*window);
-                format!(
-                    "giving up: more than {} ends within {within}, the last with {last}",
-                    ends.saturating_sub(1)
-                )
-            }
+            Self::GaveUp { ends, window, last } => words::gave_up_message(*ends, *window, last),
             Self::Upgraded { version, from } => {
                 format!("supervise {version} goes on where {from} stopped")
             }

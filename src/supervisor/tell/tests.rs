@@ -28,7 +28,7 @@ fn end(who: Who, cause: Cause) -> End {
     }
 }
 
-/// Those about processes that are no workers.
+/// Those about processes that are no workers, or that nobody watches.
 fn beside_workers() -> Vec<Report> {
     let left = Left {
         worker: WorkerId::FIRST,
@@ -43,6 +43,8 @@ fn beside_workers() -> Vec<Report> {
         },
         Report::LeftBehind(left.clone()),
         Report::LeftoverEnded(left, Some(Duration::from_secs(5))),
+        unwatched(35),
+        unwatched(0),
     ]
 }
 
@@ -115,8 +117,6 @@ fn every() -> Vec<Report> {
         },
         Report::Stopping,
         Report::Stopped { status: 0 },
-        unwatched(35),
-        unwatched(0),
         Report::Warning("the cap is not held".to_owned()),
     ]
 }

@@ -225,6 +225,21 @@ pub(super) fn pressed_facts(memory: Bytes, budget: Option<Bytes>) -> Facts {
         .collect()
 }
 
+/// What follows when a worker is due.
+pub(super) const fn then(dry_run: bool) -> &'static str {
+    if dry_run {
+        "it would be replaced, but this is a dry run"
+    } else {
+        "replacing it"
+    }
+}
+
+pub(super) fn gave_up_message(ends: u32, window: Duration, last: &str) -> String {
+    let within = span(window);
+    let ends = ends.saturating_sub(1);
+    format!("giving up: more than {ends} ends within {within}, the last with {last}")
+}
+
 pub(super) fn gave_up_facts(ends: u32, window: Duration, last: &str) -> Facts {
     vec![
         ("ends", Fact::Number(u64::from(ends))),
