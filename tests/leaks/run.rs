@@ -164,7 +164,9 @@ pub(crate) fn run_job(app: &App, python: &str) -> Row {
     let mut row = Row::of(app);
     let kept = TempDir::new().expect("make a temporary directory");
     let kept = kept.path().to_str().expect("a temporary name is UTF-8");
-    let mut options = vec!["--restart", "never", "--leaks-directory", kept];
+    // Reports are kept by name: the next service of that name shows them.
+    let mut options = vec!["--restart", "never", "--name", "job"];
+    options.extend(["--leaks-directory", kept]);
     options.extend(app.limits.iter().map(String::as_str));
     let script = folder().join(format!("{}.py", app.name));
     let command = [python, &script.to_string_lossy()];
@@ -172,7 +174,7 @@ pub(crate) fn run_job(app: &App, python: &str) -> Row {
     if ended.status.success() {
         row.trouble = Some("it was not ended by its cap".to_owned());
     }
-    let options = ["--leaks-directory", kept];
+    let options = ["--name", "job", "--leaks-directory", kept];
     let next = Plan::supervise(&options, &["sleep", "60"]).start();
     let reports = next.wait(&format!("the report\n{}", ended.stderr), LIMIT / 9, || {
         clock::until(clock::now() + LOOK);
