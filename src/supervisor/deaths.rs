@@ -183,9 +183,14 @@ impl Supervisor {
         if self.service.is_stopping() || self.service.loops.is_some() {
             return Cause::Stop;
         }
+        // RACE: we have asked the server for one worker fewer, and one that still boots exits by
+        // itself. It is not the one that the server chose: that one still goes, and is not due
+        // again. Only a signal tells that a worker was asked to go before it served.
+        let was_chosen =
+            asked_for && (!worker.is_starting() || ended == Ended::Signal(Signal::TERM));
         match worker.expected {
             Some(cause) if asked_for => cause,
-            _ if asked_for && self.server_chose_another() => Cause::Scale,
+            _ if was_chosen && self.server_chose_another() => Cause::Scale,
             _ => by_kernel,
         }
     }

@@ -13,7 +13,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Supervisor, action::AgentAsk, asking::What, report::Report, spec::Leaks, worker::Worker,
+    Supervisor,
+    action::AgentAsk,
+    asking::What,
+    report::Report,
+    spec::{Kind, Leaks},
+    worker::Worker,
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
 
@@ -186,8 +191,10 @@ impl Supervisor {
     }
 
     fn is_to_be_armed(&self, worker: &Worker) -> bool {
-        // A job has no first request before which nothing counts.
-        let known = worker.birth.is_some() || self.is_job();
+        // A job that is one program has no first request before which nothing counts. The workers
+        // of a server have one even if it runs as a job, and until then they import and warm up.
+        let one_program = self.is_job() && matches!(self.spec.kind, Kind::Single);
+        let known = worker.birth.is_some() || one_program;
         if !known || !worker.memory.is_sure() {
             return false;
         }

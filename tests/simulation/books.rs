@@ -153,6 +153,8 @@ pub(crate) struct Books {
     pub(crate) workers: BTreeMap<WorkerId, Seen>,
     pub(crate) limits: Limits,
     pub(crate) limits_at: Timestamp,
+    /// The cap that the last adopted worker came under.
+    adopted_under: Option<Bytes>,
     pub(crate) server: Bytes,
     pub(crate) run: RunId,
     /// The command executes, as far as the decider was told.
@@ -184,6 +186,7 @@ impl Books {
             workers: BTreeMap::new(),
             limits: Limits::default(),
             limits_at: now,
+            adopted_under: None,
             server: Bytes::ZERO,
             run: RunId(0),
             up: false,
@@ -212,6 +215,12 @@ impl Books {
 
     pub(crate) fn alive(&self) -> impl Iterator<Item = (&WorkerId, &Seen)> {
         self.workers.iter().filter(|(_, seen)| seen.is_alive())
+    }
+
+    /// The cap in force. Limits are told a second after the last worker has come, and workers may
+    /// be held to them for long before that.
+    pub(crate) fn cap(&self) -> Option<Bytes> {
+        self.limits.cap.bytes.or(self.adopted_under)
     }
 
     /// Those asked to go by plan, and not gone.
@@ -246,7 +255,8 @@ impl Books {
         }
         for action in &turn.actions {
             match action {
-                Action::Adopt { worker, .. } => {
+                Action::Adopt { worker, cap, .. } => {
+                    self.adopted_under = *cap;
                     self.workers.insert(*worker, Seen::new(self.now));
                     // It may drain in the turn in which it is seen: its server is gone.
                     if let Some((_, cause)) = turn.drains().find(|(one, _)| one == worker) {

@@ -222,7 +222,7 @@ impl Undisturbed {
             return Ok(());
         };
         let (shared, private) = seen.shared();
-        let cap = books.limits.cap.bytes;
+        let cap = books.cap();
         let full = cap.is_some_and(|cap| private.plus(shared) > cap);
         if full && shared > Bytes::ZERO && !matches!(ask, AgentAsk::Close) {
             return Err(format!(

@@ -139,7 +139,7 @@ impl OneCause {
             // Whose interpreter copied what it shared as it ended has ended for what it left for.
             let copied = books.workers.get(&worker).is_some_and(|seen| {
                 let (shared, private) = seen.shared();
-                let cap = books.limits.cap.bytes;
+                let cap = books.cap();
                 cap.is_some_and(|cap| private < cap && private.plus(shared) >= cap)
             });
             let copied = copied && oom == Oom::Cap;
