@@ -45,6 +45,9 @@ struct Suspended {
     why: String,
     since: Timestamp,
     failed: Timestamp,
+    /// Failed starts in a row before this suspension.
+    #[serde(default)]
+    before: u32,
     /// The failed start took the service down. It has run again since `up`, if at all.
     down: bool,
     up: Option<Timestamp>,
@@ -57,14 +60,16 @@ impl Starts {
         let before = self.suspended.take();
         let first = before.is_none();
         let down = down || before.as_ref().is_some_and(|before| before.down);
+        let in_a_row = before.as_ref().map_or(self.in_a_row, |one| one.before);
         // A service that is down is started again and again: that is one failed recycle, not many.
-        if first || !down {
-            self.in_a_row = self.in_a_row.saturating_add(1);
-        }
+        // So are the workers that failed one by one until it was down.
+        let counted = if down { in_a_row } else { self.in_a_row };
+        self.in_a_row = counted.saturating_add(1);
         self.suspended = Some(Suspended {
             why: why.to_owned(),
             since: before.as_ref().map_or(now, |before| before.since),
             failed: now,
+            before: in_a_row,
             down,
             up: None,
         });
@@ -293,6 +298,22 @@ mod tests {
         assert!(!starts.succeed(at(20)));
         assert_eq!(starts.resumes_at(STARTING), Some(at(50)));
         assert!(!starts.allows(Cause::Ceiling) && starts.allows(Cause::Request));
+    }
+
+    #[test]
+    fn workers_that_fail_one_by_one_until_the_service_is_down_are_one_failed_recycle() {
+        let mut starts = Starts::default();
+        for second in 0..4 {
+            starts.fail(at(second), "w15", false);
+        }
+        starts.fail(at(20), "the server stopped", true);
+        starts.succeed(at(22));
+        assert_eq!(starts.resumes_at(IDLE), Some(at(62)));
+        starts.suspended = None;
+        starts.fail(at(100), "w20", false);
+        starts.fail(at(101), "the server stopped", true);
+        starts.succeed(at(102));
+        assert_eq!(starts.resumes_at(IDLE), Some(at(182)), "the next one waits");
     }
 
     #[test]

@@ -47,12 +47,26 @@ pub(super) struct Suspended {
     /// The last worker of a single program was recycled, and so is its next start.
     recycled: bool,
     after_recycle: bool,
-    reloaded: bool,
+    /// The last time an operator sent HUP.
+    reloaded: Option<Timestamp>,
 }
 
 impl Suspended {
+    /// HUP is gunicorn's, which asks all that it has to go whether others can start or not. Who is
+    /// still there when the grace is over is asked and killed in its place.
+    fn is_of_hup(&self, turn: &Turn, worker: WorkerId, cause: Cause, books: &Books) -> bool {
+        let seen = books.workers.get(&worker);
+        self.reloaded.is_some_and(|at| {
+            cause == Cause::Reload
+                && seen.is_some_and(|seen| seen.at <= at)
+                && turn.at.since(at) >= books.spec.stop.grace
+        })
+    }
+
     fn note(&mut self, turn: &Turn, books: &Books, world: &World) {
-        self.reloaded |= turn.by_operator() == Some(Signal::HUP);
+        if turn.by_operator() == Some(Signal::HUP) {
+            self.reloaded = Some(turn.at);
+        }
         match &turn.event {
             Some(Event::WorkerReady { worker }) => {
                 let seen = books.workers.get(worker);
@@ -73,7 +87,7 @@ impl Suspended {
                 };
                 let fresh = seen.gone == Some(turn.at) && seen.ready.is_none();
                 let others = books.alive().any(|(_, seen)| seen.serves());
-                let runs = books.up && books.stopping.is_none() && !self.reloaded;
+                let runs = books.up && books.stopping.is_none() && self.reloaded.is_none();
                 if fresh && alone && failed && others && runs && seen.draining.is_none() {
                     self.failed = Some(turn.at);
                 }
@@ -114,6 +128,7 @@ impl Checker for Suspended {
         for (worker, cause) in turn.drains() {
             if let Some(failed) = failed
                 && is_replacement(cause)
+                && !self.is_of_hup(turn, worker, cause, books)
             {
                 let since = turn.at.since(failed);
                 return Err(format!(
