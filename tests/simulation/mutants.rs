@@ -16,7 +16,7 @@ use supervise::{
 };
 
 use crate::{
-    books::{Books, Turn},
+    books::{Books, Seen, Turn},
     run::{NoTamper, Run, Tamper},
 };
 
@@ -260,25 +260,57 @@ fn a_recycle_after_a_failed_start_is_seen() {
     });
 }
 
+/// The same, of one that has its `min_age`: no other promise is broken by it.
+fn send_away_of_age(turn: &mut Turn, books: &Books) {
+    let min_age = books.spec.recycle.min_age;
+    let mut serving = books.alive().filter(|(_, seen)| seen.serves());
+    let of_age = serving
+        .next()
+        .is_some_and(|(_, seen)| turn.at.since(seen.at) > min_age);
+    let acts = books.up && books.stopping.is_none() && !books.spec.dry_run;
+    if acts && of_age && turn.drains().next().is_none() {
+        send_away(turn, books);
+    }
+}
+
 #[test]
 fn a_recycle_of_a_program_that_its_last_recycle_took_down_is_seen() {
     tampered("suspended", |turn, books| {
-        let ready = |report: &Report| matches!(report, Report::Ready { .. });
-        if !books.is_server() && turn.reports.iter().any(ready) {
-            send_away(turn, books);
+        // A recycled one, one that was never ready, and the present one.
+        let mut before = books.workers.values().rev().skip(1);
+        let failed = before
+            .next()
+            .is_some_and(|one| one.ready.is_none() && one.draining.is_none());
+        let down = failed && before.any(|one| one.draining.is_some());
+        if !books.is_server() && down {
+            send_away_of_age(turn, books);
         }
     });
 }
 
-/// As many as may be away go at once, whether another could start or not.
+/// All go as soon as they have their age, and within their grace, whether others could start or
+/// not.
 #[test]
 fn a_recycle_of_all_that_serve_is_seen() {
     tampered("serves-on", |turn, books| {
-        let recycled = |cause| matches!(cause, Cause::Ceiling | Cause::Age);
-        let one = turn.drains().any(|(_, cause)| recycled(cause));
-        if one && books.is_server() && books.spec.recycle.at_once > 1 {
-            send_away(turn, books);
+        let at_once = usize::try_from(books.spec.recycle.at_once).unwrap();
+        let starts = |seen: &Seen| seen.ready.is_none();
+        let some_start = books.alive().any(|(_, seen)| starts(seen));
+        let idle = turn.event == Some(Event::Deadline) && books.is_server();
+        if !idle || books.alive().count() > at_once {
+            return;
         }
+        if !some_start {
+            send_away_of_age(turn, books);
+        }
+        let is_late = |seen: &Seen| {
+            let drain = seen.draining.filter(|(_, cause)| *cause == Cause::Age);
+            drain.is_some_and(|(since, _)| turn.at.since(since) > books.spec.stop.grace)
+        };
+        let late = books.alive().filter(|(_, seen)| is_late(seen));
+        let kills = late.map(|(&worker, _)| Action::KillWorker { worker });
+        let kills: Vec<_> = kills.filter(|kill| !turn.actions.contains(kill)).collect();
+        turn.actions.extend(kills);
     });
 }
 
