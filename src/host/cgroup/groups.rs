@@ -346,7 +346,14 @@ pub fn remove_stale(found: &Found, proc: &Proc, name: &str, pid: i32) -> Vec<Pat
         };
         // Held until it is removed: nobody else takes it meanwhile.
         let _ours = match owner::lock(&dir) {
-            Owner::Another | Owner::Gone => continue,
+            Owner::Gone => continue,
+            Owner::Another => {
+                // RACE: what its owner had just forked shares the lock until it executes.
+                if owner == pid && proc.stat(pid).is_err() {
+                    left.push(dir);
+                }
+                continue;
+            }
             lock @ (Owner::Us(_) | Owner::Unknown) => lock,
         };
         // Earlier versions hold no lock. Our own pid is that of an earlier life in another pid
