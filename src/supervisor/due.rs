@@ -52,8 +52,14 @@ impl Supervisor {
         }
         let due_all = std::mem::take(&mut due);
         for one in due_all {
-            if self.has_climbed(now, &one) && self.would_help(now, &one) {
+            if !self.has_climbed(now, &one) {
+                continue;
+            }
+            if self.would_help(now, &one) {
                 due.push(one);
+            } else if let Some(worker) = self.workers.get(&one.worker) {
+                // It stays over its ceiling, and not beyond its tasks or its age.
+                due.extend(self.due_by_use(now, worker));
             }
         }
         // What the kernel would end first goes first; then as they came.
@@ -82,17 +88,37 @@ impl Supervisor {
         if over && (!young || self.would_die(now, worker)) {
             return Ok(due(Cause::Ceiling, ceiling));
         }
-        if !young && worker.has_done_enough(&self.spec) {
-            return Ok(due(Cause::Tasks, None));
+        if let Some(due) = self.due_by_use(now, worker) {
+            return Ok(due);
         }
-        let max_age = worker.max_age(recycle.max_age, recycle.jitter);
-        let old_at = max_age.map(|age| worker.seen.later(age.max(recycle.min_age)));
-        if old_at.is_some_and(|at| at <= now) {
-            return Ok(due(Cause::Age, None));
-        }
+        let old_at = self.old_at(worker);
         let done = worker.has_done_enough(&self.spec);
         let grown_up = (over || done).then(|| worker.seen.later(recycle.min_age));
         Err(old_at.into_iter().chain(grown_up).min())
+    }
+
+    /// Whether it has done its number of tasks, or is old enough.
+    fn due_by_use(&self, now: Timestamp, worker: &Worker) -> Option<Due> {
+        let young = worker.age(now) < self.spec.recycle.min_age;
+        let cause = if !young && worker.has_done_enough(&self.spec) {
+            Cause::Tasks
+        } else if self.old_at(worker).is_some_and(|at| at <= now) {
+            Cause::Age
+        } else {
+            return None;
+        };
+        Some(Due {
+            worker: worker.id,
+            cause,
+            memory: worker.memory.value(),
+            limit: None,
+        })
+    }
+
+    fn old_at(&self, worker: &Worker) -> Option<Timestamp> {
+        let recycle = self.spec.recycle;
+        let max_age = worker.max_age(recycle.max_age, recycle.jitter)?;
+        Some(worker.seen.later(max_age.max(recycle.min_age)))
     }
 
     /// A fast leak is recycled, not left to die: waiting for `min_age` and then for the drain could

@@ -128,7 +128,9 @@ impl Supervisor {
         }
         let (times, since) = (self.ends_loop.unready, self.ends_loop.unready_since);
         let within = span(now.since(since.unwrap_or(now)));
-        let serve = self.count().ready;
+        // One that was told to leave still answers what it has in hand.
+        let serve = self.workers.values().filter(|one| !one.is_starting());
+        let serve = serve.count();
         let others = match serve {
             0 => "no worker serves".to_owned(),
             1 => "1 older worker serves on".to_owned(),

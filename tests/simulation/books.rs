@@ -1,6 +1,9 @@
 //! What an outsider knows who sees all that passes: kept for the checkers, apart from the decider.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use supervise::{
     supervisor::{
@@ -172,7 +175,9 @@ pub(crate) struct Books {
     fewer: u32,
     /// Workers in a row that ended by themselves before they were ready, in this run.
     pub(crate) unready: u32,
-    /// The run was ended because its workers could not start.
+    /// When the kernel killed workers at the budget, of the last half a minute.
+    kills: VecDeque<Timestamp>,
+    /// The run was ended because its workers could not start, or were killed again and again.
     pub(crate) looped: bool,
     /// It was said that recycling does not help.
     pub(crate) no_help: bool,
@@ -200,6 +205,7 @@ impl Books {
             lowered: None,
             fewer: 0,
             unready: 0,
+            kills: VecDeque::new(),
             looped: false,
             no_help: false,
         }
@@ -272,7 +278,9 @@ impl Books {
                 }
                 Action::AskAgent { worker, .. } => self.note_asked(*worker, ANSWERED_AFTER),
                 Action::KeepReport { about, .. } => self.note_asked(about.worker, SAID_AFTER),
-                Action::KillRun { .. } => self.looped |= self.may_loop(),
+                Action::KillRun { .. } => {
+                    self.looped |= self.may_loop() || self.kills.len() >= 5;
+                }
                 // Nobody is replaced for those who were told that it cannot be.
                 Action::Reply {
                     answer: Answer::Refused(why),
@@ -404,6 +412,12 @@ impl Books {
                 }
             }
             Report::Ended(end) if end.cause.class() == Class::Own => self.note_unready(end.who),
+            Report::Ended(end) if end.cause == Cause::BudgetKill => {
+                let now = self.now;
+                let recent = |at: &Timestamp| now.since(*at) <= Duration::from_secs(30);
+                self.kills.retain(recent);
+                self.kills.push_back(now);
+            }
             Report::Warning(text) => {
                 self.no_help |= text.contains("does not help")
                     || text.contains("cannot help")

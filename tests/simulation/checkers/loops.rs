@@ -23,6 +23,8 @@ use crate::{
 #[derive(Default)]
 pub(super) struct CannotStart {
     said: bool,
+    /// How many had ended before they were ready when that was looked at last.
+    unready: u32,
     ended: Option<RunId>,
 }
 
@@ -49,6 +51,8 @@ impl Checker for CannotStart {
         if turn.actions.iter().any(killed) {
             self.ended = Some(books.run);
         }
+        // Whether the server is ended is decided when one more ends so.
+        let more = books.unready > std::mem::replace(&mut self.unready, books.unready);
         if !books.up || books.stopping.is_some() || books.unready < UNREADY_MAX {
             return Ok(());
         }
@@ -58,7 +62,7 @@ impl Checker for CannotStart {
                 "{many} workers ended before they were ready, and nothing is said"
             ));
         }
-        if books.may_loop() && self.ended != Some(books.run) {
+        if more && books.may_loop() && self.ended != Some(books.run) {
             return Err(format!(
                 "{many} workers ended before they were ready, nobody serves, and it goes on"
             ));
