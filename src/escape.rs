@@ -14,7 +14,7 @@ pub fn line(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// For text of several lines: as [`line`], but line feeds stay.
+/// For text of several lines: as [`line()`], but line feeds stay.
 #[must_use]
 pub fn lines(text: &str) -> Cow<'_, str> {
     let is_unsafe = |letter| letter != '\n' && is_unsafe(letter);

@@ -16,6 +16,7 @@ mod handed;
 mod oom;
 mod owner;
 mod pressure;
+mod stale;
 mod tree;
 mod v1;
 mod v2;
@@ -30,9 +31,10 @@ use nix::sys::epoll::EpollFlags;
 pub use charge::{Charge, Kills};
 pub use found::{Found, Obstacle, Place, Version};
 pub use group::Group;
-pub use groups::{Groups, Trial, remove_stale};
+pub use groups::{Groups, Trial};
 pub use handed::{HandedGroup, HandedGroups};
 pub use pressure::Pressure;
+pub use stale::remove_stale;
 
 use crate::units::Bytes;
 
