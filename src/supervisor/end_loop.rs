@@ -129,7 +129,7 @@ impl Supervisor {
         let (times, since) = (self.ends_loop.unready, self.ends_loop.unready_since);
         let within = span(now.since(since.unwrap_or(now)));
         // One that was told to leave still answers what it has in hand.
-        let serve = self.workers.values().filter(|one| !one.is_starting());
+        let serve = self.workers.values().filter(|one| one.birth.is_some());
         let serve = serve.count();
         let others = match serve {
             0 => "no worker serves".to_owned(),

@@ -181,6 +181,8 @@ impl Supervisor {
             }
             Verdict::Stop => {
                 self.stop_recycling(due, ceiling);
+                // Its other limits hold, and nothing waits for them yet.
+                self.wake_at(now, now.later(Duration::from_secs(1)));
                 false
             }
         }

@@ -366,7 +366,8 @@ impl Books {
 
     /// Workers end before they are ready, again and again, and nobody serves.
     pub(crate) fn may_loop(&self) -> bool {
-        let serves = self.alive().any(|(_, seen)| seen.serves());
+        // One that was told to leave still answers what it has in hand.
+        let serves = self.alive().any(|(_, seen)| seen.ready.is_some());
         self.is_server() && self.up && self.stopping.is_none() && self.unready >= 5 && !serves
     }
 

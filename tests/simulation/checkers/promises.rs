@@ -310,6 +310,8 @@ impl Strikes {
 pub(super) struct BornFat {
     said: bool,
     in_vain: u32,
+    /// No worker is recycled while the application cannot start.
+    suspended: bool,
 }
 
 impl BornFat {
@@ -358,7 +360,7 @@ impl Checker for BornFat {
 
     fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
         // A raise that the server never heard is waited for in vain.
-        if self.said && world.lost == 0 {
+        if self.said && !self.suspended && world.lost == 0 {
             Self::check_leaks(books, world)?;
         }
         for (worker, _) in turn.drains().filter(|(_, cause)| *cause == Cause::Budget) {
@@ -376,6 +378,8 @@ impl Checker for BornFat {
                     return Err("a worker born over the ceiling was warned of twice".to_owned());
                 }
                 Report::Warning(text) => self.said |= text.contains("recycling cannot help"),
+                Report::Suspended { .. } => self.suspended = true,
+                Report::Resumed { .. } => self.suspended = false,
                 Report::Ended(end) if end.cause == Cause::Ceiling => {
                     let Who::Worker(worker) = end.who else {
                         continue;
