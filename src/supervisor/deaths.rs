@@ -89,10 +89,12 @@ impl Supervisor {
         };
         let cause = self.cause_of(&worker, ended, oom);
         let drain = worker.drain().copied();
-        let peak = peak.unwrap_or_default();
         let peak = match oom {
-            Oom::Cap => worker.memory.peak().max(peak),
-            Oom::No | Oom::Budget | Oom::Elsewhere => worker.memory.peak_of(peak),
+            // What the kernel charged: a sample also has pages that are charged elsewhere.
+            Oom::Cap => peak.unwrap_or(worker.memory.peak()),
+            Oom::No | Oom::Budget | Oom::Elsewhere => {
+                worker.memory.peak_of(peak.unwrap_or_default())
+            }
         };
         let limit = if cause == Cause::Cap {
             self.limits.cap.bytes

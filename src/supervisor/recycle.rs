@@ -172,6 +172,21 @@ impl Supervisor {
         }
     }
 
+    /// What still boots is waited for when the service stops.
+    pub(super) fn end_low_priority(&mut self) {
+        let priority = Priority::Normal;
+        let mut low = Vec::new();
+        for worker in self.workers.values_mut() {
+            if worker.priority != priority {
+                worker.priority = priority;
+                low.push(worker.id);
+            }
+        }
+        for worker in low {
+            self.act(Action::Prioritize { worker, priority });
+        }
+    }
+
     /// A worker that boots for ever holds up whoever waits for it.
     fn mind_unready(&mut self, now: Timestamp) {
         let timeout = self.spec.ready.timeout;

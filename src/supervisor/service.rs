@@ -276,6 +276,7 @@ impl Supervisor {
         let run = self.service.run;
         if first {
             self.tell(Report::Stopping);
+            self.end_low_priority();
             self.act(Action::Notify(Notice::Stopping));
             let longest = self.spec.stop.grace.saturating_add(ORPHAN_GRACE);
             self.act(Action::Notify(Notice::Extend(longest)));
