@@ -74,7 +74,7 @@ impl Drop for Left {
 }
 
 #[test]
-#[ignore = "the kernel sometimes kills the server and not a worker, which is not told as the budget's"]
+#[ignore = "a server that the kernel kills for the budget is not told of yet"]
 fn a_budget_full_of_files_in_memory_is_told_and_restarts_are_spaced() {
     let _turn = turn::alone();
     let left = Left(format!("/dev/shm/supervise-test-{}-", std::process::id()));
