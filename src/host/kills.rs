@@ -104,6 +104,14 @@ impl Host {
         all.any(|pid| self.proc.is_exiting(pid))
     }
 
+    /// Whether the OOM killer ended the server's main process.
+    pub(super) fn oom_of_server(&mut self, ended: Ended) -> Oom {
+        match (ended, &mut self.server_group) {
+            (Ended::Signal(Signal::KILL), Some(group)) => self.groups.oom(group),
+            _ => Oom::No,
+        }
+    }
+
     /// Whether the OOM killer ended this worker. A kill of one of its child processes that was not
     /// told yet is told.
     pub(super) fn oom_of(&mut self, worker: WorkerId, ended: Ended) -> Oom {

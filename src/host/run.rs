@@ -297,9 +297,11 @@ impl Host {
                 peak,
             });
         }
+        let oom = self.oom_of_server(ended);
         self.events.push_back(Event::CommandEnded {
             run: id,
             ended,
+            oom,
             successor,
         });
     }

@@ -67,9 +67,14 @@ impl EndLoop {
         if self.kills.len() < KILLS_MAX {
             return false;
         }
+        self.complete();
+        true
+    }
+
+    /// The kills are a loop: the next start waits, longer than after the loop before.
+    fn complete(&mut self) {
         self.kills.clear();
         self.wait = self.wait.saturating_mul(2).clamp(WAIT_MIN, WAIT_MAX);
-        true
     }
 
     /// A worker serves: workers can start.
@@ -186,16 +191,39 @@ impl Supervisor {
             });
             return;
         }
+        self.tell_full_budget(problem);
+        self.end_looping_run(Why::BudgetIsFull);
+    }
+
+    /// The kernel killed the server itself at the budget. That ends all its workers, so one such
+    /// kill counts as a loop of them.
+    pub(super) fn on_server_budget_kill(&mut self, now: Timestamp) {
+        let Some(budget) = self.limits.budget.bytes else {
+            return;
+        };
+        if !self.ends_loop.on_kill(now) {
+            self.ends_loop.complete();
+        }
+        let contents = self.budget_contents();
+        self.tell_full_budget(format!(
+            "the budget of {budget} is full, and the kernel has killed the server itself{contents}"
+        ));
+        // A job is not started again, and its status is its server's.
+        if !self.is_job() {
+            self.service.loops = Some(Why::BudgetIsFull);
+        }
+    }
+
+    fn tell_full_budget(&mut self, problem: String) {
         let wait = span(self.ends_loop.wait);
         self.ends_loop.problem = Some(problem.clone());
         self.warn_once("something fills the budget", || {
             format!(
-                "{problem}. Replacing workers does not help: the server is stopped and started \
-                 again after {wait}, then after ever longer waits. hint: remove what fills the \
-                 budget, or give a larger --budget"
+                "{problem}. Replacing workers does not help: the server is started again after \
+                 {wait}, then after ever longer waits. hint: remove what fills the budget, or give \
+                 a larger --budget"
             )
         });
-        self.end_looping_run(Why::BudgetIsFull);
     }
 
     /// Ends the server; what follows its end is decided as for any other, in `endings`.

@@ -30,7 +30,7 @@ impl Supervisor {
         &mut self,
         now: Timestamp,
         run: RunId,
-        ended: Ended,
+        (ended, oom): (Ended, Oom),
         successor: Option<i32>,
     ) {
         let Phase::Running { pid, since } = self.service.phase else {
@@ -55,8 +55,11 @@ impl Supervisor {
             self.explain_server_end(now, ended, habits.boot_failures);
             let cause = match (&self.service.stop, self.service.loops) {
                 (Some(_), _) | (_, Some(_)) => Cause::Stop,
-                (None, None) => Cause::of(ended, Oom::No),
+                (None, None) => Cause::of(ended, oom),
             };
+            if cause == Cause::BudgetKill {
+                self.on_server_budget_kill(now);
+            }
             self.record_end(End {
                 who: Who::Server,
                 pid,

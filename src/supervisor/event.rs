@@ -52,6 +52,8 @@ pub enum Event {
         run: RunId,
         /// How.
         ended: Ended,
+        /// What the kernel says of a server's own memory. A single program is told as a worker.
+        oom: Oom,
         /// A further master that goes on serving (gunicorn's USR2): the run goes on with it.
         successor: Option<i32>,
     },

@@ -170,9 +170,10 @@ impl Supervisor {
             Event::CommandEnded {
                 run,
                 ended,
+                oom,
                 successor,
             } => {
-                self.on_command_ended(now, run, ended, successor);
+                self.on_command_ended(now, run, (ended, oom), successor);
             }
             Event::RunOver { run } => self.on_run_over(now, run),
             Event::Masters { run, count } => self.on_masters(now, run, count),

@@ -171,6 +171,7 @@ impl World {
         let event = Event::CommandEnded {
             run,
             ended,
+            oom: Oom::No,
             successor: None,
         };
         let wait = self.chance.micros(50, 3000);
