@@ -172,9 +172,7 @@ impl Supervisor {
                 ended,
                 oom,
                 successor,
-            } => {
-                self.on_command_ended(now, run, (ended, oom), successor);
-            }
+            } => self.on_command_ended(now, run, (ended, oom), successor),
             Event::RunOver { run } => self.on_run_over(now, run),
             Event::Masters { run, count } => self.on_masters(now, run, count),
             Event::WorkerSeen { run, pid } => self.on_worker_seen(now, run, pid),
