@@ -263,7 +263,8 @@ impl Supervisor {
         }
     }
 
-    /// Nobody is replaced: those who wait for that are told why, and it is not done later on.
+    /// Recycles and reloads that an operator asked for and that are under way are given up. Who asked
+    /// by a request is answered; for a reload by signal the log says it.
     pub(super) fn refuse_recycles(&mut self, why: &str) {
         let waiting = std::mem::take(&mut self.operator.waiting);
         if waiting.is_empty() {
@@ -279,9 +280,13 @@ impl Supervisor {
             if one.reload {
                 self.act(Action::Notify(Notice::Ready));
             }
-            if let Some(request) = one.request {
-                let answer = Answer::Refused(format!("{why}; {gone} of {} replaced", one.total));
-                self.act(Action::Reply { request, answer });
+            let why = format!("{why}; {gone} of {} replaced", one.total);
+            match one.request {
+                Some(request) => {
+                    let answer = Answer::Refused(why);
+                    self.act(Action::Reply { request, answer });
+                }
+                None => self.tell(Report::Warning(format!("the reload is given up: {why}"))),
             }
         }
     }

@@ -419,6 +419,9 @@ impl Books {
                 self.kills.retain(recent);
                 self.kills.push_back(now);
             }
+            Report::Warning(text) if text.starts_with("the reload is given up") => {
+                self.forget_wishes();
+            }
             Report::Warning(text) => {
                 self.no_help |= text.contains("does not help")
                     || text.contains("cannot help")
