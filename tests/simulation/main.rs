@@ -32,7 +32,7 @@ use std::{env, thread};
 
 use run::{NoTamper, Run, Tally};
 
-const SEEDS: u64 = 2_500;
+const SEEDS: u64 = 10_000;
 
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()

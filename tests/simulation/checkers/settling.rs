@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use supervise::{
     supervisor::{
         action::Action,
-        event::Event,
+        event::{Effect, Event},
         report::{Cause, Report},
     },
     units::{Bytes, Signal, Timestamp, WorkerId},
@@ -25,6 +25,8 @@ pub(super) struct NeverShrinks {
     raised: u32,
     /// Asked for one fewer once more, where the first had merged with an operator's.
     again: u32,
+    /// Our last signal to the server asked for one fewer.
+    lowered: bool,
 }
 
 impl Checker for NeverShrinks {
@@ -47,7 +49,20 @@ impl Checker for NeverShrinks {
             Some(Command::Server(arbiter)) => arbiter.merged,
             Some(Command::Single { .. }) | None => 0,
         };
+        let failed = matches!(
+            turn.event,
+            Some(Event::Failed {
+                effect: Effect::Signal,
+                worker: None,
+                ..
+            })
+        );
+        if failed && std::mem::take(&mut self.lowered) {
+            // The server never heard of it.
+            self.raised += 1;
+        }
         for signal in turn.own_signals() {
+            self.lowered = signal == Signal::TTOU;
             if signal == Signal::TTIN {
                 self.raised += 1;
             } else if signal == Signal::TTOU && self.raised == 0 && self.again < merged {
