@@ -21,8 +21,13 @@ use super::{
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
 
-/// A worker passes its ceiling early if it does so before this many times `min_age`.
-const EARLY: f64 = 3.0;
+/// A program that is recycled as a whole passes its ceiling early if it does so before this many
+/// times `min_age`. For one of several workers it is `min_age` itself: its recycle loses nothing.
+const EARLY_WHOLE: f64 = 3.0;
+/// A worker has grown by more than its warm-up at this many times `min_age`.
+const SETTLED: f64 = 3.0;
+/// A worker that does not grow is over its ceiling soon before this many times `min_age`.
+const STILL: f64 = 1.5;
 /// A tree of processes passes it early if it does so before this: its processes start one another,
 /// and on a busy machine that takes its time.
 const EARLY_TREE: Duration = Duration::from_secs(60);
@@ -52,6 +57,10 @@ pub(super) struct Futile {
     early: u32,
     /// Early recycles in a row close to the cap.
     near: u32,
+    /// One of several workers did its work and grew until it was close to its cap. That is a leak,
+    /// however fast, and recycles help.
+    #[serde(default)]
+    leaks: bool,
     /// Early recycles in a row of workers that did not grow.
     still: u32,
     /// Recycles for the budget in the present series.
@@ -130,7 +139,7 @@ enum Verdict {
 
 impl Futile {
     fn judge(&self, early: Early, most: u32) -> Verdict {
-        if self.early < most {
+        if self.leaks || self.early < most {
             return Verdict::Recycle;
         }
         let way = early.cap.minus(early.ceiling).scaled(NEAR);
@@ -170,7 +179,7 @@ impl Supervisor {
             cap: self.limits.cap.bytes.unwrap_or(ceiling.scaled(2.0)),
             grows: worker.memory.still_grows(),
             worked: worker.counted.done().is_some_and(|done| done > 0),
-            settled: worker.age(now) >= self.spec.recycle.min_age.mul_f64(EARLY),
+            settled: worker.age(now) >= self.spec.recycle.min_age.mul_f64(SETTLED),
         };
         match self.futile.judge(early, self.early_max()) {
             Verdict::Recycle => true,
@@ -219,6 +228,10 @@ impl Supervisor {
             return;
         }
         if self.is_early(worker, now) {
+            let one_of_many = matches!(self.spec.kind, Kind::Server(_))
+                && worker.memory.processes() < TREE
+                && worker.counted.done().is_some_and(|done| done > 0);
+            self.futile.leaks |= one_of_many && self.futile.early >= most;
             self.futile.on_early(most);
         } else {
             self.futile.on_help();
@@ -231,8 +244,8 @@ impl Supervisor {
         let Some(worker) = self.workers.get(&due.worker) else {
             return false;
         };
-        let early = now < self.early_until(worker);
-        if !early || worker.memory.still_grows() || self.would_die(now, worker) {
+        let soon = worker.age(now) < self.spec.recycle.min_age.mul_f64(STILL);
+        if !soon || worker.memory.still_grows() || self.would_die(now, worker) {
             self.futile.still = 0;
             return true;
         }
@@ -275,7 +288,9 @@ impl Supervisor {
         } else {
             Duration::ZERO
         };
-        let early = self.spec.recycle.min_age.mul_f64(EARLY);
+        let whole = matches!(self.spec.kind, Kind::Single) || !least.is_zero();
+        let times = if whole { EARLY_WHOLE } else { 1.0 };
+        let early = self.spec.recycle.min_age.mul_f64(times);
         worker.seen.later(early.max(least))
     }
 
@@ -418,6 +433,14 @@ mod tests {
             ..near
         };
         assert_eq!(after(50).judge(works, 2), Verdict::Recycle);
+    }
+
+    #[test]
+    fn after_one_leak_was_proven_workers_are_recycled_at_their_ceiling() {
+        let mut futile = after(2);
+        assert_eq!(futile.judge(EARLY_ONE, 2), Verdict::Wait);
+        futile.leaks = true;
+        assert_eq!(futile.judge(EARLY_ONE, 2), Verdict::Recycle);
     }
 
     #[test]

@@ -72,14 +72,16 @@ impl Checker for CannotStart {
 }
 
 /// Workers that go by their ceiling soon after their start, one after the other and none of them
-/// close to its cap, are no more than a few.
+/// close to its cap, are no more than a few. Workers of a server that leak may, once one of them
+/// has shown it by growing until it was close to its cap.
 #[derive(Default)]
 pub(super) struct InVain {
     in_a_row: u32,
+    leaks: bool,
 }
 
-/// A worker lives on for a while: later its growth is more than its start.
-const EARLY: f64 = 1.5;
+/// A program that is one worker lives on for a while: later its growth is more than its start.
+const EARLY_WHOLE: f64 = 1.5;
 
 impl Checker for InVain {
     fn name(&self) -> &'static str {
@@ -95,7 +97,8 @@ impl Checker for InVain {
         if anew || matches!(turn.event, Some(Event::Available(_))) {
             self.in_a_row = 0;
         }
-        let early = books.spec.recycle.min_age.mul_f64(EARLY);
+        let times = if books.is_server() { 1.0 } else { EARLY_WHOLE };
+        let early = books.spec.recycle.min_age.mul_f64(times);
         let ceiling = books.limits.ceiling.bytes.unwrap_or_default();
         for (_, seen) in books.alive().filter(|(_, seen)| seen.serves()) {
             let low = ceiling.scaled(1.0 - books.spec.recycle.jitter);
@@ -114,9 +117,15 @@ impl Checker for InVain {
                 continue;
             }
             let is_early = turn.at.since(seen.at) < early.saturating_sub(Duration::from_millis(1));
+            let leaks = world
+                .process(worker)
+                .is_some_and(|process| process.rate() > 0.0);
+            let leaks = leaks && books.is_server();
             if !is_early {
                 self.in_a_row = 0;
-            } else if seen.value().is_some_and(|value| value < near) {
+            } else if seen.value().is_some_and(|value| value >= near) {
+                self.leaks |= leaks;
+            } else if !(self.leaks && leaks) {
                 self.in_a_row += 1;
             }
         }
