@@ -90,8 +90,12 @@ impl Supervisor {
         let cause = self.cause_of(&worker, ended, oom);
         let drain = worker.drain().copied();
         let peak = match oom {
-            // What the kernel charged: a sample also has pages that are charged elsewhere.
-            Oom::Cap => peak.unwrap_or(worker.memory.peak()),
+            // The kernel's figure, and the pages charged elsewhere by which its limit was lowered.
+            Oom::Cap => {
+                let cap = self.limits.cap.bytes.unwrap_or_default();
+                let lowered = worker.cap.map_or(Bytes::ZERO, |told| cap.minus(told));
+                peak.map_or(worker.memory.peak(), |peak| peak.plus(lowered))
+            }
             Oom::No | Oom::Budget | Oom::Elsewhere => {
                 worker.memory.peak_of(peak.unwrap_or_default())
             }
