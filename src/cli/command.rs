@@ -82,7 +82,7 @@ pub struct Client {
     pub name: Option<String>,
     /// By its control socket.
     pub socket: Option<PathBuf>,
-    /// Where it keeps what outlives it, if not at one of the usual places.
+    /// The directory with its kept reports and events, if not one of the usual ones.
     pub kept: Option<PathBuf>,
 }
 
@@ -138,7 +138,7 @@ pub struct Usage {
     pub status: i32,
 }
 
-/// `[NAME] [WORKER|REPORT]`. A word alone that could be a worker or a report is one.
+/// `[NAME] [WORKER|REPORT]`. A single word that reads as a worker or a report is not a name.
 pub(super) fn report_words(
     words: &[String],
     is_named: bool,

@@ -1,4 +1,4 @@
-//! Events and reports of a service that is over, from what it left on disk.
+//! Events and reports of a service that has ended, from what it has kept on disk.
 
 use std::{
     env,
@@ -14,16 +14,16 @@ use super::{
     run::{NotFound, WRONG_USE, complain, fail, show_events},
 };
 
-/// Where a service is that was not found at its usual place, or what it left.
+/// A service that was not found by its socket, but by what it keeps on disk.
 #[derive(Debug)]
 pub(super) enum Elsewhere {
-    /// It runs, with this socket.
+    /// It is running, with this socket.
     Running(PathBuf),
-    /// It is over.
+    /// It has ended and has left this.
     Over(Archive),
 }
 
-/// What is known on disk of a service that no socket was found of.
+/// Looks on disk for a service whose socket was not found.
 pub(super) fn look(wanted: &Client, not_found: &NotFound) -> Result<Elsewhere, String> {
     let why = &not_found.why;
     if not_found.others_run && wanted.name.is_none() {
@@ -33,7 +33,7 @@ pub(super) fn look(wanted: &Client, not_found: &NotFound) -> Result<Elsewhere, S
     let archive = choose(Archive::find(&bases(wanted)), wanted.name.as_deref(), &here)
         .map_err(|more| format!("{why}; {more}"))?;
     let socket = &archive.about.socket;
-    // Whoever could have written that file could name a socket of theirs.
+    // Another user who could write that file could name a socket of their own in it.
     if PrivateDir::open(&archive.path).is_ok() && client::is_live(socket) {
         return Ok(Elsewhere::Running(socket.clone()));
     }
@@ -45,8 +45,8 @@ pub(super) fn look(wanted: &Client, not_found: &NotFound) -> Result<Elsewhere, S
     Ok(Elsewhere::Over(archive))
 }
 
-/// The one of that name, best the one that ran here; without a name the one that ran here, or the
-/// only one. The newest comes first.
+/// The service of that name, preferably one that ran in this directory. Without a name, the one that
+/// ran in this directory, or the only one. `all` has the newest first.
 fn choose(all: Vec<Archive>, name: Option<&str>, here: &Path) -> Result<Archive, String> {
     let mut fitting: Vec<_> = all
         .into_iter()
@@ -61,7 +61,7 @@ fn choose(all: Vec<Archive>, name: Option<&str>, here: &Path) -> Result<Archive,
     if name.is_none() && several {
         let kept: Vec<_> = fitting.iter().map(named).collect();
         return Err(format!(
-            "reports and events are kept of {}: choose one by its name",
+            "reports and events of several services are kept: {}; choose one by its name",
             kept.join(", ")
         ));
     }
@@ -83,16 +83,19 @@ fn bases(wanted: &Client) -> Vec<PathBuf> {
     given.into_iter().chain(usual).collect()
 }
 
-/// Shows what happened; the result is the exit status.
+/// Shows the kept events; the result is the exit status.
 pub(super) fn events(archive: &Archive, follow: bool, json: bool) -> i32 {
     if follow {
-        return fail("nothing happens any more that could be followed", WRONG_USE);
+        return fail(
+            "the service is over: there are no further events to follow",
+            WRONG_USE,
+        );
     }
     show_events(archive.events(), json);
     0
 }
 
-/// Shows a report; the result is the exit status.
+/// Shows a kept report; the result is the exit status.
 pub(super) fn report(archive: &Archive, subject: Subject, form: Form) -> i32 {
     let reports = archive.reports();
     let ids: Vec<_> = reports.iter().map(|(id, _)| id.to_string()).collect();
@@ -119,7 +122,7 @@ pub(super) fn report(archive: &Archive, subject: Subject, form: Form) -> i32 {
     };
     match document {
         Some(document) => report::print(&document, form),
-        None => fail(&format!("there is no such report; {}", kept(&ids)), 1),
+        None => fail(&format!("no such report; {}", kept(&ids)), 1),
     }
 }
 

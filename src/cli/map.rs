@@ -31,10 +31,10 @@ use crate::{
     units::{Bytes, Size},
 };
 
-/// Descriptors of a slot: sockets and processes of its worker, of the next one and of what forks
-/// them, and the events of its group.
+/// Descriptors of a slot: the sockets and processes of its worker, of the next worker and of the
+/// process that forks them, and the events of its group.
 const FILES_OF_A_WORKER: u64 = 10;
-/// Our own, and some to spare.
+/// Our own descriptors, and some in reserve.
 const FILES_OF_OURS: u64 = 64;
 
 const FAILED: i32 = 1;
@@ -309,7 +309,7 @@ async fn run(
         budget: workers.budget,
         ..MemorySpec::plain()
     };
-    // What it cannot find out here is found out, and told, when the pool is set up.
+    // If the available memory cannot be read here, setting up the pool fails and says why.
     let available = doctor::available().unwrap_or(Bytes(u64::MAX));
     if let Some((name, why)) = config::too_small(&memory, available).first() {
         return fail(&format!("{}: {why}", name.flag()), WRONG_USE);
@@ -381,8 +381,8 @@ fn has_files_for(workers: u32, most: u64) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "--workers {workers}: no more files may be open than {most}, which is enough for {room} \
-         workers; raise the hard limit (`ulimit -Hn`)"
+        "--workers {workers}: no more than {most} files may be open, which is enough for {room} \
+         workers. hint: raise the hard limit (`ulimit -Hn`)"
     ))
 }
 
@@ -427,7 +427,7 @@ mod tests {
     fn workers_for_which_there_are_no_descriptors_are_refused_before_anything_starts() {
         assert_eq!(has_files_for(96, 1024), Ok(()));
         let error = has_files_for(97, 1024).unwrap_err();
-        let expected = "--workers 97: no more files may be open than 1024, which is enough for 96";
+        let expected = "--workers 97: no more than 1024 files may be open, which is enough for 96";
         assert!(error.starts_with(expected), "{error}");
         assert_eq!(has_files_for(4096, open_files::MOST), Ok(()));
     }

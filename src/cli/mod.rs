@@ -82,11 +82,11 @@ enum Word {
         #[arg(long)]
         json: bool,
     },
-    /// Show what happened, oldest first; of a service that is over, what was kept
+    /// Show events, oldest first; for a service that has ended, those that were kept
     Events {
         #[command(flatten)]
         at: At,
-        /// Name of the service, running or over; not needed while only one runs
+        /// Name of the service, running or ended; not needed while only one runs
         #[arg(value_name = "NAME", conflicts_with = "name")]
         of: Option<String>,
         /// Go on with what happens next
@@ -96,12 +96,12 @@ enum Word {
         #[arg(long)]
         json: bool,
     },
-    /// Explain a worker's memory: ask it now, or show what was kept, also of a service that is over
+    /// Explain a worker's memory: ask it now, or show a kept report, also of a service that has ended
     #[command(after_help = REPORT_NOTES)]
     Report {
         #[command(flatten)]
         at: At,
-        /// Name of the service, running or over; then a live worker (w7) to ask now, or a kept
+        /// Name of the service, running or ended; then a live worker (w7) to ask now, or a kept
         /// report (r3). Each may be left out [default: the last report kept]
         #[arg(value_name = "NAME|WORKER|REPORT", num_args = 0..=2)]
         words: Vec<String>,

@@ -191,7 +191,7 @@ pub(super) fn load(wishes: &Wishes) -> Result<Loaded, ConfigError> {
     config::load(wishes, env::vars_os(), &machine)
 }
 
-/// Why a directory cannot hold what is ours.
+/// Why a directory cannot hold our files; `None`: it can.
 pub(super) fn unusable(directory: &Path) -> Option<String> {
     private_dir::check(directory)
         .err()
@@ -253,7 +253,7 @@ async fn events(socket: &Path, follow: bool, json: bool) -> Result<i32, ClientEr
     Ok(0)
 }
 
-/// Shows events until whoever reads has enough.
+/// Shows events until the reader closes the pipe.
 pub(super) fn show_events(documents: impl IntoIterator<Item = String>, json: bool) {
     let mut documents = documents.into_iter();
     let _enough = documents.try_for_each(|document| show_event(&document, json));
@@ -278,7 +278,7 @@ fn in_words(document: &str) -> String {
         Ok(event) => {
             let at = Duration::try_from_secs_f64(event.at).unwrap_or_default();
             let at = humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + at);
-            // A line feed in what others wrote must not look like another event.
+            // A line feed in text of another program must not look like the next event.
             let (kind, message) = (escape::line(&event.event), escape::line(&event.message));
             format!("{at} {kind:<13} {message}")
         }
@@ -311,7 +311,7 @@ fn word(name: &str, body: String) -> String {
     escape::line(word.unwrap_or(body.trim_end())).into_owned()
 }
 
-/// Asks a service that runs, or shows what one that is over has left.
+/// Asks a running service, or shows what a service that has ended has kept.
 fn ask_or_look(
     wanted: &Client,
     question: impl AsyncFnOnce(PathBuf) -> Result<i32, ClientError>,
@@ -342,11 +342,11 @@ fn ask_at(socket: PathBuf, question: impl AsyncFnOnce(PathBuf) -> Result<i32, Cl
     }
 }
 
-/// Why there is no socket to ask at.
+/// Why no socket of a service was found.
 #[derive(Debug)]
 pub(super) struct NotFound {
     pub(super) why: String,
-    /// Several services run, and none of them is meant.
+    /// Several services run, and it is not clear which one is meant.
     pub(super) others_run: bool,
 }
 
@@ -360,7 +360,7 @@ fn find(wanted: &Client) -> Result<PathBuf, NotFound> {
     let mut first_error = None;
     let mut others_run = false;
     for directory in &directories {
-        // Who answers in a directory of another user's may be anybody.
+        // In a directory that another user can change, any process may answer.
         if let Some(why) = unsafe_for_clients(directory) {
             first_error.get_or_insert(why);
             continue;
@@ -380,7 +380,7 @@ fn find(wanted: &Client) -> Result<PathBuf, NotFound> {
     })
 }
 
-/// Another user can put sockets there.
+/// Why another user can put sockets there; `None`: none can.
 fn unsafe_for_clients(directory: &Path) -> Option<String> {
     let opened = private_dir::PrivateDir::open(directory).err();
     let refused = opened.filter(|error| error.kind() == io::ErrorKind::PermissionDenied);
@@ -398,7 +398,8 @@ pub(super) fn in_runtime<T>(work: impl Future<Output = T>) -> T {
     }
 }
 
-/// Prints text for people: what others wrote in it cannot give orders to a terminal.
+/// Prints text for people. Control characters are escaped: parts of it come from other programs, and
+/// must not control the terminal.
 pub(super) fn print(text: &str) -> i32 {
     write_out(&escape::lines(text))
 }
@@ -408,7 +409,7 @@ pub(super) fn print_json(document: &str) -> i32 {
     write_out(&format!("{}\n", escape::json(document)))
 }
 
-/// A broken pipe is a quiet success: whoever read has enough.
+/// A broken pipe is a quiet success: the reader has seen enough.
 fn write_out(text: &str) -> i32 {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

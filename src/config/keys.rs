@@ -62,7 +62,7 @@ pub const KEYS: [Key; 51] = [
         "user",
         "USER",
         "",
-        "Run COMMAND as this user, with its HOME, USER and LOGNAME [default: who starts it]",
+        "Run COMMAND as this user, with its HOME, USER and LOGNAME [default: the user who starts it]",
     ),
     key(
         "listen",
@@ -223,7 +223,7 @@ pub const KEYS: [Key; 51] = [
         "leftovers",
         "end|tell",
         "end",
-        "Processes that outlive their worker: end them when idle for 5s or when memory is short, or only tell",
+        "Processes that outlive their worker: end: end them once idle for 5s or when memory is short; tell: only report them",
     ),
     key(
         "agent.load",
@@ -265,7 +265,7 @@ pub const KEYS: [Key; 51] = [
         "leaks-directory",
         "DIR",
         "",
-        "Where reports and events of services are kept, each in a directory NAME-HASH \
+        "Where reports and events are kept, in a directory NAME-HASH for each service \
          [default: the state directory]",
     ),
     key(
@@ -350,7 +350,7 @@ pub const KEYS: [Key; 51] = [
         "hosts",
         "NAME,...",
         "",
-        "Names by which status, events and reports may be asked over TCP, beside addresses and localhost",
+        "Host names accepted for status, events and reports over TCP, beside addresses and localhost",
     ),
     key(
         "control.token_file",

@@ -47,8 +47,8 @@ pub(super) fn hosts(value: &Value) -> Read<Vec<String>> {
             return Ok(text.to_ascii_lowercase());
         }
         Err(format!(
-            "`{text}` is no name of a host; write it as it stands in an address, without the \
-             port: `shop.example`"
+            "`{text}` is not a host name; write it without scheme and port, such as \
+             `shop.example`"
         ))
     };
     list.iter().map(host).collect()

@@ -56,7 +56,8 @@ pub trait Facts {
     fn user_exists(&self, name: &str) -> bool;
     /// What is at this path.
     fn entry(&self, path: &Path) -> Entry;
-    /// Why this directory, or what of it is there, is not for us alone to change.
+    /// Why a directory cannot hold our files: another user can change it, or one on the way to it.
+    /// `None`: it can. Of a directory that does not exist yet, the part that exists is checked.
     fn unusable(&self, path: &Path) -> Option<String>;
 }
 
@@ -67,7 +68,7 @@ pub struct Machine {
     pub uid: u32,
     /// Whether there is a user of this name.
     pub user_exists: fn(&str) -> bool,
-    /// Why a directory cannot hold what is ours.
+    /// See [`Facts::unusable`].
     pub unusable: fn(&Path) -> Option<String>,
 }
 

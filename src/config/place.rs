@@ -62,7 +62,7 @@ pub fn runtime_dirs(
         let first = text.split(':').next().unwrap_or_default();
         first.starts_with('/').then(|| PathBuf::from(first))
     };
-    // The second is there, and sticky, also in a container whose /tmp everybody may change.
+    // `/dev/shm` exists and is sticky even in a container whose `/tmp` is not.
     let own = ["/tmp", "/dev/shm"].map(|shared| {
         let own = || Path::new(shared).join(format!("supervise-{uid}"));
         (uid != 0).then(own)
@@ -74,32 +74,40 @@ pub fn runtime_dirs(
     all.flatten().collect()
 }
 
-/// The directory for a service's socket: the first that only we can change. With it, what is wrong
-/// with those that the environment names.
+/// The directory for a service's socket: the first of [`runtime_dirs`] that only we can change, with
+/// a warning about each one before it.
 pub fn runtime_dir(
     environ: impl IntoIterator<Item = (OsString, OsString)>,
     uid: u32,
     unusable: impl Fn(&Path) -> Option<String>,
 ) -> Result<(PathBuf, Vec<String>), String> {
-    let mut passed_over = Vec::new();
-    for directory in runtime_dirs(environ, uid) {
-        match unusable(&directory) {
-            Some(why) => passed_over.push(why),
-            None => {
-                let said = passed_over.into_iter();
-                let said = said.map(|why| {
-                    let taken = directory.display();
-                    format!("runtime directory: {why}; {taken} is used instead")
-                });
-                return Ok((directory.clone(), said.collect()));
-            }
-        }
+    first_usable("runtime directory", runtime_dirs(environ, uid), unusable).map_err(|refused| {
+        format!(
+            "no runtime directory is safe from changes by other users: {refused}. hint: set \
+             XDG_RUNTIME_DIR to a directory that only you can write to, or name the socket with \
+             --socket"
+        )
+    })
+}
+
+/// The first directory that only we can change, with a warning about each one before it; or why
+/// none can be used.
+fn first_usable(
+    what: &str,
+    directories: Vec<PathBuf>,
+    unusable: impl Fn(&Path) -> Option<String>,
+) -> Result<(PathBuf, Vec<String>), String> {
+    let mut refused = Vec::new();
+    for directory in directories {
+        let Some(why) = unusable(&directory) else {
+            let taken = directory.display();
+            let warn = |why: String| format!("{what}: {why}; {taken} is used instead");
+            let warnings = refused.into_iter().map(warn).collect();
+            return Ok((directory, warnings));
+        };
+        refused.push(why);
     }
-    Err(format!(
-        "no runtime directory is for us alone: {}. hint: set XDG_RUNTIME_DIR to a directory that \
-         only you can write to, or name the socket with --socket",
-        passed_over.join("; ")
-    ))
+    Err(refused.join("; "))
 }
 
 /// Where services of the system keep what outlives them.
@@ -126,31 +134,23 @@ pub fn state_dirs(
     all.into_iter().flatten().collect()
 }
 
-/// The first of them that only we can change, and what is wrong with those before it.
+/// The first of [`state_dirs`] that only we can change, if any, with a warning about each one before
+/// it.
 pub(super) fn state_dir(
     environ: impl IntoIterator<Item = (OsString, OsString)>,
     uid: u32,
     unusable: impl Fn(&Path) -> Option<String>,
 ) -> (Option<PathBuf>, Vec<String>) {
-    let mut passed_over = Vec::new();
-    for directory in state_dirs(environ, uid) {
-        match unusable(&directory) {
-            None => {
-                let taken = directory.display().to_string();
-                let said = passed_over.iter();
-                let said =
-                    said.map(|why| format!("state directory: {why}; {taken} is used instead"));
-                return (Some(directory), said.collect());
-            }
-            Some(why) => passed_over.push(why),
+    match first_usable("state directory", state_dirs(environ, uid), unusable) {
+        Ok((directory, warnings)) => (Some(directory), warnings),
+        Err(refused) => {
+            let warning = format!(
+                "state directory: {refused}; reports and events end with the service. hint: name a \
+                 directory with --leaks-directory"
+            );
+            (None, vec![warning])
         }
     }
-    let said = format!(
-        "state directory: {}; reports and events end with the service. hint: name a directory \
-         with --leaks-directory",
-        passed_over.join("; ")
-    );
-    (None, vec![said])
 }
 
 /// A service's own directory in one of them: services of one name that run in different directories

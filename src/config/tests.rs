@@ -251,7 +251,7 @@ fn every_bad_value_is_complained_about_in_its_line() {
         &[
             ("socket = \"\"", "empty"),
             ("metrics = \"localhost\"", "write `127.0.0.1:9100`"),
-            ("hosts = [\"http://shop\"]", "without the port"),
+            ("hosts = [\"http://shop\"]", "without scheme and port"),
             ("history = 0", "from 1 to 100000"),
         ],
     );

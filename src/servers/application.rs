@@ -1,9 +1,9 @@
-//! What an application is called, by the command line that runs it: `shop` in
+//! The name of the application that a command line runs: `shop` in
 //! `gunicorn -w 4 shop.wsgi`, `etl` in `python /srv/etl.py`.
 
 use super::{basename, is_versioned, launcher};
 
-/// These run an application that their arguments name.
+/// Programs that run an application which their arguments name.
 const RUNNERS: [&str; 17] = [
     "arq",
     "bjoern",
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_command_line_names_nothing_the_directory_is_to_be_asked() {
+    fn a_command_line_that_names_no_application_yields_none() {
         for line in [
             "python",
             "python -c pass",

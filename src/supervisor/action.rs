@@ -76,9 +76,10 @@ pub enum Action {
         /// Which.
         worker: WorkerId,
     },
-    /// Send a signal to a process that outlived its worker, if it still is that one.
+    /// Send a signal to a process that outlived its worker, unless its pid belongs to another
+    /// process by now.
     EndLeftover {
-        /// Its pid, and when it was started in clock ticks since boot.
+        /// Its pid, and its start time in clock ticks since boot.
         process: (i32, u64),
         /// Which signal.
         signal: Signal,
@@ -200,7 +201,7 @@ pub struct About {
     pub rss: Bytes,
     /// After warm-up.
     pub baseline: Option<Bytes>,
-    /// How many processes it is.
+    /// Number of its processes.
     pub processes: u32,
 }
 
@@ -211,7 +212,7 @@ pub enum Look {
     Cheap,
     /// About 20 ms a gigabyte, and the target stalls for a part of it: private and proportional.
     Exact {
-        /// How far the private memory may be off.
+        /// How far the private memory may be from the truth.
         within: Bytes,
     },
 }

@@ -21,7 +21,7 @@ use crate::units::{Bytes, ReportId, RequestId, Timestamp, WorkerId};
 /// An interpreter may take its time to start: until a worker is that old it is looked for its agent
 /// again and again.
 const FIND_UNTIL: Duration = Duration::from_secs(15);
-/// Until it serves, at least for this long.
+/// A worker that serves is given at least this long before a missing agent is told.
 const FIND_SERVING: Duration = Duration::from_secs(3);
 const FIND_AGAIN: Duration = Duration::from_secs(1);
 const FIND_FIRST: Duration = Duration::from_millis(200);
@@ -205,7 +205,6 @@ impl Supervisor {
         let must = self.spec.agent.load == AgentLoad::On;
         let guards = self.habits().is_some();
         let wanted = must || expected || guards || self.spec.recycle.max_tasks.is_some();
-        let off = self.spec.needs_agent().join(", ");
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
@@ -213,7 +212,7 @@ impl Supervisor {
             return;
         }
         let grown_up = worker.age(now) >= FIND_UNTIL;
-        // One that serves has loaded its application: its interpreter started long ago.
+        // A worker that serves has loaded its application: its interpreter started long ago.
         let late = grown_up || (worker.birth.is_some() && worker.age(now) >= FIND_SERVING);
         if found != Agent::Loaded {
             let again = if grown_up { FIND_LATER } else { FIND_AGAIN };
@@ -224,7 +223,9 @@ impl Supervisor {
             && wanted
             && late
         {
+            let off: Vec<_> = self.spec.needs_agent().collect();
             self.warn_once("agent", || {
+                let off = off.join(", ");
                 format!("the agent is not in {id}: {why}; off without it: {off}")
             });
         }
@@ -249,7 +250,7 @@ impl Supervisor {
         }
         if let Some(why) = self.shares_too_much(worker) {
             let id = due.worker;
-            let asks = self.asks_unbidden();
+            let asks = self.asks_automatically();
             if self.spec.memory.gc_first || asks {
                 self.warn_once("shares too much", || {
                     format!("{id} is replaced without collecting garbage or reporting: {why}")
@@ -279,7 +280,7 @@ impl Supervisor {
     }
 
     pub(super) fn may_report(&self, now: Timestamp) -> bool {
-        self.asks_unbidden() && now >= self.memo.report_after
+        self.asks_automatically() && now >= self.memo.report_after
     }
 
     /// Until this worker is at its cap, at the pace it has.

@@ -127,13 +127,13 @@ impl Supervisor {
         }
     }
 
-    /// COMMAND is a script or a launcher that is not known: its command line does not say so.
+    /// COMMAND is a script or a launcher that we do not know, and it has started a known server.
     pub(super) fn on_server_found(&mut self, pid: i32, server: &str) {
         self.warn_once("server found", || {
             format!(
-                "COMMAND runs {server} (pid {pid}), and is one worker with all its processes: it \
-                 is recycled as a whole, with a gap; with `--server {server}` each worker of \
-                 {server} is recycled by itself"
+                "COMMAND runs {server} (pid {pid}) and is treated as one worker with all its \
+                 processes: they are recycled together, and nothing serves meanwhile. hint: give \
+                 `--server {server}`, so that each worker of {server} is recycled by itself"
             )
         });
     }

@@ -41,15 +41,15 @@ impl Cause {
         matches!(self.class(), Class::Planned | Class::Operator) && !matches!(self, Self::Stop)
     }
 
-    /// What happened, for a sentence: `status 3`, `signal SEGV`, `its cap`.
+    /// What happened, for a sentence: `status 3`, `signal SEGV`, `a kill at its cap`.
     pub fn in_words(self) -> String {
         match self {
             Self::Exit(status) => format!("status {status}"),
             Self::Signal(signal) => format!("signal {signal}"),
             Self::Unseen => "an unknown status".to_owned(),
             Self::Cap => "a kill at its cap".to_owned(),
-            Self::Oom => "a kill for memory missing elsewhere".to_owned(),
-            Self::BudgetKill => "a kill at the budget of all".to_owned(),
+            Self::Oom => "a kill for a memory limit above the service".to_owned(),
+            Self::BudgetKill => "a kill at the budget".to_owned(),
             Self::StartFailed => "a start that failed".to_owned(),
             Self::Ceiling
             | Self::Budget

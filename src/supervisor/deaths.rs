@@ -142,7 +142,7 @@ impl Supervisor {
             self.on_capped_at_boot(id, memory);
         }
         if drain.is_none() {
-            self.mind_end_loop(now, &worker, (cause, oom));
+            self.check_end_loop(now, &worker, (cause, oom));
         }
         self.operator.on_gone(id);
         self.replan = true;
@@ -156,7 +156,7 @@ impl Supervisor {
         });
         self.capped_at_boot = self.capped_at_boot.saturating_add(1);
         let server = matches!(self.spec.kind, Kind::Server(_));
-        // As long as another worker serves the service goes on.
+        // While another worker serves, the service goes on.
         let nobody_serves = !self.workers.values().any(Worker::serves);
         if server && nobody_serves && self.capped_at_boot > self.spec.restart.limit {
             self.give_up_on_boots();
@@ -165,7 +165,7 @@ impl Supervisor {
 
     pub(super) fn cause_of(&mut self, worker: &Worker, ended: Ended, oom: Oom) -> Cause {
         let by_kernel = Cause::of(ended, oom);
-        if oom == Oom::Cap && self.ended_by_ending(worker) {
+        if oom == Oom::Cap && self.reached_cap_by_exiting(worker) {
             return self.cause_of_leaving(worker);
         }
         if oom != Oom::No {
@@ -189,9 +189,10 @@ impl Supervisor {
         if self.service.is_stopping() || self.service.loops.is_some() {
             return Cause::Stop;
         }
-        // RACE: we have asked the server for one worker fewer, and one that still boots exits by
-        // itself. It is not the one that the server chose: that one still goes, and is not due
-        // again. Only a signal tells that a worker was asked to go before it served.
+        // RACE: we have asked the server for one worker fewer, and in the same moment a worker that
+        // still boots exits by itself. The server has chosen another worker, which still goes and
+        // must not become due again. A worker that never served was asked to go only if a SIGTERM
+        // ended it.
         let was_chosen =
             asked_for && (!worker.is_starting() || ended == Ended::Signal(Signal::TERM));
         match worker.expected {
@@ -201,15 +202,15 @@ impl Supervisor {
         }
     }
 
-    /// Why a worker was on its way out.
+    /// Why a worker was leaving that reached its cap while its interpreter exited.
     fn cause_of_leaving(&mut self, worker: &Worker) -> Cause {
         let (id, cap) = (worker.id, self.limits.cap.bytes.unwrap_or_default());
         let shared = worker.memory.shared();
         self.warn_once("met its cap as it ended", || {
             format!(
-                "{id} met its cap of {cap} after its last request, while its interpreter ended and \
-                 copied the {shared} it shared with the process it was forked from; nothing was \
-                 lost, though its server may report a SIGKILL. hint: call gc.freeze() before \
+                "{id} reached its cap of {cap} after its last request: its interpreter copied the \
+                 {shared} that it shared with its parent process while it exited. No request was \
+                 lost, though its server may log a SIGKILL. hint: call `gc.freeze()` before \
                  workers are forked, or give a larger --cap"
             )
         });
@@ -257,7 +258,7 @@ impl Supervisor {
             String::new()
         };
         self.tell(Report::Warning(format!(
-            "{worker}: the kernel killed a child process of it {limit}{then}"
+            "{worker}: the kernel killed one of its child processes {limit}{then}"
         )));
     }
 }

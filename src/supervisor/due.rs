@@ -58,7 +58,7 @@ impl Supervisor {
             if self.would_help(now, &one) {
                 due.push(one);
             } else if let Some(worker) = self.workers.get(&one.worker) {
-                // It stays over its ceiling, and not beyond its tasks or its age.
+                // It may stay over its ceiling; its limits on tasks and age still hold.
                 due.extend(self.due_by_use(now, worker));
             }
         }
@@ -97,7 +97,7 @@ impl Supervisor {
         Err(old_at.into_iter().chain(grown_up).min())
     }
 
-    /// Whether it has done its number of tasks, or is old enough.
+    /// Whether it has done its maximum number of tasks, or has reached its maximum age.
     fn due_by_use(&self, now: Timestamp, worker: &Worker) -> Option<Due> {
         let young = worker.age(now) < self.spec.recycle.min_age;
         let cause = if !young && worker.has_done_enough(&self.spec) {
@@ -171,10 +171,13 @@ impl Supervisor {
     /// the budget it also counts what no process has mapped, such as files in `/dev/shm`; page
     /// cache can be given back and is not looked at.
     pub(super) fn total(&self) -> Bytes {
-        let workers = self.workers.values();
         let others = self.server_memory.plus(self.leftovers.memory());
-        let mapped = workers.fold(others, |total, worker| total.plus(worker.memory.value()));
-        mapped.max(self.held)
+        others.plus(self.memory_of_workers()).max(self.held)
+    }
+
+    pub(super) fn memory_of_workers(&self) -> Bytes {
+        let workers = self.workers.values();
+        workers.fold(Bytes::ZERO, |sum, one| sum.plus(one.memory.value()))
     }
 
     /// A newborn beside all that live now fits into the budget.

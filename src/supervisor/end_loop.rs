@@ -1,18 +1,18 @@
 //! Workers of a server that end again and again, while their server starts others at once.
 //!
-//! Two kinds are told from single ends: workers that end before they are ready (the application
-//! cannot start, whatever its exit status), and healthy ones that the kernel kills because
-//! something that no worker holds fills the budget. Each is told once with its figures. Where
-//! nobody is served any more the whole server is ended, so that its restarts are spaced like those
-//! of any command that fails.
+//! There are two kinds of such loops. In one, workers end before they are ready: the application
+//! cannot start, whatever its exit status is. In the other, the kernel kills healthy workers because
+//! something outside the workers fills the budget. Each kind is warned of once, with its figures.
+//! Where no worker serves any more, the whole server is ended, so that its restarts are spaced like
+//! those of any command that fails.
 
 use std::{collections::VecDeque, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Supervisor, action::Action, cause::Class, endings::Why, event::Oom, report::Cause, spec::Kind,
-    tell::span, worker::Worker,
+    Supervisor, action::Action, cause::Class, event::Oom, report::Cause, spec::Kind, tell::span,
+    worker::Worker,
 };
 use crate::units::{Bytes, Timestamp};
 
@@ -26,6 +26,15 @@ const WAIT_MIN: Duration = Duration::from_secs(5);
 const WAIT_MAX: Duration = Duration::from_secs(300);
 /// Without a kill for this long after a wait the loop is over.
 const OVER_AFTER: Duration = Duration::from_secs(60);
+
+/// Why we end a server that goes on with such a loop.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) enum LoopCause {
+    /// Its workers end before they are ready.
+    CannotStart,
+    /// Something outside the workers fills the budget.
+    BudgetIsFull,
+}
 
 /// What is remembered of ends that may become a loop.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -44,7 +53,7 @@ pub(super) struct EndLoop {
 }
 
 impl EndLoop {
-    /// Notes a worker that ended before it was ready. True when that is a loop, each time anew.
+    /// Notes a worker that ended before it was ready. True if that is a loop by now.
     fn on_unready(&mut self, now: Timestamp, cause: Cause) -> bool {
         self.unready = self.unready.saturating_add(1);
         self.unready_since.get_or_insert(now);
@@ -77,7 +86,7 @@ impl EndLoop {
         self.wait = self.wait.saturating_mul(2).clamp(WAIT_MIN, WAIT_MAX);
     }
 
-    /// A worker serves: workers can start.
+    /// A worker serves, so workers can start.
     pub(super) fn on_ready(&mut self) {
         if self.unready >= UNREADY_MAX {
             self.problem = None;
@@ -92,7 +101,7 @@ impl EndLoop {
         self.unready_since = None;
     }
 
-    /// What the last worker ended with that was never ready.
+    /// How the last worker ended that was never ready.
     pub(super) fn unready_reason(&self) -> Option<String> {
         let last = self.unready_last?.in_words();
         Some(format!("{last}, before its workers were ready"))
@@ -108,8 +117,8 @@ impl EndLoop {
 }
 
 impl Supervisor {
-    /// A worker ended that nobody had asked to.
-    pub(super) fn mind_end_loop(
+    /// A worker ended without being asked to.
+    pub(super) fn check_end_loop(
         &mut self,
         now: Timestamp,
         worker: &Worker,
@@ -133,13 +142,13 @@ impl Supervisor {
         }
         let (times, since) = (self.ends_loop.unready, self.ends_loop.unready_since);
         let within = span(now.since(since.unwrap_or(now)));
-        // One that was told to leave still answers what it has in hand.
+        // A worker that was told to leave still answers the requests it has begun.
         let serve = self.workers.values().filter(|one| one.birth.is_some());
         let serve = serve.count();
         let others = match serve {
             0 => "no worker serves".to_owned(),
-            1 => "1 older worker serves on".to_owned(),
-            many => format!("{many} older workers serve on"),
+            1 => "1 older worker still serves".to_owned(),
+            many => format!("{many} older workers still serve"),
         };
         let problem = format!(
             "workers cannot start: the last {times} ended before they were ready, within {within}, \
@@ -149,14 +158,14 @@ impl Supervisor {
         self.ends_loop.problem = Some(problem.clone());
         self.warn_once("workers cannot start", || {
             format!(
-                "{problem}. hint: the log of the application says why, or import it by hand: it \
-                 ends when it is imported"
+                "{problem}. hint: the application's log says why; if not, import the application \
+                 by hand"
             )
         });
         if serve == 0 {
-            // The server would try for ever, and each try costs an import. It is ended, and started
-            // again by the rules for a command that fails.
-            self.end_looping_run(Why::CannotStart);
+            // The server would try for ever, and each attempt costs an import. We end it, and it is
+            // restarted by the rules for a command that fails.
+            self.end_looping_run(LoopCause::CannotStart);
         }
     }
 
@@ -168,31 +177,26 @@ impl Supervisor {
         if !is_loop {
             return;
         }
-        let of_workers = self
-            .workers
-            .values()
-            .fold(worker.memory.value(), |sum, one| {
-                sum.plus(one.memory.value())
-            });
+        let of_workers = self.memory_of_workers().plus(worker.memory.value());
         let contents = self.budget_contents();
         let kills = KILLS_MAX;
-        // The kernel kills the fattest: where workers fill the budget, each kill makes room.
-        let by_workers = of_workers >= budget.scaled(0.5);
-        let problem = format!(
-            "the budget of {budget} is full, and the kernel has killed {kills} workers within \
-             {}s, though all of them together hold {of_workers}{contents}",
+        let killed = format!(
+            "the budget of {budget} is full, and the kernel has killed {kills} workers within {}s",
             KILLS_WINDOW.as_secs()
         );
-        if by_workers {
-            let problem = problem.replace(", though all of them together hold", "; workers hold");
+        // Where the workers themselves fill the budget, each kill makes room.
+        if of_workers >= budget.scaled(0.5) {
+            let problem = format!("{killed}; workers hold {of_workers}{contents}");
             self.ends_loop.problem = Some(problem.clone());
             self.warn_once("workers fill the budget", || {
-                format!("{problem}. hint: have fewer workers, or give a lower --ceiling")
+                format!("{problem}. hint: run fewer workers, or give a lower --ceiling")
             });
             return;
         }
-        self.tell_full_budget(problem);
-        self.end_looping_run(Why::BudgetIsFull);
+        self.tell_full_budget(format!(
+            "{killed}, though all workers together hold {of_workers}{contents}"
+        ));
+        self.end_looping_run(LoopCause::BudgetIsFull);
     }
 
     /// The kernel killed the server itself at the budget. That ends all its workers, so one such
@@ -210,7 +214,7 @@ impl Supervisor {
         ));
         // A job is not started again, and its status is its server's.
         if !self.is_job() {
-            self.service.loops = Some(Why::BudgetIsFull);
+            self.service.loops = Some(LoopCause::BudgetIsFull);
         }
     }
 
@@ -219,15 +223,15 @@ impl Supervisor {
         self.ends_loop.problem = Some(problem.clone());
         self.warn_once("something fills the budget", || {
             format!(
-                "{problem}. Replacing workers does not help: the server is started again after \
-                 {wait}, then after ever longer waits. hint: remove what fills the budget, or give \
-                 a larger --budget"
+                "{problem}. Replacing workers does not help: the server is restarted after {wait}, \
+                 and after a longer wait each time this happens again. hint: remove what fills the \
+                 budget, or give a larger --budget"
             )
         });
     }
 
-    /// Ends the server; what follows its end is decided as for any other, in `endings`.
-    fn end_looping_run(&mut self, why: Why) {
+    /// Ends the server; `endings` decides what follows, as for any other end.
+    fn end_looping_run(&mut self, why: LoopCause) {
         if self.service.loops.replace(why).is_none() {
             self.act(Action::KillRun {
                 run: self.service.run,
@@ -243,10 +247,6 @@ impl Supervisor {
     /// What fills the budget beside workers, for a message: `: 372M of files in tmpfs (…), …`.
     pub(super) fn budget_contents(&self) -> String {
         let contents = &self.contents;
-        let workers = self
-            .workers
-            .values()
-            .fold(Bytes::ZERO, |sum, one| sum.plus(one.memory.value()));
         let mut parts = Vec::new();
         let least = self.limits.budget.bytes.unwrap_or_default().scaled(0.02);
         if contents.shared >= least {
@@ -275,6 +275,7 @@ impl Supervisor {
         };
         named("in the server's own processes", self.server_memory);
         named("in page tables and other kernel memory", contents.kernel);
+        let workers = self.memory_of_workers();
         let known = workers.plus(self.server_memory).plus(contents.shared);
         named("in helpers and other processes", self.held.minus(known));
         if parts.is_empty() {

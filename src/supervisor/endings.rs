@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     Supervisor,
     action::Action,
+    end_loop::LoopCause,
     event::{Ended, Oom},
     report::{Cause, End, Report, Who},
     restart::Verdict,
@@ -15,15 +14,6 @@ use super::{
     worker::Worker,
 };
 use crate::units::{RunId, Timestamp};
-
-/// Why we end a server that does not end by itself.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(super) enum Why {
-    /// Its workers end before they are ready.
-    CannotStart,
-    /// Something that no worker holds fills the budget.
-    BudgetIsFull,
-}
 
 impl Supervisor {
     pub(super) fn on_command_ended(
@@ -99,7 +89,7 @@ impl Supervisor {
         };
     }
 
-    /// A single program was recycled and did not start again, or ended as soon as it had.
+    /// A single program that was recycled did not start again, or ended soon after its start.
     fn note_failed_recycle(&mut self, now: Timestamp, ended: Ended, since: Timestamp) {
         let expected = self.service.planned || self.service.stop.is_some() || self.is_job();
         let soon = !self.service.answers() || now.since(since) < self.spec.recycle.min_age;
@@ -170,14 +160,14 @@ impl Supervisor {
         self.after_unplanned_end(now)
     }
 
-    /// A server whose workers ended in a loop was ended by us. A job is not started again.
-    fn after_loop(&mut self, now: Timestamp, why: Why) -> Next {
+    /// We have ended a server because its workers ended in a loop. A job is not restarted.
+    fn after_loop(&mut self, now: Timestamp, why: LoopCause) -> Next {
         if self.is_job() {
             return self.give_up();
         }
         let wait = match why {
-            Why::CannotStart => Duration::ZERO,
-            Why::BudgetIsFull => self.wait_after_kills(),
+            LoopCause::CannotStart => Duration::ZERO,
+            LoopCause::BudgetIsFull => self.wait_after_kills(),
         };
         self.after_unplanned_end_at_least(now, wait)
     }
@@ -212,11 +202,11 @@ impl Supervisor {
         Next::Exit(75)
     }
 
-    /// What the last end came from.
+    /// How the last run ended, for the message that says that we give up.
     fn last_reason(&self) -> String {
         let loops = self.service.loops.and_then(|why| match why {
-            Why::CannotStart => self.ends_loop.unready_reason(),
-            Why::BudgetIsFull => Some("the budget is full".to_owned()),
+            LoopCause::CannotStart => self.ends_loop.unready_reason(),
+            LoopCause::BudgetIsFull => Some("the budget is full".to_owned()),
         });
         let of_end = || self.ends.back().map(|end| end.cause.in_words());
         loops.or_else(of_end).unwrap_or_default()

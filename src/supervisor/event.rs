@@ -52,7 +52,8 @@ pub enum Event {
         run: RunId,
         /// How.
         ended: Ended,
-        /// What the kernel says of a server's own memory. A single program is told as a worker.
+        /// Whether the kernel killed a server's main process for memory. For a single program
+        /// `WorkerEnded` says it.
         oom: Oom,
         /// A further master that goes on serving (gunicorn's USR2): the run goes on with it.
         successor: Option<i32>,
@@ -83,23 +84,23 @@ pub enum Event {
         /// Which.
         worker: WorkerId,
     },
-    /// A child of the server's main process is no worker, and stays: gunicorn's dirty arbiter, a
+    /// A child of the server's main process that is not a worker: gunicorn's dirty arbiter, a
     /// resource tracker.
     ServerHelper(
-        /// Its process.
+        /// Its pid.
         i32,
         /// Its command line, for people.
         String,
     ),
-    /// Below a command that counts as one worker, a server's main process runs.
+    /// A command that counts as one worker has started a known server.
     ServerFound {
-        /// It.
+        /// The pid of the server's main process.
         pid: i32,
-        /// Its name, as `--server` takes it.
+        /// The server's name, as `--server` takes it.
         server: &'static str,
     },
-    /// All processes that outlived the worker which started them. Comes now and then while there
-    /// are any, and once when there are none any more.
+    /// All processes that outlived the worker which started them. Comes again and again while
+    /// there are any, and once more with none when the last has ended.
     LeftBehind(Vec<Leftover>),
     /// A worker has begun to serve.
     WorkerReady {
@@ -114,8 +115,8 @@ pub enum Event {
         ended: Ended,
         /// What the kernel says of its memory.
         oom: Oom,
-        /// At its cap, the highest its group was ever charged with; else the highest its resident
-        /// pages ever were. Only where the kernel kept it.
+        /// After a kill at its cap: the highest charge of its group. After any other end: the
+        /// highest number of its resident pages. `None` where the kernel does not keep it.
         peak: Option<Bytes>,
     },
     /// The kernel killed a child process of a worker, and not the worker itself.
@@ -124,12 +125,12 @@ pub enum Event {
         worker: WorkerId,
         /// At whose limit.
         oom: Oom,
-        /// The rest of the worker is killed for it.
+        /// The rest of the worker is killed with it.
         whole: bool,
     },
 
-    /// The kernel holds a worker at a higher limit than was asked for: the worker holds more than
-    /// that already, and the kernel cannot take it back.
+    /// The kernel holds a worker to a higher limit than we asked for. The worker already holds more
+    /// memory than we asked for, and the kernel cannot reclaim it.
     CapHigher {
         /// Whose.
         worker: WorkerId,
@@ -153,7 +154,7 @@ pub enum Event {
         /// What they are charged with and cannot give back: anonymous pages, shared memory, tmpfs.
         held: Bytes,
     },
-    /// What of it is no worker's own memory. Comes where it may be much.
+    /// What the budget is charged with beside the memory of workers. Comes where it may be large.
     Contents(Contents),
     /// Processes of the service have waited for memory for a part of the last seconds: an early
     /// sign that a limit is near. Says no more than: look now.
@@ -180,7 +181,7 @@ pub enum Event {
         worker: WorkerId,
         /// What was found.
         agent: Agent,
-        /// Python runs there, so that it should be.
+        /// The worker runs Python, so its agent should be there.
         expected: bool,
     },
     /// What a worker was asked is answered, or will not be. One answer to each
@@ -217,10 +218,9 @@ pub enum Event {
         verdict: Result<String, String>,
     },
 
-    /// So many workers are capped and not watched, for we may have no more files open than this.
-    /// None: all are watched again.
+    /// Workers are capped but not watched, because we have as many files open as we may have.
     Unwatched {
-        /// How many.
+        /// Their number; 0: all workers are watched again.
         workers: u32,
         /// The limit on open files.
         limit: u64,
@@ -239,19 +239,19 @@ pub enum Event {
 /// A process that outlived its worker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Leftover {
-    /// Whose it was.
+    /// The worker that started it.
     pub worker: WorkerId,
-    /// Itself.
+    /// Its pid.
     pub pid: i32,
-    /// When it was started, in clock ticks since boot: with the pid an identity.
+    /// Its start time in clock ticks since boot. Pid and start time together identify it.
     pub started: u64,
-    /// The topmost process of those left over that it descends from; itself, if it is that.
+    /// The pid of the topmost leftover that it descends from; its own if it is the topmost.
     pub tree: i32,
     /// Its command line, for people.
     pub command: String,
     /// Its anonymous pages.
     pub memory: Bytes,
-    /// For so long it has used no CPU, as far as it was watched.
+    /// How long it has used no CPU, as far as it was watched.
     pub idle: Duration,
 }
 
@@ -329,18 +329,18 @@ pub struct Contents {
     pub kernel: Bytes,
     /// The largest files that can be seen in a tmpfs, largest first.
     pub files: Vec<TmpfsFile>,
-    /// How many files there are beside those, and their size.
+    /// Number of further files.
     pub more_files: u64,
-    /// See `more_files`.
+    /// Size of those further files together.
     pub more_size: Bytes,
 }
 
 /// A file whose pages are memory.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct TmpfsFile {
-    /// Where it is.
+    /// Its path.
     pub path: String,
-    /// What it takes.
+    /// Its size in memory.
     pub size: Bytes,
 }
 
@@ -351,12 +351,12 @@ pub struct Exact {
     /// What its end would give back: anonymous pages, shared memory without a name, swap and huge
     /// pages. No pages of files.
     pub private: Bytes,
-    /// Resident anonymous pages that only it has; never too many.
+    /// Resident anonymous pages that no other process shares; never an overestimate.
     pub anon: Bytes,
     /// Private pages and its share of the shared ones, and swap.
     pub pss: Bytes,
-    /// Anonymous pages charged to its own cgroup, where others can be charged elsewhere: it has one
-    /// and was moved there.
+    /// Anonymous pages charged to its own cgroup, for a worker that was moved into its cgroup: its
+    /// earlier pages are charged elsewhere.
     pub charged: Option<Bytes>,
     /// How long the look took; the target was stalled for a part of it.
     pub took: Duration,

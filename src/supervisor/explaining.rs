@@ -21,15 +21,15 @@ const JOB_REPORTS_AT: f64 = 0.7;
 const REPORT_PAUSE: Duration = Duration::from_secs(30);
 
 impl Supervisor {
-    /// Reports are kept though no operator asks for them, at least those that are made without a
-    /// worker's help.
+    /// Whether reports are made without an operator's request, at least those that need no help
+    /// from the worker.
     pub(super) fn wants_reports(&self) -> bool {
         self.spec.wants_agent() && self.spec.leaks.ask != Leaks::Off
     }
 
-    /// Workers are traced, and asked why they have grown, though no operator wants to know. A
-    /// worker that serves pays for it with its clients' time, so somebody has to want it.
-    pub(super) fn asks_unbidden(&self) -> bool {
+    /// Whether workers are traced and asked why they have grown, without an operator's request. In
+    /// a worker that serves this delays requests, so the configuration has to ask for it.
+    pub(super) fn asks_automatically(&self) -> bool {
         let wanted = match self.spec.leaks.ask {
             Leaks::Auto => self.is_job(),
             Leaks::On | Leaks::Always => true,

@@ -3,22 +3,16 @@
 //! A replacement helps when its worker lives below the limit for a while. It does not where workers
 //! pass the ceiling soon after their start: they need that much, or they are a whole tree of
 //! processes under one ceiling, or all they do is warm up. After a few of those in a row, workers
-//! stay over their ceiling until they are close to their cap; one that has stopped growing by then
-//! is not held against the ceiling any more.
+//! stay over their ceiling until they are close to their cap. A worker that has stopped growing by
+//! then is no longer compared with the ceiling.
 //!
-//! A leak that is really that fast goes on until it is close to the cap, and is recycled there.
+//! A worker that really leaks that fast is recycled when it is close to its cap.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Supervisor,
-    due::Due,
-    report::{Cause, Report},
-    spec::Kind,
-    worker::Worker,
-};
+use super::{Supervisor, due::Due, report::Cause, spec::Kind, worker::Worker};
 use crate::units::{Bytes, Timestamp, WorkerId};
 
 /// A program that is recycled as a whole passes its ceiling early if it does so before this many
@@ -29,11 +23,11 @@ const SETTLED: f64 = 3.0;
 /// A worker that does not grow is over its ceiling soon before this many times `min_age`.
 const STILL: f64 = 1.5;
 /// A tree of processes passes it early if it does so before this: its processes start one another,
-/// and on a busy machine that takes its time.
+/// which takes time on a busy machine.
 const EARLY_TREE: Duration = Duration::from_secs(60);
 /// This many early recycles in a row for each wanted worker are allowed.
 const EARLY_MAX: u32 = 2;
-/// After those, this many are allowed close to the cap of workers that have done no task.
+/// After those, workers that have done no task may be recycled close to their cap this many times.
 const NEAR_MAX: u32 = 3;
 /// A worker is close to its cap at this part of the way there from its ceiling.
 const NEAR: f64 = 0.6;
@@ -47,7 +41,7 @@ const BUDGET_WAIT_MIN: Duration = Duration::from_secs(60);
 const BUDGET_WAIT_MAX: Duration = Duration::from_secs(600);
 /// A worker of this many processes is a tree under one ceiling.
 const TREE: u32 = 3;
-/// A tree is told of at this part of its ceiling.
+/// A warning about a tree comes at this part of its ceiling.
 const TREE_TOLD: f64 = 0.75;
 
 /// What is remembered of recycles that did not help.
@@ -66,7 +60,7 @@ pub(super) struct Futile {
     /// Recycles for the budget in the present series.
     budget: u32,
     budget_last: Option<Timestamp>,
-    /// No recycle for the budget before then.
+    /// When the next recycle for the budget is allowed.
     budget_after: Option<Timestamp>,
 }
 
@@ -87,7 +81,7 @@ impl Futile {
         }
     }
 
-    /// A worker is recycled for the budget. `most` in one series, and then there is a wait.
+    /// A worker is recycled for the budget. After `most` in one series there is a wait.
     fn on_budget(&mut self, now: Timestamp, most: u32) {
         let goes_on = self
             .budget_last
@@ -129,7 +123,7 @@ struct Early {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Verdict {
-    /// It is recycled.
+    /// The worker is recycled.
     Recycle,
     /// It stays, and is judged again.
     Wait,
@@ -155,7 +149,8 @@ impl Futile {
 }
 
 impl Supervisor {
-    /// Whether a recycle for memory is likely to help. If not it is told, and the worker stays.
+    /// Whether a recycle for memory is likely to help. If not, a warning says so and the worker
+    /// stays.
     pub(super) fn would_help(&mut self, now: Timestamp, due: &Due) -> bool {
         if due.cause == Cause::Ceiling {
             self.would_help_at_ceiling(now, due)
@@ -190,7 +185,7 @@ impl Supervisor {
             }
             Verdict::Stop => {
                 self.stop_recycling(due, ceiling);
-                // Its other limits hold, and nothing waits for them yet.
+                // Its limits on tasks and age still hold, but no deadline is set for them yet.
                 self.wake_at(now, now.later(Duration::from_secs(1)));
                 false
             }
@@ -207,15 +202,15 @@ impl Supervisor {
         let contents = self.budget_contents();
         self.warn_once("budget recycles in vain", || {
             format!(
-                "{times} recycles for the budget in a row did not help: all together still hold \
-                 {total} of {budget}{contents}; further ones wait for 1 to 10 minutes. hint: have \
-                 fewer workers, or give a larger --budget"
+                "{times} recycles in a row for the budget did not help: all together still hold \
+                 {total} of {budget}{contents}; each further one waits for 1 to 10 minutes. hint: \
+                 run fewer workers, or give a larger --budget"
             )
         });
         false
     }
 
-    /// What is remembered when a worker is let go for its memory.
+    /// A worker begins to drain: remembers it if that is for its memory.
     pub(super) fn on_let_go(&mut self, now: Timestamp, due: Due) {
         let most = self.early_max();
         if due.cause == Cause::Budget {
@@ -257,8 +252,9 @@ impl Supervisor {
         false
     }
 
-    /// Takes in a sample: since when a worker is over its ceiling, and that one lives below it.
-    pub(super) fn mind_futile(&mut self, now: Timestamp, worker: WorkerId) {
+    /// Updates, after a sample, since when a worker is over its ceiling and whether it has lived
+    /// below it for long enough.
+    pub(super) fn update_futile(&mut self, now: Timestamp, worker: WorkerId) {
         let Some(one) = self.workers.get(&worker) else {
             return;
         };
@@ -281,7 +277,7 @@ impl Supervisor {
         self.tell_tree(worker);
     }
 
-    /// Until when passing the ceiling is early.
+    /// A worker that passes its ceiling before then passes it early.
     fn early_until(&self, worker: &Worker) -> Timestamp {
         let least = if worker.memory.processes() >= TREE {
             EARLY_TREE
@@ -321,8 +317,8 @@ impl Supervisor {
         self.warn_once("born over the ceiling", || {
             format!(
                 "{whose}: {memory} soon after the start, over the ceiling of {ceiling}, and no \
-                 longer growing: recycling cannot help and is off for such workers, which are \
-                 held by their cap alone. hint: give a --ceiling above {}",
+                 longer growing: recycling cannot help and is off for such workers, and only \
+                 their cap limits them. hint: give a --ceiling above {}",
                 memory.scaled(1.5)
             )
         });
@@ -356,7 +352,7 @@ impl Supervisor {
         });
     }
 
-    /// The processes of a whole tree share one ceiling: whoever gave it for one of them is told.
+    /// Warns that the processes of a tree share one ceiling, in case it was meant for each of them.
     fn tell_tree(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else {
             return;
@@ -367,15 +363,16 @@ impl Supervisor {
             return;
         };
         let is_tree = processes >= TREE && sure && !self.is_job();
-        if !is_tree || memory < ceiling.scaled(TREE_TOLD) || self.warned.contains("tree") {
+        if !is_tree || memory < ceiling.scaled(TREE_TOLD) {
             return;
         }
-        self.warned.insert("tree".to_owned());
-        self.tell(Report::Warning(format!(
-            "{id}: {processes} processes share one ceiling of {ceiling} and hold {memory}. hint: \
-             all processes that a program starts are one worker: give a --ceiling for all of them \
-             together"
-        )));
+        self.warn_once("tree", || {
+            format!(
+                "{id}: {processes} processes share one ceiling of {ceiling} and hold {memory}. \
+                 hint: all processes that a program starts are one worker: give a --ceiling for \
+                 all of them together"
+            )
+        });
     }
 }
 

@@ -268,14 +268,12 @@ impl Supervisor {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::{
         supervisor::{
             event::Event,
             report::Who,
-            spec::{CommandSpec, MemorySpec, Spec},
+            spec::{MemorySpec, Spec},
         },
         units::WorkerId,
     };
@@ -302,16 +300,7 @@ mod tests {
 
     impl Contained {
         fn new() -> Self {
-            let command = CommandSpec {
-                listen: Vec::new(),
-                program: "/bin/true".into(),
-                argv: Vec::new(),
-                env: BTreeMap::new(),
-                directory: None,
-                user: None,
-            };
-            let memory = MemorySpec::plain();
-            let spec = Spec::for_pool("shop".to_owned(), memory, command, "/tmp".into());
+            let spec = Spec::for_test(MemorySpec::plain());
             Self(Supervisor::new(spec, 1, Timestamp::default()))
         }
 

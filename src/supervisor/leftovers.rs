@@ -1,10 +1,10 @@
 //! What recycled workers leave behind: browsers, daemons, children that nobody waits for.
 //!
 //! A process that outlives its worker keeps its memory, and with each recycle there is one more,
-//! until the budget is full and the kernel kills healthy workers. What one worker has left is taken
-//! by trees: a process with all that descends from it, as a browser is several processes of which
-//! only one works at a time. A tree that has used no CPU for a while is ended; where memory is
-//! short, trees are ended at once, the largest first.
+//! until the budget is full and the kernel kills healthy workers. Such processes are handled as
+//! trees, a process with all its descendants: a browser is several processes, of which only one
+//! works at a time. A tree that has used no CPU for a while is ended; where memory is short, trees
+//! are ended at once, the largest first.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,17 +17,17 @@ use super::{
 };
 use crate::units::{Bytes, Signal, Timestamp, WorkerId};
 
-/// A tree is ended after so long without any use of the CPU, in the life of its worker or after.
+/// A tree is ended when it has used no CPU for this long, before or after its worker's end.
 const IDLE: Duration = Duration::from_secs(5);
-/// What ends by itself right after its worker is not told of.
+/// A tree that ends by itself this soon after its worker is not reported.
 const TELL_AFTER: Duration = Duration::from_secs(1);
 /// Between SIGTERM and SIGKILL.
 const TERM_GRACE: Duration = Duration::from_secs(2);
 
-/// All that is left over now.
+/// All processes that are left over now.
 #[derive(Debug, Default)]
 pub(super) struct Leftovers {
-    /// By the topmost process and its start, which is an identity.
+    /// By the pid and the start time of the topmost process, which together identify it.
     trees: BTreeMap<(i32, u64), Tree>,
     ended: u64,
 }
@@ -40,7 +40,7 @@ struct Tree {
     processes: Vec<(i32, u64)>,
     memory: Bytes,
     seen: Timestamp,
-    /// Of the one that has worked last.
+    /// How long the process that was active last has used no CPU.
     idle: Duration,
     told: bool,
     /// SIGTERM was sent.
@@ -88,7 +88,7 @@ impl Leftovers {
         self.trees.iter().map(view).collect()
     }
 
-    /// Takes in what there is now; what is not in it any more has ended.
+    /// Replaces the trees by those found now. A tree that is no longer found has ended.
     fn take(&mut self, now: Timestamp, found: Vec<Leftover>) {
         let starts: BTreeMap<i32, u64> = found.iter().map(|one| (one.pid, one.started)).collect();
         let mut trees: BTreeMap<(i32, u64), Tree> = BTreeMap::new();
@@ -112,7 +112,7 @@ impl Leftovers {
             }
             tree.processes.push((one.pid, one.started));
             tree.memory = tree.memory.plus(one.memory);
-            // One that works keeps all of its tree.
+            // One active process keeps its whole tree.
             tree.idle = tree.idle.min(one.idle);
         }
         for (id, tree) in &mut trees {
@@ -146,8 +146,8 @@ impl Supervisor {
         }
         if !new.is_empty() && self.spec.recycle.leftovers == Mode::Tell {
             self.warn_once("leftovers", || {
-                "recycled workers leave processes behind, and recycle.leftovers = tell keeps them: \
-                 their memory counts towards the budget until they end"
+                "recycled workers leave processes behind, and `recycle.leftovers = \"tell\"` keeps \
+                 them: their memory counts towards the budget until they end"
                     .to_owned()
             });
         }
@@ -155,7 +155,7 @@ impl Supervisor {
     }
 
     fn end_leftovers(&mut self, now: Timestamp) {
-        let mut short = self.budget_is_short();
+        let mut short = self.budget_is_short_after(Bytes::ZERO);
         let trees = self.leftovers.trees.iter();
         let mut largest_first: Vec<_> = trees.map(|(id, tree)| (tree.memory, *id)).collect();
         largest_first.sort_unstable_by_key(|(memory, id)| (std::cmp::Reverse(*memory), *id));
@@ -189,16 +189,13 @@ impl Supervisor {
                 self.tell(report);
             }
             freed = freed.plus(memory);
-            short = short && self.budget_is_short_less(freed);
+            short = short && self.budget_is_short_after(freed);
         }
     }
 
-    fn budget_is_short(&self) -> bool {
-        self.budget_is_short_less(Bytes::ZERO)
-    }
-
-    /// There is no room for another worker, or all together are about to meet the budget.
-    fn budget_is_short_less(&self, freed: Bytes) -> bool {
+    /// Whether, once `freed` is given back, the budget has no room for another worker or is nearly
+    /// reached.
+    fn budget_is_short_after(&self, freed: Bytes) -> bool {
         let Some(budget) = self.limits.budget.bytes else {
             return false;
         };
@@ -206,7 +203,7 @@ impl Supervisor {
         total.plus(self.newborn) > budget || total >= budget.scaled(super::due::BUDGET_SHARE)
     }
 
-    /// Healthy workers are not replaced for the budget while what others left can still be ended.
+    /// Healthy workers are not replaced for the budget while leftovers can still be ended.
     pub(super) fn ends_leftovers_first(&self) -> bool {
         self.spec.recycle.leftovers == Mode::End && !self.leftovers.is_empty()
     }

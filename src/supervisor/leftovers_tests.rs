@@ -1,12 +1,10 @@
-//! When what a worker has left is told of, and when it is ended.
-
-use std::collections::BTreeMap;
+//! When a process that a worker has left behind is reported, and when it is ended.
 
 use super::*;
 use crate::{
     supervisor::{
         event::{Event, Machine},
-        spec::{CommandSpec, Limit, MemorySpec, Spec},
+        spec::{Limit, MemorySpec, Spec},
     },
     units::Size,
 };
@@ -16,19 +14,11 @@ struct Service(Supervisor);
 
 impl Service {
     fn new(leftovers: Mode) -> Self {
-        let command = CommandSpec {
-            listen: Vec::new(),
-            program: "/bin/true".into(),
-            argv: Vec::new(),
-            env: BTreeMap::new(),
-            directory: None,
-            user: None,
-        };
         let memory = MemorySpec {
             budget: Limit::At(Size::Bytes(Bytes::mib(300))),
             ..MemorySpec::plain()
         };
-        let mut spec = Spec::for_pool("shop".to_owned(), memory, command, "/tmp".into());
+        let mut spec = Spec::for_test(memory);
         spec.recycle.leftovers = leftovers;
         let mut service = Self(Supervisor::new(spec, 1, Timestamp::default()));
         for event in [
@@ -61,7 +51,7 @@ impl Service {
         (ended, told.filter(about).collect())
     }
 
-    /// What is left at that second.
+    /// Tells what is left at that second. The result: processes signalled, and reports by kind.
     fn left(
         &mut self,
         seconds: u64,
@@ -85,7 +75,7 @@ fn browser(pid: i32, tree: i32, idle_s: u64) -> Leftover {
 }
 
 #[test]
-fn what_is_left_is_told_and_ended_once_it_is_idle() {
+fn a_leftover_is_reported_and_ended_once_it_is_idle() {
     let mut service = Service::new(Mode::End);
     assert_eq!(service.left(1, &[browser(5, 5, 0)]), (vec![], vec![]));
     let (ended, told) = service.left(2, &[browser(5, 5, 1)]);
@@ -97,7 +87,7 @@ fn what_is_left_is_told_and_ended_once_it_is_idle() {
         (vec![(5, Signal::TERM)], vec!["leftover-ended"])
     );
     assert_eq!(service.left(7, &[browser(5, 5, 6)]), (vec![], vec![]));
-    // It does not listen to SIGTERM.
+    // It ignores SIGTERM.
     let (ended, told) = service.left(8, &[browser(5, 5, 7)]);
     assert_eq!((ended, told), (vec![(5, Signal::KILL)], vec![]));
     assert_eq!(service.left(9, &[]), (vec![], vec![]));
@@ -107,7 +97,7 @@ fn what_is_left_is_told_and_ended_once_it_is_idle() {
 }
 
 #[test]
-fn one_process_that_works_keeps_all_of_its_tree() {
+fn one_active_process_keeps_its_whole_tree() {
     let mut service = Service::new(Mode::End);
     let tree = |idle| [browser(5, 5, idle), browser(6, 5, 0), browser(9, 9, idle)];
     for second in 1..60 {
@@ -143,7 +133,7 @@ fn where_the_budget_is_short_the_largest_is_killed_at_once() {
 }
 
 #[test]
-fn who_only_wants_to_be_told_is_told_once_and_nothing_is_ended() {
+fn with_leftovers_set_to_tell_a_process_is_reported_once_and_not_ended() {
     let mut service = Service::new(Mode::Tell);
     service.left(1, &[browser(5, 5, 0)]);
     let (ended, told) = service.left(2, &[browser(5, 5, 1)]);
@@ -158,7 +148,7 @@ fn who_only_wants_to_be_told_is_told_once_and_nothing_is_ended() {
 }
 
 #[test]
-fn another_process_with_the_same_number_is_another_one() {
+fn a_later_process_with_the_same_pid_is_another_leftover() {
     let mut service = Service::new(Mode::End);
     service.left(1, &[browser(5, 5, 4)]);
     let (ended, _) = service.left(2, &[browser(5, 5, 5)]);

@@ -28,7 +28,8 @@ const SPACING_MIN: Duration = Duration::from_micros(500);
 const EXACT_SHARE: u32 = 50;
 /// Exact looks may be off by this part of the ceiling.
 const EXACT_WITHIN: f64 = 0.05;
-/// The cheap figures have moved far from the last exact one: by this part of the ceiling.
+/// Cheap figures that have moved by this part of the ceiling since the last exact look are far from
+/// it.
 const FAR: f64 = 0.15;
 
 /// What is known of one worker's memory.
@@ -187,7 +188,7 @@ impl Memory {
         }
     }
 
-    /// Private memory, whatever counts against the ceiling.
+    /// Private memory, whichever measure is compared with the ceiling.
     pub(super) fn private(&self) -> Bytes {
         let last = self.last.unwrap_or_default();
         match self.exact {
@@ -196,7 +197,8 @@ impl Memory {
         }
     }
 
-    /// Anonymous memory that others have as well: pages of a fork that nobody has written to since.
+    /// Anonymous memory shared with other processes: pages of a fork that neither side has written
+    /// to since.
     pub(super) fn shared(&self) -> Bytes {
         let last = self.last.unwrap_or_default();
         last.anon.minus(self.private())
@@ -220,8 +222,9 @@ impl Memory {
         self.peak
     }
 
-    /// The highest value, where `resident` is the highest its resident pages ever were: a short
-    /// life is not seen by looks. The pages of files that it was seen with are not its own.
+    /// The highest value, taking into account `resident`, the highest that its resident pages ever
+    /// were: looks may miss the peak of a short life. Its pages of files, as far as looks have seen
+    /// them, do not count.
     pub(super) fn peak_of(&self, resident: Bytes) -> Bytes {
         let files = match self.measure {
             Measure::Rss => Bytes::ZERO,
@@ -235,7 +238,7 @@ impl Memory {
         self.last
     }
 
-    /// How many processes it was when it was last looked at.
+    /// Number of its processes at the last look.
     pub(super) fn processes(&self) -> u32 {
         self.last.map_or(1, |last| last.processes)
     }

@@ -93,6 +93,7 @@ pub struct Supervisor {
     contents: event::Contents,
     /// So many workers in a row met their cap while they booted.
     capped_at_boot: u32,
+    /// Whether the application can start.
     starts: suspension::Starts,
     /// What was warned of is not warned of again.
     warned: BTreeSet<String>,

@@ -263,8 +263,8 @@ impl Supervisor {
         }
     }
 
-    /// Recycles and reloads that an operator asked for and that are under way are given up. Who asked
-    /// by a request is answered; for a reload by signal the log says it.
+    /// Gives up all replacements that operators wait for. An operator who asked by a request is
+    /// answered; for a reload by signal there is a warning.
     pub(super) fn refuse_recycles(&mut self, why: &str) {
         let waiting = std::mem::take(&mut self.operator.waiting);
         if waiting.is_empty() {

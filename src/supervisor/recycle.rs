@@ -172,7 +172,7 @@ impl Supervisor {
         }
     }
 
-    /// What still boots is waited for when the service stops.
+    /// Gives workers that boot at low priority the normal one: a stop waits for them.
     pub(super) fn end_low_priority(&mut self) {
         let priority = Priority::Normal;
         let mut low = Vec::new();
@@ -234,7 +234,7 @@ impl Supervisor {
             Some(first) => {
                 // Without a spare, the one that goes is missing until its replacement is up.
                 let away_after = wanted.saturating_sub(count.ready.saturating_sub(1));
-                // The last one that serves does not go before it is known that another starts.
+                // The last worker that serves is not recycled before another one has started.
                 let last = count.ready < 2 && wanted > 1;
                 if away_after <= self.spec.recycle.at_once && !last {
                     self.let_go(now, *first, By::Signal);

@@ -34,9 +34,9 @@ pub enum Report {
         /// Its process.
         pid: i32,
     },
-    /// A child of the server's main process is no worker.
+    /// A child of the server's main process is not a worker.
     ServerHelper {
-        /// Its process.
+        /// Its pid.
         pid: i32,
         /// Its command line, for people.
         command: String,
@@ -76,7 +76,8 @@ pub enum Report {
     },
     /// A process outlived the worker that started it.
     LeftBehind(Left),
-    /// Such a process is ended. For so long it had used no CPU; `None`: because memory was short.
+    /// Such a process is being ended, because it has used no CPU for this long; `None`: because
+    /// memory is short.
     LeftoverEnded(Left, Option<Duration>),
     /// A worker's growth is traced for a while.
     Armed {
@@ -118,7 +119,7 @@ pub enum Report {
     },
     /// Workers are replaced again.
     Resumed {
-        /// Why it is taken that the application can start.
+        /// Why recycling resumes.
         why: String,
     },
     /// A worker drains.
@@ -148,7 +149,7 @@ pub enum Report {
         ends: u32,
         /// In that long.
         window: Duration,
-        /// What the last of them came from.
+        /// The reason of the last of them.
         last: String,
     },
     /// Another binary has taken over; nothing else has changed.
@@ -165,9 +166,9 @@ pub enum Report {
         /// With this exit status.
         status: i32,
     },
-    /// So many workers are capped and not watched, for want of descriptors. None: it is over.
+    /// Workers are capped but not watched, because no more files may be open.
     Unwatched {
-        /// How many.
+        /// Their number; 0: all workers are watched again.
         workers: u32,
         /// The limit on open files.
         limit: u64,
@@ -349,8 +350,8 @@ pub struct Snapshot {
     pub ready: bool,
     /// It is being stopped.
     pub stopping: bool,
-    /// What keeps it from serving as it should, as long as it does: workers that cannot start, a
-    /// budget that something else fills.
+    /// What keeps the service from working as it should at the moment: workers that cannot start, or
+    /// a budget that something outside the workers fills.
     pub problem: Option<String>,
     /// What holds a cap here.
     pub caps: CapMechanism,
@@ -384,7 +385,7 @@ pub struct Snapshot {
     pub failed_starts: u64,
     /// Processes that outlived their worker.
     pub leftovers: Vec<LeftoverView>,
-    /// Such that were ended.
+    /// How many of those were ended.
     pub leftovers_ended: u64,
 }
 
@@ -395,7 +396,7 @@ pub struct SuspendedView {
     pub why: String,
     /// How long it has lasted.
     pub lasts: Duration,
-    /// So many starts in a row have failed.
+    /// Failed starts in a row.
     pub failures: u32,
 }
 
@@ -410,9 +411,9 @@ pub struct LeftoverView {
     pub command: String,
     /// What all of them hold.
     pub memory: Bytes,
-    /// How many they are.
+    /// Number of these processes.
     pub processes: u32,
-    /// For so long they have used no CPU.
+    /// How long they have used no CPU.
     pub idle: Duration,
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Supervisor,
     action::{Action, Notice},
-    endings::Why,
+    end_loop::LoopCause,
     event::{CapMechanism, Machine, Stop},
     report::{Cause, End, Report, Who},
     restart::Restarts,
@@ -40,7 +40,7 @@ pub(super) struct Service {
     pub(super) planned: bool,
     /// We ended the server because its workers ended in a loop.
     #[serde(default)]
-    pub(super) loops: Option<Why>,
+    pub(super) loops: Option<LoopCause>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -15,7 +15,7 @@ pub struct Spec {
     pub command: CommandSpec,
     /// How it is understood.
     pub kind: Kind,
-    /// Nobody said so: it was taken for that by its command line.
+    /// `kind` is not configured; it was derived from the command line.
     pub kind_is_guessed: bool,
     /// Limits on memory.
     pub memory: MemorySpec,
@@ -44,13 +44,13 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// What of the wishes does not work in a worker without the agent, in words.
-    pub fn needs_agent(&self) -> Vec<&'static str> {
+    /// The configured features that do not work in a worker without the agent, in words.
+    pub fn needs_agent(&self) -> impl Iterator<Item = &'static str> + use<> {
         let needs = [
             (self.recycle.max_tasks.is_some(), "recycle.max_tasks"),
             (
                 !self.agent.drain.is_zero(),
-                "closing of kept-alive connections",
+                "closing keep-alive connections",
             ),
             (self.memory.gc_first, "collecting garbage before a recycle"),
             (self.leaks.ask != Leaks::Off, "memory reports"),
@@ -60,18 +60,13 @@ impl Spec {
             ),
         ];
         let needs = needs.into_iter().filter(|(is_wished, _)| *is_wished);
-        needs.map(|(_, what)| what).collect()
+        needs.map(|(_, what)| what)
     }
 
     /// The agent is to be put into the workers: something that is wished for needs it.
     pub fn wants_agent(&self) -> bool {
-        let needed = self.memory.gc_first
-            || self.leaks.ask != Leaks::Off
-            || self.recycle.max_tasks.is_some()
-            || matches!(self.kind, Kind::Server(_))
-            || !self.agent.drain.is_zero();
         match self.agent.load {
-            AgentLoad::Auto => needed,
+            AgentLoad::Auto => self.needs_agent().next().is_some(),
             AgentLoad::On => true,
             AgentLoad::Off => false,
         }
@@ -223,7 +218,7 @@ pub struct RecycleSpec {
 pub enum Leftovers {
     /// They are ended when they have used no CPU for a while, or when memory is short.
     End,
-    /// They are told of.
+    /// They are only reported.
     Tell,
 }
 
@@ -259,7 +254,7 @@ pub struct LeaksSpec {
     pub time_box: Duration,
     /// So many reports are kept; at least 1.
     pub kept: usize,
-    /// Where services keep what outlives them; `None`: nowhere, it ends with us.
+    /// Where reports and events outlive the service; `None`: they end with it.
     pub directory: Option<PathBuf>,
     /// The service's own directory there, by its name and where its command runs.
     pub service: String,
@@ -268,10 +263,10 @@ pub struct LeaksSpec {
 /// When workers are asked why they are fat.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Leaks {
-    /// A job as it nears its cap; a worker that serves is not asked.
+    /// Jobs only, as they near their cap. A worker that serves is not asked.
     Auto,
-    /// Workers that serve as well, before they are replaced for their memory. They are traced when
-    /// they near their ceiling.
+    /// Also workers that serve, before they are replaced for their memory. They are traced when they
+    /// near their ceiling.
     On,
     /// The same, traced from their first request on.
     Always,
@@ -345,9 +340,9 @@ pub struct ControlSpec {
     pub socket: PathBuf,
     /// Serves the reading half over TCP as well, `HOST:PORT`.
     pub metrics: Option<std::net::SocketAddr>,
-    /// Names by which `/v1` may be asked over TCP, beside addresses and `localhost`.
+    /// Host names under which `/v1` is served over TCP, beside addresses and `localhost`.
     pub hosts: Vec<String>,
-    /// Holds the token that events and reports take over TCP; `None`: they are not served there.
+    /// File with the token that events and reports need over TCP; `None`: they are not served there.
     pub token_file: Option<PathBuf>,
     /// So many ends and events are kept for asking; at least 1.
     pub history: usize,
@@ -399,6 +394,22 @@ impl MemorySpec {
             wire: false,
             gc_first: false,
         }
+    }
+}
+
+#[cfg(test)]
+impl Spec {
+    /// A single program for unit tests, with these limits and nothing else configured.
+    pub(super) fn for_test(memory: MemorySpec) -> Self {
+        let command = CommandSpec {
+            listen: Vec::new(),
+            program: "/bin/true".into(),
+            argv: Vec::new(),
+            env: BTreeMap::new(),
+            directory: None,
+            user: None,
+        };
+        Self::for_pool("shop".to_owned(), memory, command, "/tmp".into())
     }
 }
 

@@ -7,8 +7,8 @@
 //!
 //! Where other workers served on, the server itself starts the next worker, and recycling resumes
 //! when one is ready. If nothing has been started for a while, recycling is tried again. Where the
-//! failed start took the whole service down, there is nobody to serve on the next time either: then
-//! the service has to run for a while before it is recycled again, longer after each failure.
+//! failed start took the whole service down, the next one would do so as well: then the service has
+//! to run for a while before it is recycled again, longer after each failure.
 
 use std::time::Duration;
 
@@ -100,7 +100,7 @@ impl Starts {
     }
 
     /// Whether a worker may be replaced for this cause. An operator may recycle a service that runs
-    /// again: whether it can start now is the operator's to know.
+    /// again, since an operator knows whether it can start now.
     pub(super) fn allows(&self, cause: Cause) -> bool {
         let operator = matches!(cause, Cause::Request | Cause::Reload);
         self.suspended
@@ -118,7 +118,7 @@ impl Starts {
         }
     }
 
-    /// When recycling resumes if nothing more is heard. `starting`: a start is under way.
+    /// When recycling resumes if no start fails or works before. `starting`: a start is under way.
     fn resumes_at(&self, starting: bool) -> Option<Timestamp> {
         let suspended = self.suspended.as_ref()?;
         let since = if suspended.down {
@@ -143,8 +143,8 @@ impl Starts {
 }
 
 impl Supervisor {
-    /// A worker of a server has ended. If it never served, its start has failed; nobody asked it to
-    /// go, or its server was told something that makes it go.
+    /// A worker of a server has ended. Its start has failed if it never served and ended without
+    /// being asked to.
     pub(super) fn note_end_of_start(
         &mut self,
         now: Timestamp,
@@ -154,7 +154,7 @@ impl Supervisor {
         let server = matches!(self.spec.kind, Kind::Server(_));
         let asked = worker.expected.is_some() || ended == Ended::Signal(Signal::TERM);
         let runs = self.service.pid().is_some() && !self.service.is_stopping();
-        // While nobody serves there is nobody to be recycled: the server's own rules hold.
+        // While no worker serves, none is recycled, and the server's own rules hold.
         let others_serve = self.workers.values().any(Worker::serves);
         if server && runs && worker.is_starting() && !asked && others_serve {
             let why = why_of(worker.id, Cause::of(ended, oom));
@@ -162,7 +162,7 @@ impl Supervisor {
         }
     }
 
-    /// Where the agent is not in the workers, one promise is off.
+    /// Warns that without the agent a failed start stops the workers that serve.
     pub(super) fn warn_of_no_guard(&mut self, why: &str) {
         if matches!(self.spec.kind, Kind::Server(_)) {
             let message = format!(

@@ -2,8 +2,8 @@
 //! allocations are traced in short windows, so that what grows from there on has its line.
 //!
 //! Growth alone is no reason. An application that warms up (lazy imports, caches that fill and
-//! stay) grows as well, for minutes, and then stops, far below a ceiling of gigabytes; traced all
-//! that while it answered seven times as late.
+//! stay) grows as well, for minutes, and then stops, far below a ceiling of gigabytes. One that was
+//! traced all that time took seven times as long to answer.
 //!
 //! A window of a tenth of a second each second keeps the cost of tracemalloc, which makes a request
 //! several times as dear while it is on, below a seventh of the throughput.
@@ -134,7 +134,7 @@ impl Tracing {
 impl Supervisor {
     /// Opens and closes the windows that are due.
     pub(super) fn mind_tracing(&mut self, now: Timestamp) {
-        if !self.asks_unbidden() {
+        if !self.asks_automatically() {
             return;
         }
         let free = |worker: &&Worker| {
@@ -246,8 +246,8 @@ impl Supervisor {
 mod tests {
     use super::*;
 
-    /// A worker with a baseline of 60M that holds so much, grows by so much a second, and is
-    /// recycled at `limit`; all in MiB.
+    /// A worker with a baseline of 60M that holds `value`, grows by `pace` a second, and is recycled
+    /// at `limit`; all in MiB.
     fn state(value: u64, pace: u64, limit: u64) -> State {
         let left = (limit - value).checked_div(pace).map(Duration::from_secs);
         State {

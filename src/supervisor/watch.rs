@@ -52,7 +52,7 @@ impl Supervisor {
             worker.memory.set_baseline();
             worker.counted.set_baseline();
         }
-        self.mind_futile(now, id);
+        self.update_futile(now, id);
         // Above half its ceiling a worker may become due, or its replacement may be worth raising.
         if ceiling.is_some_and(|ceiling| value >= ceiling.scaled(0.5)) {
             self.replan = true;
@@ -120,8 +120,8 @@ impl Supervisor {
         }
     }
 
-    /// Its group holds more than the limit that was asked for. The lower limit is asked for again
-    /// after the next exact look, because what is in force differs from it.
+    /// The worker's group holds more than the limit that we asked for. That limit is asked for again
+    /// after the next exact look, because the limit in force differs from it.
     pub(super) fn on_cap_higher(&mut self, id: WorkerId, limit: Bytes) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
@@ -129,8 +129,8 @@ impl Supervisor {
         let wanted = worker.cap.replace(limit).unwrap_or_default();
         self.warn_once("cap below what is held", || {
             format!(
-                "{id} holds more than {wanted}, the limit that its cap asks for: the kernel holds \
-                 it at {limit} and at the lower limit once it has shrunk"
+                "{id} already holds more than {wanted}, the limit that its cap asks for: the \
+                 kernel limits it to {limit} until it has shrunk"
             )
         });
     }
@@ -224,12 +224,10 @@ impl Supervisor {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::supervisor::{
         event::{Event, Exact, Machine},
-        spec::{CommandSpec, Limit, MemorySpec, Spec},
+        spec::{Limit, MemorySpec, Spec},
     };
     use crate::units::Size;
 
@@ -242,21 +240,13 @@ mod tests {
 
     impl Capped {
         fn new() -> Self {
-            let command = CommandSpec {
-                listen: Vec::new(),
-                program: "/bin/true".into(),
-                argv: Vec::new(),
-                env: BTreeMap::new(),
-                directory: None,
-                user: None,
-            };
             let memory = MemorySpec {
                 ceiling: Limit::Off,
                 cap: Limit::At(Size::Bytes(Bytes::mib(200))),
                 budget: Limit::Off,
                 ..MemorySpec::plain()
             };
-            let spec = Spec::for_pool("shop".to_owned(), memory, command, "/tmp".into());
+            let spec = Spec::for_test(memory);
             let mut capped = Self {
                 decider: Supervisor::new(spec, 1, Timestamp::default()),
                 millis: 0,
@@ -291,7 +281,7 @@ mod tests {
             told
         }
 
-        /// So much is private and so much of it anonymous, and its group is charged with so much.
+        /// An exact look at the worker; all figures in MiB.
         fn looked(&mut self, private: u64, anon: u64, charged: Option<u64>) -> Vec<u64> {
             let exact = Exact {
                 private: Bytes::mib(private),

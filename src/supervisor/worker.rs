@@ -49,7 +49,7 @@ pub(super) struct Worker {
     /// It has been over its ceiling since then.
     #[serde(default)]
     pub(super) over_since: Option<Timestamp>,
-    /// It has lived below its ceiling for so long that recycling helps.
+    /// It has lived below its ceiling for long enough to show that recycling helps.
     #[serde(default)]
     pub(super) proved: bool,
     pub(super) priority: Priority,

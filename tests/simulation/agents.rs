@@ -103,7 +103,7 @@ impl Scenario {
         let mut agents =
             Agents::new(self.available.get() ^ self.program.base.get().rotate_left(17));
         agents.wish(&mut self.spec);
-        // Measured by what is resident, such a worker would be born over its ceiling.
+        // Measured by resident memory, such a worker would be born over its ceiling.
         let private = matches!(self.spec.memory.measure, Measure::Private);
         if private && agents.chance.yes(0.2) {
             let times = agents.chance.spread(0.5, 8.0);

@@ -175,11 +175,11 @@ pub(crate) struct Books {
     fewer: u32,
     /// Workers in a row that ended by themselves before they were ready, in this run.
     pub(crate) unready: u32,
-    /// When the kernel killed workers at the budget, of the last half a minute.
+    /// The times of kills at the budget within the last 30 seconds.
     kills: VecDeque<Timestamp>,
     /// The run was ended because its workers could not start, or were killed again and again.
     pub(crate) looped: bool,
-    /// It was said that recycling does not help.
+    /// A warning has said that recycling does not help.
     pub(crate) no_help: bool,
 }
 
@@ -224,7 +224,7 @@ impl Books {
     }
 
     /// The cap in force. Limits are told a second after the last worker has come, and workers may
-    /// be held to them for long before that.
+    /// have been under them for long before that.
     pub(crate) fn cap(&self) -> Option<Bytes> {
         self.limits.cap.bytes.or(self.adopted_under)
     }
@@ -281,7 +281,7 @@ impl Books {
                 Action::KillRun { .. } => {
                     self.looped |= self.may_loop() || self.kills.len() >= 5;
                 }
-                // Nobody is replaced for those who were told that it cannot be.
+                // A replacement that was refused to an operator is not made later.
                 Action::Reply {
                     answer: Answer::Refused(why),
                     ..
@@ -364,14 +364,14 @@ impl Books {
         self.stopping.get_or_insert(self.now);
     }
 
-    /// Workers end before they are ready, again and again, and nobody serves.
+    /// Workers end before they are ready, again and again, and no worker serves.
     pub(crate) fn may_loop(&self) -> bool {
-        // One that was told to leave still answers what it has in hand.
+        // A worker that was told to leave still answers the requests it has begun.
         let serves = self.alive().any(|(_, seen)| seen.ready.is_some());
         self.is_server() && self.up && self.stopping.is_none() && self.unready >= 5 && !serves
     }
 
-    /// It ended by itself, as it is told.
+    /// Counts a worker that ended by itself before it was ready.
     fn note_unready(&mut self, who: Who) {
         let Who::Worker(worker) = who else { return };
         let unready = |seen: &Seen| seen.ready.is_none() && seen.draining.is_none();

@@ -30,7 +30,7 @@ pub(crate) enum Character {
     BornFat,
     /// Its import fails: exit status 3, which stops a gunicorn.
     BootFails,
-    /// Its import ends it with another status: its server starts the next one at once.
+    /// Its import exits with a status for which the server starts the next one at once.
     EndsAtBoot,
 }
 

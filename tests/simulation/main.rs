@@ -81,7 +81,7 @@ fn all_promises_hold_in_all_seeds() {
     );
 }
 
-/// What each promise needs to have happened, to be put to the test at all.
+/// What has to happen in the pretend machine so that each promise is tested at all.
 const HAPPENS: [&str; 34] = [
     "raised",
     "lowered",

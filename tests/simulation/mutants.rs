@@ -238,7 +238,7 @@ fn raise(books: &Books) -> Action {
     }
 }
 
-/// One more that serves is asked to go.
+/// Asks one more worker that serves to go.
 fn send_away(turn: &mut Turn, books: &Books) {
     let gone = |worker| turn.drains().any(|(one, _)| one == worker);
     let mut serving = books.alive().filter(|(_, seen)| seen.serves());
@@ -260,7 +260,7 @@ fn a_recycle_after_a_failed_start_is_seen() {
     });
 }
 
-/// The same, of one that has its `min_age`: no other promise is broken by it.
+/// The same with a worker that has its `min_age`, so that no other promise is broken.
 fn send_away_of_age(turn: &mut Turn, books: &Books) {
     let min_age = books.spec.recycle.min_age;
     let mut serving = books.alive().filter(|(_, seen)| seen.serves());
@@ -288,8 +288,8 @@ fn a_recycle_of_a_program_that_its_last_recycle_took_down_is_seen() {
     });
 }
 
-/// All go as soon as they have their age, and within their grace, whether others could start or
-/// not.
+/// Every worker is asked to go as soon as it has its `min_age`, and is killed after its grace,
+/// whether others can start or not.
 #[test]
 fn a_recycle_of_all_that_serve_is_seen() {
     tampered("serves-on", |turn, books| {

@@ -104,7 +104,7 @@ impl Process {
         self.held = (self.held - much).max(1.0);
     }
 
-    /// What it shared becomes its own, since all its objects are looked at.
+    /// Copies all that it shares, because all its objects are looked at.
     pub(crate) fn copy_shared(&mut self, now: Timestamp) {
         self.grow(now, self.rate);
         self.held += self.plan.cow.as_f64();
@@ -112,7 +112,7 @@ impl Process {
         self.peak = self.peak.max(self.held + self.helper);
     }
 
-    /// An interpreter that ends copies what it shared, and meets its cap by that.
+    /// Whether its interpreter, which copies what it shared while it exits, reaches the cap by that.
     pub(crate) fn ends_at_cap(&self, now: Timestamp) -> bool {
         let charge = self.charge(now) + self.plan.cow.as_f64();
         self.phase == Phase::Leaving && self.cap.is_some_and(|cap| self.grouped && charge > cap)

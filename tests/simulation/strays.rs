@@ -12,16 +12,16 @@ use crate::{
     world::{Happening, World},
 };
 
-/// One of them.
+/// Such a process.
 #[derive(Clone, Debug)]
 pub(crate) struct Stray {
-    /// Whose it was; `None`: it stands in no group, and nobody knows.
+    /// The worker that started it; `None`: it is in no group, so that this is not known.
     worker: Option<WorkerId>,
     pid: i32,
     memory: Bytes,
-    /// It works until then.
+    /// It uses the CPU until then.
     idle_from: Timestamp,
-    /// It does not listen to SIGTERM.
+    /// It ignores SIGTERM.
     deaf: bool,
 }
 
@@ -32,7 +32,7 @@ impl World {
         }
     }
 
-    /// What a worker leaves when it ends.
+    /// A worker ends and leaves a process behind.
     pub(crate) fn leave(&mut self, process: &Process) {
         let works = self.chance.millis(0, 30_000);
         let stray = Stray {
@@ -49,7 +49,7 @@ impl World {
         self.strays.push(stray);
     }
 
-    /// Tells what there is, as the kernel shows it now and then.
+    /// Tells the decider of all strays, again and again while there are any.
     pub(crate) fn tell_leftovers(&mut self) {
         let now = self.now;
         let found = self.strays.iter().filter_map(|stray| {

@@ -17,7 +17,7 @@ use crate::{
 
 /// The part of the budget that one worker may have: the rest is the template's and the nests'.
 const ALONE: f64 = 0.95;
-/// A template that could be imported may be killed so often before a worker is ready again.
+/// Once a template was ready, this many may end in a row before the pool gives up.
 const KILLS_MAX: u32 = 50;
 
 impl Pool {
@@ -65,8 +65,8 @@ impl Pool {
             return;
         }
         self.template_failures = self.template_failures.saturating_add(1);
-        // What cannot be imported the first time cannot be imported the second time. What could be
-        // imported once can be again: somebody has ended the template while it started anew.
+        // What cannot be imported the first time cannot be imported the second time. What has been
+        // imported once can be imported again: then the template was killed while it started.
         let most = match (self.phase, self.has_imported) {
             (Phase::Starting, false) => 0,
             (_, false) => STARTS_MAX,
@@ -203,13 +203,13 @@ mod tests {
         pool
     }
 
-    /// What the pool does about it.
+    /// Hands in an event. The result: what the pool does about it.
     fn happens(pool: &mut Pool, event: Event) -> Vec<Action> {
         pool.handle_event(Timestamp::default(), event);
         std::iter::from_fn(|| pool.poll_action()).collect()
     }
 
-    /// Whether the template is started anew after its end.
+    /// The template ends. The result: whether it is started anew.
     fn is_started_anew(pool: &mut Pool) -> bool {
         happens(pool, Event::TemplateFailed);
         let actions = happens(pool, Event::TemplateGone);

@@ -28,7 +28,7 @@ fn end(who: Who, cause: Cause) -> End {
     }
 }
 
-/// Those about processes that are no workers, or that nobody watches.
+/// Reports about processes that are not workers, and about workers that are not watched.
 fn beside_workers() -> Vec<Report> {
     let left = Left {
         worker: WorkerId::FIRST,
@@ -180,7 +180,7 @@ fn a_kill_at_the_budget_is_not_held_against_the_worker() {
     let report = Report::Ended(end);
     said(
         &report,
-        "w1 ended: budget-kill, killed by the kernel because the budget of all was full \
+        "w1 ended: budget-kill, killed by the kernel because the budget was full \
          (memory 301M, peak 302M, age 42s)",
     );
     assert_eq!(report.level(), Level::Warn);
@@ -206,7 +206,7 @@ fn a_recycle_shows_the_limit_and_what_jitter_made_of_it() {
     );
     said(
         &due(Cause::Budget, 150, false),
-        "w1: 162M, the most of all workers, which come close to their budget of 150M together; \
+        "w1: 162M, the most of all workers, which are close to the budget of 150M together; \
          replacing it",
     );
 }

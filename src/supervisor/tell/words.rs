@@ -71,10 +71,10 @@ pub(super) fn due_message(
         }
         (Cause::Ceiling, _, Some(full)) => format!("{memory}, over its ceiling of {full}"),
         (Cause::Budget, _, Some(full)) => format!(
-            "{memory}, the most of all workers, which come close to their budget of {full} together"
+            "{memory}, the most of all workers, which are close to the budget of {full} together"
         ),
-        (Cause::Tasks, ..) => format!("{memory}, has done its number of tasks"),
-        (Cause::Age, ..) => format!("{memory}, has reached its age"),
+        (Cause::Tasks, ..) => format!("{memory}, has done its maximum number of tasks"),
+        (Cause::Age, ..) => format!("{memory}, has reached its maximum age"),
         (Cause::Request, ..) => format!("{memory}, an operator asked for it"),
         (Cause::Reload, ..) => format!("{memory}, a reload"),
         _ => format!("{memory}, {cause}"),
@@ -88,7 +88,7 @@ pub(in crate::supervisor) fn end_message(end: &End) -> String {
     } else if end.cause == Cause::Oom {
         ", ended by the kernel for memory missing elsewhere"
     } else if end.cause == Cause::BudgetKill {
-        ", killed by the kernel because the budget of all was full"
+        ", killed by the kernel because the budget was full"
     } else {
         ""
     };
@@ -162,13 +162,11 @@ pub(super) fn helper_message(pid: i32, command: &str) -> String {
 }
 
 pub(super) fn left_message(left: &Left) -> String {
-    let Left {
-        worker,
-        pid,
-        command,
-        memory,
-    } = left;
-    format!("{worker} has left pid {pid} behind (`{command}`, {memory})")
+    format!(
+        "{} has left a process behind: {}",
+        left.worker,
+        of_process(left)
+    )
 }
 
 pub(super) fn leftover_message(left: &Left, idle: Option<Duration>) -> String {
@@ -176,13 +174,15 @@ pub(super) fn leftover_message(left: &Left, idle: Option<Duration>) -> String {
         || "memory is short".to_owned(),
         |idle| format!("it has used no CPU for {}", span(idle)),
     );
-    let Left {
-        worker,
-        pid,
-        command,
-        memory,
-    } = left;
-    format!("ending pid {pid} (`{command}`, {memory}), which {worker} has left behind: {why}")
+    let process = of_process(left);
+    format!(
+        "ending {process}, which {} has left behind: {why}",
+        left.worker
+    )
+}
+
+fn of_process(left: &Left) -> String {
+    format!("pid {} (`{}`, {})", left.pid, left.command, left.memory)
 }
 
 pub(super) fn left_facts(left: &Left, idle: Option<Duration>) -> Facts {
@@ -260,9 +260,9 @@ pub(super) fn unwatched(workers: u32, limit: u64) -> String {
         return format!("enough files may be open again ({limit}): all workers are watched");
     }
     format!(
-        "{workers} workers are capped but not watched: no more files may be open than {limit}; \
-         their ceiling is off and their end is noticed late until there is room; \
-         raise the hard limit (LimitNOFILE=, `ulimit -Hn`)"
+        "{workers} workers are capped but not watched, because no more than {limit} files may be \
+         open: until there is room, their ceiling is off and their end is noticed late. hint: \
+         raise the hard limit (`LimitNOFILE=`, `ulimit -Hn`)"
     )
 }
 

@@ -198,14 +198,15 @@ fn shares(seen: &Seen, books: &Books, part: f64) -> bool {
     room.is_some_and(|room| shared > room.scaled(part))
 }
 
-/// A worker that serves is asked nothing but what was wished for, is not traced before its ceiling
-/// is in sight, and is not asked while answering would copy more than it has room for.
+/// A worker that serves is asked only what the configuration or an operator wants. It is not traced
+/// before its ceiling is in sight, and not asked while answering would copy more than it has room
+/// for.
 pub(super) struct Undisturbed;
 
 impl Undisturbed {
     fn check(asked: (WorkerId, &AgentAsk), books: &Books) -> Result<(), String> {
         let (worker, ask) = asked;
-        let unbidden = match ask {
+        let automatic = match ask {
             AgentAsk::Open { .. } => true,
             AgentAsk::Report { about, .. } => about.cause != Cause::Request,
             AgentAsk::Collect | AgentAsk::Close => false,
@@ -215,8 +216,10 @@ impl Undisturbed {
             Leaks::Auto => books.is_job(),
             Leaks::On | Leaks::Always => true,
         };
-        if unbidden && !wished {
-            return Err(format!("{worker} is asked {ask:?}, and nobody wished it"));
+        if automatic && !wished {
+            return Err(format!(
+                "{worker} is asked {ask:?}, which is not configured"
+            ));
         }
         let Some(seen) = books.workers.get(&worker) else {
             return Ok(());
@@ -232,8 +235,8 @@ impl Undisturbed {
         Ok(())
     }
 
-    /// What the ceiling leaves is gone within two minutes at the steepest pace that was seen, or
-    /// half of it is gone.
+    /// The room below the ceiling is used up within two minutes at the steepest pace that was seen,
+    /// or half of it is used up.
     fn in_sight(worker: WorkerId, books: &Books) -> Result<(), String> {
         let Some(seen) = books.workers.get(&worker) else {
             return Ok(());

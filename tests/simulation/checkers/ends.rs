@@ -136,7 +136,8 @@ impl OneCause {
         };
         let drained = self.drained.get(&worker).copied();
         if let Some(cause) = by_kernel(oom) {
-            // Whose interpreter copied what it shared as it ended has ended for what it left for.
+            // A worker that reached its cap because its interpreter exited, and copied what it
+            // shared, has the cause for which it was leaving.
             let copied = books.workers.get(&worker).is_some_and(|seen| {
                 let (shared, private) = seen.shared();
                 let cap = books.cap();

@@ -1,4 +1,4 @@
-//! What outlives its worker is ended as was wished, and nothing else is.
+//! Processes that outlive their worker are ended as configured, and no others.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,8 +19,8 @@ use crate::{
 
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Only what was just told to be left over is ended: when it is idle, or when memory is short. In
-/// the end nothing idle is left.
+/// Only processes of the last `LeftBehind` are ended: when they are idle, or when memory is short.
+/// At the end of a run no idle one is left.
 #[derive(Default)]
 pub(super) struct Leftovers {
     left: BTreeMap<i32, Leftover>,
@@ -47,7 +47,7 @@ impl Checker for Leftovers {
             if books.spec.recycle.leftovers == spec::Leftovers::Tell {
                 return Err(format!("{pid} is ended, and was only to be told of"));
             }
-            // That memory is short is the decider's to know; it is in no hurry then.
+            // A tree is asked only for being idle; where memory is short it is killed at once.
             if *signal == Signal::TERM && one.idle < IDLE {
                 return Err(format!("{pid} is asked to end and still works"));
             }

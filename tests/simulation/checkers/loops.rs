@@ -1,5 +1,5 @@
-//! Nothing goes on for ever that does not help: starts of workers that end at once, and recycles of
-//! workers that are over their ceiling as soon as they live.
+//! What does not help does not go on for ever: starts of workers that end at once, and recycles of
+//! workers that are over their ceiling soon after their start.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use crate::{
     world::World,
 };
 
-/// Workers that end before they are ready, one after the other, are told of; and where nobody
+/// Workers that end before they are ready, one after the other, are warned of. Where no worker
 /// serves, their server is ended.
 #[derive(Default)]
 pub(super) struct CannotStart {
     said: bool,
-    /// How many had ended before they were ready when that was looked at last.
+    /// `Books::unready` at the last turn.
     unready: u32,
     ended: Option<RunId>,
 }
@@ -64,23 +64,24 @@ impl Checker for CannotStart {
         }
         if more && books.may_loop() && self.ended != Some(books.run) {
             return Err(format!(
-                "{many} workers ended before they were ready, nobody serves, and it goes on"
+                "{many} workers ended before they were ready, no worker serves, and it goes on"
             ));
         }
         Ok(())
     }
 }
 
-/// Workers that go by their ceiling soon after their start, one after the other and none of them
-/// close to its cap, are no more than a few. Workers of a server that leak may, once one of them
-/// has shown it by growing until it was close to its cap.
+/// Only a few workers in a row are recycled at their ceiling soon after their start, unless they are
+/// close to their cap. Leaking workers of a server are excepted, once one of them has grown until it
+/// was close to its cap.
 #[derive(Default)]
 pub(super) struct InVain {
     in_a_row: u32,
     leaks: bool,
 }
 
-/// A program that is one worker lives on for a while: later its growth is more than its start.
+/// This many times `min_age` after its start, the growth of a program that is one worker is more than
+/// its warm-up.
 const EARLY_WHOLE: f64 = 1.5;
 
 impl Checker for InVain {
@@ -89,7 +90,7 @@ impl Checker for InVain {
     }
 
     fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
-        // The limits are other ones, or all workers are: what did not help may help now.
+        // With new limits or new workers, what did not help before may help now.
         let anew = turn
             .reports
             .iter()
@@ -129,11 +130,11 @@ impl Checker for InVain {
                 self.in_a_row += 1;
             }
         }
-        // The number that is wanted is seen late, and is larger by the one that is too many.
+        // A new number of wanted workers is seen late, and the spare worker adds one.
         let most = 2 * (world.scenario.workers.max(world.wish) + 1) + 2;
         if self.in_a_row > most {
             return Err(format!(
-                "{} workers in a row went by the ceiling soon after their start",
+                "{} workers in a row were recycled at the ceiling soon after their start",
                 self.in_a_row
             ));
         }

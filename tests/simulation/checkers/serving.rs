@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use supervise::{
     supervisor::{
+        cause::Class,
         event::{Ended, Event},
         report::{Cause, Report},
     },
@@ -17,31 +18,23 @@ use crate::{
     world::World,
 };
 
-/// A recycle may be tried again so long after a failed start; a service that a failed start took
-/// down is not recycled for so long once it runs again.
+/// A recycle may be tried again this long after a failed start. A service that a failed start took
+/// down is not recycled before it has run for this long again.
 const WAITS: Duration = Duration::from_secs(40);
-/// What ended so long ago has nothing to do with the end of the service.
+/// A worker that ended this long ago has nothing to do with the end of the service.
 const APART: Duration = Duration::from_secs(60);
 
-/// A worker is replaced, and for a reason that can wait.
-const fn is_recycle(cause: Cause) -> bool {
-    matches!(
-        cause,
-        Cause::Ceiling | Cause::Budget | Cause::Tasks | Cause::Age
-    )
+/// The decider has a worker replaced, by itself or for an operator.
+fn is_replacement(cause: Cause) -> bool {
+    cause.class() == Class::Planned || matches!(cause, Cause::Request | Cause::Reload)
 }
 
-/// The decider has a worker replaced, an operator's wish included.
-const fn is_replacement(cause: Cause) -> bool {
-    is_recycle(cause) || matches!(cause, Cause::Request | Cause::Reload)
-}
-
-/// After a failed start nobody is replaced, until one works or a while has passed.
+/// After a failed start no worker is replaced until a start works or a while has passed.
 #[derive(Default)]
 pub(super) struct Suspended {
     /// A worker could not start while others served.
     failed: Option<Timestamp>,
-    /// A recycle took a single program down: not before it has run for a while since then.
+    /// A recycle took a single program down: it is not recycled before it has run for a while.
     down: bool,
     up: Option<Timestamp>,
     /// The last worker of a single program was recycled, and so is its next start.
@@ -52,8 +45,8 @@ pub(super) struct Suspended {
 }
 
 impl Suspended {
-    /// HUP is gunicorn's, which asks all that it has to go whether others can start or not. Who is
-    /// still there when the grace is over is asked and killed in its place.
+    /// On HUP gunicorn itself asks all its workers to go, whether others can start or not. A worker
+    /// that is still there when the grace is over is asked and killed by the decider.
     fn is_of_hup(&self, turn: &Turn, worker: WorkerId, cause: Cause, books: &Books) -> bool {
         let seen = books.workers.get(&worker);
         self.reloaded.is_some_and(|at| {
@@ -135,7 +128,7 @@ impl Checker for Suspended {
                     "{worker} goes by {cause}, and {since:?} before a worker could not start"
                 ));
             }
-            if held && is_recycle(cause) {
+            if held && cause.class() == Class::Planned {
                 return Err(format!(
                     "{worker} goes by {cause}, and its last recycle took the program down"
                 ));
@@ -148,11 +141,11 @@ impl Checker for Suspended {
     }
 }
 
-/// A server whose workers do not stop it by failing to boot stops only when somebody else took away
-/// those that served.
+/// A server that goes on when a worker cannot boot stops only if something other than recycles took
+/// away the workers that served.
 #[derive(Default)]
 pub(super) struct ServesOn {
-    /// Of those that served, in the order in which they went.
+    /// The workers that had served, in the order of their ends.
     gone: Vec<(Timestamp, WorkerId, Option<Cause>)>,
     told: BTreeSet<WorkerId>,
 }
