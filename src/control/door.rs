@@ -13,7 +13,7 @@ use std::{
 
 use tokio::net::{UnixListener, UnixSocket};
 
-use crate::private_dir::{Create, PrivateDir};
+use crate::private_dir::{Create, PrivateDir, try_lock};
 
 /// So many clients may wait to be let in.
 const BACKLOG: u32 = 128;
@@ -65,7 +65,7 @@ pub enum ControlError {
     Token {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, and what would be right.
+        /// What is wrong with the file, and what is required.
         why: String,
     },
     /// The port for the reading half cannot be had.
@@ -83,7 +83,7 @@ pub enum ControlError {
 pub(super) struct Door {
     pub(super) listener: UnixListener,
     socket: PathBuf,
-    /// `None`: a binary before this one accepted it, and by now others can change it.
+    /// `None`: taken over from an earlier binary, and other users can change it.
     directory: Option<PrivateDir>,
     /// Held for as long as we live; the kernel gives it back however we end.
     lock: File,
@@ -195,7 +195,7 @@ fn lock(directory: &PrivateDir, file: &str, name: &str) -> Result<File, ControlE
     let fail = |source| ControlError::Lock { source };
     let opened = directory.file(file, Create::IfMissing, 0o600);
     let mut file = opened.map_err(fail)?;
-    match file.try_lock() {
+    match try_lock(&file) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();

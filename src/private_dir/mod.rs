@@ -1,13 +1,14 @@
-//! Directories that nobody but us and root can change, held by a descriptor.
+//! Directories that only we and root can change, held by a descriptor.
 //!
 //! Locks, sockets, the agent's code and kept reports lie at places that other users may have
-//! prepared: a link where a file is expected, a directory of theirs where ours is expected. So the
-//! owner and mode of every directory on the way are checked ([`PrivateDir::make`], see `walk`), and
-//! everything below is opened by name relative to the held descriptor, never through a link.
+//! prepared: a link where a file is expected, another user's directory where ours is expected. So
+//! the owner and mode of every directory on the way are checked ([`PrivateDir::make`], see `walk`),
+//! and everything below is opened by name relative to the held descriptor, never through a link.
 
 mod claim;
 mod clear;
 mod files;
+mod lock;
 mod trust;
 mod walk;
 
@@ -33,10 +34,11 @@ use nix::{
 };
 
 pub use claim::{Claimed, Contents};
+pub use lock::try_lock;
 pub use walk::{check, open_shared};
 
-/// A directory that is held open. Nobody but us, root and the owner of `/` can replace it or an
-/// entry of ours in it.
+/// A directory that is held open. Only we, root and the owner of `/` can replace it or an entry of
+/// ours in it.
 #[derive(Debug)]
 pub struct PrivateDir {
     fd: OwnedFd,
@@ -55,7 +57,7 @@ pub enum Create {
 }
 
 impl PrivateDir {
-    /// Opens a directory, and makes what is missing of it with this mode.
+    /// Opens a directory, and makes missing directories of its path with this mode.
     ///
     /// # Errors
     /// A directory on the way can be changed by other users, or cannot be made. The error names it,
@@ -80,12 +82,12 @@ impl PrivateDir {
     /// user may have made.
     ///
     /// # Errors
-    /// It is not there, or one is on the way.
+    /// It is not there, or such a link is on the way.
     pub fn look(path: &Path) -> io::Result<Self> {
         walk::walk(path, None, walk::Strict::No)
     }
 
-    /// Where it was found.
+    /// The path by which it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -175,7 +177,7 @@ impl PrivateDir {
         unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir).map_err(io::Error::from)
     }
 
-    /// Removes everything in it, however deep, but what is called `spared`.
+    /// Removes everything in it, at any depth, except the entry `spared`.
     ///
     /// # Errors
     /// Something cannot be removed, or not in time.
@@ -183,7 +185,7 @@ impl PrivateDir {
         clear::clear(&self.fd, spared.map(OsStr::new), limit).map_err(self.naming(""))
     }
 
-    /// What is in it, but `.` and `..`.
+    /// The names of its entries, without `.` and `..`.
     ///
     /// # Errors
     /// It cannot be listed.
@@ -201,7 +203,7 @@ impl PrivateDir {
         Ok(names)
     }
 
-    /// What is known of an entry; a link is not followed. `None`: there is none.
+    /// The status of an entry; a link is not followed. `None`: there is no such entry.
     ///
     /// # Errors
     /// The directory may not be searched.
@@ -213,7 +215,7 @@ impl PrivateDir {
         }
     }
 
-    /// Makes a directory or file of ours in it another user's.
+    /// Gives a directory or file of ours in it to another user.
     ///
     /// # Errors
     /// We are not root.
@@ -241,7 +243,7 @@ impl AsFd for PrivateDir {
     }
 }
 
-/// What other users may have prepared is not used.
+/// The error for an entry that other users may have prepared.
 fn refusal(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, why.into())
 }
@@ -251,26 +253,21 @@ fn kind(found: &FileStat) -> SFlag {
 }
 
 fn regular(found: &FileStat) -> io::Result<()> {
+    of_kind(found, SFlag::S_IFREG)
+}
+
+fn of_kind(found: &FileStat, wanted: SFlag) -> io::Result<()> {
     match kind(found) {
-        SFlag::S_IFREG => Ok(()),
+        what if what == wanted => Ok(()),
         SFlag::S_IFLNK => Err(refusal("a symbolic link is there, which is not followed")),
+        _ if wanted == SFlag::S_IFDIR => Err(refusal("it is not a directory")),
         _ => Err(refusal("it is not a regular file")),
     }
 }
 
-/// It is of this kind, and ours.
+/// Requires an entry of this kind that belongs to us.
 fn ours(found: &FileStat, wanted: SFlag) -> io::Result<()> {
-    let what = kind(found);
-    if what == SFlag::S_IFLNK {
-        return Err(refusal("a symbolic link is there, which is not followed"));
-    }
-    if what != wanted {
-        return Err(refusal(if wanted == SFlag::S_IFDIR {
-            "it is not a directory"
-        } else {
-            "it is not a regular file"
-        }));
-    }
+    of_kind(found, wanted)?;
     let own = geteuid().as_raw();
     if found.st_uid != own {
         return Err(refusal(format!(

@@ -112,7 +112,7 @@ impl Journal {
         let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT;
         let file = private_dir::open_shared(path, flags, 0o666)?;
         // RACE: two runs start at once. Whatever is in the file is looked at under the lock only.
-        match file.try_lock() {
+        match private_dir::try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let told = named(path, "another run is writing this journal");
