@@ -1,7 +1,7 @@
 //! Text that others wrote, made safe for a terminal and for a log.
 //!
 //! Names of programs, command lines, paths and the answers of agents are chosen by others. An
-//! escape sequence in them would give orders to the reader's terminal, a line feed would forge a
+//! escape sequence in them would control the reader's terminal, a line feed would forge a
 //! line, and a bidirectional control (U+202E) would show letters in another order than they have.
 
 use std::{borrow::Cow, fmt::Write as _};
@@ -23,8 +23,8 @@ pub fn lines(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// For a JSON text: it means the same afterwards, for these characters only occur within strings.
-/// Line feeds and tabs between its words stay.
+/// For a JSON text. It keeps its meaning, because these characters occur only within strings; line
+/// feeds and tabs between its parts stay.
 #[must_use]
 pub fn json(text: &str) -> Cow<'_, str> {
     let is_unsafe = |letter| !matches!(letter, '\n' | '\t') && is_unsafe(letter);
@@ -36,8 +36,8 @@ pub fn json(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// Control characters (C0, DEL, C1), and those of Unicode that are not seen themselves but change
-/// how others are shown, or hide among them.
+/// Control characters (C0, DEL, C1), and invisible characters of Unicode, which can hide in a text
+/// or change how other characters are shown.
 fn is_unsafe(letter: char) -> bool {
     letter.is_control()
         || matches!(

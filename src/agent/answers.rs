@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use crate::{supervisor::event::Said, units::Bytes};
 
-/// Below this part of the worker's growth the answer of one process says little about the whole.
+/// A process with less than this part of its worker's memory says little about the worker.
 const OWN_SHARE: f64 = 0.5;
-/// Of a text that a worker chose, an event holds no more letters.
+/// Maximum letters of a worker's own text in an event.
 const TEXT_MAX: usize = 400;
 
 /// The report in an answer, if it is one and it could be made.
@@ -37,8 +37,8 @@ fn is_ok(answer: &Value) -> bool {
     answer.get("ok").and_then(Value::as_bool) == Some(true)
 }
 
-/// One process was asked, and `explained` is the part of its own growth. A worker may be many
-/// processes: what the others hold is not explained by this answer, and its verdict is not theirs.
+/// Scales a report to the whole worker: one process made it, and `explained` is a part of the
+/// growth of that process. It says nothing about the memory of the worker's other processes.
 pub(super) fn hold_against_worker(report: &mut Value) {
     let is_tree = report["process"]["processes"].as_u64() > Some(1);
     let whole = report["process"]["private"].as_u64();
@@ -65,7 +65,7 @@ pub(super) fn hold_against_worker(report: &mut Value) {
     }
 }
 
-/// An event keeps what a worker says for as long as it is kept itself, and a thousand of them are.
+/// Cuts a worker's text: a thousand events are kept, each with its text.
 fn short(text: &str) -> String {
     match text.char_indices().nth(TEXT_MAX) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),

@@ -73,8 +73,8 @@ const ASK: &str = "ask";
 const PAGE: &str = "page";
 const STACKS: &str = "stacks";
 
-/// The directory. Workers may be another user's: what they only read is ours, and nothing that they
-/// wrote is followed.
+/// The directory. Workers may run as another user: files that they only read belong to us, and
+/// links that they made are not followed.
 #[derive(Debug)]
 pub(super) struct Directory {
     claimed: Claimed,

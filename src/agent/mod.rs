@@ -53,7 +53,7 @@ pub struct Handed(Option<channel::Handed>);
 pub struct Place {
     /// The directory that it is made in.
     pub below: PathBuf,
-    /// Its name, unless another service has it.
+    /// Its name; a number is added while another service uses it.
     pub name: String,
     /// The user and group of the command, where they are not ours.
     pub owner: Option<(u32, u32)>,
@@ -79,7 +79,7 @@ impl Agent {
         Handed(self.channel.as_ref().map(Channel::hand_over))
     }
 
-    /// Descriptors that are to stay open for a successor.
+    /// Descriptors that stay open for a successor.
     pub fn descriptors(&self) -> Vec<RawFd> {
         let channel = self.channel.as_ref().and_then(Channel::lock);
         let kept = self.kept.hand_over().and_then(|kept| kept.lock());
@@ -97,7 +97,7 @@ impl Agent {
     }
 
     /// Goes on with the directory that a predecessor has put in place; false if it had none.
-    /// `adopt` makes a descriptor that it left open ours.
+    /// `adopt` takes over a descriptor that the predecessor left open.
     pub fn take_over(
         &mut self,
         place: &Place,
@@ -239,7 +239,7 @@ impl Agent {
         }
     }
 
-    /// The sockets, by inode, that processes have named as those of their server.
+    /// Listening sockets by inode, each with the process that reported it for its server.
     pub fn listeners(&mut self) -> Vec<(i32, u64)> {
         match &mut self.channel {
             Some(channel) => channel.page.listeners(),

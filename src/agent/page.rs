@@ -22,7 +22,7 @@ const WORDS: usize = SLOT / 8;
 const PID: usize = 0;
 const DONE: usize = 2;
 const ERRORS: usize = 7;
-/// The inodes of the sockets that its server accepts from, none or zero.
+/// The inodes of the sockets that its server accepts from; unused words are zero.
 const LISTENERS: Range<usize> = 12..16;
 
 /// The page.
@@ -61,7 +61,7 @@ impl Page {
         }
     }
 
-    /// One whose file holds what [`empty`] says.
+    /// A page in a file that holds [`empty`].
     pub(super) fn create(file: File) -> Self {
         Self {
             file,
@@ -162,7 +162,7 @@ impl Page {
     }
 }
 
-/// A page in which nobody has counted yet.
+/// The content of a page without counts.
 pub(super) fn empty() -> Vec<u8> {
     let mut bytes = vec![0; SLOT * (1 + SLOTS)];
     for (at, word) in [MAGIC, SLOTS as u64, SLOT as u64].into_iter().enumerate() {

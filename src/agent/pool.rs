@@ -84,8 +84,8 @@ impl Files {
     }
 }
 
-/// Removes what pools have left that were killed. A name ends with the number of its process, which
-/// is another one's, or nobody's, if the pool lives in another pid namespace: its lock tells.
+/// Removes directories of killed pools. The pid in the name means another process or none here if
+/// the pool runs in another pid namespace, so the lock decides.
 fn sweep(below: &PrivateDir) {
     below.sweep();
     let names = below.names().unwrap_or_default();
@@ -130,11 +130,11 @@ mod tests {
         assert!(below.path().join(living).exists());
         assert!(below.path().join("map-shop.pool").exists());
         drop(files);
-        // One that lives in another pid namespace, where its number is nobody's here.
+        // A pool in another pid namespace: here no process has its pid.
         let files = Files::install(below.path(), "map-4194305").unwrap();
         drop(Files::install(below.path(), "map-1").unwrap());
         assert!(below.path().join("map-4194305.pool").exists());
-        // And one that has our own number there.
+        // Another one, with our own pid there.
         let same = Files::install(below.path(), "map-4194305").unwrap();
         assert_ne!(
             files.claimed.directory().path(),

@@ -1,8 +1,8 @@
-//! Who may read what by TCP (DESIGN §8).
+//! Access control of the TCP port (DESIGN §8).
 //!
-//! Probes and metrics are for everybody. The rest answers only a request whose `Host` is ours: a
-//! page in a browser, whose name was rebound to our address, sends that name. Events and reports
-//! hold what the application does, and take a token as well.
+//! Probes and metrics are open to all clients. Other requests need a `Host` that names us: after
+//! DNS rebinding, a page in a browser sends its own host name. Events and reports show data of the
+//! application, so they need a token as well.
 
 use std::{
     fs::OpenOptions,
@@ -21,12 +21,12 @@ use hyper::{
 use super::{Question, door::ControlError, routes::Refusal};
 use crate::supervisor::spec::ControlSpec;
 
-/// A token is no longer, in bytes.
+/// Maximum length of a token in bytes.
 const TOKEN_MAX: usize = 4096;
-/// A shorter one could be guessed.
+/// Minimum length of a token in bytes, so that it cannot be guessed.
 const TOKEN_MIN: usize = 16;
 
-/// See the module.
+/// The allowed hosts and the token.
 #[derive(Debug)]
 pub(super) struct Access {
     hosts: Vec<String>,
@@ -64,10 +64,7 @@ impl Access {
                 self.check_host(head)?;
                 self.check_token(head)
             }
-            Question::Do(_) => {
-                let why = "nothing is changed by this port; use the control socket";
-                Err(Refusal::new(StatusCode::FORBIDDEN, why))
-            }
+            Question::Do(_) => Err(read_only()),
         }
     }
 
@@ -75,15 +72,15 @@ impl Access {
         let refuse = |why: String| Err(Refusal::new(StatusCode::FORBIDDEN, why));
         let mut named = head.headers.get_all(HOST).iter();
         let (Some(host), None) = (named.next(), named.next()) else {
-            return refuse("one `Host` is needed".to_owned());
+            return refuse("exactly one `Host` header is needed".to_owned());
         };
         let host = host.to_str().unwrap_or_default();
-        // A request for a proxy names it twice (RFC 9112, section 3.2.2).
+        // A request in the form for proxies names the host twice (RFC 9112, section 3.2.2).
         let all = std::iter::once(host).chain(head.uri.authority().map(|name| name.as_str()));
         for host in all {
             if !self.is_ours(host) {
                 return refuse(format!(
-                    "the host `{host}` is not one of ours: ask by the address, or name it in \
+                    "the host `{host}` is not allowed: use the IP address, or add the host to \
                      control.hosts"
                 ));
             }
@@ -128,7 +125,7 @@ impl Access {
         });
         match given {
             Some(given) if token.is(given.trim_ascii()) => Ok(()),
-            Some(_) => Err(Refusal::unauthorized("this is not the token")),
+            Some(_) => Err(Refusal::unauthorized("wrong token")),
             None => Err(Refusal::unauthorized(
                 "events and reports need `Authorization: Bearer` with the token of \
                  control.token_file",
@@ -137,16 +134,22 @@ impl Access {
     }
 }
 
+/// Refuses a change, which TCP clients may not make.
+pub(super) fn read_only() -> Refusal {
+    let why = "this port is read-only; use the control socket";
+    Refusal::new(StatusCode::FORBIDDEN, why)
+}
+
 fn is_port(text: &str) -> bool {
     text.parse::<u16>().is_ok() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 impl Token {
-    /// Only we can have written it, and nobody else can read it.
+    /// Reads a file that only our user can write or read.
     fn read(path: &Path) -> Result<Self, String> {
         let file = OpenOptions::new()
             .read(true)
-            // A link could lead elsewhere, and a FIFO would be waited for.
+            // A link could lead elsewhere, and opening a FIFO could block.
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path)
             .map_err(|error| format!("cannot be read ({error}); it must be a regular file"))?;
@@ -182,7 +185,7 @@ impl Token {
         Ok(Self(token.to_owned()))
     }
 
-    /// Takes as long whichever byte is wrong, so that it cannot be found byte by byte.
+    /// Compares in constant time, so that the token cannot be found byte by byte.
     fn is(&self, given: &[u8]) -> bool {
         let mut differs = u8::from(given.len() != self.0.len());
         for (at, byte) in self.0.iter().enumerate() {

@@ -22,15 +22,15 @@ pub use super::door::is_live;
 
 /// A question that changes nothing is answered within this.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// A change is made or refused within this: the longest is a stop, with its grace period.
+/// Time limit of a change. A stop is the longest, with its grace period.
 const CHANGE_MAX: Duration = Duration::from_secs(3600);
-/// A follower hears something at least every 15 seconds.
+/// Time limit between two messages to a follower, which come at least every 15 seconds.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// An answer is no longer, in bytes. The longest are events: 100,000 may be kept.
+/// Maximum bytes of an answer. Events are the longest: up to 100,000 are kept.
 const ANSWER_BYTES: usize = 64 << 20;
-/// One event of a stream is no longer, in bytes.
+/// Maximum bytes of one event of a stream.
 const EVENT_BYTES: usize = 1 << 20;
-/// The head of an answer is no longer, in bytes.
+/// Maximum bytes of the head of an answer.
 const HEAD_BYTES: usize = 16 << 10;
 
 /// Why no service could be chosen.
@@ -96,12 +96,12 @@ pub enum ClientError {
     Silent {
         /// The service's socket.
         socket: PathBuf,
-        /// How long it was waited for.
+        /// The time limit.
         wait: Duration,
     },
-    /// What answers there goes on without end.
+    /// The answer exceeds its limit.
     #[error(
-        "ask {}: its answer is longer than {}M; it is not a supervisor's",
+        "ask {}: its answer is longer than {}M, so it is not from a supervisor",
         socket.display(),
         most >> 20
     )]

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::supervisor::spec::ControlSpec;
 
-/// So many descriptors stay free for clients of the Unix socket.
+/// Descriptors that stay free for clients of the Unix socket.
 const OPERATORS: u64 = 24;
 
 /// The doors. Whoever comes waits until [`super::server::run`].
@@ -96,7 +96,7 @@ impl Doors {
         Ok((doors, keys))
     }
 
-    /// Who may read what by TCP.
+    /// Access control of the TCP port.
     pub(super) fn access(&self) -> Arc<Access> {
         Arc::clone(&self.access)
     }
@@ -131,7 +131,7 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
     match listener {
         Some(listener) => loop {
             let (stream, _) = listener.accept().await?;
-            // The last descriptors are the operator's: who finds few left is closed.
+            // The last descriptors are the operator's: this client is disconnected.
             if leaves_some(stream.as_raw_fd()) {
                 return Ok(stream);
             }

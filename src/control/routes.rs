@@ -49,7 +49,7 @@ pub(super) struct Refusal {
     status: StatusCode,
     why: String,
     allow: Option<Method>,
-    /// A token is asked for.
+    /// The response asks for a token.
     challenge: bool,
 }
 
@@ -227,7 +227,7 @@ fn plain(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answ
 
 fn json(status: StatusCode, document: &impl Serialize) -> Answered {
     match serde_json::to_string(document) {
-        // Whoever asks with curl reads the answer in a terminal.
+        // curl writes the answer to a terminal.
         Ok(text) => plain(status, "application/json", escape::json(&text).into_owned()),
         Err(error) => {
             let status = StatusCode::INTERNAL_SERVER_ERROR;

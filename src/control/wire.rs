@@ -47,8 +47,7 @@ pub struct UpgradesDoc {
     pub failed_why: Option<String>,
 }
 
-/// Whether workers are replaced; `why` they are not, since `suspended_s`, and how many starts in a
-/// row have failed.
+/// Whether recycling is suspended, why and for how long, and how many starts in a row have failed.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "said above")]
 pub struct RecyclingDoc {

@@ -1,8 +1,8 @@
-//! A binary that is asked whether it could take over, and the end of all that it has started.
+//! Kills a binary that was asked whether it can take over, with all processes that it started.
 //!
-//! What stands at our path now may be anything: a wrapper script, another program, half of an
-//! upgrade. It is ended with its whole process group, and with every process that has left that
-//! group but still has the variable in its environment by which it is known.
+//! The file at our path may be anything by now: a wrapper script, another program, half of an
+//! upgrade. Its whole process group is killed, and so is every process that left the group but
+//! still has the marker in its environment.
 
 use std::{ffi::OsStr, fs::File, io::Read as _, os::unix::ffi::OsStrExt as _};
 
@@ -11,15 +11,15 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{clock, pidfd::PidFd};
+use super::{clock, pidfd::PidFd, procfs::Proc};
 use crate::units;
 
-/// A process that starts others while it is looked for is looked for again, but not for ever.
+/// Maximum searches: a marked process may start others during a search.
 const ROUNDS_MAX: u32 = 64;
-/// Of a longer environment only the beginning is searched.
+/// Maximum bytes of an environment that are searched.
 const ENVIRONMENT_BYTES: u64 = 1 << 20;
 
-/// In the environment of the asked binary and of whatever it starts.
+/// An environment variable that the asked binary passes on to the processes that it starts.
 #[derive(Debug)]
 pub(super) struct Marker {
     pub(super) name: &'static str,
@@ -37,14 +37,13 @@ impl Marker {
 
     /// SIGKILL for the asked binary, for its process group and for all others that are marked.
     pub(super) fn kill_all(&self, asked: i32) {
-        // RACE: the binary may have been reaped by now. Its number stays taken for as long as a
-        // process of its group lives; without one it could only be another's if all numbers were
-        // used up since.
+        // RACE: the binary may have been reaped by now. Its number is not reused while a process of
+        // its group lives; without one, it is reused only after all other numbers.
         let _ = killpg(Pid::from_raw(asked), Signal::SIGKILL);
         for _ in 0..ROUNDS_MAX {
             let mut any = false;
-            for pid in all_pids() {
-                // Held before it is looked at: a number may be given to another process in between.
+            for pid in Proc::default().processes() {
+                // Held before the check, because a number may be reused in between.
                 if let Ok(process) = PidFd::open(pid)
                     && self.is_on(pid)
                 {
@@ -70,11 +69,6 @@ impl Marker {
         text.split(|byte| *byte == 0)
             .any(|variable| OsStr::from_bytes(variable) == wanted.as_str())
     }
-}
-
-fn all_pids() -> impl Iterator<Item = i32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 #[cfg(test)]

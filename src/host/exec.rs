@@ -183,14 +183,14 @@ impl Binary {
         let (said, heard) = mpsc::channel();
         std::thread::spawn(move || {
             let mut text = Vec::new();
-            // One byte more than it may be, so that too long is told from long.
+            // One byte more than allowed, so that a longer answer is noticed.
             let read = output.take(ANSWER_BYTES + 1).read_to_end(&mut text);
             // Nobody waits any more for what comes too late.
             let _ = said.send(read.map(|_| text));
         });
         let answer = heard.recv_timeout(CHECK_MAX);
-        // By now it has answered, or it does something else than to answer. What it has started
-        // would otherwise be our child for as long as we live.
+        // It has answered by now, or it never will. The processes that it started would otherwise
+        // stay our children.
         marker.kill_all(i32::try_from(child.id()).map_err(io::Error::other)?);
         let text = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         if u64::try_from(text.len()).is_ok_and(|length| length > ANSWER_BYTES) {

@@ -1,4 +1,4 @@
-//! The end of everything that one start of the command has started, by its keeper or without it.
+//! Kills everything that one start of the command has started, through its keeper or without it.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::{
     units::{RunId, Timestamp},
 };
 
-/// A keeper ends all that it keeps within this, as long as the kernel lets them end.
+/// Time limit of a keeper to kill its processes.
 const KEEPER_MAX: Duration = Duration::from_secs(5);
 
 impl Host {
@@ -31,8 +31,8 @@ impl Host {
         let _ = self.groups.kill_all();
     }
 
-    /// A keeper that is traced or does not run for another reason ends nobody: it is killed, and
-    /// what it kept is ours to end.
+    /// Kills a keeper that does not run, for instance because it is traced. Its processes become
+    /// our children then, and we kill them.
     pub(super) fn hurry_keeper(&mut self, now: Timestamp) {
         let Some(run) = self.run.as_ref().filter(|run| !run.orphaned) else {
             return;
@@ -45,7 +45,7 @@ impl Host {
         }
     }
 
-    /// All that a killed keeper has left to us. False if there is nobody.
+    /// Kills the processes that a killed keeper left to us. False if there are none.
     fn kill_orphans(&self) -> bool {
         kill_children(self.sweeper.as_ref().map(Sweeper::pid))
     }

@@ -1,4 +1,4 @@
-//! Whom the kernel killed in a worker's group: the worker itself, or a child process of it.
+//! Which process the kernel killed in a worker's group: the worker itself, or a child of it.
 //!
 //! With version 2 the kernel kills all of a group that has a cap (`memory.oom.group`). Version 1
 //! kills one process, and a worker that waits for it waits for ever: the pool of a job whose child
@@ -12,13 +12,13 @@ use crate::{
     units::{Signal, Timestamp, WorkerId},
 };
 
-/// The kernel calls before it kills, and counts when it kills. What is not counted by then was
-/// killed in another group.
+/// The kernel notifies us before it kills, and counts when it kills. If it counts no kill within
+/// this time, the kill was in another group.
 const COUNTED_WITHIN: Duration = Duration::from_millis(500);
-/// The first look after the call; each further one waits longer.
+/// The first look comes this long after the call; each further one waits longer.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// A call of the OOM killer that is looked into.
+/// A call of the OOM killer whose victim is not known yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kill {
     called: Timestamp,
@@ -34,13 +34,13 @@ impl Host {
         }
     }
 
-    /// When to look again whom it killed.
+    /// When to look for the victim again.
     pub(super) fn kills_deadline(&self) -> Option<Timestamp> {
         let kills = self.workers.values().filter_map(|tracked| tracked.kill);
         kills.map(|kill| kill.look_at).min()
     }
 
-    /// Looks whom the OOM killer has killed, as soon as it is counted.
+    /// Finds the victim of the OOM killer, as soon as the kill is counted.
     pub(super) fn check_kills(&mut self, now: Timestamp) {
         let due = |kill: &Kill| kill.look_at <= now;
         let due: Vec<_> = self
@@ -69,8 +69,8 @@ impl Host {
             return;
         }
         tracked.kill = None;
-        // One that ends asks for its cause when its end is told. RACE: gigabytes are given back for
-        // seconds before that.
+        // A worker that is ending gets its cause when its end is reported. RACE: that can take
+        // seconds, while the kernel frees gigabytes.
         if oom == Oom::No || is_ending {
             return;
         }
@@ -90,7 +90,7 @@ impl Host {
         }
     }
 
-    /// The worker itself ends, or one of the pool's that live in its group.
+    /// The worker itself is ending, or one of the pool's processes in its group.
     fn is_ending(&self, worker: WorkerId) -> bool {
         let Some(tracked) = self.workers.get(&worker) else {
             return true;
@@ -112,8 +112,8 @@ impl Host {
         }
     }
 
-    /// Whether the OOM killer ended this worker. A kill of one of its child processes that was not
-    /// told yet is told.
+    /// Whether the OOM killer ended this worker. Reports a kill of one of its child
+    /// processes, unless that was done already.
     pub(super) fn oom_of(&mut self, worker: WorkerId, ended: Ended) -> Oom {
         let killed = matches!(ended, Ended::Signal(Signal::KILL) | Ended::Unseen);
         let oom = match self.workers.get_mut(&worker) {

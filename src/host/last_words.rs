@@ -38,7 +38,7 @@ impl LastWords {
         let mut flags = OFlag::O_WRONLY;
         flags.set(OFlag::O_CREAT, named);
         let file = private_dir::open_shared(path, flags, 0o644);
-        // Emptied only now that it is known to be nobody else's.
+        // Truncated only after the checks.
         let file = file.and_then(|file| file.set_len(0).map(|()| file));
         match file {
             Ok(file) => Ok(Self {

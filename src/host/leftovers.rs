@@ -1,8 +1,9 @@
 //! Processes that outlived the worker which started them.
 //!
-//! They stand in the group of the worker that has ended, and have become children of the keeper,
-//! the nearest subreaper. What a server starts outside of its workers stands in the server's own
-//! group and is never one of them; neither is a master, a worker, or what one of these has started.
+//! They are still in the group of the worker that has ended, and have become children of the
+//! keeper, the nearest subreaper. What a server starts outside of its workers is in the server's
+//! own group and is never left over; neither is a master, a worker, or a process that one of these
+//! started.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,17 +19,17 @@ use crate::{
     units::{Bytes, Signal, Timestamp, WorkerId},
 };
 
-/// Since when each process that may once be left over has used no CPU. The kernel counts in ticks
-/// of 10 ms.
+/// How long each process that may become a leftover has used no CPU. The kernel counts in ticks of
+/// 10 ms.
 #[derive(Debug, Default)]
 pub(super) struct Idle {
-    /// By pid and start: the ticks that it had used, and when that was seen first.
+    /// By pid and start time: the ticks used so far, and when that number was first seen.
     since: BTreeMap<(i32, u64), (u64, Timestamp)>,
     told: bool,
 }
 
 impl Idle {
-    /// For how long this one has used no CPU.
+    /// Returns how long this process has used no CPU.
     fn note(&mut self, now: Timestamp, pid: i32, stat: &Stat) -> Duration {
         let entry = self.since.entry((pid, stat.starttime));
         let (ticks, since) = entry.or_insert((stat.cpu_ticks, now));
@@ -40,7 +41,7 @@ impl Idle {
 }
 
 impl Host {
-    /// Tells what is left over now.
+    /// Reports the processes that are left over now.
     pub(super) fn tell_leftovers(&mut self, now: Timestamp) {
         let is_server = matches!(self.spec.kind, Kind::Server(_)) && self.pool.is_none();
         if !is_server || self.run.is_none() {
@@ -63,7 +64,7 @@ impl Host {
         self.idle = idle;
     }
 
-    /// What living workers have started may outlive them: it may have been idle for long by then.
+    /// Notes the children of running workers: one that outlives its worker may be idle already.
     fn note_children(&self, now: Timestamp, idle: &mut Idle) -> BTreeSet<(i32, u64)> {
         let mut noted = BTreeSet::new();
         for tracked in self.workers.values() {
@@ -84,7 +85,7 @@ impl Host {
         idle: &mut Idle,
     ) -> Vec<Leftover> {
         let mut pids = Vec::new();
-        // A group that has ended holds nobody.
+        // A group that is gone has no processes.
         let _ = group.pids(&mut pids);
         let seen = pids.iter().filter_map(|pid| {
             let stat = self.proc.stat(*pid).ok()?;
@@ -113,7 +114,7 @@ impl Host {
         found
     }
 
-    /// The command, a master, a child of one, or a worker: what it starts is not left over.
+    /// The command, a master, a child of one, or a worker: its children are not left over.
     fn is_owned(&self, pid: i32) -> bool {
         let run = self.run.as_ref();
         let is_root = run.is_some_and(|run| run.root == Some(pid));
@@ -123,10 +124,10 @@ impl Host {
         is_root || is_kin || workers.any(|tracked| tracked.process.pid() == pid)
     }
 
-    /// Signals one, if it still is what was told of.
+    /// Signals a leftover, unless its number was reused.
     pub(super) fn end_leftover(&mut self, (pid, started): (i32, u64), signal: Signal) {
-        // RACE: its number may be another's by now. Held by descriptor first and looked at after,
-        // it can only be the one that was looked at.
+        // RACE: its number may have been reused. The process is held by a descriptor before the
+        // check, so the one that was checked gets the signal.
         let Ok(process) = PidFd::open(pid) else {
             return;
         };
@@ -142,17 +143,17 @@ impl Host {
             return;
         }
         if let Err(error) = process.signal(signal).or_else(gone_is_fine) {
-            let what = format!("send {signal} to pid {pid}, which a worker has left: {error}");
+            let what = format!("send {signal} to pid {pid}, left over from a worker: {error}");
             self.fail(what, None, Effect::Signal);
         }
         self.upkeep.soon();
     }
 }
 
-/// The highest process above this one among these.
+/// The topmost of its ancestors among these processes.
 fn topmost(parents: &BTreeMap<i32, i32>, pid: i32) -> i32 {
     let mut top = pid;
-    // A number that was used again could close a circle.
+    // Reused numbers could form a circle.
     for _ in 0..parents.len() {
         match parents.get(&top) {
             Some(parent) if parents.contains_key(parent) => top = *parent,

@@ -311,7 +311,7 @@ fn bind(path: &Path) -> io::Result<(OwnedFd, u64)> {
         // open any more it is said that it refuses (unix(7), connect(2)).
         let found = metadata(path)?;
         if found.mode() & 0o777 == 0 && found.uid() == geteuid().as_raw() {
-            // Somebody who was killed in a stop has left it closed: even its owner may not ask.
+            // A supervisor that was killed during a stop left it closed, even to its owner.
             set_permissions(path, Permissions::from_mode(0o600))?;
         }
         let refusal = UnixDatagram::unbound()?.connect(path);

@@ -25,7 +25,7 @@ use crate::{
 pub(super) struct Job {
     pub(super) worker: WorkerId,
     pub(super) pids: Vec<i32>,
-    /// How far its private memory may be off.
+    /// Maximum error of its private memory.
     pub(super) within: Bytes,
     /// Anonymous pages that its group was charged with when the look was asked for.
     pub(super) charged: Option<Bytes>,

@@ -143,8 +143,8 @@ impl Host {
         // Before anything is made that would have to be removed again.
         let last_words = LastWords::open(&spec.control.termination_log, own == 1)?;
         cgroup::remove_stale(&found, &proc, &spec.name, own);
-        // Before the first group is made. Without it they stay if we are killed while no keeper is
-        // there, and the next start of this service removes them.
+        // Started before the first group is made. Without a sweeper, groups stay if we are killed
+        // while no keeper runs; the next start of this service removes them.
         let sweeper = Sweeper::start(&spec.name).ok();
         let groups = Groups::create(&found, &spec.name, own);
         let oom_score_adj = rights::protect_from_oom(&proc, own);

@@ -1,10 +1,10 @@
-//! How many files we may have open (getrlimit(2), `RLIMIT_NOFILE`), what the command gets of it,
-//! and what is done when there are no more.
+//! The limit of open files (getrlimit(2), `RLIMIT_NOFILE`): ours, the command's, and what happens
+//! when ours is reached.
 //!
 //! Each worker that is held takes two or three descriptors. Some stay free at all times: for
-//! clients of the control socket, for the next start, and for the files that are opened for a
-//! moment. A worker for whom there is no room is capped all the same, for that takes none, and is
-//! held as soon as there is.
+//! clients of the control socket, for the next start, and for files that are opened for a moment. A
+//! worker without a free descriptor is capped all the same, because a cap takes none, and is held
+//! as soon as descriptors are free.
 
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 
@@ -20,29 +20,32 @@ use crate::{
     units::{Bytes, WorkerId},
 };
 
-/// We ask for no more: it is enough for 20,000 workers.
+/// The highest limit that we set: it is enough for 20,000 workers.
 pub const MOST: u64 = 65_536;
 /// How many we may have open, once our limit is raised.
 pub fn most() -> u64 {
-    let hard = rlimit::now(0, "nofile").map_or(None, |now| now.hard);
+    wanted(rlimit::now(0, "nofile").map_or(None, |now| now.hard))
+}
+
+fn wanted(hard: Option<u64>) -> u64 {
     hard.unwrap_or(MOST).min(MOST)
 }
 
-/// So many stay free, or a quarter where there are few at all.
+/// Descriptors that stay free, but at most a quarter of the limit.
 const RESERVE: u64 = 64;
 
-/// See the module.
+/// Our limit, and the workers that wait for descriptors.
 #[derive(Debug)]
 pub(super) struct OpenFiles {
     limit: u64,
     /// The soft limit that we were started with, which the command gets; `None`: it is unlimited.
     given: Option<u64>,
     waiting: Vec<Waiting>,
-    /// It was told that workers wait.
+    /// It was reported that workers wait.
     told: bool,
 }
 
-/// A worker that is not held for want of descriptors.
+/// A worker that is not held, because no descriptors are free.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Waiting {
     pub(super) worker: WorkerId,
@@ -58,7 +61,7 @@ pub(super) struct HandedFiles {
 }
 
 impl OpenFiles {
-    /// Raises our soft limit. `handed` is what the binary that this process was before has told: it
+    /// Raises our soft limit. `handed` comes from the binary that this process was before, which
     /// has raised the limit already.
     pub(super) fn raise(handed: Option<HandedFiles>) -> Self {
         let now = rlimit::now(0, "nofile").map_or(None, |now| now.soft);
@@ -76,12 +79,12 @@ impl OpenFiles {
         files
     }
 
-    /// An operator may have given us more (prlimit(1)).
+    /// Follows the hard limit, which an operator may have raised (prlimit(1)).
     fn raise_again(&mut self) {
         let Ok(now) = rlimit::now(0, "nofile") else {
             return;
         };
-        let wanted = now.hard.unwrap_or(MOST).min(MOST);
+        let wanted = wanted(now.hard);
         let new = Rlimit {
             soft: Some(wanted),
             hard: now.hard,
@@ -126,7 +129,7 @@ impl OpenFiles {
         }
     }
 
-    /// Those who wait, by their processes.
+    /// The processes of waiting workers.
     pub(super) fn waiting(&self) -> impl Iterator<Item = (i32, WorkerId)> {
         (self.waiting.iter()).map(|waiting| (waiting.pid, waiting.worker))
     }
@@ -137,9 +140,9 @@ impl OpenFiles {
 }
 
 impl Host {
-    /// There is no room for this worker: it waits, capped and not watched.
+    /// Lets a worker wait for a free descriptor, capped and not watched.
     pub(super) fn wait_for_room(&mut self, worker: WorkerId, pid: i32, cap: Option<Bytes>) {
-        // Nothing of the group stays open, and it holds its cap all the same.
+        // The group keeps its cap without an open descriptor.
         drop(self.make_worker_group(worker, pid, cap));
         if self.groups.caps() == CapMechanism::Rlimit {
             // One that has ended needs none.
@@ -149,7 +152,7 @@ impl Host {
         self.upkeep.soon();
     }
 
-    /// Holds those who wait, as far as there is room now, and tells when that has begun and ended.
+    /// Holds the waiting workers that there is room for, and reports when waiting begins and ends.
     pub(super) fn hold_waiting(&mut self) {
         if self.files.waiting.is_empty() && !self.files.told {
             return;
@@ -190,14 +193,14 @@ impl Host {
         });
     }
 
-    /// Whether it waited.
+    /// Returns whether the worker waited.
     pub(super) fn forget_waiting(&mut self, worker: WorkerId) -> bool {
         let before = self.files.waiting.len();
         self.files.forget(worker);
         self.files.waiting.len() < before
     }
 
-    /// One who waits, held for a moment: the reserve has room for that.
+    /// The process of a waiting worker, held for a moment with a descriptor of the reserve.
     pub(super) fn waiting_process(&self, worker: WorkerId) -> Option<PidFd> {
         let mut all = self.files.waiting.iter();
         let waiting = all.find(|waiting| waiting.worker == worker)?;

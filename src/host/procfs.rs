@@ -14,7 +14,7 @@ use std::{
 
 /// A tree of processes is cut off here: no worker has so many, but a fork bomb has.
 const DESCENDANTS_MAX: usize = 4096;
-/// A command line is shown up to this many letters.
+/// Maximum letters of a command line that is shown.
 const COMMAND_MAX: usize = 80;
 
 /// The process file system.

@@ -17,8 +17,8 @@ pub(super) struct Reaped {
     pub(super) peak_kib: i64,
 }
 
-/// Buries all children that have ended. Those of `ours` that were stopped go on: a keeper that does
-/// not run buries nobody and ends nothing.
+/// Reaps all children that have ended, and continues those of `ours` that were stopped: a stopped
+/// keeper can neither reap nor kill.
 #[expect(unsafe_code, reason = "wait4 has no safe form")]
 pub(super) fn reap(ours: &[i32]) -> Vec<Reaped> {
     let mut reaped = Vec::new();

@@ -43,7 +43,7 @@ pub(super) struct Run {
     pub(super) keeper_token: u64,
     /// The keeper is gone and was not done: what it kept is ours to bury.
     pub(super) orphaned: bool,
-    /// Since then the keeper is to end all, itself included.
+    /// When the keeper was told to kill all its processes and exit.
     pub(super) ending_since: Option<Timestamp>,
     /// The command's own process.
     pub(super) root: Option<i32>,
@@ -51,20 +51,20 @@ pub(super) struct Run {
     /// The group that the command is to live in, until it is there.
     pub(super) made: Option<Result<Group, CgroupError>>,
     pub(super) discovery: Option<Discovery>,
-    /// So often it is looked for a server below a command that counts as one worker.
+    /// Looks that are left for a server below a command that counts as one worker.
     pub(super) looks_for_server: u32,
     pub(super) probe: Option<Probe>,
     pub(super) ear: Option<(Ear, u64)>,
     /// Who still waits to be accepted, while it is about to be told to stop.
     pub(super) backlog: Option<Backlog>,
-    /// Files of its sockets that are closed to others until it is over.
+    /// Files of its sockets that stay closed to new clients until the run ends.
     pub(super) closed: Vec<Closed>,
 }
 
 impl Run {
-    /// Nobody is waited for any more.
+    /// Ends the wait for connections to be accepted.
     pub(super) fn end_backlog(&mut self) {
-        let closed = self.backlog.take().map(Backlog::let_go);
+        let closed = self.backlog.take().map(Backlog::into_files);
         self.closed.extend(closed.into_iter().flatten());
     }
 }
@@ -85,7 +85,7 @@ impl Host {
         id: RunId,
         worker: Option<(WorkerId, Option<Bytes>)>,
     ) -> std::io::Result<()> {
-        // Whoever had a socket before us, or this command before, may have left it closed.
+        // An earlier owner of a socket, or an earlier run, may have left it closed.
         if let Err(error) = reopen_all(&self.proc) {
             let what = format!("open a listening socket to new connections again: {error}");
             self.fail(what, None, Effect::Other);
@@ -198,7 +198,7 @@ impl Host {
         match (made, worker) {
             (Ok(group), Some((worker, cap))) => self.track_command(worker, pid, group, cap),
             (Ok(group), None) => self.server_group = Some(group),
-            // Somebody has ended it already, and its end is on its way.
+            // Another process has killed it already, and its exit is about to be seen.
             (Err(error), _) if error.is_gone() => {}
             (Err(error), _) => {
                 let worker = worker.map(|(worker, _)| worker);
@@ -358,7 +358,7 @@ impl Host {
         let Some(run) = self.run.as_mut().filter(|run| run.id == id) else {
             return;
         };
-        // It was waited for long enough.
+        // The wait for its connections is over.
         run.end_backlog();
         let master = run.discovery.as_ref().and_then(Discovery::main);
         let Some(pid) = master.or(run.root) else {
@@ -446,7 +446,7 @@ impl Host {
         self.rail(worker, cap);
     }
 
-    /// The group of a worker that runs already, with its cap; it is moved there with its helpers.
+    /// The group of a worker that runs already, with its cap; it is moved there with its children.
     pub(super) fn make_worker_group(
         &mut self,
         worker: WorkerId,

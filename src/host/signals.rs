@@ -28,8 +28,8 @@ const HEARD: [i32; 11] = [
     Signal::RELOAD.0,
 ];
 
-/// A write past a limit on file sizes fails from now on (EFBIG) and does not end us (setrlimit(2),
-/// `RLIMIT_FSIZE`): it is an event, as that of a full disk is. The command gets the default back.
+/// Lets a write past the limit on file sizes fail (EFBIG) instead of killing us (setrlimit(2),
+/// `RLIMIT_FSIZE`). It is reported like a full disk. The command gets the default action back.
 #[expect(unsafe_code, reason = "signal(2) has no safe form")]
 pub fn fail_at_file_size_limit() {
     // SAFETY: SIG_IGN is not a handler.

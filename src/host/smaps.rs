@@ -23,7 +23,7 @@ use crate::units::Bytes;
 pub struct Exact {
     /// What its end would give back, swap and huge pages included.
     pub private: Bytes,
-    /// Resident anonymous pages that only it has; never too many.
+    /// Resident anonymous pages that only this process has; a lower bound.
     pub anon: Bytes,
     /// Private pages, its share of the shared ones, and its share of the swap.
     pub pss: Bytes,
@@ -37,15 +37,15 @@ impl Proc {
         let path = self.of(pid, "smaps_rollup");
         let text = match read(&path) {
             Ok(text) => text,
-            // Before Linux 4.14 there is no such file. Of a process that is gone there is no other
-            // one either.
+            // There is no such file before Linux 4.14. For a process that is gone, reading `smaps`
+            // fails as well.
             Err(error) if error.is_gone() => return self.exact_by_mapping(pid),
             Err(error) => return Err(error),
         };
         let mut fields = Fields::default();
         text.lines().for_each(|line| fields.take(line));
         if !fields.has_rss {
-            // A process that is ending has no memory left to tell of.
+            // A process that is ending has no memory any more.
             return Err(ProcError::strange(&path, "no `Rss` in it"));
         }
         let (least, most) = fields.bounds();
@@ -63,7 +63,7 @@ impl Proc {
     pub(super) fn exact_by_mapping(&self, pid: i32) -> Result<Exact, ProcError> {
         let path = self.of(pid, "smaps");
         let mut file = BufReader::new(File::open(&path).map_err(reading(&path))?);
-        // A process of another mount namespace is asked for the file systems that it sees.
+        // In another mount namespace, the process sees other file systems than we do.
         let mounts = read(&self.of(pid, "mountinfo")).unwrap_or_default();
         let shmem = Devices::of_shmem(&mounts);
         let mut sum = Exact::default();
@@ -80,7 +80,7 @@ impl Proc {
                 fields.take(text.trim_end());
                 continue;
             }
-            // A new mapping begins, or there is none any more.
+            // A new mapping begins, or the file ends.
             has_rss |= fields.has_rss;
             let anon = fields.private.min(fields.anonymous);
             let resident = match of {
@@ -114,15 +114,15 @@ struct Fields {
     pss_anon: Option<Bytes>,
     pss_file: Bytes,
     pss_shmem: Bytes,
-    /// Pages that nobody else maps, of whatever kind.
+    /// Pages of any kind that no other process maps.
     private: Bytes,
-    /// Pages that others map as well, whole.
+    /// Pages that other processes map as well, each in full.
     shared: Bytes,
-    /// Anonymous pages, those that a fork shares whole.
+    /// Anonymous pages; those that a fork shares count in full.
     anonymous: Bytes,
     hugetlb: Bytes,
     /// Its share of the swap. A share, because pages that were shared before they were swapped out
-    /// count whole in `Swap` for everybody who shares them.
+    /// count in full in `Swap` for each process that shares them.
     swap_pss: Bytes,
 }
 
@@ -170,7 +170,7 @@ impl Fields {
             .max(unshared)
     }
 
-    /// What its end would give back of the resident pages: at least, and at most.
+    /// Lower and upper bound of the resident pages that its end would give back.
     fn bounds(&self) -> (Bytes, Bytes) {
         let most = match self.pss_anon {
             Some(pss_anon) => self.private.min(pss_anon.plus(self.pss_shmem)),

@@ -183,7 +183,7 @@ fn only_what_an_end_would_give_back_is_private_memory() {
         mapper.go_on("touched");
         let pid = mapper.pid();
         let fine = proc.exact_by_mapping(pid).unwrap();
-        // What the interpreter shares with a child since a fork is its own no more.
+        // Since a fork, the interpreter shares its own memory with the child.
         let forks = kind.contains("fork") || kind == "model and library";
         let slack = if forks { WITHIN } else { NOISE };
         let grown = |now: Bytes, then: Bytes| now.minus(then);

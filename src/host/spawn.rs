@@ -118,17 +118,17 @@ impl Keeper {
         self.pid
     }
 
-    /// Orders the end of all that it keeps, and its own.
+    /// Tells the keeper to kill all its processes and exit.
     pub(super) fn end_all(&self) -> io::Result<()> {
-        // Not reaped yet, so its number is its own. One that was stopped hears it first.
+        // Not reaped yet, so its number is not reused. A stopped keeper is continued.
         let pid = Pid::from_raw(self.pid);
         kill(pid, END_ALL)?;
         kill(pid, Signal::SIGCONT).map_err(io::Error::from)
     }
 
-    /// Ends it alone: what it keeps is ours then.
+    /// Kills the keeper alone; its processes become our children.
     pub(super) fn kill(&self) {
-        // Its end is on its way if it has ended.
+        // If it has ended already, its exit is about to be seen.
         let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
     }
 

@@ -1,9 +1,9 @@
-//! The process that removes our control groups when we are killed at a moment in which nothing else
-//! could: before the first keeper lives, or while the command waits for its next start.
+//! The process that removes our control groups if we are killed while there is no keeper to do so:
+//! before the first keeper runs, or while the command waits for its next start.
 //!
 //! It is our own binary executed again, started before the first group is made. It holds one end of
-//! a pipe whose other end only we hold, across an upgrade too: the end of file is our end. Then it
-//! ends what still lives in the groups, removes them, and exits.
+//! a pipe whose other end only we hold, across an upgrade too: at the end of file we have ended.
+//! Then it kills what still runs in the groups, removes them, and exits.
 
 use std::{
     ffi::OsString,
@@ -37,7 +37,7 @@ use super::{
 /// The first argument that makes this binary a sweeper.
 pub const WORD: &str = "__sweep";
 
-/// The last process of a group may still be on its way out, and gigabytes take their time.
+/// Tries to remove a group, whose last process may take seconds to free gigabytes.
 const TRIES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(50);
 /// In milliseconds.
@@ -99,8 +99,7 @@ impl Sweeper {
 }
 
 impl Host {
-    /// Leaves the machine as it was: our groups are removed. To be called when nothing that we
-    /// started lives any more.
+    /// Removes our groups. To be called when no process that we started is left.
     pub fn leave(&mut self) {
         self.gone.clear();
         self.workers.clear();
@@ -108,7 +107,7 @@ impl Host {
         if let Some(sweeper) = self.sweeper.take() {
             // Not reaped yet, so its number is its own.
             let _ = kill(Pid::from_raw(sweeper.pid), Signal::SIGKILL);
-            // Nothing of ours outlives us. In a frozen group it cannot end, and is not waited for.
+            // No process of ours outlives us. In a frozen group it cannot exit: wait only so long.
             if let Ok(process) = PidFd::open(sweeper.pid) {
                 let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
                 let _ = poll(&mut ended, END_MAX);
@@ -116,7 +115,7 @@ impl Host {
         }
     }
 
-    /// The sweeper has ended: somebody has killed it.
+    /// Replaces a sweeper that was killed.
     pub(super) fn on_sweeper_gone(&mut self) {
         // Without one, groups may stay when we are killed, until the next start of this service.
         self.sweeper = Sweeper::start(&self.spec.name).ok();
@@ -138,7 +137,7 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> u8 {
 
 fn sweep(name: &str, parent: i32) -> io::Result<()> {
     prctl::set_name(c"supervise-sweep")?;
-    // Whoever ends a whole process tree politely must not end it before its parent.
+    // A signal to the whole process tree must not end the sweeper before its parent.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     let mut pipe = io::stdin();
     loop {

@@ -20,16 +20,16 @@ use crate::{
     units::Bytes,
 };
 
-/// This many files are named.
+/// Maximum files that are named.
 const NAMED: usize = 3;
-/// No more entries are looked at, and no deeper: a tmpfs may hold millions.
+/// Maximum entries and depth of a search: a tmpfs may hold millions of files.
 const ENTRIES_MAX: usize = 5000;
 const DEPTH_MAX: usize = 6;
 /// Smaller files are not worth a name.
 const LEAST: Bytes = Bytes::mib(1);
 
 /// Adds the largest files that were written since `since` to what is known of the contents of the
-/// budget: what is older is charged to somebody else.
+/// budget: older files are charged to other groups.
 pub(super) fn name_files(contents: &mut Contents, since: i64) {
     let mounts = fs::read("/proc/self/mounts").unwrap_or_default();
     let mut look = Look::new(since);
@@ -137,7 +137,7 @@ impl Look {
     }
 }
 
-/// A path as it may stand in a log: others choose the names of files.
+/// A path without control characters, which others may have put into the names of files.
 fn shown(path: &Path) -> String {
     let text = String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
     let plain = |c: char| if c.is_control() { '?' } else { c };

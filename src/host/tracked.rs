@@ -20,13 +20,13 @@ use crate::{
 
 /// Without a group, helpers are looked for as often.
 const HELPERS: Duration = Duration::from_millis(250);
-/// Pages of files and of shared memory must have changed by this before they are told apart again.
+/// Change of the shared pages after which files and shared memory are read apart again.
 const SHARED_STEP: Bytes = Bytes::mib(1);
-/// A slot's shared memory must have changed by this before it is looked at exactly.
+/// Change of a slot's shared memory after which it is read exactly again.
 const UNNAMED_STEP: Bytes = Bytes::mib(8);
-/// How far that look may be off.
+/// Maximum error of that reading.
 pub(super) const UNNAMED_WITHIN: Bytes = Bytes::mib(1);
-/// Such looks take at most this part of the time.
+/// Such readings take at most one part in this many of the time.
 const LOOKS_SHARE: u32 = 50;
 /// A thread that is born while priorities are set back inherits the old one: look again.
 const PASSES: u32 = 3;
@@ -38,7 +38,7 @@ pub(super) struct Tracked {
     pub(super) group: Group,
     /// The keeper tells of its end, with its figures; otherwise its descriptor does.
     pub(super) is_command: bool,
-    /// The OOM killer was called for its group, and whom it killed is not clear yet.
+    /// The OOM killer was called for its group, and its victim is not known yet.
     pub(super) kill: Option<Kill>,
     /// Its process that agents' questions go to.
     pub(super) asked: Option<i32>,
@@ -168,7 +168,8 @@ impl Tracked {
     }
 }
 
-/// How much of a slot's shared memory has no name, and so ends with it: only an exact look can say.
+/// The part of a slot's shared memory that has no name, and so ends with the slot. Only an exact
+/// reading finds it.
 #[derive(Debug)]
 pub(super) struct Unnamed {
     bytes: Bytes,
@@ -189,8 +190,8 @@ impl Unnamed {
         }
     }
 
-    /// Whether an exact look is to be asked for, where all its shared memory is `shmem`. The answer
-    /// is remembered as asked.
+    /// Whether to ask for an exact reading when all its shared memory is `shmem`. If so, the
+    /// request is remembered.
     pub(super) fn wants_look(&mut self, now: Timestamp, shmem: Bytes) -> bool {
         let is_far = shmem.get().abs_diff(self.of.get()) >= UNNAMED_STEP.get();
         let rests = self.rests_until.is_some_and(|until| now < until);

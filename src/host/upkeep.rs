@@ -14,7 +14,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(50);
 /// What this service may have is read every so many turns.
 const AVAILABLE: u64 = 5;
-/// What fills the budget beside processes is told from here on.
+/// Least memory outside of processes that is reported as part of the budget.
 const CONTENTS_MIN: Bytes = Bytes::mib(4);
 /// Files in memory are named when they take this part of the budget.
 const FILES_FROM: f64 = 0.3;
@@ -83,8 +83,8 @@ impl Host {
         }
     }
 
-    /// What a script or a launcher of unknown name has started is seen by what runs, not by its
-    /// command line. Told once for each start.
+    /// Finds a server that a script or an unknown launcher has started, by the running processes.
+    /// Reports it once for each start.
     fn look_for_server(&mut self) {
         let is_one = matches!(self.spec.kind, Kind::Single) && self.pool.is_none();
         if !is_one || !self.spec.kind_is_guessed || self.is_job() {

@@ -17,8 +17,8 @@ pub fn exists(name: &str) -> bool {
     matches!(User::from_name(name), Ok(Some(_)))
 }
 
-/// What a program that runs as that user expects in its environment: what systemd sets for `User=`
-/// but the shell. Ours says who started us.
+/// The environment variables that systemd sets for `User=`, without the shell. Our own environment
+/// describes the user that started us.
 pub fn environment(name: &str) -> Vec<(&'static str, OsString)> {
     let Some(user) = User::from_name(name).ok().flatten() else {
         return Vec::new();

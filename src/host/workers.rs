@@ -60,7 +60,7 @@ impl Host {
         Some(tracked)
     }
 
-    /// What was taken for a worker is the server's own helper, and so is what it has started.
+    /// Moves a helper that was taken for a worker to the server's group, with its children.
     pub(super) fn give_to_server(&mut self, worker: WorkerId, pid: i32) {
         self.untrack(worker);
         let mut pids = vec![pid];
@@ -123,7 +123,7 @@ impl Host {
 
     /// A cap could not be written.
     ///
-    /// RACE: a worker that ends before its limits are written needs none; nothing is said of it.
+    /// RACE: a worker that ends before its limits are written needs none, and no event is reported.
     pub(super) fn fail_cap(&mut self, worker: WorkerId, pid: i32, what: String) {
         let is_over = self.proc.stat(pid).is_err() || self.proc.is_exiting(pid);
         if !is_over {
@@ -204,7 +204,7 @@ impl Host {
         let Some(tracked) = self.workers.get_mut(&worker) else {
             if let Some(process) = self.waiting_process(worker) {
                 let group = self.groups.leaf(&worker.to_string());
-                // Its helpers go with it where there is a group, and it goes in any case.
+                // A group includes its children; without one, the worker is killed alone.
                 let _ = group.map(|group| group.kill());
                 let _ = process.signal(Signal::KILL);
             }

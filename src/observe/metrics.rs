@@ -52,7 +52,11 @@ pub fn render(snapshot: &Snapshot, own: &Own) -> String {
     let left = &snapshot.leftovers;
     let processes: u32 = left.iter().map(|one| one.processes).sum();
     page.sample(&[], processes);
-    page.family("supervise_leftover_memory_bytes", "gauge", "Their memory.");
+    page.family(
+        "supervise_leftover_memory_bytes",
+        "gauge",
+        "Memory of these processes.",
+    );
     let memory = left
         .iter()
         .fold(Bytes::ZERO, |sum, one| sum.plus(one.memory));
@@ -60,7 +64,7 @@ pub fn render(snapshot: &Snapshot, own: &Own) -> String {
     page.family(
         "supervise_leftovers_ended_total",
         "counter",
-        "Those that were ended, with their descendants.",
+        "Processes that outlived their worker and were ended.",
     );
     page.sample(&[], snapshot.leftovers_ended);
     page.family(
@@ -72,7 +76,7 @@ pub fn render(snapshot: &Snapshot, own: &Own) -> String {
     page.family(
         "supervise_recycling_suspended",
         "gauge",
-        "No worker is replaced, because a start failed.",
+        "Whether no worker is replaced because a start failed.",
     );
     page.sample(&[], u8::from(snapshot.suspended.is_some()));
     page.family(

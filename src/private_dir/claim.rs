@@ -15,13 +15,13 @@ use nix::sys::stat::fstat;
 
 use super::{Create, PrivateDir, refusal};
 
-/// So many services of one name have a directory each.
+/// Maximum services of one name, each with a directory of its own.
 const NAMES: u32 = 64;
-/// A directory that was removed while it was being locked is tried again.
+/// Tries to lock a directory that is removed meanwhile.
 const TRIES: u32 = 16;
-/// What takes longer to remove is moved aside: neither a start nor a stop waits for it.
+/// Time limit of a start or stop to remove files; what is left is moved aside.
 const CLEARED: Duration = Duration::from_secs(1);
-/// How long what was moved aside may take, in a thread of a service that runs.
+/// Time limit to remove what was moved aside, in a thread of its own.
 const SWEPT: Duration = Duration::from_secs(3600);
 const ASIDE: &str = ".supervise-removed.";
 
@@ -51,7 +51,7 @@ impl PrivateDir {
     /// Claims the directory `name` in this one, or `name.2` and so on where another service has it.
     ///
     /// # Errors
-    /// None can be had; says why the first could not.
+    /// None can be claimed; the error is that of the first.
     pub fn claim(&self, name: &str, mode: u32, contents: Contents) -> io::Result<Claimed> {
         let mut first_error = None;
         for number in 1..=NAMES {
@@ -107,8 +107,8 @@ impl PrivateDir {
         Ok(None)
     }
 
-    /// A worker may have filled it with more than can be removed now: it goes out of the way, and
-    /// is removed by [`PrivateDir::sweep`].
+    /// Renames a directory that a worker filled with more than can be removed now.
+    /// [`PrivateDir::sweep`] removes it.
     pub(super) fn move_aside(&self, name: &str) -> io::Result<()> {
         for number in 1..=NAMES {
             let aside = format!("{ASIDE}{number}");

@@ -19,7 +19,7 @@ use nix::{
 
 use super::refusal;
 
-/// Removes what is in `top`, but `spared`, within `limit`.
+/// Removes what is in `top`, except `spared`, within `limit`.
 pub(super) fn clear(top: &OwnedFd, spared: Option<&OsStr>, limit: Duration) -> io::Result<()> {
     let until = now() + limit;
     let mut moved = 0u64;
@@ -38,7 +38,7 @@ pub(super) fn clear(top: &OwnedFd, spared: Option<&OsStr>, limit: Duration) -> i
             }
             Err(error) => return Err(error.into()),
         };
-        // A user may have forbidden it to himself, which does not stop root.
+        // Its owner may have no permission on it. An error does not stop root.
         let _allowed = fchmod(&child, Mode::S_IRWXU);
         let mut found = Vec::new();
         for below in names(&child, None)? {
@@ -62,7 +62,7 @@ pub(super) fn clear(top: &OwnedFd, spared: Option<&OsStr>, limit: Duration) -> i
     Ok(())
 }
 
-/// A name that nothing has that was left by an earlier attempt.
+/// A name that is free. Entries of an earlier attempt may still be there.
 fn free_name(top: &OwnedFd, moved: &mut u64) -> CString {
     loop {
         *moved += 1;
@@ -91,8 +91,8 @@ fn open(directory: &OwnedFd, name: &std::ffi::CStr) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     match openat(directory, name, flags, Mode::empty()) {
         Err(Errno::EACCES) => {
-            // Ours, and forbidden to ourselves. The link that it could have become is not followed
-            // by the second attempt, and a mode that it got is no harm.
+            // A directory of ours without permission for us. If a link takes its place, the second
+            // attempt does not follow it, and the mode that the link's target got does no harm.
             let flags = nix::sys::stat::FchmodatFlags::FollowSymlink;
             nix::sys::stat::fchmodat(directory, name, Mode::S_IRWXU, flags)?;
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
@@ -117,7 +117,7 @@ fn names(directory: &OwnedFd, spared: Option<&OsStr>) -> io::Result<Vec<CString>
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "how long it takes is the user's who filled it, and no decision hangs on it"
+    reason = "the time depends on the files in it, and no decision depends on the time"
 )]
 fn now() -> Instant {
     Instant::now()

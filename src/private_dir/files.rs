@@ -38,14 +38,14 @@ impl PrivateDir {
         let file = self.open_at(name, flags, mode).map_err(&named)?;
         let found = fstat(&file).map_err(|error| named(error.into()))?;
         ours(&found, SFlag::S_IFREG).map_err(&named)?;
-        // A hard link that another user has made here would be a file of ours elsewhere.
+        // A hard link that another user made here may be a file of ours from elsewhere.
         if found.st_nlink > 1 {
             return Err(named(refusal("the file has a second name (a hard link)")));
         }
         Ok(file)
     }
 
-    /// What is in a regular file in this directory, whoever wrote it; at most `most` bytes.
+    /// Reads a regular file of any owner in this directory; at most `most` bytes.
     ///
     /// # Errors
     /// It is not there, is no regular file, or is longer.
@@ -81,13 +81,13 @@ impl PrivateDir {
         Ok(file.into())
     }
 
-    /// Writes a file: readers see the whole of it or what was there before.
+    /// Writes a file: readers see either the old content or the new one.
     ///
     /// # Errors
     /// The disk is full, or the directory is not ours to write to.
     pub fn replace(&self, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
         let half = format!(".{name}.half");
-        // What a crash has left.
+        // A crash may have left one.
         self.remove(&half)?;
         let written = self.file(&half, Create::New, mode).and_then(|mut file| {
             file.write_all(content)?;

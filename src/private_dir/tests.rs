@@ -15,7 +15,7 @@ use nix::{
 
 use super::*;
 
-/// Users that every Debian has; nobody's group is the first one of `_apt`, too.
+/// Users that every Debian has. The group of `nobody` is the first one of `_apt`, too.
 const OTHER: u32 = 1;
 const NOGROUP: u32 = 65534;
 
@@ -136,7 +136,7 @@ fn in_a_sticky_directory_only_what_is_ours_is_used() {
     let tmp = home.directory("tmp", 0, 0o1777);
     home.directory("tmp/supervise", OTHER, 0o755);
     refused(&tmp.join("supervise"));
-    // A link of theirs to a directory of ours is theirs.
+    // A link that belongs to another user is refused, even if it leads to a directory of ours.
     let ours = home.directory("ours", 0, 0o700);
     symlink(&ours, tmp.join("link")).unwrap();
     PrivateDir::make(&tmp.join("link"), 0o700).unwrap();

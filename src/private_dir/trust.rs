@@ -1,4 +1,4 @@
-//! Who can change a directory: its owner, and whoever may write to it.
+//! Which users can change a directory: its owner, and all users that may write to it.
 
 use std::{fs, io};
 
@@ -11,12 +11,12 @@ use super::refusal;
 
 const STICKY: u32 = 0o1000;
 
-/// The users whose directories we use, and who they are.
+/// The users whose directories we use.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trusted {
     own: u32,
-    /// The owner of `/`. In a user namespace root is not mapped and looks like `nobody`; whoever
-    /// owns `/` can change everything anyway.
+    /// The owner of `/`. In a user namespace root is not mapped and looks like `nobody`; the
+    /// owner of `/` can change everything anyway.
     system: u32,
 }
 
@@ -38,7 +38,7 @@ impl Trusted {
     ) -> io::Result<()> {
         let (owner, mode) = (found.st_uid, found.st_mode);
         let is_known = if parent.is_some_and(|parent| self.others_write(parent)) {
-            // Whoever else is not mapped in our user namespace looks like the owner of `/`, too.
+            // Other users that are not mapped in our user namespace look like that owner, too.
             self.is_ours_or_roots(owner)
         } else {
             self.is_ours_or_roots(owner) || owner == self.system
@@ -70,18 +70,18 @@ impl Trusted {
     }
 
     /// An entry (a link, a file) of this owner in `parent` can be trusted to be what it was meant
-    /// to be: nobody else can have put it there.
+    /// to be: no other user can have put it there.
     pub(super) fn entry(self, found: &FileStat, parent: &FileStat) -> io::Result<()> {
         if !self.others_write(parent) || self.is_ours_or_roots(found.st_uid) {
             return Ok(());
         }
         Err(refusal(format!(
-            "it belongs to {} and lies in a directory that everybody can write to; it is not used",
+            "it belongs to {}, in a directory that other users can write to; it is not used",
             user(found.st_uid)
         )))
     }
 
-    /// Another user may have given a file of ours a second name in a directory like this.
+    /// Refuses a file with a second name where another user may have made the hard link.
     pub(super) fn names(self, found: &FileStat, parent: &FileStat) -> io::Result<()> {
         if found.st_nlink > 1 && self.others_write(parent) {
             return Err(refusal("the file has a second name (a hard link)"));
@@ -93,7 +93,7 @@ impl Trusted {
         owner == self.own || owner == 0
     }
 
-    /// Somebody else than the owner may add entries to it.
+    /// Users other than its owner may add entries to it.
     fn others_write(self, directory: &FileStat) -> bool {
         let mode = directory.st_mode;
         mode & 0o002 != 0 || (mode & 0o020 != 0 && !self.is_private_group(directory.st_gid))
@@ -101,7 +101,7 @@ impl Trusted {
 
     /// Only root and we are in that group: the group of one user that many systems give to each
     /// (and with it a umask of 002), root's (in which OpenShift's users are), or one that has no
-    /// members at all. One that nobody has described (`fsGroup` of Kubernetes) must be ours.
+    /// members at all. One without an entry in group(5) (`fsGroup` of Kubernetes) must be ours.
     fn is_private_group(self, gid: u32) -> bool {
         if gid == 0 {
             return true;
@@ -110,7 +110,7 @@ impl Trusted {
             let user = User::from_name(name).ok().flatten();
             user.is_some_and(|user| self.is_ours_or_roots(user.uid.as_raw()))
         };
-        let primary = self.is_nobodys_primary(gid);
+        let primary = self.is_not_others_primary(gid);
         match Group::from_gid(Gid::from_raw(gid)) {
             Ok(Some(group)) => primary && group.mem.iter().all(known),
             Ok(None) => {
@@ -122,7 +122,7 @@ impl Trusted {
     }
 
     /// No other user has it as their first group (passwd(5)).
-    fn is_nobodys_primary(self, gid: u32) -> bool {
+    fn is_not_others_primary(self, gid: u32) -> bool {
         let Ok(users) = fs::read_to_string("/etc/passwd") else {
             return true;
         };
@@ -135,7 +135,7 @@ impl Trusted {
     }
 }
 
-/// A user for people: the name where there is one, and the number.
+/// A user as messages show it: the name where there is one, and the number.
 pub(super) fn user(uid: u32) -> String {
     match User::from_uid(Uid::from_raw(uid)) {
         Ok(Some(user)) => format!("{} (uid {uid})", user.name),

@@ -26,7 +26,7 @@ const LINKS_MAX: u32 = 40;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Strict {
     Yes,
-    /// Only what others have put in the way is.
+    /// Only links that other users may have made are refused.
     No,
 }
 
@@ -72,7 +72,7 @@ pub fn check(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         other => other?,
     }
-    // Where it is missing it is made here, and something is written to it in any case.
+    // A missing directory would be made here, and files are written to one that exists.
     let here = &walk.here;
     let writable = AccessFlags::W_OK | AccessFlags::X_OK;
     faccessat(&here.fd, ".", writable, AtFlags::AT_EACCESS)
@@ -80,10 +80,10 @@ pub fn check(path: &Path) -> io::Result<()> {
 }
 
 /// Opens a regular file in a directory that other users may share, such as a journal at a path that
-/// an operator gave: neither a link nor a file that others may have put there is used.
+/// an operator gave. A link or file that other users may have put there is refused.
 ///
 /// # Errors
-/// It is one, or cannot be opened.
+/// Other users may have put it there, or it cannot be opened.
 pub fn open_shared(path: &Path, flags: OFlag, mode: u32) -> io::Result<File> {
     let mut target = path.to_owned();
     let mut links = 0;
@@ -98,7 +98,7 @@ pub fn open_shared(path: &Path, flags: OFlag, mode: u32) -> io::Result<File> {
         };
         let mut walk = Walk::begin(&parent, Strict::No)?;
         walk.go(&parent, None).map_err(|error| match error.kind() {
-            // Of the file that was asked for, not of the first directory that is missing.
+            // The error names the requested file, not the first directory that is missing.
             io::ErrorKind::NotFound => naming(&target, Errno::ENOENT.into()),
             io::ErrorKind::NotADirectory => naming(&target, Errno::ENOTDIR.into()),
             _ => error,
@@ -227,8 +227,8 @@ impl Walk {
             Err(Errno::EEXIST) => return Ok(()),
             made => made?,
         }
-        // The umask may have taken something away. Nobody else can have replaced it: it is ours, in
-        // a directory that was checked.
+        // The umask may have taken something away. No other user can have replaced it: it is ours,
+        // in a directory that was checked.
         fchmodat(&self.here.fd, name, mode, FchmodatFlags::FollowSymlink)?;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What services have left on disk, to be read when they are over.
+//! Reports and events that services left on disk, read after they have ended.
 
 use std::{
     path::PathBuf,
@@ -11,14 +11,14 @@ use crate::{private_dir::PrivateDir, units::ReportId};
 
 use super::{disk, events, read};
 
-/// Beside reports and events: whose they are.
+/// Names the service that the reports and events beside it belong to.
 const ABOUT: &str = "service.json";
 const ABOUT_MAX: u64 = 64 << 10;
 
 /// Which service a directory is of.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct About {
-    /// Its name.
+    /// The service's name.
     pub name: String,
     /// Where its command runs.
     pub directory: PathBuf,
@@ -29,18 +29,18 @@ pub struct About {
 /// One service's directory.
 #[derive(Debug)]
 pub struct Archive {
-    /// Whose it is.
+    /// The service.
     pub about: About,
-    /// Where it is.
+    /// The directory's path.
     pub path: PathBuf,
-    /// When something was written there last.
+    /// When the last event was written.
     pub changed: SystemTime,
     directory: PrivateDir,
 }
 
 impl Archive {
-    /// What is kept below these directories, the newest first. A service manager gives each service
-    /// a directory of its own, so that they may be one level deeper.
+    /// The archives below these directories, the newest first. A service manager gives each service
+    /// its own directory, so an archive may lie one level deeper.
     pub fn find(bases: &[PathBuf]) -> Vec<Self> {
         let mut found: Vec<Self> = Vec::new();
         let tops = bases.iter().filter_map(|base| PrivateDir::look(base).ok());
@@ -87,7 +87,7 @@ impl Archive {
     }
 }
 
-/// Says whose a directory is.
+/// Writes the description of the service into its directory.
 pub(super) fn describe(directory: &PrivateDir, about: &About) -> std::io::Result<()> {
     let text = serde_json::to_vec(about).map_err(std::io::Error::other)?;
     directory.replace(ABOUT, &text, 0o600)
@@ -96,7 +96,7 @@ pub(super) fn describe(directory: &PrivateDir, about: &About) -> std::io::Result
 fn below(directory: &PrivateDir) -> Vec<PrivateDir> {
     let names = directory.names().unwrap_or_default();
     let names = names.iter().filter_map(|name| name.to_str());
-    // A link to a directory is what systemd makes for a user that exists while it runs.
+    // With `DynamicUser=`, systemd puts a link to the service's directory here.
     let linked = |name: &str| PrivateDir::look(&directory.path().join(name));
     let open = |name| directory.given_directory(name).or_else(|_| linked(name));
     names.filter_map(|name| open(name).ok()).collect()

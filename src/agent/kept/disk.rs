@@ -20,7 +20,7 @@ use super::{bounded::LONGEST, events::EventFile};
 
 /// So many reports wait for a slow disk.
 const REPORTS: usize = 8;
-/// So many reports and events together.
+/// Maximum reports and events that wait together.
 const QUEUE: usize = 1024;
 /// At the end the disk has as long.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ pub(super) struct Disk {
     most: usize,
     /// Reports that wait.
     waiting: Arc<AtomicUsize>,
-    /// Events that no line was written for, since the last one that was.
+    /// Events that were left out since the last written line.
     missed: u64,
     /// What is there, or will be when the thread has caught up.
     present: BTreeSet<ReportId>,
@@ -58,10 +58,10 @@ enum Job {
     Report {
         id: ReportId,
         text: String,
-        /// Those that go in its place.
+        /// Older reports that are removed for it.
         gone: Vec<ReportId>,
     },
-    /// A line, and how many before it are missing.
+    /// An event's line, and the number of events left out before it.
     Event { line: String, missed: u64 },
 }
 
@@ -248,7 +248,7 @@ pub(super) fn list(directory: &PrivateDir) -> io::Result<BTreeSet<ReportId>> {
 
 /// One report as it was written.
 pub(super) fn read(directory: &PrivateDir, id: ReportId) -> io::Result<String> {
-    // And a line feed.
+    // One byte more for the line feed.
     let most = u64::try_from(LONGEST + 1).unwrap_or(u64::MAX);
     let text = directory.read(&file_name(id), most)?;
     String::from_utf8(text).map_err(io::Error::other)

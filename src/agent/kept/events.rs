@@ -1,4 +1,4 @@
-//! The last events in a file that outlives us, one JSON object a line: bounded, in two files.
+//! The latest events on disk, one JSON object a line, in two files of bounded size.
 
 use std::{
     fs::File,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::private_dir::{Create, PrivateDir};
 
-/// Written to until it is as long; then it becomes the older one.
+/// Size at which the newer file takes the place of the older one.
 const LONGEST: u64 = 1 << 20;
 const NEWER: &str = "events.jsonl";
 const OLDER: &str = "events.1.jsonl";
@@ -28,7 +28,7 @@ impl EventFile {
         }
     }
 
-    /// Appends an event; so many before it are missing.
+    /// Appends an event. If `missed` events before it were not written, a line says so.
     pub(super) fn write(&mut self, line: &str, missed: u64) -> io::Result<()> {
         let note = match missed {
             0 => String::new(),
@@ -37,7 +37,7 @@ impl EventFile {
         let text = format!("{note}{line}\n");
         let written = self.append(text.as_bytes());
         if written.is_err() {
-            // The next one opens it again: it may have been removed, or half a line was written.
+            // The next event reopens the file: it may be gone, or end in half a line.
             self.file = None;
         }
         written
@@ -71,13 +71,13 @@ impl EventFile {
         if last == *b"\n" {
             return Ok((file, size));
         }
-        // A crash has torn the last line; it stays one line.
+        // A crash cut the last line off. The line feed keeps it apart from the next event.
         file.write_all(b"\n")?;
         Ok((file, size + 1))
     }
 }
 
-/// What is kept, oldest first. Torn lines are left out.
+/// The events, oldest first, without lines that are cut off.
 pub(super) fn read(directory: &PrivateDir) -> Vec<String> {
     let mut lines = Vec::new();
     for name in [OLDER, NEWER] {

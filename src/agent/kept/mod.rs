@@ -1,5 +1,5 @@
 //! Reports that are kept: the newest few, in memory and, where there is a place for them, on disk,
-//! so that they outlive us; and the last events, on disk. Nobody waits for the disk.
+//! so that they outlive us; and the last events, on disk. The loop never waits for it.
 
 mod archive;
 mod bounded;
@@ -31,14 +31,14 @@ use disk::Disk;
 /// So many files that cannot be read are named one by one.
 const NAMED: usize = 3;
 
-/// Where a service keeps what outlives it.
+/// Where a service keeps its reports and events.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// The directory of all services.
     pub base: PathBuf,
-    /// The service's own one in it, unless another service that lives has it.
+    /// The service's directory in `base`; a number is added while another service uses it.
     pub name: String,
-    /// Whose it is, for who reads it later.
+    /// The service, for later readers.
     pub about: About,
 }
 
@@ -58,7 +58,7 @@ pub struct Kept {
     /// The greatest id there ever was, as far as anybody remembers.
     newest: ReportId,
     disk: Option<Disk>,
-    /// Dropped after the disk: nobody else has the directory while something is written.
+    /// Dropped after the disk, so that no other service claims the directory during a write.
     claimed: Option<Claimed>,
     warnings: VecDeque<String>,
 }
@@ -88,7 +88,7 @@ impl Kept {
         let Some(place) = place else { return kept };
         if let Err(error) = kept.take_up(&place, handed) {
             kept.warnings.push_back(format!(
-                "keep reports and events in {}: {error}; they end with this process",
+                "keep reports and events in {}: {error}; they are lost when this process ends",
                 place.base.join(&place.name).display()
             ));
         }

@@ -78,7 +78,7 @@ fn only_the_newest_are_kept_in_memory_and_on_disk() {
     drop(kept);
     assert_eq!(names(&place), ["r10.json", "r8.json", "r9.json"]);
 
-    // Fewer are wished for from now on.
+    // The maximum is lower from now on.
     let mut kept = open(2);
     assert_eq!(ids(&kept), [9, 10]);
     kept.keep(kept.next_id(), report("w1"));
@@ -128,7 +128,10 @@ fn without_a_usable_directory_reports_are_in_memory() {
     assert_eq!(said.len(), 1, "{said:?}");
     let expected = format!("keep reports and events in {}/reports: ", file.display());
     assert!(said[0].starts_with(&expected), "{said:?}");
-    assert!(said[0].ends_with("they end with this process"), "{said:?}");
+    assert!(
+        said[0].ends_with("they are lost when this process ends"),
+        "{said:?}"
+    );
     kept.keep(kept.next_id(), report("w1"));
     assert_eq!(kept.all(), "[{\"id\":\"r1\",\"worker\":\"w1\"}]");
 

@@ -25,31 +25,31 @@ use tokio::{
 
 use super::{
     Asked, Question,
-    access::Access,
+    access::{Access, read_only},
     doors::{Doors, Guest},
     routes::{self, Answered, Refusal, Words},
 };
 
-/// So many clients at a time for each door. One more takes the place of the oldest that has not
-/// asked yet or does not take its answer.
+/// Maximum clients at a time on each listener. One more takes the place of the oldest client that
+/// has not sent its request yet or does not read its answer.
 const CLIENTS_MAX: usize = 64;
-/// So many follow events at a time for each door, and take no place of the others: a probe is
+/// Maximum clients that follow events on each listener. They are counted apart, so that a probe is
 /// always answered.
 const FOLLOWERS_MAX: usize = 16;
-/// Who had to make room is gone within this.
+/// Maximum wait for the end of a client that has to make room.
 const ROOM_MAX: Duration = Duration::from_secs(1);
-/// A request is complete after that long, or it is none.
+/// Time limit of receiving a request.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
-/// An answer is taken within that long, or it is dropped.
+/// Time limit of sending an answer.
 const TAKE_MAX: Duration = Duration::from_secs(30);
-/// Headers and body of a request are no longer than this, each.
+/// Maximum bytes of a request's headers, and of its body.
 const REQUEST_BYTES: usize = 16 << 10;
-/// When the service ends, answers under way have that long.
+/// Time limit of answers under way when the service ends.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// After a failed accept(2), such as for want of descriptors.
+/// Pause after a failed accept(2), for instance when no descriptors are left.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Through which door a client came.
+/// The listener that a client came through.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Half {
     /// The Unix socket: everything.
@@ -58,8 +58,8 @@ enum Half {
     Reading,
 }
 
-/// Serves until nobody receives questions any more; answers under way are still delivered, for a
-/// second at most. The socket is removed at the end.
+/// Serves until the receiver of the questions is closed; answers under way are still delivered, for
+/// a second at most. The socket is removed at the end.
 pub async fn run(mut doors: Doors, questions: mpsc::Sender<Asked>) {
     let mut clients = Clients::new(questions, doors.access());
     let questions = clients.questions.clone();
@@ -76,11 +76,11 @@ pub async fn run(mut doors: Doors, questions: mpsc::Sender<Asked>) {
     }
     drop(doors);
     let farewell = async { while clients.tasks.join_next().await.is_some() {} };
-    // Whoever has not taken an answer by now does not get it.
+    // Clients that have not read their answer by now do not get it.
     let _late = timeout(FAREWELL, farewell).await;
 }
 
-/// Everybody who is inside.
+/// All connected clients.
 struct Clients {
     questions: mpsc::Sender<Asked>,
     access: Arc<Access>,
@@ -90,7 +90,7 @@ struct Clients {
     reading: Places,
 }
 
-/// The places behind one door.
+/// The clients of one listener, and the places for them.
 struct Places {
     seats: Arc<Semaphore>,
     followers: Arc<Semaphore>,
@@ -101,14 +101,14 @@ struct Places {
 /// A client that may have to make room.
 struct Inside {
     task: AbortHandle,
-    /// It waits for the supervisor's answer, or follows: it is not the one that is slow.
+    /// It waits for the supervisor's answer, or follows events: the client is not slow.
     busy: Arc<AtomicBool>,
 }
 
 /// What one client holds.
 struct Held {
     half: Half,
-    /// Given back by one who follows.
+    /// Given back by a client that follows events.
     seat: Mutex<Option<OwnedSemaphorePermit>>,
     followers: Arc<Semaphore>,
     busy: Arc<AtomicBool>,
@@ -124,7 +124,7 @@ impl Places {
         }
     }
 
-    /// Ends the oldest that is slow; false if there is none.
+    /// Disconnects the oldest slow client; false if there is none.
     fn make_room(&mut self) -> bool {
         let slow = |one: &Inside| !one.busy.load(Relaxed);
         let Some(at) = self.inside.iter().position(slow) else {
@@ -148,7 +148,7 @@ impl Clients {
         }
     }
 
-    /// One for whom there is no place finds the connection closed.
+    /// Closes the connection if there is no place for it.
     fn admit<S>(&mut self, stream: S, half: Half)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -186,7 +186,7 @@ impl Held {
         seat.is_some()
     }
 
-    /// Another one was told to go.
+    /// Waits for the place of a client that was disconnected.
     async fn wait_for_seat(&self, seats: Arc<Semaphore>) -> bool {
         let Ok(Ok(free)) = timeout(ROOM_MAX, seats.acquire_owned()).await else {
             return false;
@@ -245,7 +245,7 @@ where
     }
 }
 
-/// The response, and a follower's place where it goes on for as long as the client wishes.
+/// The response, and a follower's place where the response lasts as long as the client stays.
 async fn answer(
     request: Request<Incoming>,
     held: &Held,
@@ -275,8 +275,7 @@ async fn answer(
 async fn read(request: Request<Incoming>, held: &Held) -> Result<Question, Refusal> {
     let (head, body) = request.into_parts();
     if held.half == Half::Reading && head.method != Method::GET {
-        let why = "nothing is changed by this port; use the control socket";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, why));
+        return Err(read_only());
     }
     let body = match timeout(REQUEST_MAX, Limited::new(body, REQUEST_BYTES).collect()).await {
         Ok(Ok(body)) => body.to_bytes(),

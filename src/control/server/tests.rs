@@ -1,4 +1,4 @@
-//! The server with clients of every kind: the test is the one who answers.
+//! The server with clients of every kind. The test answers in place of the supervisor.
 
 use std::{future::Future, ops::ControlFlow, path::Path};
 
@@ -23,7 +23,7 @@ use super::*;
 
 const TOKEN: &str = "0123456789abcdef";
 
-/// A server in a directory of its own; the test is the one who answers.
+/// A server in a directory of its own.
 struct House {
     home: tempfile::TempDir,
     port: u16,
@@ -129,10 +129,10 @@ fn while_the_doors_are_shut_all_wait_and_nobody_is_refused() {
         let asked = house.question().await;
         house.keys.shut(true);
         let waiting = tokio::spawn(get_later(house.socket(), "/v1/reports"));
-        // Whoever is inside is answered, and nobody else comes in.
+        // A connected client is answered, and no other client is let in.
         asked.reply.send(Reply::Document("1".to_owned())).unwrap();
         assert_eq!(inside.await.unwrap(), (200, "1".to_owned()));
-        // All have had many more turns than one who is let in needs.
+        // All have had many more turns than a client that is let in needs.
         for _ in 0..1000 {
             tokio::task::yield_now().await;
         }
@@ -329,7 +329,7 @@ fn followers_have_places_of_their_own() {
         let (status, why) = get(&house.socket(), "/v1/events?follow").await;
         assert_eq!(status, 503, "{why}");
         assert!(why.contains("16 clients follow already"), "{why}");
-        // None of them takes the place of one who asks.
+        // Followers take no place of clients with requests.
         let mut silent = Vec::new();
         for _ in 0..CLIENTS_MAX - 1 {
             silent.push(UnixStream::connect(house.socket()).await.unwrap());
@@ -339,7 +339,7 @@ fn followers_have_places_of_their_own() {
         let is = Reply::Is { ok: true, why };
         house.question().await.reply.send(is).unwrap();
         assert_eq!(probe.await.unwrap().0, 200);
-        // And when one goes, another may follow.
+        // When a follower leaves, another client may follow.
         followers.pop();
         loop {
             let next = tokio::spawn(get_later(house.socket(), "/v1/events?follow"));

@@ -1,4 +1,4 @@
-//! What listens, as the kernel's tables have it (proc_pid_net(5)).
+//! Listening sockets and their clients, read from the kernel's tables (proc_pid_net(5)).
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ const MULTIPROCESSING: &str = "/pymp-";
 pub(super) enum Listening {
     Tcp {
         address: SocketAddr,
-        /// Who made it.
+        /// The user that made it.
         user: u32,
     },
     Unix {
@@ -47,7 +47,7 @@ impl Listening {
         }
     }
 
-    /// It is a manager's, a queue's or a fork server's of Python's multiprocessing.
+    /// It belongs to Python's multiprocessing: to a manager, a queue or a fork server.
     pub(super) fn is_of_multiprocessing(&self) -> bool {
         matches!(self, Self::Unix { path } if path.contains(MULTIPROCESSING))
     }
@@ -72,7 +72,7 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Of the namespace that this process is in.
+    /// The tables of the namespace that this process is in.
     pub(super) fn read(proc: &Proc, pid: i32) -> Self {
         let mut tables = Self::default();
         for table in ["tcp", "tcp6"] {
@@ -115,7 +115,7 @@ impl Tables {
         }
     }
 
-    /// Somebody is connected to this listener, and each client is one of `sockets`.
+    /// This listener has clients, and all of them are among `sockets`.
     pub(super) fn serves_only(&self, listener: &Listening, sockets: &[u64]) -> bool {
         let Some(port) = listener.port() else {
             return false;
@@ -132,7 +132,7 @@ impl Tables {
     }
 }
 
-/// A handshake with one of these ports is under way where this process is.
+/// A handshake with one of these ports is under way in the network namespace of this process.
 pub(super) fn is_approached(proc: &Proc, pid: i32, ports: &[u16]) -> bool {
     ["tcp", "tcp6"].iter().any(|table| {
         let text = table_of(proc, pid, table);

@@ -7,9 +7,9 @@
 //! Only sockets that end with the service are closed to new connections: those that we have bound
 //! for it, and its server's own ([`own`]). A socket that a process outside of the service has open
 //! as well, a service manager for one, outlives the service, and would stay closed: its queue is
-//! served by whoever comes next. What an application has beside its server stays open, too.
+//! served by the next process that gets it. Other sockets of the application stay open, too.
 
-mod doors;
+mod closing;
 mod listening;
 mod own;
 #[cfg(test)]
@@ -32,22 +32,23 @@ use crate::{
     },
     units::{RunId, Timestamp},
 };
-pub(super) use doors::{Closed, reopen_all};
-use doors::{close_file, copied, refuse_newcomers};
+pub(super) use closing::{Closed, reopen_all};
+use closing::{close_file, copied, refuse_newcomers};
 use listening::{Listening, Tables, is_approached};
 use own::{Service, Tree, choose};
 
-/// How often it is looked whether somebody still waits.
+/// Interval of the looks for waiting connections.
 const LOOK: Duration = Duration::from_millis(10);
-/// A handshake that was begun before takes no longer. A port scan leaves some that never end.
+/// Time limit of handshakes that began before. A port scan leaves some that never end.
 const HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// The listening sockets of a service, closed to new connections.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     sockets: Vec<OwnedFd>,
-    /// Whose table of connections tells of handshakes, and where they would arrive.
+    /// A process of the service; handshakes are looked for in its network namespace.
     pid: i32,
+    /// Where handshakes would arrive.
     ports: Vec<u16>,
     /// Files of Unix sockets, which get their modes back when this is dropped.
     closed: Vec<Closed>,
@@ -60,7 +61,7 @@ pub(super) struct Backlog {
 struct Trouble {
     /// A socket of the service could not be closed to new connections.
     failed: Option<String>,
-    /// Sockets of which it is not known whether they are the service's.
+    /// Sockets that may or may not belong to the service.
     unknown: Vec<String>,
 }
 
@@ -139,7 +140,7 @@ impl Backlog {
         closed
     }
 
-    /// Keeps the file until its mode is to be given back, or says what did not work.
+    /// Keeps the file until its mode is restored, or returns the error.
     fn keep(&mut self, taken: io::Result<Option<Closed>>) -> Option<String> {
         match taken {
             Ok(file) => {
@@ -150,12 +151,12 @@ impl Backlog {
         }
     }
 
-    /// Nobody waits, and nobody is about to.
+    /// No connection waits, and no handshake is under way.
     fn is_empty(&self, proc: &Proc, now: Timestamp) -> bool {
         let mut polled: Vec<_> = (self.sockets.iter())
             .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN))
             .collect();
-        // Readable is one in whose queue somebody is (accept(2)).
+        // A socket is readable while connections wait in its queue (accept(2)).
         let readable = poll(&mut polled, PollTimeout::ZERO).unwrap_or(0);
         let late = self.ports.is_empty() || now.since(self.since) >= HANDSHAKE;
         readable == 0 && (late || !is_approached(proc, self.pid, &self.ports))
@@ -166,15 +167,15 @@ impl Backlog {
         self.next_look = now.later(LOOK);
     }
 
-    /// It was waited for long enough, and our copies would keep the sockets open. What remains are
-    /// the files, for the end of the run.
-    pub(super) fn let_go(self) -> Vec<Closed> {
+    /// Closes our copies of the sockets, which would keep them open. The files stay closed to new
+    /// clients until the run ends.
+    pub(super) fn into_files(self) -> Vec<Closed> {
         self.closed
     }
 }
 
-/// The listening sockets of these processes that others have open as well: we, our keeper, whoever
-/// has given them to us or to the command. They outlive the service.
+/// The listening sockets of these processes that other processes have open as well: we, our keeper,
+/// or the one that passed them to us or to the command. They outlive the service.
 ///
 /// All processes of this machine are looked at: some 2 us for each open file, at a stop only.
 fn held_elsewhere(proc: &Proc, service: &Service, tree: &Tree, tables: &Tables) -> BTreeSet<u64> {
@@ -184,8 +185,8 @@ fn held_elsewhere(proc: &Proc, service: &Service, tree: &Tree, tables: &Tables) 
     let mut held = BTreeSet::new();
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
-        // The files of other users' processes cannot be read. We start only our own user's, so that
-        // the socket of another user was given to one of them.
+        // The files of other users' processes cannot be read. All that we start runs as our
+        // user, so a socket of another user was passed to the service.
         let own = nix::unistd::geteuid().as_raw();
         let is_foreign = |inode: &u64| match &tables.listening[inode] {
             Listening::Tcp { user, .. } => *user != own,
@@ -202,7 +203,7 @@ fn held_elsewhere(proc: &Proc, service: &Service, tree: &Tree, tables: &Tables) 
         if own.contains(&pid) {
             continue;
         }
-        // One that we may not look at, or that is gone, has nothing to say.
+        // A process that is gone, or that we may not read, counts as one without sockets.
         let sockets = proc.sockets(pid).unwrap_or_default();
         let found: Vec<_> = (sockets.into_iter())
             .filter(|(_, inode)| sought.contains(inode))
@@ -220,14 +221,14 @@ fn held_elsewhere(proc: &Proc, service: &Service, tree: &Tree, tables: &Tables) 
 
 fn is_below(proc: &Proc, pid: i32, ancestor: i32) -> bool {
     let parent = |pid: &i32| proc.stat(*pid).ok().map(|stat| stat.ppid);
-    // No tree is deeper; a parent that ends while we look may make a circle of reused numbers.
+    // No tree is deeper. If a parent ends meanwhile, reused numbers may form a circle.
     std::iter::successors(parent(&pid), parent)
         .take(256)
         .any(|pid| pid == ancestor)
 }
 
 impl Host {
-    /// Closes the service's listening sockets to new connections, and watches those who wait there.
+    /// Closes the service's listening sockets to new connections, and watches those that wait.
     /// `told`: sockets by inode that processes have named as their server's.
     pub fn drain_backlog(&mut self, now: Timestamp, id: RunId, told: Vec<(i32, u64)>) {
         let Some(run) = self.run.as_mut().filter(|run| run.id == id) else {
@@ -254,18 +255,18 @@ impl Host {
         }
         if !trouble.unknown.is_empty() {
             let what = format!(
-                "tell which of these listening sockets the service is reached by: {}; they stay \
+                "tell which of these listening sockets belong to the service: {}; they stay \
                  open until the command closes them, which resets connections that it has not \
                  accepted; hint: `--ready tcp:ADDR` names one",
                 trouble.unknown.join(", ")
             );
             self.fail(what, None, Effect::Other);
         }
-        // Mostly nobody waits.
+        // Usually no connection waits.
         self.look_at_backlog(now);
     }
 
-    /// Whether everybody has been accepted.
+    /// Reports when all waiting connections have been accepted.
     pub(super) fn look_at_backlog(&mut self, now: Timestamp) {
         let Some(run) = &mut self.run else { return };
         let Some(backlog) = &mut run.backlog else {

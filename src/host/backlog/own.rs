@@ -1,13 +1,13 @@
-//! Which of all the listening sockets below the command are those of the service.
+//! Chooses the sockets of the service among all listening sockets of its processes.
 //!
 //! An application has sockets of its own beside those of its server: a helper on loopback, a
 //! manager of multiprocessing, a server in a thread. Requests in flight need them until they are
-//! answered, so they are not closed to anybody. In order:
+//! answered, so they stay open. In order:
 //!
 //! 1. Servers that the agent knows name the sockets that they accept from.
 //! 2. Else a server's sockets are those that its master shares with its workers, and a program's
-//!    those of the command itself. If that is one, it is the service's. Of several those are that
-//!    other machines can reach, and the one of `ready.when`.
+//!    those of the command itself. If that is one, it is the service's. Of several, those
+//!    that other machines can reach are chosen, and the one of `ready.when`.
 //! 3. A socket at the same address belongs to the same service (`SO_REUSEPORT`).
 //!
 //! What is left is unknown, and stays open: a connection that is reset while it waits is a smaller
@@ -24,9 +24,9 @@ pub(in crate::host) struct Service {
     pub(in crate::host) keeper: i32,
     /// The server's masters, else the command.
     pub(in crate::host) tops: Vec<i32>,
-    /// Of a known server.
+    /// The workers of a known server.
     pub(in crate::host) workers: Vec<i32>,
-    /// By inode, and which process has said so.
+    /// Sockets by inode, each with the process that reported it.
     pub(in crate::host) told: Vec<(i32, u64)>,
     /// Where the service is asked whether it is ready.
     pub(in crate::host) ready: Option<u16>,
@@ -50,7 +50,7 @@ impl Tree {
         let mut wrong = None;
         let mut process = |pid| {
             let sockets = proc.sockets(pid).unwrap_or_else(|error| {
-                // One that has ended meanwhile has nothing.
+                // A process that has ended meanwhile has no sockets.
                 if !error.is_gone() {
                     wrong = Some(error.to_string());
                 }
@@ -72,7 +72,7 @@ impl Tree {
             next.retain(|pid| all.contains(pid) && seen.insert(*pid));
             level = next;
         }
-        // Launchers above the master, and what has lost its parent.
+        // Launchers above the master, and orphans.
         let others = all.difference(&seen).copied();
         levels.push(others.map(&mut process).collect());
         (Self { levels }, wrong)
@@ -88,7 +88,7 @@ impl Tree {
         all.map(|(_, inode)| *inode).collect()
     }
 
-    /// How far from the top the nearest process is that has this socket.
+    /// The distance from the top to the nearest process that has this socket.
     fn level_of(&self, inode: u64) -> Option<usize> {
         self.levels.iter().position(|level| {
             let mut sockets = level.iter().flat_map(|process| &process.sockets);
@@ -97,15 +97,15 @@ impl Tree {
     }
 }
 
-/// What was found out.
+/// The sockets of the service.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Choice {
     pub(super) own: BTreeSet<u64>,
-    /// It cannot be told which of these is the service's.
+    /// Candidates of which the right one is not known.
     pub(super) unknown: Vec<u64>,
 }
 
-/// `held` are those that others have open as well, we for one.
+/// `held` are the sockets that processes outside of the service have open as well.
 pub(super) fn choose(
     service: &Service,
     tree: &Tree,
@@ -124,7 +124,7 @@ pub(super) fn choose(
     let mut choice = if told.is_empty() {
         by_structure(service, tree, tables, (&at, held))
     } else {
-        // A helper may be such a server, too: it is farther from the top.
+        // A helper may run such a server, too; it is farther from the top.
         let top = told.iter().map(|inode| at[inode]).min();
         let own = told.into_iter().filter(|inode| Some(at[inode]) == top);
         Choice {

@@ -121,13 +121,13 @@ fn a_unix_socket_is_closed_by_the_mode_of_its_file() {
     becomes_readable(&first);
     assert!(backlog.is_empty(&Proc::default(), Timestamp::default()));
     // A server that starts again may take this mode for its next socket.
-    drop(backlog.let_go());
+    drop(backlog.into_files());
     assert_ne!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0);
 }
 
 #[test]
 fn a_socket_that_a_process_elsewhere_has_open_is_left_alone() {
-    // Its holder is not below our keeper, and we do not have it.
+    // The process that has it is not below our keeper, and we do not have it open.
     let mut server = Server::start(
         "s = socket.socket()\ns.bind(('127.0.0.1', 0))\nwhere = s.getsockname()[1]\n\
          import os\nr, w = os.pipe()\n\

@@ -43,7 +43,7 @@ pub struct Groups {
     pub(super) pid: i32,
     pub(super) obstacle: Option<Obstacle>,
     pub(super) trial: Trial,
-    /// Our folders, locked: they are not stale.
+    /// The locks on our folders, which show that they are in use.
     pub(super) locks: Vec<File>,
 }
 
@@ -177,7 +177,7 @@ impl Groups {
         Ok(group)
     }
 
-    /// As [`Groups::oom`], and the next one to ask gets the same answer.
+    /// As [`Groups::oom`], but a later call still gets the same answer.
     pub fn oom_so_far(&self, group: &Group) -> Oom {
         let now = self.count(group).unwrap_or(group.seen);
         judge(group.seen, now, self.memory == Some(Version::V1))
@@ -266,7 +266,7 @@ impl Groups {
         Ok(dir)
     }
 
-    /// Descriptors that are to stay open for a successor.
+    /// Descriptors that stay open for a successor.
     pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
         self.locks.iter().map(|lock| lock.as_raw_fd())
     }

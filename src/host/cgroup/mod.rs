@@ -95,7 +95,7 @@ pub enum CgroupError {
 }
 
 impl CgroupError {
-    /// The limit is below what is there and cannot be taken back (EBUSY).
+    /// The limit is below the memory that the kernel cannot take back (EBUSY).
     fn is_busy(&self) -> bool {
         matches!(self, Self::Write { error, .. } if error.raw_os_error() == Some(libc::EBUSY))
     }
@@ -116,7 +116,7 @@ impl CgroupError {
 
 /// Room between what a group holds and a limit that could not be lower.
 const SLACK: Bytes = Bytes::mib(1);
-/// A limit that is too low is tried again, each time at what the group holds then.
+/// Tries to set a limit that is too low, each at what the group holds by then.
 const TRIES: u32 = 4;
 
 /// One group's memory, in the language of its hierarchy.

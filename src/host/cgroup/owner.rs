@@ -1,5 +1,5 @@
-//! Whose a service's folder of groups is. Its owner holds a lock on the folder: its pid, which is
-//! in the name, may be another process's or nobody's where it is seen from another pid namespace.
+//! Ownership of a service's folder of groups. The owner holds a lock on the folder, because the pid
+//! in its name means another process or none in another pid namespace.
 
 use std::{
     fs::{File, TryLockError},
@@ -9,17 +9,17 @@ use std::{
 
 use super::{CgroupError, files};
 
-/// A folder that was removed before it was locked is made again, so often.
+/// Tries to make a folder that is removed before it is locked.
 const TRIES: u32 = 16;
-/// So many services with one name and one pid, each in a pid namespace of its own.
+/// Maximum services with the same name and pid, each in its own pid namespace.
 const NAMES: u32 = 64;
 
-/// What a look at a folder's lock shows.
+/// The owner of a folder, as its lock shows.
 #[derive(Debug)]
 pub(super) enum Owner {
     /// We hold the lock now, for as long as the file is open.
     Us(File),
-    /// A service that lives holds it.
+    /// A running service holds it.
     Another,
     /// The folder is gone, or another one is in its place.
     Gone,

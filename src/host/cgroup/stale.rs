@@ -1,4 +1,4 @@
-//! Groups that an earlier life of a service has left.
+//! Removes the groups that an earlier life of a service left.
 
 use std::path::PathBuf;
 
@@ -27,11 +27,11 @@ pub fn remove_stale(found: &Found, proc: &Proc, name: &str, pid: i32) -> Vec<Pat
         let Some(owner) = owner::pid_in(&folder, name) else {
             continue;
         };
-        // Held until it is removed: nobody else takes it meanwhile.
+        // Locked until it is removed, so that no other service takes it meanwhile.
         let _ours = match owner::lock(&dir) {
             Owner::Gone => continue,
             Owner::Another => {
-                // RACE: what its owner had just forked shares the lock until it executes.
+                // RACE: a process that its owner had just forked shares the lock until it executes.
                 if owner == pid && proc.stat(pid).is_err() {
                     left.push(dir);
                 }

@@ -25,7 +25,7 @@ pub(super) struct Tree {
 impl Tree {
     pub(super) fn open(dir: PathBuf) -> Result<Self, CgroupError> {
         let procs = dir.join("cgroup.procs");
-        // It says early that there is no such group.
+        // Fails early if there is no such group.
         files::read(&procs)?;
         Ok(Self { dir, procs })
     }

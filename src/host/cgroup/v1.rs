@@ -33,7 +33,7 @@ pub(super) struct V1 {
 impl V1 {
     pub(super) fn open(dir: PathBuf) -> Result<Self, CgroupError> {
         let usage = dir.join("memory.usage_in_bytes");
-        // It says early that there is no such group.
+        // Fails early if there is no such group.
         files::number(&usage)?;
         Ok(Self {
             usage,

@@ -11,9 +11,9 @@ use crate::{
     units::Timestamp,
 };
 
-/// A fork that may be a worker and has no heartbeat file of its own by then is none.
+/// A fork that has no heartbeat file of its own after this time is not a worker.
 pub(super) const HEARTBEAT_WITHIN: Duration = Duration::from_secs(2);
-/// A helper that lives so long is worth telling of. What only executes a program is gone by then.
+/// Age at which a helper is reported. One that only runs a short program has ended by then.
 const HELPER_TOLD: Duration = Duration::from_secs(2);
 
 /// A child of a master.
@@ -25,7 +25,7 @@ pub(super) struct Kin {
     pub(super) seen: Timestamp,
     /// Where its stack began when it was first seen.
     pub(super) start_stack: u64,
-    /// It was a fork of its master then, and had executed nothing.
+    /// When first seen, it was a fork of its master that had not executed a program.
     pub(super) forked: bool,
     pub(super) role: Role,
 }
@@ -59,7 +59,7 @@ impl Kin {
         }
     }
 
-    /// A helper that stays is told of once.
+    /// Reports a helper that stays, once.
     pub(super) fn tell_helper(&mut self, now: Timestamp, pid: i32) -> Option<Finding> {
         let lasts = now.since(self.seen) >= HELPER_TOLD;
         let told = lasts && !matches!(self.role, Role::Helper { told: true });

@@ -13,18 +13,19 @@ const SCAN: Duration = Duration::from_millis(80);
 const SCAN_SLOW: Duration = Duration::from_secs(1);
 /// While a worker boots, its heartbeat file is looked at (about 1 us).
 const BOOT_POLL: Duration = Duration::from_millis(20);
+
 /// What a scan found out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::host) enum Finding {
     /// A worker, or what looks like one so far.
     Seen { pid: i32 },
-    /// It is none.
+    /// It is not a worker.
     NoWorker { pid: i32 },
     /// It serves.
     Ready { pid: i32 },
     /// A child of a master that is no worker, and stays.
     Helper { pid: i32 },
-    /// So many masters serve now.
+    /// The number of masters that serve now.
     Masters { count: u32 },
 }
 
@@ -130,7 +131,7 @@ impl Discovery {
         }
     }
 
-    /// When to scan again at the latest.
+    /// When the next scan is due.
     pub(in crate::host) const fn deadline(&self) -> Timestamp {
         self.next_scan
     }

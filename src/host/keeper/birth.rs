@@ -49,8 +49,8 @@ pub(super) fn execute(
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
         // SAFETY: SIG_DFL is not a handler.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
-        // Before it waits: what was wished for is set while it does. A program that uses
-        // select(2) breaks on many descriptors, so that our limit is not given on.
+        // Before it waits, because configured limits are set during the wait. Our raised limit is
+        // not passed on: a program that uses select(2) breaks on many descriptors.
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let soft = open_files.unwrap_or(RLIM_INFINITY).min(hard);
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;

@@ -1,6 +1,6 @@
 //! One listening socket, closed to new connections and opened again.
 //!
-//! On TCP it is bound to an interface that does not exist (`SO_BINDTOIFINDEX`, for anybody since
+//! On TCP it is bound to an interface that does not exist (`SO_BINDTOIFINDEX`, unprivileged since
 //! Linux 5.7), so that the kernel refuses new connections, as it does when nothing listens. What
 //! is connected or in a handshake stays as it is. A Unix socket is closed to others by the mode of
 //! its file (unix(7)). Sockets of other processes are copied (pidfd_getfd(2), Linux 5.6).
@@ -30,25 +30,25 @@ use crate::host::{pidfd::PidFd, procfs::Proc};
 /// No interface has this number.
 const NOWHERE: libc::c_int = libc::c_int::MAX;
 
-/// The file of a Unix socket whose mode keeps others out. A server that starts again may take the
-/// mode of the file that it finds for its new one, as uvicorn does: it gets its own back.
+/// The file of a Unix socket, with a mode that refuses new clients. Its old mode is restored at the
+/// end, because a server that starts again may copy the mode that it finds, as uvicorn does.
 #[derive(Debug)]
 pub(in crate::host) struct Closed {
-    /// Not to be read or written, only named: its path may mean another file by now.
+    /// Opened with `O_PATH`: its path may lead to another file by now.
     file: File,
-    /// What it gets back.
+    /// The mode to restore.
     mode: Option<u32>,
 }
 
 impl Closed {
-    /// It stays closed.
+    /// The old mode is not restored.
     pub(super) fn for_ever(mut self) -> Self {
         self.mode = None;
         self
     }
 
     fn set_mode(&self, mode: u32) -> io::Result<()> {
-        // fchmod(2) does not take such a descriptor, its name in /proc does (open(2), O_PATH).
+        // fchmod(2) refuses such a descriptor; chmod(2) of its name in /proc works (open(2)).
         let name = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         std::fs::set_permissions(name, Permissions::from_mode(mode))
     }
@@ -56,7 +56,7 @@ impl Closed {
 
 impl Drop for Closed {
     fn drop(&mut self) {
-        // One that cannot be had back now was taken from us.
+        // This fails if the file was given to another user; that user decides about it then.
         let _ = self.mode.map(|mode| self.set_mode(mode));
     }
 }
@@ -73,7 +73,7 @@ pub(super) fn close_file(proc: &Proc, pid: i32, socket: &OwnedFd) -> io::Result<
         .open(path)?;
     let metadata = file.metadata()?;
     if !metadata.file_type().is_socket() {
-        return Err(io::Error::other("another file is where its socket was"));
+        return Err(io::Error::other("its path leads to another file now"));
     }
     let mode = metadata.permissions().mode() & 0o7777;
     let mode = Some(mode);
@@ -85,12 +85,12 @@ pub(super) fn close_file(proc: &Proc, pid: i32, socket: &OwnedFd) -> io::Result<
 /// The file of a Unix socket, as its server sees it.
 fn file_of(proc: &Proc, pid: i32, socket: &OwnedFd) -> Option<PathBuf> {
     let address = getsockname::<UnixAddr>(socket.as_raw_fd()).ok()?;
-    // One that is relative was so to a folder that nobody knows any more.
+    // A relative path started at a directory that is not known any more.
     let path = address.path()?.strip_prefix("/").ok()?;
     Some(proc.of(pid, "root").join(path))
 }
 
-/// Another process's socket, as a descriptor of ours.
+/// Copies a socket of another process to a descriptor of ours.
 pub(super) fn copied(pid: i32, number: i32, inode: u64) -> io::Result<Option<OwnedFd>> {
     let process = PidFd::open(pid)?;
     // SAFETY: takes numbers, returns a new descriptor or -1.
@@ -142,9 +142,9 @@ pub(in crate::host) fn reopen_all(proc: &Proc) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes off what keeps new connections from a listening socket: a socket filter, or that it is
-/// bound to no interface. Both stay with a socket that outlives the process that has put them, one
-/// that was killed in the middle of a stop for instance.
+/// Removes what blocks new connections on a listening socket: a socket filter, or the binding to an
+/// interface that does not exist. Both outlive the process that set them, for instance one that was
+/// killed during a stop.
 fn reopen(socket: &(impl AsRawFd + AsFd)) -> io::Result<()> {
     if !getsockopt(socket, sockopt::AcceptConn).unwrap_or(false) {
         return Ok(());
