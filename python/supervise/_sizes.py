@@ -1,4 +1,4 @@
-"""Sizes of limits on memory, checked before anything is started. `Size::limit` in src/units/size.rs is their twin."""
+"""Checks the sizes of limits on memory before anything is started. `Size::limit` in src/units/size.rs does the same."""
 import operator
 import os
 import re
@@ -11,7 +11,7 @@ _MOST = 1 << 53
 
 
 def limit(name: str, value: object) -> Optional[str]:
-    """The size as the pool reads it, or None for None; ValueError says what is wrong with it."""
+    """The size as the pool reads it, or None for None. Raises ValueError for anything else."""
     if value is None:
         return None
     text = _text(name, value)

@@ -5,7 +5,7 @@
 //! inside (`--inside`) it is root, runs the guest's scenarios and says one line for each check. The
 //! CPU is emulated, so nothing here asserts seconds: what is printed compares within the guest.
 //!
-//!     cargo test --test guest -- watchdog stop      only these scenarios
+//!     .ci/debian watchdog stop      installs what is needed, and runs only these scenarios
 #![expect(
     clippy::panic,
     clippy::print_stdout,

@@ -13,14 +13,15 @@ use super::{clock, inside};
 /// Switches the guests on. They need packages of Debian, which `.ci/debian` installs.
 const SWITCH: &str = "GUEST_TESTS";
 
-/// Said by a plain `cargo test`, which runs on a machine that has only Rust and Python. The tests
-/// of `tests/machine` that need such packages are `#[ignore]`d with their reason.
+/// Printed by a plain `cargo test`, which needs only Rust and Python. The tests of `tests/machine`
+/// that need packages of Debian are `#[ignore]`d with their reason.
 const NOT_RUN: &str = "
 =======================================================================================
 NOT RUN: the tests that need packages of Debian
-  - the package, installed on small Debians with systemd and cgroup v2 (mmdebstrap, QEMU)
-  - the tests that are listed above as `ignored`, with what each of them needs
-Run them as root, on Debian: .ci/debian
+  - the guests: the package on small Debian systems with systemd and cgroup v2
+    (need root, mmdebstrap, e2fsprogs and QEMU)
+  - the tests of `machine` that are listed as `ignored`, each with what it needs
+To run them: `.ci/debian`, on Debian, as root or with sudo; it installs the packages
 =======================================================================================
 ";
 

@@ -219,9 +219,9 @@ fn a_stack_is_written_twenty_thousand_times_and_harms_nobody() {
     passes("test_stacks.py");
 }
 
-/// In the main thread and beside others, all of which build objects in C by way of Python code.
+/// C code builds objects in the main thread and in other threads, and calls Python code half-way.
 #[test]
-fn what_c_is_still_building_is_not_touched_by_questions() {
+fn questions_do_not_touch_what_c_is_still_building() {
     passes("test_construction.py");
 }
 

@@ -1,4 +1,4 @@
-//! The application cannot start for a while: whoever serves serves on, and nobody is lost.
+//! While the application cannot start, the workers that serve go on, and no request is lost.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -69,12 +69,7 @@ fn load(port: u16, path: &str) -> Load {
     }
 }
 
-fn events(house: &House, kind: &str) -> Vec<Value> {
-    let events = house.events().into_iter();
-    events.filter(|event| event["event"] == kind).collect()
-}
-
-/// Waits until so many workers have failed to start.
+/// Waits until `count` starts have failed and recycling is suspended.
 #[track_caller]
 fn failed_starts(house: &House, count: u64) -> Value {
     house.wait("failed starts", SOON, || {
@@ -84,7 +79,7 @@ fn failed_starts(house: &House, count: u64) -> Value {
     })
 }
 
-/// Workers reach their ceiling while no other can start, and are recycled when one can again.
+/// Workers that reach their ceiling while no other can start are recycled when one can again.
 fn recycles_wait(venv: Venv, class: &'static str) {
     let _turn = turn::beside();
     let (database, port) = (Database::new(), free_port());
@@ -122,9 +117,9 @@ fn recycles_wait(venv: Venv, class: &'static str) {
     assert_eq!(outcome.failed(), 0, "{outcome}");
     assert_eq!(after["recycling"]["suspended"], false, "{after:#}");
     assert_eq!(before["command_pid"], after["command_pid"], "{after:#}");
-    assert_eq!(events(&house, "recycling-suspended").len(), 1);
-    assert_eq!(events(&house, "recycling-resumed").len(), 1);
-    // What failed is in gunicorn's own log, as ever.
+    assert_eq!(house.events_of("recycling-suspended").len(), 1);
+    assert_eq!(house.events_of("recycling-resumed").len(), 1);
+    // gunicorn's own log shows the failure, as without us.
     assert!(house.log().contains("RuntimeError: the database is away"));
     assert_eq!(house.stop(SOON).code(), Some(0));
 }
@@ -149,13 +144,13 @@ fn a_recycle_by_an_old_gunicorn_waits_while_the_application_cannot_start() {
     recycles_wait(G20, "sync");
 }
 
-/// One of two dies while no other can start: the other serves on, the dead one is replaced later,
-/// and a worker that waits before its next attempt does not hold up a stop.
+/// One of two workers dies while no other can start. The other one serves on, the dead one is
+/// replaced later, and a worker that waits in its back-off does not delay a stop.
 #[test]
 fn a_worker_at_its_cap_costs_its_own_request_while_the_application_cannot_start() {
     let _turn = turn::beside();
     let (database, port) = (Database::new(), free_port());
-    // A sync worker has no other request in hand when it dies of one.
+    // A sync worker handles one request at a time, so its death costs no other one.
     let command = gunicorn(NEWEST, port, "sync");
     let options = ["--ceiling", "150M", "--cap", "250M"];
     let house = database.plan(&options, &command).start();
@@ -182,7 +177,7 @@ fn a_worker_at_its_cap_costs_its_own_request_while_the_application_cannot_start(
 }
 
 #[test]
-fn a_reload_is_refused_while_the_application_cannot_start_and_nobody_goes() {
+fn a_reload_is_refused_while_the_application_cannot_start_and_all_workers_stay() {
     let _turn = turn::beside();
     let (database, port) = (Database::new(), free_port());
     let house = database
@@ -210,7 +205,7 @@ fn a_reload_is_refused_while_the_application_cannot_start_and_nobody_goes() {
     assert_eq!(house.stop(SOON).code(), Some(0));
 }
 
-/// With what status `command` ends when its first start fails.
+/// The exit status and the log of a service whose first start fails.
 fn first_start(plan: Plan) -> (Option<i32>, String) {
     let ended = plan.run(SOON);
     (ended.status.code(), ended.stderr)
@@ -223,7 +218,8 @@ fn a_first_start_without_its_database_fails_as_it_does_bare() {
     database.goes_away();
     for more in [&[][..], &["--preload"]] {
         let mut command = gunicorn(NEWEST, port, "sync");
-        // With two that fail at once, a master that stops meets the second one and exits with 1.
+        // With two workers that fail at once a master exits with 1, if it sees the second failure
+        // while it stops.
         command.extend(["-w", "1"].map(str::to_owned));
         command.extend(more.iter().map(ToString::to_string));
         let (bare, _) = first_start(Plan::bare(&command).env("AWAY", database.away.display()));
@@ -234,7 +230,7 @@ fn a_first_start_without_its_database_fails_as_it_does_bare() {
 }
 
 #[test]
-fn a_program_that_its_recycle_took_down_is_not_recycled_for_a_while() {
+fn a_program_whose_recycle_failed_is_not_recycled_for_a_while() {
     let _turn = turn::beside();
     let database = Database::new();
     let python = python();
@@ -245,7 +241,7 @@ fn a_program_that_its_recycle_took_down_is_not_recycled_for_a_while() {
     std::thread::scope(|scope| {
         let recycle = scope.spawn(|| house.client(&["recycle", "--all"]));
         house.wait("a failed start", SOON, || {
-            events(&house, "recycling-suspended").first().cloned()
+            house.events_of("recycling-suspended").pop()
         });
         database.comes_back();
         assert!(recycle.join().unwrap().status.success());
@@ -258,20 +254,12 @@ fn a_program_that_its_recycle_took_down_is_not_recycled_for_a_while() {
 }
 
 #[test]
-fn without_the_agent_it_is_said_that_a_failed_start_ends_the_service() {
+fn without_the_agent_a_warning_says_that_a_failed_start_ends_the_service() {
     let _turn = turn::beside();
     let (database, port) = (Database::new(), free_port());
     let command = gunicorn(NEWEST, port, "sync");
     let house = database.plan(&["--agent", "off"], &command).start();
     house.ready(2);
-    house.wait("a warning", SOON, || {
-        let warnings = events(&house, "warning");
-        let said = |one: &Value| {
-            one["message"]
-                .as_str()
-                .is_some_and(|m| m.contains("cannot boot"))
-        };
-        warnings.iter().any(said).then_some(())
-    });
+    house.wait("a warning", SOON, || house.warnings("cannot boot").pop());
     assert_eq!(house.stop(SOON).code(), Some(0));
 }

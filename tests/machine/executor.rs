@@ -98,7 +98,7 @@ fn the_wheel_brings_the_binary_and_the_executor() {
 }
 
 #[test]
-#[ignore = "needs CPython's own tests (libpython3.N-testsuite): `.ci/debian` runs it"]
+#[ignore = "needs CPython's own tests (Debian: libpython3.N-testsuite); run `.ci/debian`"]
 fn cpythons_own_tests_pass_but_for_those_that_are_known_to_differ() {
     let folder = tempfile::tempdir().unwrap();
     let bin = installed(&python_with_tests(), folder.path());

@@ -1,4 +1,4 @@
-//! A socket that outlives its server is never left in a state in which nobody can connect to it.
+//! A socket that outlives its server accepts connections again as soon as the next one serves.
 
 use std::{
     net::TcpListener,
@@ -18,7 +18,7 @@ use super::{
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// Many connections, each a new one, so that each of the workers is met.
+/// Asks over many new connections, so that every worker is reached.
 #[track_caller]
 fn answers(house: &House, load: &Load, when: &str) {
     house.wait(&format!("an answer {when}"), SOON, || {
@@ -35,7 +35,7 @@ fn uvicorn_workers() -> Vec<String> {
     words.map(str::to_owned).to_vec()
 }
 
-/// All is replaced while we hold its socket.
+/// Replaces all processes of `command` while `supervise` holds their socket.
 #[track_caller]
 fn is_served_again(port: u16, command: &[String], replacements: &[&[&str]]) {
     let _turn = turn::beside();
@@ -82,7 +82,7 @@ fn a_socket_of_a_service_manager_is_served_by_the_next_start() {
     }
 }
 
-/// As an older version of this program, or another one, has left it.
+/// An older version of `supervise`, or another program, may have left the filter on it.
 #[test]
 fn a_socket_that_is_handed_in_with_a_filter_is_served() {
     let _turn = turn::beside();
@@ -106,7 +106,7 @@ fn a_socket_that_is_handed_in_with_a_filter_is_served() {
     answers(&house, &load, "with a filter");
 }
 
-/// The one that ends drains, and puts nothing on what its siblings accept from.
+/// The process that ends drains, and puts no filter on the socket that its siblings accept from.
 #[test]
 fn processes_that_share_a_listener_answer_when_one_of_them_has_ended() {
     let _turn = turn::beside();

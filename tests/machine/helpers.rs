@@ -1,5 +1,5 @@
-//! Processes beside the workers: children of the server that are none, what a worker starts and
-//! leaves behind, what the kernel kills in a worker, and servers that start in an unusual way.
+//! Processes beside the workers: other children of the server, processes that a worker starts and
+//! leaves behind or that the kernel kills in it, and servers that start in an unusual way.
 
 use std::time::Duration;
 
@@ -22,19 +22,11 @@ const fn app(app: &'static str) -> Gunicorn {
     }
 }
 
-fn events(house: &House, kind: &str) -> Vec<Value> {
-    let all = house.events();
-    all.into_iter().filter(|it| it["event"] == kind).collect()
-}
-
-/// Waits for a warning that holds this text.
+/// Waits for a warning that contains `text`.
 #[track_caller]
 fn warned(house: &House, text: &str) {
-    house.wait(&format!("a warning of {text}"), SOON, || {
-        let warnings = events(house, "warning");
-        let holds = |it: &Value| it["message"].as_str().is_some_and(|it| it.contains(text));
-        warnings.iter().any(holds).then_some(())
-    });
+    let what = format!("a warning that contains `{text}`");
+    house.wait(&what, SOON, || house.warnings(text).pop());
 }
 
 #[test]
@@ -45,10 +37,10 @@ fn gunicorns_dirty_arbiter_is_not_a_worker() {
     command.splice(1..1, dirty.map(str::to_owned));
     let house = Plan::supervise(&["--ceiling", "200M"], &command).start();
     house.ready(2);
-    let helper = house.wait("the dirty arbiter is told of", SOON, || {
-        events(&house, "server-helper").pop()
+    let helper = house.wait("the event of the dirty arbiter", SOON, || {
+        house.events_of("server-helper").pop()
     });
-    let seen = events(&house, "worker-seen");
+    let seen = house.events_of("worker-seen");
     assert_eq!(seen.len(), 2, "{seen:#?}");
     let status = house.ready(2);
     let is_worker = |it: &Value| it["pid"] == helper["pid"];
@@ -66,7 +58,7 @@ fn a_gunicorn_that_is_embedded_in_a_program_has_its_workers_watched() {
 }
 
 #[test]
-fn a_server_behind_a_script_is_told_of() {
+fn a_server_behind_a_script_causes_a_warning() {
     let _turn = turn::beside();
     let mut command = vec!["sh".to_owned(), "entrypoint.sh".to_owned()];
     command.extend(NEWEST.gunicorn(free_port(), app("leaves_behind:app")));
@@ -89,7 +81,7 @@ fn the_agent_is_loaded_behind_a_tool_that_puts_its_own_directory_first() {
 }
 
 #[test]
-fn an_agent_that_is_missing_is_told_with_what_is_off() {
+fn a_missing_agent_causes_a_warning_that_names_what_is_off() {
     let _turn = turn::beside();
     let mut script = "PYTHONPATH=$PWD/front:$PYTHONPATH exec".to_owned();
     for word in NEWEST.gunicorn(free_port(), app("leaves_behind:app")) {
@@ -103,7 +95,7 @@ fn an_agent_that_is_missing_is_told_with_what_is_off() {
 }
 
 #[test]
-fn what_a_recycled_worker_leaves_is_told_and_ended() {
+fn processes_that_a_recycled_worker_leaves_are_reported_and_ended() {
     let _turn = turn::beside();
     let port = free_port();
     let command = NEWEST.gunicorn(
@@ -117,22 +109,24 @@ fn what_a_recycled_worker_leaves_is_told_and_ended() {
     let house = Plan::supervise(&options, &command).start();
     let status = house.ready(1);
     if status["caps"]["mechanism"] == "rlimit" {
-        println!("NOT RUN: what a worker leaves is known by its cgroup, and there is none here");
+        println!("NOT RUN: leftovers are found by their cgroup, and there is none here");
         return;
     }
     let left = Load::on(port).once("/pid").expect("an answer");
     house.client(&["recycle", "w1"]);
-    let ended = house.wait("the end of what it left", SOON, || {
-        events(&house, "leftover-ended").pop()
+    let ended = house.wait("the end of the leftover", SOON, || {
+        house.events_of("leftover-ended").pop()
     });
     assert_eq!(ended["pid"], left, "{ended:#}");
     assert_eq!(ended["worker"], "w1", "{ended:#}");
-    house.wait("it is gone", SOON, || (!proc::is_alive(left)).then_some(()));
+    house.wait("the leftover to be gone", SOON, || {
+        (!proc::is_alive(left)).then_some(())
+    });
     let status = house.ready(1);
     assert_eq!(status["totals"]["leftovers_ended"], 1, "{status:#}");
 }
 
-/// A job whose child meets the cap, to its end. False where no group holds a cap.
+/// Runs a job whose child reaches the cap to its end. False if no control group holds a cap here.
 fn over_cap(how: &str) -> bool {
     let _turn = turn::beside();
     let options = ["--restart", "never", "--cap", "100M"];
@@ -154,15 +148,15 @@ fn over_cap(how: &str) -> bool {
 }
 
 #[test]
-fn a_job_whose_pool_child_meets_the_cap_ends_and_does_not_hang() {
+fn a_job_whose_pool_child_reaches_the_cap_ends_and_does_not_hang() {
     if !over_cap("pool") {
-        println!("NOT RUN: no group holds a cap here");
+        println!("NOT RUN: no control group holds a cap here");
     }
 }
 
 #[test]
-fn a_child_program_that_met_the_cap_is_told_though_its_job_ends_at_once() {
+fn a_child_program_at_the_cap_is_reported_even_if_its_job_ends_at_once() {
     if !over_cap("program") {
-        println!("NOT RUN: no group holds a cap here");
+        println!("NOT RUN: no control group holds a cap here");
     }
 }

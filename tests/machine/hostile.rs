@@ -1,4 +1,4 @@
-//! What others write reaches our memory bounded, and a terminal without its control characters.
+//! Text of other programs is bounded in memory, and reaches a terminal without control characters.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use super::{
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Answers every client with this head, and then with this piece for as long as it is read.
+/// Answers every client with `head`, and then with `piece` for as long as the client reads.
 fn endless_server(socket: &Path, head: &'static [u8], piece: Vec<u8>) {
     let listener = UnixListener::bind(socket).unwrap();
     thread::spawn(move || {
@@ -35,7 +35,7 @@ fn endless_server(socket: &Path, head: &'static [u8], piece: Vec<u8>) {
     });
 }
 
-/// A client that may map 400 MB: one that keeps all that it reads is ended by that.
+/// A client that may map 400 MB, which is too little to keep an answer without end.
 fn client(socket: &Path, words: &[&str]) -> Output {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -v 400000; exec \"$0\" \"$@\"", SUPERVISE]);
@@ -71,7 +71,7 @@ fn a_socket_that_answers_without_end_ends_no_client() {
 }
 
 #[test]
-fn what_a_worker_answers_gives_no_orders_to_a_terminal() {
+fn answers_of_a_worker_send_no_control_characters_to_a_terminal() {
     let text = "\u{1b}[2J\n2026-01-01T00:00:00Z info  forged\r\u{202e}RTL\u{9b}31m\u{200b}";
     let program = r#"
 import json, os, signal
@@ -98,7 +98,7 @@ while True:
     let house = Plan::supervise(&options, &command)
         .env("TEXT", text)
         .start();
-    // From now on it answers in place of the agent.
+    // From now on the program answers in place of the agent.
     house.wait_for_output("up", LIMIT);
     let status = house.ready(1);
     let worker = workers(&status)[0]["id"].as_str().unwrap().to_owned();
@@ -139,7 +139,7 @@ fn assert_clean(what: &str, text: &[u8]) {
 }
 
 #[test]
-fn an_installed_file_that_answers_without_end_is_ended_with_all_it_started() {
+fn a_new_binary_that_answers_without_end_is_killed_with_all_that_it_started() {
     let home = tempfile::tempdir().unwrap();
     let binary = home.path().join("supervise");
     fs::copy(SUPERVISE, &binary).unwrap();
@@ -147,7 +147,7 @@ fn an_installed_file_that_answers_without_end_is_ended_with_all_it_started() {
     let house = plan.binary(&binary).start();
     house.ready(1);
     let before = proc::children(house.pid());
-    // One child of it leaves its process group, too.
+    // One of its children leaves the process group.
     let script = "#!/bin/sh\nsetsid sleep 1000 &\nexec yes\n";
     let new = home.path().join("new");
     fs::write(&new, script).unwrap();

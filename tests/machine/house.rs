@@ -334,6 +334,20 @@ impl House {
             .collect()
     }
 
+    /// The events of one kind, oldest first.
+    pub(crate) fn events_of(&self, kind: &str) -> Vec<Value> {
+        let mut events = self.events();
+        events.retain(|event| event["event"] == kind);
+        events
+    }
+
+    /// The messages of the warnings that contain `text`, oldest first.
+    pub(crate) fn warnings(&self, text: &str) -> Vec<String> {
+        let warnings = self.events_of("warning").into_iter();
+        let messages = warnings.filter_map(|it| it["message"].as_str().map(str::to_owned));
+        messages.filter(|message| message.contains(text)).collect()
+    }
+
     /// Waits until `count` workers are ready, and gives the status that says so.
     #[track_caller]
     pub(crate) fn ready(&self, count: usize) -> Value {

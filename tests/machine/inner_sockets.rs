@@ -1,6 +1,8 @@
-//! What an application listens on for itself stays open in a stop, until its requests are answered.
+//! Sockets that an application opens for itself stay open in a stop until requests are answered.
 
-use std::{thread, time::Duration};
+use std::{fs, net::TcpStream, thread, time::Duration};
+
+use nix::sys::signal::Signal;
 
 use super::{
     client::Load,
@@ -12,11 +14,16 @@ use super::{
 const SOON: Duration = Duration::from_secs(20);
 const REQUESTS: usize = 4;
 
-/// Stopped while requests are in flight that will need a socket of the application's own.
+/// The service is stopped while requests are in flight that will need a socket of the application.
 #[track_caller]
 fn all_are_answered(inner: &str, port: u16, command: &[String]) {
     let _turn = turn::beside();
-    let house = Plan::supervise(&[], command).env("INNER", inner).start();
+    let folder = tempfile::tempdir().unwrap();
+    let refused = folder.path().join("refused");
+    let mut house = Plan::supervise(&[], command)
+        .env("INNER", inner)
+        .env("REFUSED", refused.display())
+        .start();
     let load = Load::on(port);
     house.wait("an answer", SOON, || load.once("/").ok());
     let asked: Vec<_> = (0..REQUESTS)
@@ -28,7 +35,15 @@ fn all_are_answered(inner: &str, port: u16, command: &[String]) {
     house.wait("all requests to be in flight", SOON, || {
         (house.file("begun").lines().count() == REQUESTS).then_some(())
     });
-    assert_eq!(house.stop(SOON).code(), Some(0));
+    house.signal(Signal::SIGTERM);
+    house.wait("new connections to be refused", SOON, || {
+        TcpStream::connect(("127.0.0.1", port))
+            .is_err()
+            .then_some(())
+    });
+    // Only now the requests go on, and ask the inner socket.
+    fs::write(&refused, "").unwrap();
+    assert_eq!(house.ends(SOON).code(), Some(0));
     for asked in asked {
         let answer = asked.join().unwrap();
         assert!(answer.is_ok(), "{inner} {command:?}: {answer:?}");
@@ -57,7 +72,7 @@ fn a_manager_of_multiprocessing_stays_reachable() {
     all_are_answered("manager", port, &gunicorn(port, &["--preload"]));
 }
 
-/// Its socket is in the master and in the workers, as those of gunicorn are.
+/// The socket of the thread is open in the master and in the workers, like those of gunicorn.
 #[test]
 fn a_thread_of_a_preloaded_application_stays_reachable() {
     let port = free_port();

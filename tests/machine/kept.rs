@@ -1,4 +1,4 @@
-//! Reports and events of services that are over.
+//! Reports and events of services that have ended.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ impl Home {
         self.0.path().join(name)
     }
 
-    /// Runs it in that directory.
+    /// Runs `supervise` in the directory `here`.
     fn supervise(&self, here: &Path, words: &[&str]) -> Output {
         Command::new(SUPERVISE)
             .args(words)
@@ -63,7 +63,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn events_of_a_job_that_is_over_are_read_by_its_name_and_directory() {
+fn events_of_an_ended_job_are_read_by_its_name_and_directory() {
     let home = Home::new();
     let (one, other) = (home.script("one", 0), home.script("other", 3));
     for (here, status) in [(&one, 0), (&other, 3)] {
@@ -122,7 +122,7 @@ fn events_of_a_job_that_is_over_are_read_by_its_name_and_directory() {
 }
 
 #[test]
-fn a_report_is_read_while_its_service_runs_elsewhere_and_when_it_is_over() {
+fn a_report_is_read_while_its_service_runs_elsewhere_and_after_it_has_ended() {
     let home = Home::new();
     let name = format!("kept-{}", std::process::id());
     let kept = home.at("kept");
@@ -137,7 +137,7 @@ fn a_report_is_read_while_its_service_runs_elsewhere_and_when_it_is_over() {
     let house =
         Plan::supervise(&options, &["python3", "-c", "import time; time.sleep(99)"]).start();
     house.ready(1);
-    // A socket that is not at a usual place: it is found by what is kept.
+    // The socket is not in a usual directory: the client finds it through the kept files.
     let words = [
         "--leaks-directory",
         options[5],

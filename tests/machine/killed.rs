@@ -1,4 +1,5 @@
-//! Killed or stopped at an awkward moment: nothing of us is left, and nothing waits for ever.
+//! `supervise` or a helper of it is killed or stopped at an awkward moment: nothing is left behind,
+//! and nothing waits for ever.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -16,7 +17,7 @@ use super::{
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// By its own name in `/proc/PID/comm`.
+/// The child of `supervise` that has this name in `/proc/PID/comm`.
 fn child_named(house: &House, name: &str) -> Option<i32> {
     let mut children = proc::children(house.pid()).into_iter();
     children.find(|pid| {
@@ -45,7 +46,7 @@ fn a_keeper_that_was_stopped_goes_on_and_does_not_hold_up_the_end() {
     send(keeper, Signal::SIGSTOP);
     let began = clock::now();
     assert_eq!(house.stop(LIMIT).code(), Some(128 + 15));
-    // The command ends at once, and nobody waits for the grace period to tell it.
+    // The command ends at once, so the stop must not take the whole grace period.
     assert!(clock::now() - began < Duration::from_secs(10));
 }
 
@@ -72,7 +73,7 @@ fn groups_are_removed_when_we_are_killed_while_the_command_waits_for_its_next_st
         (over && house.log().contains("exit")).then_some(())
     });
     let pid = u32::try_from(house.pid()).unwrap();
-    // Somebody killed the sweeper, too: there is another one.
+    // If the sweeper is killed, another one is started.
     let sweeper = child_named(&house, "supervise-sweep").unwrap();
     send(sweeper, Signal::SIGKILL);
     house.wait("another sweeper", LIMIT, || {
@@ -86,7 +87,7 @@ fn groups_are_removed_when_we_are_killed_while_the_command_waits_for_its_next_st
     });
 }
 
-/// Where none can be made there is none to be removed, and that is said aloud.
+/// Whether control groups can be made here. If not, the test says that their removal is not tested.
 fn can_make_groups() -> bool {
     let can = nix::unistd::geteuid().is_root();
     if !can {

@@ -1,41 +1,37 @@
-//! What does not help does not go on for ever: starts of workers that cannot start, workers that
-//! the kernel kills in a budget that something else fills, and recycles of a tree that needs its
-//! memory.
+//! Repetitions that do not help come to an end: starts of workers that cannot start, kills by the
+//! kernel while something other than workers fills the budget, and recycles of a process tree that
+//! needs its memory.
 
 use std::{fs, time::Duration};
 
 use nix::sys::signal::Signal;
 
 use super::{
-    house::{House, Plan, free_port, recycles, send},
+    house::{Plan, free_port, recycles, send},
     turn,
-    venv::{NEWEST, python},
+    venv::{Gunicorn, NEWEST, python},
 };
 
 /// A busy machine takes its time to start Python.
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn warnings(house: &House, with: &str) -> Vec<String> {
-    let events = house.events().into_iter();
-    let warnings = events.filter(|event| event["event"] == "warning");
-    let messages = warnings.filter_map(|event| event["message"].as_str().map(str::to_owned));
-    messages.filter(|text| text.contains(with)).collect()
-}
-
-fn gunicorn(workers: &str, app: &str) -> Vec<String> {
-    let bind = format!("127.0.0.1:{}", free_port());
-    let words = ["-w", workers, "-b", &bind, app];
-    let words = words.iter().map(ToString::to_string);
-    std::iter::once(NEWEST.bin("gunicorn"))
-        .chain(words)
-        .collect()
+fn gunicorn(workers: u32, app: &'static str) -> Vec<String> {
+    let class = "sync";
+    NEWEST.gunicorn(
+        free_port(),
+        Gunicorn {
+            workers,
+            class,
+            app,
+        },
+    )
 }
 
 #[test]
-fn workers_that_end_at_import_are_told_of_once_and_the_service_is_given_up() {
+fn workers_that_end_at_import_cause_one_warning_and_the_service_is_given_up() {
     let _turn = turn::beside();
     let options = ["--restart-limit", "1", "--ceiling", "300M"];
-    let command = gunicorn("2", "ends_at_import:app");
+    let command = gunicorn(2, "ends_at_import:app");
     let mut house = Plan::supervise(&options, &command).start();
     house.wait("a problem in the status", LIMIT, || {
         let status = house.status()?;
@@ -56,11 +52,11 @@ fn workers_that_end_at_import_are_told_of_once_and_the_service_is_given_up() {
         log.contains("the last with status 0, before its workers were ready"),
         "{log}"
     );
-    // Two runs, and none of them goes on and on.
+    // Two runs, and each of them is stopped after a few workers.
     assert!(told("ended: exit:0") <= 16, "{log}");
 }
 
-/// Files in memory, removed whatever comes of the test.
+/// Files in `/dev/shm` with this prefix, removed when the test ends, also when it fails.
 struct Left(String);
 
 impl Drop for Left {
@@ -74,11 +70,11 @@ impl Drop for Left {
 }
 
 #[test]
-fn a_budget_full_of_files_in_memory_is_told_and_restarts_are_spaced() {
+fn a_budget_full_of_files_in_memory_causes_a_warning_and_restarts_are_spaced() {
     let _turn = turn::alone();
     let left = Left(format!("/dev/shm/supervise-test-{}-", std::process::id()));
     let options = ["--budget", "150M", "--cap", "none", "--ceiling", "none"];
-    let command = gunicorn("1", "fills_shm:app");
+    let command = gunicorn(1, "fills_shm:app");
     let plan = Plan::supervise(&options, &command).env("LEAVES", &left.0);
     let house = plan.start();
     let said = house.wait("the reason", LIMIT, || {
@@ -86,7 +82,7 @@ fn a_budget_full_of_files_in_memory_is_told_and_restarts_are_spaced() {
         if status["caps"]["mechanism"] == "rlimit" {
             return Some(None);
         }
-        // Whoever became ready goes to let the next one write its file.
+        // Kill each worker that became ready, so that the next one writes its file.
         for worker in status["workers"].as_array()? {
             if worker["state"] == "ready" {
                 send(
@@ -95,7 +91,7 @@ fn a_budget_full_of_files_in_memory_is_told_and_restarts_are_spaced() {
                 );
             }
         }
-        Some(Some(warnings(&house, "the budget of 150M is full").pop()?))
+        Some(Some(house.warnings("the budget of 150M is full").pop()?))
     });
     let Some(said) = said else {
         println!("no memory cgroup here: the kernel holds no budget, not tested");
@@ -128,10 +124,10 @@ fn a_tree_that_needs_more_than_its_ceiling_is_recycled_twice_and_then_left() {
     let options = ["--ceiling", "100M", "--cap", "400M", "--min-age", "2s"];
     let house = Plan::supervise(&options, &[&python(), "tree.py"]).start();
     let said = house.wait("recycling to be stopped", LIMIT, || {
-        warnings(&house, "recycling cannot help").pop()
+        house.warnings("recycling cannot help").pop()
     });
     assert!(said.contains("over the ceiling of"), "{said}");
-    let tree = warnings(&house, "processes share one ceiling of 100M and hold");
+    let tree = house.warnings("processes share one ceiling of 100M and hold");
     assert_eq!(tree.len(), 1, "{tree:?}");
     assert!(tree[0].contains("6 processes"), "{tree:?}");
     let status = house.status().expect("a status");

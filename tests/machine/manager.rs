@@ -236,7 +236,7 @@ fn is_taken(words: &[&str], unit: &str, drop_ins: &[&str]) {
 }
 
 #[test]
-#[ignore = "needs systemd-analyze (systemd): `.ci/debian` runs it"]
+#[ignore = "needs `systemd-analyze` of the Debian package systemd; run `.ci/debian`"]
 fn systemd_takes_the_units() {
     is_taken(&[], "supervise@.service", &[]);
     is_taken(&[], "supervise@.service", &["root.conf"]);
@@ -258,7 +258,7 @@ fn systemd_version() -> u32 {
 
 /// 30 is 3.0 of 10.
 #[test]
-#[ignore = "needs systemd-analyze (systemd): `.ci/debian` runs it"]
+#[ignore = "needs `systemd-analyze` of the Debian package systemd; run `.ci/debian`"]
 fn the_service_is_not_exposed_more_than_it_needs() {
     let words = ["security", "--offline=true", "--threshold=30"];
     let (success, table, complaints) = analyzed(&words, "supervise@.service", &[]);

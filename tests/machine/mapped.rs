@@ -1,5 +1,5 @@
-//! Pages of files are not a worker's memory: not for its ceiling, not for its cap, not in what is
-//! shown. Shared memory without a name is.
+//! Pages of files do not count as a worker's memory: not against its ceiling, not against its cap,
+//! and not in the status. Unnamed shared memory does.
 
 use std::{
     collections::BTreeSet,
@@ -107,7 +107,7 @@ fn a_server_that_maps_files_is_not_recycled_and_keeps_its_cap() {
     } else {
         println!("no memory cgroup here: the limit is not tested");
     }
-    // Now something that its end gives back: 120M, over the ceiling and below the cap.
+    // Now memory that the worker's end gives back: 120M, over the ceiling and below the cap.
     load.once("/memfd?mb=70").unwrap();
     load.once("/c?mb=50").unwrap();
     house.wait("an end for the ceiling", SOON, || {

@@ -1,5 +1,5 @@
-//! How many files may be open: what we take ourselves, what the command gets, and what happens when
-//! there are no more.
+//! The limit on open files: the one that `supervise` sets for itself, the one that the command
+//! gets, and what happens when it is reached.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{
-    house::{House, Plan, SUPERVISE, free_port, pids, send, workers},
+    house::{Plan, SUPERVISE, free_port, pids, send, workers},
     venv::{Gunicorn, NEWEST},
 };
 
@@ -25,11 +25,6 @@ fn limits_of(pid: i32) -> (u64, u64) {
         .split_whitespace()
         .map(|word| word.parse().unwrap());
     (numbers.next().unwrap(), numbers.next().unwrap())
-}
-
-fn events(house: &House, kind: &str) -> Vec<Value> {
-    let all = house.events().into_iter();
-    all.filter(|event| event["event"] == kind).collect()
 }
 
 #[test]
@@ -56,7 +51,7 @@ fn the_command_gets_the_limits_we_were_started_with_also_after_an_upgrade() {
 }
 
 #[test]
-fn a_worker_of_a_server_and_a_task_get_them_too_and_a_wish_is_granted() {
+fn workers_and_tasks_get_the_same_limits_unless_nofile_is_configured() {
     let within = ["sh", "-c", "ulimit -Sn 256; exec \"$0\" \"$@\""];
     let command = NEWEST.gunicorn(free_port(), Gunicorn::of("sync"));
     let house = Plan::supervise(&[], &command).within(&within).start();
@@ -83,7 +78,7 @@ fn a_worker_of_a_server_and_a_task_get_them_too_and_a_wish_is_granted() {
 }
 
 #[test]
-fn workers_for_whom_no_descriptor_is_left_are_told_and_watched_when_there_is_room() {
+fn workers_without_a_descriptor_are_reported_and_watched_when_there_is_room() {
     let count = 24;
     let within = ["sh", "-c", "ulimit -n 80; exec \"$0\" \"$@\""];
     let mut command = NEWEST.gunicorn(free_port(), Gunicorn::of("sync"));
@@ -92,7 +87,7 @@ fn workers_for_whom_no_descriptor_is_left_are_told_and_watched_when_there_is_roo
     let options = ["--cap", "300M", "--ceiling", "200M"];
     let house = Plan::supervise(&options, &command).within(&within).start();
     let told = house.wait("workers that are not watched", LIMIT, || {
-        events(&house, "unwatched").pop()
+        house.events_of("unwatched").pop()
     });
     let unwatched = told["workers"].as_u64().unwrap();
     assert!((1..count).contains(&unwatched), "{told}");
@@ -102,21 +97,21 @@ fn workers_for_whom_no_descriptor_is_left_are_told_and_watched_when_there_is_roo
     let log = house.log();
     assert!(!log.contains("a cap is not held"), "{log}");
 
-    // The server is told to have fewer, until there is room for all that are left.
+    // The server reduces its workers until there are descriptors for all of them.
     house.wait("all to be watched", LIMIT, || {
         house.signal(Signal::SIGTTOU);
-        events(&house, "watched").pop()
+        house.events_of("watched").pop()
     });
     let status = house.wait("all to be looked at", LIMIT, || {
         let status = house.status()?;
         let seen = |worker: &Value| worker["memory"]["rss"].as_u64() > Some(0);
         workers(&status).iter().all(seen).then_some(status)
     });
-    assert_eq!(events(&house, "unwatched").len(), 1);
+    assert_eq!(house.events_of("unwatched").len(), 1);
     let last = *pids(&status).last().unwrap();
     send(last, Signal::SIGKILL);
     house.wait("its end", LIMIT, || {
-        let ends = events(&house, "worker-ended");
+        let ends = house.events_of("worker-ended");
         ends.iter().any(|end| end["pid"] == last).then_some(())
     });
     assert!(house.stop(LIMIT).success());

@@ -1,4 +1,4 @@
-//! The port: probes for everybody, what the application does for those who hold the token.
+//! The TCP port: probes need nothing, events and reports need the token.
 
 use std::{
     fs,

@@ -1,5 +1,6 @@
-//! What other users of the machine have prepared, and services that share a name.
-#![expect(clippy::print_stdout, reason = "what is not tested is said")]
+//! Directories and files that other users of the machine have prepared, and services that share a
+//! name.
+#![expect(clippy::print_stdout, reason = "a test says what it does not test")]
 
 use std::{
     fs,
@@ -18,7 +19,7 @@ use tempfile::TempDir;
 use super::house::{House, Plan, SUPERVISE};
 
 const SOON: Duration = Duration::from_secs(20);
-/// Users that nobody else is.
+/// User ids that no process and no file of the machine has.
 const VICTIM: u32 = 64_123;
 const OTHER: u32 = 64_124;
 
@@ -26,7 +27,7 @@ const OTHER: u32 = 64_124;
 struct Machine(TempDir);
 
 impl Machine {
-    /// `None`, said loudly, where we cannot be other users.
+    /// `None`, with a message, if this is not root: only root can run as other users.
     fn with_users() -> Option<Self> {
         if !geteuid().is_root() {
             println!("only root can be several users: not tested");
@@ -51,12 +52,20 @@ impl Machine {
         directory(&self.at(name), owner, bits)
     }
 
-    /// A file of the victim's that nobody may change.
+    /// A file of the victim that no test may change.
     fn precious(&self) -> PathBuf {
         let path = self.at("precious");
         fs::write(&path, "precious").unwrap();
         chown(&path, Some(VICTIM), Some(VICTIM)).unwrap();
         path
+    }
+
+    /// Runs a job of the victim that prints `started`, with its socket at this path.
+    fn echo_at(&self, socket: &Path) -> Output {
+        let socket = socket.display().to_string();
+        let mut words = vec!["--socket", &socket, "--restart", "never"];
+        words.extend(["--", "echo", "started"]);
+        self.run(VICTIM, &words, &[])
     }
 
     fn run(&self, user: u32, words: &[&str], env: &[(&str, &Path)]) -> Output {
@@ -90,7 +99,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Removed when it is dropped: it is at a place that is the same for all tests.
+/// A directory that is removed when this is dropped, because its path is the same in each run.
 struct Removed(PathBuf);
 
 impl Drop for Removed {
@@ -126,7 +135,7 @@ fn a_runtime_directory_that_another_user_made_first_is_not_used() {
     assert!(told.contains("XDG_RUNTIME_DIR"), "{told}");
     assert_eq!(fs::read(&precious).unwrap(), b"precious");
     assert_eq!(fs::read_dir(&prepared).unwrap().count(), 1);
-    // A client does not believe what answers there.
+    // A client does not use a socket there.
     let output = machine.run(VICTIM, &["status", "--name", "shop"], &[]);
     assert!(
         said(&output).contains("belongs to uid 64124"),
@@ -180,17 +189,7 @@ fn a_socket_whose_place_others_can_change_is_refused_before_anything_starts() {
         ("sticky/file.sock", "belongs to uid 64124"),
         ("sticky/directory.sock", "not a regular file"),
     ] {
-        let path = machine.at(socket).display().to_string();
-        let words = [
-            "--socket",
-            &path,
-            "--restart",
-            "never",
-            "--",
-            "echo",
-            "started",
-        ];
-        let output = machine.run(VICTIM, &words, &[]);
+        let output = machine.echo_at(&machine.at(socket));
         let told = said(&output);
         assert_eq!(output.status.code(), Some(125), "{socket}: {told}");
         assert!(
@@ -200,17 +199,7 @@ fn a_socket_whose_place_others_can_change_is_refused_before_anything_starts() {
         assert!(output.stdout.is_empty(), "{socket}");
     }
     assert_eq!(fs::read(&precious).unwrap(), b"precious");
-    let path = sticky.join("good.sock").display().to_string();
-    let words = [
-        "--socket",
-        &path,
-        "--restart",
-        "never",
-        "--",
-        "echo",
-        "started",
-    ];
-    let output = machine.run(VICTIM, &words, &[]);
+    let output = machine.echo_at(&sticky.join("good.sock"));
     assert_eq!(output.stdout, b"started\n", "{}", said(&output));
 }
 
@@ -248,7 +237,7 @@ fn a_journal_or_termination_log_that_another_user_has_put_there_is_refused() {
     assert_eq!(fs::read(open.join("file")).unwrap(), b"");
 }
 
-/// A service that says where its agent is and whose home it has.
+/// A service that prints the directory of its agent, and its user and home.
 fn service(name: &str, options: &[&str]) -> House {
     let script =
         "echo agent=$SUPERVISE_AGENT home=$HOME user=$USER logname=$LOGNAME.; exec sleep 99";
@@ -261,7 +250,7 @@ fn service(name: &str, options: &[&str]) -> House {
 }
 
 #[test]
-fn services_of_one_name_that_run_as_another_user_have_an_agent_and_a_home_each() {
+fn services_of_one_name_under_user_have_an_agent_and_a_home_each() {
     if !geteuid().is_root() {
         println!("only root can be several users: not tested");
         return;

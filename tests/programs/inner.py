@@ -1,7 +1,8 @@
-"""A web application that needs sockets of its own to answer: `/inner` waits a while and then asks what INNER names.
+"""A web application that needs a socket of its own to answer.
 
-`process`: a helper process that listens on loopback. `thread`: the same in a thread. `manager`: one of multiprocessing,
-on loopback too, because root may connect to a Unix socket of any mode. All are started by whoever imports this.
+`/inner` waits until the file REFUSED exists, then asks a server that the environment variable INNER names: `process` is
+a helper process that listens on loopback, `thread` a thread that does so, and `manager` a manager of multiprocessing, on
+loopback too, because root may connect to a Unix socket of any mode. The process that imports this module starts it.
 """
 
 import asyncio
@@ -12,14 +13,14 @@ import socket
 import threading
 import time
 
-WAIT_S = 1.5
+LONGEST_S, TICK_S = 15, 0.05
 
 _context = multiprocessing.get_context("fork")
 _kind = os.environ["INNER"]
 
 
 def _serve_alone(listener):
-    # Not as the server that it was forked from.
+    # Do not handle SIGTERM as the server does that this was forked from.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _serve(listener)
 
@@ -53,12 +54,19 @@ def _ask():
         return connection.makefile().readline()
 
 
+def _wait_for(file):
+    until = time.monotonic() + LONGEST_S
+    while not os.path.exists(file):
+        assert time.monotonic() < until, "%s does not come" % file
+        time.sleep(TICK_S)
+
+
 def _answer(path):
     try:
         if path == "/inner":
             with open(os.path.expanduser("~/begun"), "a") as begun:
                 begun.write("x\n")
-            time.sleep(WAIT_S)
+            _wait_for(os.environ["REFUSED"])
             assert _ask() == "fine\n"
         return 200, b"ok:%d\n" % os.getpid()
     except Exception as error:

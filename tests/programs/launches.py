@@ -1,4 +1,4 @@
-"""Executes its arguments with a tool's directory before all others, as opentelemetry-instrument does."""
+"""Executes its arguments with the directory of a tool first on PYTHONPATH, as opentelemetry-instrument does."""
 
 import os
 import sys

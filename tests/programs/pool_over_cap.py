@@ -1,4 +1,4 @@
-"""A pool of which one child takes more than there is, or a child program that does."""
+"""A pool with one child that takes more memory than the cap (`pool`), or a child program that does (`program`)."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Leaks, beside PRELOADED_MB of objects that its workers share with their master where the master loads it."""
+"""Leaks, and holds PRELOADED_MB of objects: under `--preload` the workers share them with their master."""
 
 import os
 

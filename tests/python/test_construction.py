@@ -1,4 +1,4 @@
-"""Questions harm nothing that C is still building, in whatever thread.
+"""Questions do not harm objects that C code is still building, in any thread.
 
     python test_construction.py AGENT        AGENT is the folder that holds the package of the agent
 
@@ -185,7 +185,7 @@ def objects():
 
 
 def variables(first=1):
-    """Whoever keeps what locals() gave him gets no more than there was."""
+    """The dictionary that locals() gave gets no variables that were set later."""
     names = locals()
     later = [key(number) for number in slowly(range(30))]
     assert "later" not in names, names
@@ -244,7 +244,7 @@ try:
     import numpy
     BUILDERS.append(arrays)
 except ImportError:
-    print("numpy is not here: its arrays were left out", file=sys.stderr)
+    print("numpy is not installed: its arrays are not tested", file=sys.stderr)
 
 
 def build(until):

@@ -260,7 +260,7 @@ class Cancelling(Case):
 
 
 class Ending(Case):
-    def test_a_size_that_is_none_is_refused_before_anything_starts(self):
+    def test_an_invalid_size_is_refused_before_anything_starts(self):
         for name in ("ceiling", "cap", "budget"):
             for value, said in (
                 (100, 'did you mean "100M"?'),

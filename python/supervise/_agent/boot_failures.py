@@ -26,7 +26,7 @@ PART_OF_TIMEOUT = 0.8
 
 TICK = 0.05
 
-# Not looked up later: gevent replaces it.
+# Kept from before gevent replaces `time.sleep`.
 _sleep = time.sleep
 
 
@@ -44,7 +44,7 @@ def worker(module):
         _own_heartbeat = self.tmp
 
     def close(self):
-        # A worker that waits is still one: the supervisor knows a worker by this file. It ends with the process.
+        # The supervisor recognises a worker by this file, so a worker in its back-off keeps it open until it exits.
         if self is not _own_heartbeat:
             close_file(self)
 
@@ -61,7 +61,7 @@ def worker(module):
 
 
 def arbiter(module):
-    """Puts the guard around `spawn_worker`: in the child it never returns, and every way to fail leads through it."""
+    """Puts the guard around `spawn_worker`, which never returns in the child: each failure to boot passes here."""
     original = module.Arbiter.spawn_worker
     halting = (module.Arbiter.WORKER_BOOT_ERROR, module.Arbiter.APP_LOAD_ERROR)
 

@@ -137,8 +137,8 @@ class Census:
         return total
 
     def count_tuples(self, met, seen):
-        """Tuples that finished objects refer to: they are not among the things of a census. What they hold is counted as
-        if their holders held it."""
+        """Counts tuples that finished objects refer to, because `heap.objects()` leaves tuples out. What a tuple holds
+        is counted as if the holder of the tuple held it."""
         total = 0
         for _ in range(heap.NESTED):
             tuples = [one for one in met if type(one) is tuple]

@@ -6,8 +6,8 @@ of a closed listener is reset. So a drain says `Connection: close` with every an
 `LINGER` seconds to send one more request and be told so, and empties the queue of a listener that is
 its own. Then the server's own shutdown goes on.
 
-A listener that another process has open as well is only closed: whoever has it serves its queue, now
-or later. Nothing is put on such a listener, because it would stay there after this process has ended.
+A listener that another process has open as well is only closed: the other process serves its queue, now
+or later. No filter is put on such a listener, because it would stay there after this process has ended.
 """
 
 import array
@@ -57,20 +57,20 @@ def installed():
     page.flag(page.DRAINING)
 
 
-# The listeners that were bound by a process of this program, by inode, and which process that was.
+# The listeners that this program has bound itself: inode -> pid of the process that bound it.
 _bound = {}
 
 
 def bound(fd):
-    """Notes that this process has bound this listener, and was not given it."""
+    """Notes that this process has bound this listener itself, and has not inherited it."""
     _bound[os.fstat(fd).st_ino] = os.getpid()
 
 
 def deafen(fd, workers=()):
     """Lets a TCP listener take no new connection, and finish those that have begun.
 
-    Only one that ends with this process: this process has bound it, and no other has it open except
-    `workers`, which end before this one.
+    Does so only if the listener ends with this process: this process has bound it, and no other process has it
+    open except `workers`, which end before this one.
 
     Closing it resets what came between the last accept and the close; there is no moment at which the
     queue is known to be empty. With this filter there is. A client whose SYN is dropped tries again
@@ -100,7 +100,7 @@ def _is_open_elsewhere(inode, workers):
         try:
             numbers = os.listdir(directory)
         except OSError:
-            # It is gone, or another user's: none of those that we have started.
+            # The process has ended, or is another user's and so not one that we have started.
             continue
         for number in numbers:
             try:

@@ -1,8 +1,8 @@
 """Keeps the agent's directory first on PYTHONPATH where other tools put theirs before it.
 
 Launchers such as `opentelemetry-instrument` put a directory with a `sitecustomize` of their own in front and execute the
-program. Only the first `sitecustomize` on the path is loaded. Ours loads the next one in its turn and theirs may not,
-so ours goes back to the front: before this process executes a program, and in what its child processes inherit.
+program. Python loads only the first `sitecustomize` on the path. Ours loads the next one, and theirs may not. So our
+directory is moved back to the front: before this process executes a program, and in what its child processes inherit.
 """
 
 import os
@@ -17,7 +17,7 @@ def reorder(environ, directory):
 
 
 def install(directory):
-    """From now on programs that this process executes find the directory first."""
+    """From now on, programs that this process executes have the directory first on PYTHONPATH."""
     execv, execve = os.execv, os.execve
 
     def execv_first(path, argv, /):
@@ -30,14 +30,14 @@ def install(directory):
         _quietly(env, directory)
         return execve(path, argv, env)
 
-    # What supports a descriptor in place of a path is known by identity.
+    # `os.supports_fd` holds the functions themselves, so the wrapper has to be added.
     if execve in os.supports_fd:
         os.supports_fd.add(execve_first)
     os.execv, os.execve = execv_first, execve_first
 
 
 def _quietly(environ, directory):
-    # An environment of bytes, or one that is no mapping, is the caller's own affair.
+    # An environment of bytes, or one that is not a mapping, is left as the caller gave it.
     try:
         reorder(environ, directory)
     except Exception:

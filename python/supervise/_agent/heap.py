@@ -1,37 +1,38 @@
 """What gc knows, without what C may still be building.
 
 `tuple(generator)` makes its tuple first and fills it while it runs the generator. gc knows that tuple from the first
-moment: its free slots are NULL, which nobody may read, and at its end C gives it its length, which fails with a
-SystemError if anybody else holds a reference. What PySet_Add fills is a frozenset that nobody else may hold.
+moment. Its free slots are NULL, which Python code may not read, and at the end C sets its length, which fails with a
+SystemError if there is another reference to it. A frozenset that PySet_Add fills may have no other reference either.
 
-So lists that gc gives are not taken as they are. The functions here drop what belongs to these two families, and they
-do so within one call of C: list.extend() pulls the objects through iterators that are all of C, so no bytecode is
-evaluated, no other thread gets the GIL, and no reference is left when it returns. (A collection could run the app's
-code in the middle; the agent switches gc off while it answers.) A tuple is looked at only where a finished object
-refers to it: then C has handed it out, and it is whole.
+So the lists that gc gives are not used as they are. The functions here drop the objects of these two types, and they
+do so within one call of C: list.extend() pulls the objects through iterators that are all written in C, so no bytecode
+is evaluated, no other thread gets the GIL, and no reference is left when it returns. (A collection could run the app's
+code in the middle; the agent switches gc off while it answers.) A tuple is looked at only if a finished object refers to
+it: then C has finished the tuple.
 
-Other containers of C may be met half made as well: lists whose slots are still NULL, lists that are empty while they
-are sorted, dictionaries half filled. To hold those harms nobody. They are read by gc.get_referents() alone, which
-passes over NULL, or slot by slot by newest().
+Other containers may be unfinished as well: lists whose slots are still NULL, lists that are empty while they are sorted,
+dictionaries that are half filled. A reference to these does no harm. They are read only by gc.get_referents(), which
+skips NULL, or slot by slot by newest().
 """
 import gc
 import sys
 from itertools import chain, compress, islice, repeat, starmap
 from operator import contains, is_, not_
 
-# So many tuples may lie within each other between an object and what holds it.
+# Maximum depth of nested tuples between an object and its holder.
 NESTED = 3
-# So many tuples above an object are followed, and a heap of so many blocks is a great one.
+# Maximum number of tuples that are followed upwards from an object.
 ABOVE = 64
+# In a heap with this many blocks or more, only one level of tuples is followed.
 GREAT = 150000
-# Of tuples that hold tuples so many are gone into.
+# Maximum number of nested tuples whose contents are read on one level.
 SOME = 20000
 # Lists up to this length are read as a whole.
 SHORT = 256
 
 
 def family():
-    """The ids of the types whose objects are not to be held: tuples, frozensets, and what inherits from them."""
+    """The ids of the types whose objects may not be referenced: tuple, frozenset, and their subclasses."""
     found = set()
     queue = [tuple, frozenset]
     while queue:
@@ -43,11 +44,12 @@ def family():
 
 
 def sieve(lists, wanted=False):
-    """An iterator over what is in `lists`, which gives lists, without the objects of the family; or only those.
+    """An iterator over the objects in `lists`, an iterator of lists, without the objects of the family. With `wanted`,
+    only the objects of the family.
 
-    All that is made here has not begun, and holds a list of gc's no longer than it is gone through. gc tells of these
-    very iterators as well, so nothing that exists before the list may hold it on: that would be a cycle, and its end a
-    matter of the next collection. (zip() holds what it gave last, and tee() its first block.)
+    All iterators are made before they start, and hold a list of gc only while they read it. That list contains these
+    iterators as well. So an object that exists before the list may not keep the list: that would be a cycle, which
+    lives until the next collection. (zip() keeps what it gave last, and tee() its first block.)
     """
     twice = chain.from_iterable(map(repeat, lists, repeat(2)))
     kinds = map(map, repeat(type), twice)
@@ -59,14 +61,14 @@ def sieve(lists, wanted=False):
 
 
 def objects():
-    """All that gc knows."""
+    """All objects that gc tracks, without the family."""
     found = []
     found.extend(sieve(starmap(gc.get_objects, ((),))))
     return found
 
 
 def referrers(things):
-    """What refers to the objects in the list `things`, directly or by way of tuples, which within() gives.
+    """What refers to the objects in the list `things`, directly or through tuples; within() gives these tuples.
 
     Each call of get_referrers() reads the whole heap and compares each reference with all that it was given, so a great
     heap is read for one level of tuples only, and for few of them.
@@ -120,7 +122,7 @@ class Slots:
 
     def __init__(self):
         import ctypes
-        # With the GIL held, and by its address: no reference is taken, and NULL is None.
+        # Called with the GIL held, and gives an address: no reference is taken, and NULL becomes None.
         prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_ssize_t)
         self.address = prototype(("PyList_GetItem", ctypes.pythonapi))
 
@@ -137,10 +139,10 @@ slots = None
 
 
 def newest(thing, some):
-    """Up to so many of the last items of a list, the last one first."""
+    """Up to `some` of the last items of a list, the last one first."""
     global slots
     if type(thing) is list and len(thing) <= SHORT:
-        # A list is gone through from its end.
+        # get_referents() reads a list from its end.
         return gc.get_referents(thing)[:some]
     if slots is None:
         slots = Slots()

@@ -51,16 +51,16 @@ def inherits(kind, module, name):
     return False
 
 
-# Types of C whose __sizeof__ can be asked of an object that C is still building.
+# Modules of C types whose __sizeof__ is safe on an object that C is still building.
 SIZED = frozenset(("builtins", "collections", "array", "numpy", "mmap", "_io", "decimal", "_elementtree", "_struct"))
 
 
 def is_sized(kind):
-    """Whether __sizeof__ is the one of a C type that is known to read nothing but what is there at once."""
+    """Whether __sizeof__ is that of a C type for which it is safe from the moment the object exists."""
     for base in mro(kind):
         found = class_dict(base).get("__sizeof__")
         if found is not None:
-            # A Struct that was made and not initialised yet has no codes to add up: a SIGSEGV.
+            # __sizeof__ of a Struct that is not initialised yet ends in a SIGSEGV: it has no codes to add up.
             return type(found) is METHOD and (module_of(base) in SIZED and _QUALNAME(base) != "Struct")
     return False
 
@@ -146,8 +146,8 @@ def modules():
 
 def locals_of(frame):
     """The variables of a frame. Before 3.13 asking makes a copy that the frame keeps, and with it all that is in it:
-    the copy is emptied again. Where the app may look at the same dictionary, or a tracer is about to copy it back into
-    the variables, the frame is not asked."""
+    the copy is emptied again. If the app may use the same dictionary, or a tracer will copy it back into the variables,
+    the frame is not asked."""
     if COPIED and not is_left_alone(frame):
         return []
     try:
@@ -163,13 +163,13 @@ def locals_of(frame):
 COPIED = sys.version_info < (3, 13)
 # Code that names one of these may keep the dictionary of its variables.
 ASKS = frozenset(("locals", "vars", "dir", "eval", "exec", "_getframe", "currentframe"))
-# Our own tracer, and whether some thread is in it.
+# The file of our own tracer, and whether a thread executes it.
 LINES = __file__.rpartition("/")[0] + "/lines.py"
 followed = False
 
 
 def note_tracer():
-    """To be called once no further step of our tracer can begin: one that has begun is on its thread's stack."""
+    """Call this when no new step of our tracer can begin: a step that has begun is found on the stack of its thread."""
     global followed
     followed = False
     for frame in sys._current_frames().values():
@@ -179,8 +179,8 @@ def note_tracer():
 
 
 def is_left_alone(frame):
-    """Whether nobody else copies the variables of a frame: after each step of a tracer written in Python the
-    interpreter takes them from the copy, and one that we had emptied would end them all."""
+    """Whether no other code uses the copy of a frame's variables. After each step of a tracer written in Python the
+    interpreter copies them back from there: from a copy that we have emptied, all variables would be lost."""
     threading = sys.modules.get("threading")
     traced = followed or frame.f_trace is not None or sys.gettrace() is not None
     traced = traced or getattr(threading, "_trace_hook", None) is not None

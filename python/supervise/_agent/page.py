@@ -14,7 +14,7 @@ from . import boot
 
 PID, STARTED, FINISHED, IGNORED, BEGUN_NS, DONE_NS, DRAIN, ERRORS, FLAGS, READY_NS, TOLD, SERVES = range(12)
 
-# Words of the header, before the first slot. FAILED_BOOTS: workers in a row that could not boot.
+# Position of a word in the header, before the first slot: how many workers in a row could not boot.
 FAILED_BOOTS = 3
 
 # The inodes of the sockets that this process's server accepts from.
@@ -70,16 +70,16 @@ def ready():
 
 
 def listens(sockets):
-    """Notes which sockets the server accepts from, so that at a stop these are closed and no others.
+    """Notes which sockets the server accepts from, so that a stop closes these and no others.
 
-    A server in another thread than the main one is the application's own.
+    A server that runs in another thread than the main thread belongs to the application, and is not noted.
     """
-    # Not `threading`, which gevent replaces: the main thread has the number of its process (gettid(2)).
+    # The main thread has the number of its process (gettid(2)). `threading` is not used: gevent replaces it.
     if _thread.get_native_id() != os.getpid():
         return
     claim()
     _listeners.update(os.fstat(sock.fileno()).st_ino for sock in sockets)
-    # If they are too many none is named, and the supervisor finds them as without the agent.
+    # If there are more sockets than places, none is named, and the supervisor finds them as without the agent.
     named = sorted(_listeners) if len(_listeners) <= len(LISTENERS) else []
     for place, inode in zip(LISTENERS, named + [0] * len(LISTENERS)):
         slot[place] = inode
@@ -93,7 +93,7 @@ def serves(master):
 
 
 def fails_to_boot():
-    """Says that this worker does not serve. The number of workers in a row that did not, it included."""
+    """Says that this worker does not serve. Returns how many workers in a row could not boot, with this one."""
     slot[SERVES] = 0
     _page[FAILED_BOOTS] += 1
     return _page[FAILED_BOOTS]

@@ -86,7 +86,7 @@ def frames_of(frame, limit=64):
     while frame is not None and len(found) < limit:
         path = frame.f_code.co_filename
         if not is_ours(path):
-            # A frame may be between its lines.
+            # A frame that is between two lines has no line number.
             found.append((frame, path, frame.f_lineno or frame.f_code.co_firstlineno))
         frame = frame.f_back
     return found

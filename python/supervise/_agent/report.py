@@ -54,7 +54,7 @@ def make(request, frame, began):
         one.pop("kind", None)
     return {
         "verdict": name,
-        # Of this process alone: the worker may be many.
+        # Of this process alone: the worker may have more processes.
         "private": before.private,
         "explained": explained,
         "suspects": listed,

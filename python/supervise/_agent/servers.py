@@ -57,9 +57,10 @@ def uvicorn_server(module):
 
 
 def _open_file(uds):
-    """Opens a Unix socket to others again.
+    """Gives the file of a Unix socket its usual mode again.
 
-    The supervisor closes its file in a stop. If it is killed there, uvicorn takes the mode for its next socket.
+    The supervisor takes all permissions from the file during a stop. If it is killed then, uvicorn uses that mode for
+    its next socket.
     """
     if uds and os.stat(uds).st_mode & 0o777 == 0:
         os.chmod(uds, 0o666)

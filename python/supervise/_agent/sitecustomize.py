@@ -46,6 +46,6 @@ def _chain():
 
 _MISSING = (("No module named 'sitecustomize'",), ("No module named sitecustomize",))
 _chain()
-# The one that ran may have put its directory back to the front, for child processes to find.
+# The `sitecustomize` that _chain() ran may have put its own directory back to the front.
 if "first" in globals():
     first._quietly(os.environ, _here)

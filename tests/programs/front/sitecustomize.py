@@ -1,1 +1,1 @@
-"""A tool's own, which loads no other one behind it."""
+"""The `sitecustomize` of another tool. It does not load the next one on the path."""
