@@ -276,6 +276,9 @@ mod tests {
         let right = format!("Bearer {SECRET}");
         for question in [&events, &Question::Reports] {
             assert_eq!(status(&access(true), question, Some(&right)), None);
+            let elsewhere = [("host", "evil.example"), ("authorization", right.as_str())];
+            let elsewhere = head("/v1/events", &elsewhere);
+            assert!(access(true).check(question, &elsewhere).is_err());
             assert_eq!(status(&access(true), question, None), Some(401));
             assert_eq!(status(&access(false), question, Some(&right)), Some(403));
             for wrong in [
@@ -319,9 +322,14 @@ mod tests {
         assert!(why().contains("from 16 to 4096"), "{}", why());
         write("two words are not one token", 0o600);
         assert!(why().contains("one word"), "{}", why());
+        write("correct-horse-battery\n", 0o600);
         let link = home.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(Token::read(&link).is_err());
         assert!(Token::read(home.path()).is_err());
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(1), None).unwrap();
+            assert!(why().contains("belongs to user 1"), "{}", why());
+        }
     }
 }

@@ -162,3 +162,41 @@ fn topmost(parents: &BTreeMap<i32, i32>, pid: i32) -> i32 {
     }
     top
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_idle_since_it_last_used_the_cpu() {
+        let mut idle = Idle::default();
+        let mut note = |second, starttime, cpu_ticks| {
+            let stat = Stat {
+                comm: "chrome".to_owned(),
+                state: 'S',
+                ppid: 1,
+                session: 1,
+                cpu_ticks,
+                threads: 1,
+                starttime,
+                start_stack: 0,
+            };
+            let now = Timestamp::default().later(Duration::from_secs(second));
+            idle.note(now, 5, &stat).as_secs()
+        };
+        assert_eq!((note(1, 7, 30), note(9, 7, 30)), (0, 8));
+        assert_eq!((note(10, 7, 31), note(12, 7, 31)), (0, 2));
+        // Another process with the same number.
+        assert_eq!(note(13, 8, 31), 0);
+    }
+
+    #[test]
+    fn a_process_belongs_to_the_highest_above_it_that_is_left_over_too() {
+        let parents = BTreeMap::from([(5, 1), (6, 5), (7, 6), (9, 3)]);
+        let tops = [5, 6, 7, 9].map(|pid| topmost(&parents, pid));
+        assert_eq!(tops, [5, 5, 5, 9]);
+        // A number that was used again.
+        let circle = BTreeMap::from([(5, 6), (6, 5)]);
+        assert!([5, 6].contains(&topmost(&circle, 5)));
+    }
+}

@@ -155,7 +155,7 @@ impl PrivateDir {
         }
     }
 
-    fn is_still(&self, name: &str, directory: &Self, lock: &File) -> io::Result<bool> {
+    pub(super) fn is_still(&self, name: &str, directory: &Self, lock: &File) -> io::Result<bool> {
         let held = fstat(directory)?;
         let is_it = self
             .entry(name)?

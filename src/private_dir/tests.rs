@@ -200,12 +200,13 @@ fn a_file_that_is_replaced_is_a_new_one_and_no_link_is_followed() {
     fs::write(home.at("precious"), "precious").unwrap();
     symlink(home.at("precious"), home.at("name")).unwrap();
     symlink(home.at("precious"), home.at(".name.half")).unwrap();
-    directory.replace("name", b"new", 0o644).unwrap();
+    // More than the usual umask leaves.
+    directory.replace("name", b"new", 0o666).unwrap();
     assert_eq!(fs::read(home.at("name")).unwrap(), b"new");
     assert_eq!(fs::read(home.at("precious")).unwrap(), b"precious");
     assert_eq!(
         home.at("name").metadata().unwrap().permissions().mode() & 0o777,
-        0o644
+        0o666
     );
     assert!(!home.at(".name.half").exists());
 }
@@ -338,8 +339,25 @@ fn two_services_of_one_name_have_two_directories_and_each_keeps_its_own() {
     assert!(home.at("shop/mine").exists());
     drop(again);
     // What a killed service has left is removed by the next one.
-    assert_eq!(claim(Contents::Removed).name(), "shop");
-    assert!(!home.at("shop").exists());
+    let next = claim(Contents::Removed);
+    assert_eq!(next.name(), "shop");
+    assert_eq!(next.directory().names().unwrap(), ["lock"]);
+    let mode = home.at("shop").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
+    // One that was exchanged since it was opened is not the one that was locked.
+    assert!(
+        below
+            .is_still("shop", next.directory(), next.lock().unwrap())
+            .unwrap()
+    );
+    below.rename("shop", "moved").unwrap();
+    below.subdirectory("shop", 0o755).unwrap();
+    assert!(
+        !below
+            .is_still("shop", next.directory(), next.lock().unwrap())
+            .unwrap()
+    );
+    drop(next);
 }
 
 #[test]

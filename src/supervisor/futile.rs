@@ -377,6 +377,14 @@ impl Supervisor {
 }
 
 #[cfg(test)]
+impl Supervisor {
+    /// As many early recycles were in vain as are allowed.
+    pub(super) fn stop_early_recycles(&mut self) {
+        self.futile.early = u32::MAX;
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -421,3 +421,7 @@ impl Supervisor {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -339,6 +339,18 @@ fn followers_have_places_of_their_own() {
         let is = Reply::Is { ok: true, why };
         house.question().await.reply.send(is).unwrap();
         assert_eq!(probe.await.unwrap().0, 200);
+        // The oldest of the silent clients still has its connection.
+        let oldest = &mut silent[0];
+        let request = b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n";
+        oldest.write_all(request).await.unwrap();
+        let is = Reply::Is {
+            ok: true,
+            why: String::new(),
+        };
+        house.question().await.reply.send(is).unwrap();
+        let mut first = [0; 12];
+        oldest.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200");
         // When a follower leaves, another client may follow.
         followers.pop();
         loop {

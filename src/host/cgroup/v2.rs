@@ -237,6 +237,9 @@ mod tests {
         assert_eq!(max, (39 << 20).to_string());
         assert_eq!(set(39), Some(Bytes::mib(39)));
         assert_eq!(set(64), Some(Bytes::mib(64)));
+        // What holds next to nothing gets what was wished for.
+        fs::write(root.path().join("memory.current"), "2621440\n").unwrap();
+        assert_eq!(set(1), Some(Bytes::mib(1)));
     }
 
     #[test]

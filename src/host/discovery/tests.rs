@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
-use super::{Discovery, Finding};
+use super::{Discovery, Finding, server_below};
 use crate::{host::procfs::Proc, units::Timestamp};
 
 const STACK: u64 = 140_000;
@@ -177,4 +177,79 @@ fn a_second_master_is_a_child_that_has_executed_gunicorn() {
     let two = Finding::Masters { count: 2 };
     assert_eq!(search.scan(&tree.proc(), at(20)), [two]);
     assert_eq!(search.masters(), [10, 12]);
+}
+
+#[test]
+fn a_fork_that_still_holds_its_brothers_file_has_not_taken_it() {
+    let tree = Tree::new();
+    tree.add(10, "gunicorn a:app", (1, STACK), &["a", "b"]);
+    tree.add(11, "gunicorn a:app", (10, STACK), &["a", "b"]);
+    tree.children(10, &[11]);
+    let mut search = Discovery::new(10, false, at(0));
+    search.scan(&tree.proc(), at(0));
+    tree.add(12, "gunicorn a:app", (10, STACK), &["a"]);
+    tree.children(10, &[11, 12]);
+    let found = search.scan(&tree.proc(), at(20));
+    assert_eq!(found, [Finding::Seen { pid: 12 }]);
+}
+
+#[test]
+fn a_fork_whose_files_may_not_be_looked_at_is_a_worker_for_a_while() {
+    let tree = Tree::new();
+    tree.add(10, "gunicorn a:app", (1, STACK), &["a"]);
+    tree.add(11, "gunicorn a:app", (10, STACK), &[]);
+    fs::remove_dir(tree.root.path().join("11/fd")).unwrap();
+    tree.children(10, &[11]);
+    let mut search = Discovery::new(10, false, at(0));
+    let seen = Finding::Seen { pid: 11 };
+    let one = Finding::Masters { count: 1 };
+    assert_eq!(search.scan(&tree.proc(), at(0)), [seen, one]);
+    assert_eq!(search.scan(&tree.proc(), at(1_980)), []);
+    let none = Finding::NoWorker { pid: 11 };
+    assert_eq!(search.scan(&tree.proc(), at(2_000)), [none]);
+}
+
+#[test]
+fn a_worker_whose_master_was_killed_is_not_taken_for_a_master() {
+    let tree = Tree::new();
+    tree.add(9, "sh start.sh", (1, STACK + 1), &[]);
+    tree.add(10, "gunicorn a:app", (9, STACK), &["a"]);
+    tree.add(11, "gunicorn a:app", (10, STACK), &["a"]);
+    tree.children(9, &[10]);
+    tree.children(10, &[11]);
+    let mut search = Discovery::new(9, false, at(0));
+    search.scan(&tree.proc(), at(0));
+    assert_eq!(search.main(), Some(10));
+    // It is a zombie, and its worker is still its child.
+    let stat = tree.root.path().join("10/stat");
+    let zombie = fs::read_to_string(&stat).unwrap().replace(" S ", " Z ");
+    fs::write(stat, zombie).unwrap();
+    search.scan(&tree.proc(), at(20));
+    assert_eq!(search.main(), None);
+}
+
+#[test]
+fn a_program_whose_child_has_executed_another_one_embeds_no_server() {
+    let tree = Tree::new();
+    tree.add(10, "python serve.py", (1, STACK), &["a"]);
+    tree.add(11, "sh tool.sh", (10, STACK + 1), &["a"]);
+    tree.children(10, &[11]);
+    let mut search = Discovery::new(10, false, at(0));
+    assert_eq!(search.scan(&tree.proc(), at(0)), []);
+    assert_eq!(server_below(&tree.proc(), 10), None);
+}
+
+#[test]
+fn a_server_below_a_script_is_found_by_its_name_or_its_workers() {
+    let tree = Tree::new();
+    tree.add(9, "sh start.sh", (1, STACK + 1), &[]);
+    tree.children(9, &[10]);
+    tree.add(10, "gunicorn a:app", (9, STACK), &[]);
+    assert_eq!(server_below(&tree.proc(), 9), Some(10));
+    fs::remove_dir_all(tree.root.path().join("10")).unwrap();
+    tree.add(10, "python serve.py", (9, STACK), &["a"]);
+    assert_eq!(server_below(&tree.proc(), 9), None);
+    tree.add(11, "python serve.py", (10, STACK), &["a"]);
+    tree.children(10, &[11]);
+    assert_eq!(server_below(&tree.proc(), 9), Some(10));
 }
