@@ -16,6 +16,8 @@ use crate::units;
 
 /// Maximum searches: a marked process may start others during a search.
 const ROUNDS_MAX: u32 = 64;
+/// Searches in a row that find no process.
+const CLEAN_ROUNDS: u32 = 2;
 /// Maximum bytes of an environment that are searched.
 const ENVIRONMENT_BYTES: u64 = 1 << 20;
 
@@ -40,6 +42,7 @@ impl Marker {
         // RACE: the binary may have been reaped by now. Its number is not reused while a process of
         // its group lives; without one, it is reused only after all other numbers.
         let _ = killpg(Pid::from_raw(asked), Signal::SIGKILL);
+        let mut clean = 0;
         for _ in 0..ROUNDS_MAX {
             let mut any = false;
             for pid in Proc::default().processes() {
@@ -50,13 +53,15 @@ impl Marker {
                     any |= process.signal(units::Signal::KILL).is_ok();
                 }
             }
-            if !any {
+            // RACE: a process has no environment for a moment while it executes a program.
+            clean = if any { 0 } else { clean + 1 };
+            if clean == CLEAN_ROUNDS {
                 return;
             }
         }
     }
 
-    /// A process that has ended has no environment any more.
+    /// A process that has ended has no environment any more, and counts as not marked.
     fn is_on(&self, pid: i32) -> bool {
         let Ok(file) = File::open(format!("/proc/{pid}/environ")) else {
             return false;
@@ -84,8 +89,8 @@ mod tests {
     #[test]
     fn a_process_that_left_the_group_or_has_no_mark_ends_with_the_asked_binary() {
         // The first says its number after it has left the group.
-        let script = "setsid sh -c 'echo $$; exec sleep 100' & \
-                      env -i sh -c 'echo $$; exec sleep 100' & wait";
+        let script = "setsid sh -c 'echo $$; sleep 100; true' & \
+                      env -i sh -c 'echo $$; sleep 100; true' & wait";
         let marker = Marker::new();
         let mut asked = Command::new("sh")
             .args(["-c", script])

@@ -1,14 +1,14 @@
 //! A server with its workers: what is decided when it stops, when a worker stays over its ceiling,
 //! and when the kernel kills the server itself.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use super::*;
 use crate::{
     servers::gunicorn::HABITS,
     supervisor::{
-        event::{Ask, Ended, Event, Exact, Machine, Oom, Sample, Stop},
-        spec::{CommandSpec, Limit, MemorySpec, RestartWhen, Spec},
+        event::{Ask, CapMechanism, Ended, Event, Exact, Machine, Oom, Sample, Stop},
+        spec::{Limit, MemorySpec, RestartWhen, Spec},
     },
     units::{RequestId, RunId, Signal, Size},
 };
@@ -23,21 +23,13 @@ struct Service {
 impl Service {
     /// gunicorn, with a budget of 2000M and a cap of 400M for each worker.
     fn new(wish: impl FnOnce(&mut Spec)) -> Self {
-        let command = CommandSpec {
-            listen: Vec::new(),
-            program: "gunicorn".into(),
-            argv: Vec::new(),
-            env: BTreeMap::new(),
-            directory: None,
-            user: None,
-        };
         let memory = MemorySpec {
             ceiling: Limit::Off,
             cap: Limit::At(Size::Bytes(Bytes::mib(400))),
             budget: Limit::At(Size::Bytes(Bytes::mib(2000))),
             ..MemorySpec::plain()
         };
-        let mut spec = Spec::for_pool("shop".to_owned(), memory, command, "/tmp".into());
+        let mut spec = Spec::for_test(memory);
         spec.kind = Kind::Server(HABITS);
         spec.ready.timeout = Duration::from_secs(60);
         wish(&mut spec);
@@ -46,6 +38,7 @@ impl Service {
             reports: Vec::new(),
         };
         let machine = Machine {
+            caps: CapMechanism::CgroupV2,
             priority: true,
             ..Machine::default()
         };
@@ -72,12 +65,17 @@ impl Service {
     }
 
     fn looked(&mut self, second: u64, mebibytes: u64) {
+        self.looked_with(second, mebibytes, None);
+    }
+
+    /// As [`Self::looked`], with what its control group is charged with.
+    fn looked_with(&mut self, second: u64, mebibytes: u64, charged: Option<u64>) {
         let figure = Bytes::mib(mebibytes);
         let exact = Exact {
             private: figure,
             anon: figure,
             pss: figure,
-            charged: None,
+            charged: charged.map(Bytes::mib),
             took: Duration::from_millis(1),
         };
         let sample = Sample {
@@ -105,11 +103,13 @@ impl Service {
 
 /// The workers whose priority changes, and to what.
 fn priorities(actions: &[Action]) -> Vec<(WorkerId, Priority)> {
-    let priority = |action: &Action| match action {
-        Action::Prioritize { worker, priority } => Some((*worker, *priority)),
-        _ => None,
-    };
-    actions.iter().filter_map(priority).collect()
+    let mut found = Vec::new();
+    for action in actions {
+        if let Action::Prioritize { worker, priority } = action {
+            found.push((*worker, *priority));
+        }
+    }
+    found
 }
 
 #[test]
@@ -151,7 +151,33 @@ fn a_worker_that_stays_over_its_ceiling_is_replaced_at_its_age() {
 }
 
 #[test]
-fn a_server_that_the_kernel_kills_at_the_budget_is_told_and_started_again_after_a_wait() {
+fn the_peak_of_an_end_at_the_cap_has_what_is_charged_elsewhere() {
+    let mut service = Service::new(|_| {});
+    service.seen(1, 11);
+    service.ready(2, WorkerId::FIRST);
+    // 30 MiB were touched before the worker was moved into its group: its limit is 370 MiB.
+    service.looked_with(3, 100, Some(70));
+    service.happens(
+        4,
+        Event::WorkerEnded {
+            worker: WorkerId::FIRST,
+            ended: Ended::Signal(Signal::KILL),
+            oom: Oom::Cap,
+            peak: Some(Bytes::mib(370)),
+        },
+    );
+    let peak = service.reports.iter().find_map(|it| {
+        if let Report::Ended(end) = it {
+            Some(end.peak)
+        } else {
+            None
+        }
+    });
+    assert_eq!(peak, Some(Bytes::mib(400)));
+}
+
+#[test]
+fn a_server_that_the_kernel_kills_at_the_budget_is_told_and_restarted_after_a_wait() {
     let mut service = Service::new(|_| {});
     service.seen(1, 11);
     service.ready(2, WorkerId::FIRST);
@@ -163,12 +189,10 @@ fn a_server_that_the_kernel_kills_at_the_budget_is_told_and_started_again_after_
     };
     service.happens(10, killed(Oom::Budget));
     assert!(service.warned("the kernel has killed the server itself"));
-    assert!(service.warned("started again after 5s"));
-    let after = service.reports.iter().find_map(|it| match it {
-        Report::Restarting { after, .. } => Some(*after),
-        _ => None,
-    });
-    assert_eq!(after, Some(Duration::from_secs(5)));
+    assert!(service.warned("restarted after 5.0s"));
+    let later =
+        |it: &Report| matches!(it, Report::Restarting { after, .. } if after.as_secs() == 5);
+    assert!(service.reports.iter().any(later));
 
     // Any other end of it is not.
     let mut service = Service::new(|_| {});
