@@ -45,8 +45,8 @@ pub(super) fn look(wanted: &Client, not_found: &NotFound) -> Result<Elsewhere, S
     Ok(Elsewhere::Over(archive))
 }
 
-/// The service of that name, preferably one that ran in this directory. Without a name, the one that
-/// ran in this directory, or the only one. `all` has the newest first.
+/// The service of that name, preferably one that ran in this directory. Without a name, the one
+/// that ran in this directory, or the only one. `all` has the newest first.
 fn choose(all: Vec<Archive>, name: Option<&str>, here: &Path) -> Result<Archive, String> {
     let mut fitting: Vec<_> = all
         .into_iter()

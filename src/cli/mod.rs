@@ -96,7 +96,8 @@ enum Word {
         #[arg(long)]
         json: bool,
     },
-    /// Explain a worker's memory: ask it now, or show a kept report, also of a service that has ended
+    /// Explain a worker's memory: ask it now, or show a kept report, also of a service that has
+    /// ended
     #[command(after_help = REPORT_NOTES)]
     Report {
         #[command(flatten)]

@@ -398,8 +398,8 @@ pub(super) fn in_runtime<T>(work: impl Future<Output = T>) -> T {
     }
 }
 
-/// Prints text for people. Control characters are escaped: parts of it come from other programs, and
-/// must not control the terminal.
+/// Prints text for people. Control characters are escaped: parts of it come from other programs,
+/// and must not control the terminal.
 pub(super) fn print(text: &str) -> i32 {
     write_out(&escape::lines(text))
 }

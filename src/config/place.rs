@@ -74,8 +74,8 @@ pub fn runtime_dirs(
     all.flatten().collect()
 }
 
-/// The directory for a service's socket: the first of [`runtime_dirs`] that only we can change, with
-/// a warning about each one before it.
+/// The directory for a service's socket: the first of [`runtime_dirs`] that only we can change,
+/// with a warning about each one before it.
 pub fn runtime_dir(
     environ: impl IntoIterator<Item = (OsString, OsString)>,
     uid: u32,
@@ -134,8 +134,8 @@ pub fn state_dirs(
     all.into_iter().flatten().collect()
 }
 
-/// The first of [`state_dirs`] that only we can change, if any, with a warning about each one before
-/// it.
+/// The first of [`state_dirs`] that only we can change, if any, with a warning about each one
+/// before it.
 pub(super) fn state_dir(
     environ: impl IntoIterator<Item = (OsString, OsString)>,
     uid: u32,

@@ -1,10 +1,10 @@
 //! Workers of a server that end again and again, while their server starts others at once.
 //!
 //! There are two kinds of such loops. In one, workers end before they are ready: the application
-//! cannot start, whatever its exit status is. In the other, the kernel kills healthy workers because
-//! something outside the workers fills the budget. Each kind is warned of once, with its figures.
-//! Where no worker serves any more, the whole server is ended, so that its restarts are spaced like
-//! those of any command that fails.
+//! cannot start, whatever its exit status is. In the other, the kernel kills healthy workers
+//! because something outside the workers fills the budget. Each kind is warned of once, with its
+//! figures. Where no worker serves any more, the whole server is ended, so that its restarts are
+//! spaced like those of any command that fails.
 
 use std::{collections::VecDeque, time::Duration};
 

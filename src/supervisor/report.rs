@@ -350,8 +350,8 @@ pub struct Snapshot {
     pub ready: bool,
     /// It is being stopped.
     pub stopping: bool,
-    /// What keeps the service from working as it should at the moment: workers that cannot start, or
-    /// a budget that something outside the workers fills.
+    /// What keeps the service from working as it should at the moment: workers that cannot start,
+    /// or a budget that something outside the workers fills.
     pub problem: Option<String>,
     /// What holds a cap here.
     pub caps: CapMechanism,

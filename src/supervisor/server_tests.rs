@@ -5,15 +5,24 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    servers::gunicorn::HABITS,
     supervisor::{
         event::{Ask, CapMechanism, Ended, Event, Exact, Machine, Oom, Sample, Stop},
         spec::{Limit, MemorySpec, RestartWhen, Spec},
     },
-    units::{RequestId, RunId, Signal, Size},
+    units::{Habits, RequestId, RunId, ServerKind, Signal, Size},
 };
 
 const RUN: RunId = RunId(1);
+const HABITS: Habits = Habits {
+    kind: ServerKind::Gunicorn,
+    retire: Signal::TERM,
+    raise: Signal::TTIN,
+    lower: Signal::TTOU,
+    reload: Signal::HUP,
+    second_master: Signal::USR2,
+    quit: Signal::QUIT,
+    boot_failures: [3, 4],
+};
 
 struct Service {
     decider: Supervisor,
@@ -77,6 +86,7 @@ impl Service {
             pss: figure,
             charged: charged.map(Bytes::mib),
             took: Duration::from_millis(1),
+            ..Exact::default()
         };
         let sample = Sample {
             at: Timestamp::default().later(Duration::from_secs(second)),

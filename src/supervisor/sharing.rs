@@ -1,9 +1,9 @@
-//! Memory that a worker shares with the process it was forked from (gunicorn's `--preload`): when it
-//! forbids requests to the agent, and when it explains a kill at the cap.
+//! Memory that a worker shares with the process it was forked from (gunicorn's `--preload`): when
+//! it forbids requests to the agent, and when it explains a kill at the cap.
 //!
 //! Pages of a fork are shared until one side writes to them. Python writes to an object's page
-//! whenever a reference to it is taken, and a collection writes to every object's. So a request to a
-//! worker's agent copies its shared pages: 600 MB within a second, beyond its cap. An interpreter
+//! whenever a reference to it is taken, and a collection writes to every object's. So a request to
+//! a worker's agent copies its shared pages: 600 MB within a second, beyond its cap. An interpreter
 //! that exits does the same while it releases its objects.
 
 use super::{Supervisor, worker::Worker};
@@ -32,9 +32,9 @@ impl Supervisor {
         why_not_asked(worker.memory.shared(), room)
     }
 
-    /// Whether a worker that reached its cap while it was leaving did so only because its interpreter
-    /// exited: its private memory was below the cap, and with the pages it shared it was above. It
-    /// had no request left, because servers end their workers after the last answer.
+    /// Whether a worker that reached its cap while it was leaving did so only because its
+    /// interpreter exited: its private memory was below the cap, and with the pages it shared it
+    /// was above. It had no request left, because servers end their workers after the last answer.
     ///
     /// RACE: a worker that drains and goes on growing may reach its cap while it still answers. The
     /// memory it shared tells the two apart: without much of it, growth has reached the cap.

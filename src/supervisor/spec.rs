@@ -265,8 +265,8 @@ pub struct LeaksSpec {
 pub enum Leaks {
     /// Jobs only, as they near their cap. A worker that serves is not asked.
     Auto,
-    /// Also workers that serve, before they are replaced for their memory. They are traced when they
-    /// near their ceiling.
+    /// Also workers that serve, before they are replaced for their memory. They are traced when
+    /// they near their ceiling.
     On,
     /// The same, traced from their first request on.
     Always,
@@ -342,7 +342,8 @@ pub struct ControlSpec {
     pub metrics: Option<std::net::SocketAddr>,
     /// Host names under which `/v1` is served over TCP, beside addresses and `localhost`.
     pub hosts: Vec<String>,
-    /// File with the token that events and reports need over TCP; `None`: they are not served there.
+    /// File with the token that events and reports need over TCP; `None`: they are not served
+    /// there.
     pub token_file: Option<PathBuf>,
     /// So many ends and events are kept for asking; at least 1.
     pub history: usize,

@@ -246,8 +246,8 @@ impl Supervisor {
 mod tests {
     use super::*;
 
-    /// A worker with a baseline of 60M that holds `value`, grows by `pace` a second, and is recycled
-    /// at `limit`; all in MiB.
+    /// A worker with a baseline of 60M that holds `value`, grows by `pace` a second, and is
+    /// recycled at `limit`; all in MiB.
     fn state(value: u64, pace: u64, limit: u64) -> State {
         let left = (limit - value).checked_div(pace).map(Duration::from_secs);
         State {

@@ -120,8 +120,8 @@ impl Supervisor {
         }
     }
 
-    /// The worker's group holds more than the limit that we asked for. That limit is asked for again
-    /// after the next exact look, because the limit in force differs from it.
+    /// The worker's group holds more than the limit that we asked for. That limit is asked for
+    /// again after the next exact look, because the limit in force differs from it.
     pub(super) fn on_cap_higher(&mut self, id: WorkerId, limit: Bytes) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
@@ -289,6 +289,7 @@ mod tests {
                 pss: Bytes::mib(private),
                 charged: charged.map(Bytes::mib),
                 took: Duration::from_millis(1),
+                ..Exact::default()
             };
             let sample = Sample {
                 at: Timestamp::from_nanos((self.millis + 1000) * 1_000_000),

@@ -71,17 +71,17 @@ impl Checker for CannotStart {
     }
 }
 
-/// Only a few workers in a row are recycled at their ceiling soon after their start, unless they are
-/// close to their cap. Leaking workers of a server are excepted, once one of them has grown until it
-/// was close to its cap.
+/// Only a few workers in a row are recycled at their ceiling soon after their start, unless they
+/// are close to their cap. Leaking workers of a server are excepted, once one of them has grown
+/// until it was close to its cap.
 #[derive(Default)]
 pub(super) struct InVain {
     in_a_row: u32,
     leaks: bool,
 }
 
-/// This many times `min_age` after its start, the growth of a program that is one worker is more than
-/// its warm-up.
+/// This many times `min_age` after its start, the growth of a program that is one worker is more
+/// than its warm-up.
 const EARLY_WHOLE: f64 = 1.5;
 
 impl Checker for InVain {
