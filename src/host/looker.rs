@@ -92,10 +92,12 @@ fn look(proc: &Proc, job: &Job) -> Option<Sample> {
     };
     let count = u64::try_from(job.pids.len()).unwrap_or(1).max(1);
     let within = Bytes(job.within.get() / count);
+    let shared = count > 1;
+    exact.share = Some(Bytes::ZERO);
     for &pid in &job.pids {
         // RACE: the process may be gone between the two reads; then its figures are those of
         // nobody, and its end is on its way.
-        let (Ok(seen), Ok(statm)) = (proc.exact(pid, within), proc.statm(pid)) else {
+        let (Ok(seen), Ok(statm)) = (proc.exact(pid, within, shared), proc.statm(pid)) else {
             continue;
         };
         let Ok(resident) = statm.read() else { continue };
@@ -107,6 +109,10 @@ fn look(proc: &Proc, job: &Job) -> Option<Sample> {
         exact.private = exact.private.plus(seen.private);
         exact.anon = exact.anon.plus(seen.anon);
         exact.pss = exact.pss.plus(seen.pss);
+        exact.share = exact
+            .share
+            .zip(seen.share)
+            .map(|(sum, share)| sum.plus(share));
         sample.processes += 1;
     }
     sample.at = clock::now();

@@ -27,19 +27,22 @@ pub struct Exact {
     pub anon: Bytes,
     /// Private pages, its share of the shared ones, and its share of the swap.
     pub pss: Bytes,
+    /// As `private`, with its share of those pages that others share. `None` before Linux 5.3.
+    pub share: Option<Bytes>,
 }
 
 impl Proc {
-    /// The exact figures of a process. `private` is off by `within` at most; the smaller that is,
-    /// the more often all mappings are read. About 20 ms a gigabyte, twice that with all mappings,
-    /// and the process cannot map memory meanwhile.
-    pub fn exact(&self, pid: i32, within: Bytes) -> Result<Exact, ProcError> {
+    /// The exact figures of a process. `private` is off by `within` at most, and so is `share` if
+    /// it is `shared` with other processes of one worker; the smaller that is, the more often all
+    /// mappings are read. About 20 ms a gigabyte, twice that with all mappings, and the process
+    /// cannot map memory meanwhile.
+    pub fn exact(&self, pid: i32, within: Bytes, shared: bool) -> Result<Exact, ProcError> {
         let path = self.of(pid, "smaps_rollup");
         let text = match read(&path) {
             Ok(text) => text,
             // There is no such file before Linux 4.14. For a process that is gone, reading `smaps`
             // fails as well.
-            Err(error) if error.is_gone() => return self.exact_by_mapping(pid),
+            Err(error) if error.is_gone() => return self.exact_by_mapping(pid, None),
             Err(error) => return Err(error),
         };
         let mut fields = Fields::default();
@@ -49,24 +52,34 @@ impl Proc {
             return Err(ProcError::strange(&path, "no `Rss` in it"));
         }
         let (least, most) = fields.bounds();
-        if most.minus(least) > within {
-            return self.exact_by_mapping(pid);
+        let share = fields.pss_anon.map(|anon| anon.plus(fields.apart()));
+        if most.minus(least) > within || (shared && fields.pss_shmem > within) {
+            return self.exact_by_mapping(pid, share);
         }
         Ok(Exact {
-            private: most.plus(fields.hugetlb).plus(fields.swap_pss),
+            private: most.plus(fields.apart()),
             anon: fields.least_anon().min(most),
             pss: fields.pss.plus(fields.swap_pss),
+            share,
         })
     }
 
-    /// The same, summed over all mappings.
-    pub(super) fn exact_by_mapping(&self, pid: i32) -> Result<Exact, ProcError> {
+    /// The same, summed over all mappings. `share` is that of all but shared memory: anonymous
+    /// pages that are shared are counted over all mappings only.
+    pub(super) fn exact_by_mapping(
+        &self,
+        pid: i32,
+        share: Option<Bytes>,
+    ) -> Result<Exact, ProcError> {
         let path = self.of(pid, "smaps");
         let mut file = BufReader::new(File::open(&path).map_err(reading(&path))?);
         // In another mount namespace, the process sees other file systems than we do.
         let mounts = read(&self.of(pid, "mountinfo")).unwrap_or_default();
         let shmem = Devices::of_shmem(&mounts);
-        let mut sum = Exact::default();
+        let mut sum = Exact {
+            share,
+            ..Exact::default()
+        };
         let mut has_rss = false;
         let mut of = Kind::File;
         let mut fields = Fields::default();
@@ -88,8 +101,11 @@ impl Proc {
                 Kind::File => anon,
             };
             sum.anon = sum.anon.plus(anon);
-            let elsewhere = fields.hugetlb.plus(fields.swap_pss);
-            sum.private = sum.private.plus(resident).plus(elsewhere);
+            sum.private = sum.private.plus(resident).plus(fields.apart());
+            if of == Kind::Unnamed {
+                let unnamed = fields.pss.minus(fields.anonymous);
+                sum.share = sum.share.map(|share| share.plus(unnamed));
+            }
             sum.pss = sum.pss.plus(fields.pss).plus(fields.swap_pss);
             if length == 0 {
                 break;
@@ -168,6 +184,11 @@ impl Fields {
             .minus(of_others)
             .max(pss_anon.plus(pss_anon).minus(self.anonymous))
             .max(unshared)
+    }
+
+    /// Its own pages that are not resident or not counted as such.
+    fn apart(&self) -> Bytes {
+        self.hugetlb.plus(self.swap_pss)
     }
 
     /// Lower and upper bound of the resident pages that its end would give back.

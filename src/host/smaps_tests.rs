@@ -179,10 +179,10 @@ fn only_what_an_end_would_give_back_is_private_memory() {
     let proc = Proc::default();
     for (kind, private, anon) in KINDS {
         let mut mapper = Mapper::start(kind, folder.path());
-        let before = proc.exact_by_mapping(mapper.pid()).unwrap();
+        let before = proc.exact_by_mapping(mapper.pid(), None).unwrap();
         mapper.go_on("touched");
         let pid = mapper.pid();
-        let fine = proc.exact_by_mapping(pid).unwrap();
+        let fine = proc.exact_by_mapping(pid, None).unwrap();
         // Since a fork, the interpreter shares its own memory with the child.
         let forks = kind.contains("fork") || kind == "model and library";
         let slack = if forks { WITHIN } else { NOISE };
@@ -201,7 +201,7 @@ fn only_what_an_end_would_give_back_is_private_memory() {
             anon,
             slack,
         );
-        let quick = proc.exact(pid, WITHIN).unwrap();
+        let quick = proc.exact(pid, WITHIN, false).unwrap();
         near(
             kind,
             "private, by bounds",
@@ -215,6 +215,28 @@ fn only_what_an_end_would_give_back_is_private_memory() {
             quick.anon,
             fine.anon
         );
+        mapper.go_on("done");
+    }
+}
+
+#[test]
+fn pages_that_only_a_worker_and_its_forks_share_are_its_own_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let proc = Proc::default();
+    for (kind, more) in [
+        ("anonymous, shared with a fork", 0),
+        ("shared without a file, with a fork", 0),
+        ("model and library", 20),
+    ] {
+        let mut mapper = Mapper::start(kind, folder.path());
+        let before = proc.exact(mapper.pid(), WITHIN, true).unwrap();
+        mapper.go_on("touched");
+        let pid = mapper.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let child = children.trim().parse().unwrap();
+        let shares = [pid, child].map(|pid| proc.exact(pid, WITHIN, true).unwrap().share.unwrap());
+        let both = shares[0].plus(shares[1]).minus(before.share.unwrap());
+        near(kind, "own", both, 40 + more, WITHIN);
         mapper.go_on("done");
     }
 }
@@ -278,12 +300,12 @@ const MOUNTS: &str = "\
 #[test]
 fn bounds_that_are_close_spare_the_mappings() {
     let (_root, proc) = kernel(&[("7/smaps_rollup", ROLLUP)]);
-    let seen = proc.exact(7, Bytes::mib(1)).unwrap();
+    let seen = proc.exact(7, Bytes::mib(1), false).unwrap();
     assert_eq!(seen.private, Bytes((20_100 + 2048 + 25) << 10));
     assert_eq!(seen.anon, Bytes(20_000 << 10));
     assert_eq!(seen.pss, Bytes((80_360 + 25) << 10));
     // Two file pages of three are its own, and nothing says which: there is no `smaps` to ask.
-    assert!(proc.exact(7, Bytes(4096)).unwrap_err().is_gone());
+    assert!(proc.exact(7, Bytes(4096), false).unwrap_err().is_gone());
 }
 
 #[test]
@@ -297,7 +319,7 @@ fn a_kernel_without_shares_by_kind_or_without_sums_is_asked_for_each_mapping() {
         let mut files = vec![("7/smaps", MAPPINGS), ("7/mountinfo", MOUNTS)];
         files.extend(rollup.map(|text| ("7/smaps_rollup", text)));
         let (_root, proc) = kernel(&files);
-        let seen = proc.exact(7, Bytes::mib(1)).unwrap();
+        let seen = proc.exact(7, Bytes::mib(1), false).unwrap();
         assert_eq!(seen.private, Bytes((2000 + 5 + 400 + 2048) << 10));
         assert_eq!(seen.anon, Bytes(2000 << 10));
     }
@@ -306,11 +328,11 @@ fn a_kernel_without_shares_by_kind_or_without_sums_is_asked_for_each_mapping() {
 #[test]
 fn a_process_that_ends_has_no_figures() {
     let (_root, proc) = kernel(&[("7/smaps_rollup", ""), ("8/smaps", "")]);
-    assert!(!proc.exact(7, Bytes::ZERO).unwrap_err().is_gone());
-    assert!(!proc.exact(8, Bytes::ZERO).unwrap_err().is_gone());
+    assert!(!proc.exact(7, Bytes::ZERO, false).unwrap_err().is_gone());
+    assert!(!proc.exact(8, Bytes::ZERO, false).unwrap_err().is_gone());
     assert!(
         Proc::default()
-            .exact(i32::MAX, Bytes::ZERO)
+            .exact(i32::MAX, Bytes::ZERO, false)
             .unwrap_err()
             .is_gone()
     );

@@ -18,6 +18,7 @@ impl Supervisor {
     /// Takes a process into the books.
     pub(super) fn add_worker(&mut self, now: Timestamp, id: WorkerId, pid: i32) {
         let taken: Vec<_> = self.workers.values().map(|worker| worker.slot).collect();
+        let whole = matches!(self.spec.kind, Kind::Single);
         let slot = (0..).find(|slot| !taken.contains(slot)).unwrap_or(0);
         let worker = Worker {
             id,
@@ -25,7 +26,7 @@ impl Supervisor {
             slot,
             seen: now,
             life: Life::Starting,
-            memory: Memory::new(self.spec.memory.measure, now),
+            memory: Memory::new(self.spec.memory.measure, whole, now),
             wanted_gone: None,
             told_due: None,
             expected: None,

@@ -355,6 +355,10 @@ pub struct Exact {
     pub anon: Bytes,
     /// Private pages and its share of the shared ones, and swap.
     pub pss: Bytes,
+    /// As `private`, with a share of those pages that other processes share: for a worker that
+    /// shares none with others, what the end of all its processes would give back. `None` where the
+    /// kernel does not tell.
+    pub share: Option<Bytes>,
     /// Anonymous pages charged to its own cgroup, for a worker that was moved into its cgroup: its
     /// earlier pages are charged elsewhere.
     pub charged: Option<Bytes>,

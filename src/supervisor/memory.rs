@@ -36,6 +36,10 @@ const FAR: f64 = 0.15;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Memory {
     measure: Measure,
+    /// Its processes share memory with one another and with no others: it is a whole program, and
+    /// no fork of a server.
+    #[serde(default)]
+    whole: bool,
     last: Option<Sample>,
     /// What its group was last charged with and the kernel cannot take back.
     #[serde(default)]
@@ -54,9 +58,10 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub(super) const fn new(measure: Measure, now: Timestamp) -> Self {
+    pub(super) const fn new(measure: Measure, whole: bool, now: Timestamp) -> Self {
         Self {
             measure,
+            whole,
             last: None,
             held: None,
             exact: None,
@@ -81,7 +86,10 @@ impl Memory {
         self.take_figures(sample);
         self.last = Some(sample);
         let value = self.value();
-        self.peak = self.peak.max(value);
+        // A process that has just forked counts twice until the next exact look.
+        if self.exact.is_none() || self.is_sure() {
+            self.peak = self.peak.max(value);
+        }
         self.growth.note(sample.at, value);
         self.strikes = match ceiling {
             Some(ceiling) if self.is_sure() && value >= ceiling => self.strikes.saturating_add(1),
@@ -182,7 +190,7 @@ impl Memory {
         match (self.measure, self.exact) {
             (Measure::Rss, _) => last.rss,
             (Measure::Cgroup, _) => self.held.unwrap_or(last.rss),
-            (Measure::Private, Some((then, exact))) => moved_on(exact.private, then, last),
+            (Measure::Private, Some((then, exact))) => moved_on(self.own(exact), then, last),
             (Measure::Pss, Some((then, exact))) => moved_on(exact.pss, then, last),
             (Measure::Private | Measure::Pss, None) => last.anon,
         }
@@ -192,9 +200,16 @@ impl Memory {
     pub(super) fn private(&self) -> Bytes {
         let last = self.last.unwrap_or_default();
         match self.exact {
-            Some((then, exact)) => moved_on(exact.private, then, last),
+            Some((then, exact)) => moved_on(self.own(exact), then, last),
             None => last.anon,
         }
+    }
+
+    /// What its end would give back. Pages that only processes of one worker share are private to
+    /// none of them.
+    fn own(&self, exact: Exact) -> Bytes {
+        let share = exact.share.filter(|_| self.whole);
+        share.unwrap_or(exact.private)
     }
 
     /// Anonymous memory shared with other processes: pages of a fork that neither side has written

@@ -29,6 +29,7 @@ fn exact(millis: u64, anon_mib: u64, private_mib: u64) -> Sample {
         pss: private,
         charged: None,
         took: Duration::from_millis(1),
+        ..Exact::default()
     };
     Sample {
         exact: Some(exact),
@@ -37,7 +38,7 @@ fn exact(millis: u64, anon_mib: u64, private_mib: u64) -> Sample {
 }
 
 fn fed(samples: &[Sample]) -> Memory {
-    let mut memory = Memory::new(Measure::Private, at(0));
+    let mut memory = Memory::new(Measure::Private, false, at(0));
     for sample in samples {
         memory.on_sample(*sample, CEILING);
     }
@@ -54,6 +55,42 @@ fn the_exact_figure_moves_on_with_the_anonymous_pages() {
         fed(&[exact(0, 50, 30), cheap(100, 45)]).value(),
         Bytes::mib(25)
     );
+}
+
+/// A parent of 40 MiB and four forks, as one worker.
+fn tree(millis: u64) -> Sample {
+    let mut sample = Sample {
+        processes: 5,
+        ..exact(millis, 200, 10)
+    };
+    if let Some(exact) = &mut sample.exact {
+        exact.share = Some(Bytes::mib(50));
+    }
+    sample
+}
+
+#[test]
+fn what_only_its_own_processes_share_is_a_whole_programs_own() {
+    let mut program = Memory::new(Measure::Private, true, at(0));
+    program.on_sample(tree(0), CEILING);
+    assert_eq!(program.value(), Bytes::mib(50));
+    assert_eq!(program.shared(), Bytes::mib(150));
+    // A server's worker shares its pages with its master as well.
+    assert_eq!(fed(&[tree(0)]).value(), Bytes::mib(10));
+    // Before Linux 5.3 there are no shares.
+    program.on_sample(exact(100, 200, 10), CEILING);
+    assert_eq!(program.value(), Bytes::mib(10));
+}
+
+#[test]
+fn pages_that_count_twice_since_a_fork_are_no_peak() {
+    let forked = Sample {
+        processes: 5,
+        ..cheap(100, 200)
+    };
+    let memory = fed(&[exact(0, 40, 40), forked]);
+    assert_eq!(memory.peak(), Bytes::mib(40));
+    assert!(!memory.is_sure());
 }
 
 #[test]
@@ -134,7 +171,7 @@ fn growing_shared_memory_is_looked_at_exactly_and_growing_file_mappings_are_not(
 
 #[test]
 fn a_proportional_share_moves_with_file_mappings_too() {
-    let mut memory = Memory::new(Measure::Pss, at(0));
+    let mut memory = Memory::new(Measure::Pss, false, at(0));
     memory.on_sample(exact(0, 50, 30), CEILING);
     let mapped = Sample {
         rss: Bytes::mib(150),
@@ -177,7 +214,7 @@ fn the_pages_of_files_are_no_part_of_the_peak() {
 
 #[test]
 fn a_group_counts_by_what_cannot_be_taken_back() {
-    let mut memory = Memory::new(Measure::Cgroup, at(0));
+    let mut memory = Memory::new(Measure::Cgroup, false, at(0));
     let group = |millis, held: Option<u64>| Sample {
         cgroup: Some(Bytes::mib(900)),
         held: held.map(Bytes::mib),

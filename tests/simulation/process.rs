@@ -112,7 +112,8 @@ impl Process {
         self.peak = self.peak.max(self.held + self.helper);
     }
 
-    /// Whether its interpreter, which copies what it shared while it exits, reaches the cap by that.
+    /// Whether its interpreter, which copies what it shared while it exits, reaches the cap by
+    /// that.
     pub(crate) fn ends_at_cap(&self, now: Timestamp) -> bool {
         let charge = self.charge(now) + self.plan.cow.as_f64();
         self.phase == Phase::Leaving && self.cap.is_some_and(|cap| self.grouped && charge > cap)
@@ -151,6 +152,7 @@ impl Process {
                 pss: private.plus(self.plan.cow.scaled(0.4)),
                 charged: charge,
                 took,
+                share: None,
             }),
             processes: if self.helper > 0.0 { 2 } else { 1 },
         }
