@@ -15,6 +15,7 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use super::{
+    interpreter,
     progress::{Input, Progress, Quiet},
     run::{OUR_BUG, complain, fail, in_runtime},
 };
@@ -90,9 +91,10 @@ pub struct Workers {
     /// A task whose worker met its cap is run, alone in a fresh worker, up to N times more
     #[arg(long, value_name = "N", default_value_t = 1)]
     oom_retries: u32,
-    /// The Python interpreter
-    #[arg(long, value_name = "PATH", default_value = "python3")]
-    python: PathBuf,
+    /// The Python interpreter [default: that of the environment in which `supervise` is installed,
+    /// else `python3`]
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
     /// Import this first, once for all workers
     #[arg(long = "import", value_name = "MODULE")]
     imports: Vec<String>,
@@ -296,12 +298,9 @@ async fn run(
     setup: Option<Vec<u8>>,
     (source, sink, onlooker): Ends,
 ) -> i32 {
-    let Some(python) = find(&workers.python) else {
-        let python = workers.python.display();
-        return fail(
-            &format!("--python {python}: there is no such program"),
-            NOT_FOUND,
-        );
+    let python = match interpreter::find(workers.python.as_deref()) {
+        Ok(python) => python,
+        Err(message) => return fail(&message, NOT_FOUND),
     };
     let memory = MemorySpec {
         ceiling: workers.ceiling,
@@ -408,15 +407,6 @@ fn command(program: PathBuf) -> CommandSpec {
         user: None,
         listen: Vec::new(),
     }
-}
-
-fn find(program: &Path) -> Option<PathBuf> {
-    let is_there = |path: &Path| path.is_file().then(|| path.to_owned());
-    if program.components().count() > 1 {
-        return is_there(program);
-    }
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path).find_map(|dir| is_there(&dir.join(program)))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! nothing out.
 
 mod command;
+mod interpreter;
 mod kept;
 pub mod map;
 mod mistakes;
