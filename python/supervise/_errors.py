@@ -79,7 +79,12 @@ def of_exception(body: bytes) -> BaseException:
 
 def of_start(body: bytes) -> Tuple[str, str]:
     """Why the pool cannot go on (frame X): the message, and the traceback."""
-    said: Dict[str, Any] = json.loads(body)
+    try:
+        said = json.loads(body)
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        return "a worker could not start, and did not say why", ""
     why = ": ".join(part for part in (said.get("type"), said.get("message")) if part)
     return "a worker could not start: {}".format(why), said.get("traceback") or ""
 

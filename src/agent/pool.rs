@@ -12,9 +12,10 @@ macro_rules! modules {
     };
 }
 
-const MODULES: [(&str, &str); 5] = modules![
+const MODULES: [(&str, &str); 6] = modules![
     "__init__.py",
     "codec.py",
+    "large.py",
     "nest.py",
     "template.py",
     "worker.py"

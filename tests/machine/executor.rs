@@ -88,9 +88,11 @@ fn the_wheel_brings_the_binary_and_the_executor() {
             "{file} is not in the wheel:\n{listed}"
         );
     }
-    let tests = copied(&["test_executor.py", "helpers_for_tasks.py"], folder.path());
+    let files = ["test_executor.py", "test_large.py", "helpers_for_tasks.py"];
+    let tests = copied(&files, folder.path());
     let said = run(Command::new(bin.join("python"))
-        .args(["-X", "faulthandler", "-m", "unittest", "test_executor"])
+        .args(["-X", "faulthandler", "-m", "unittest"])
+        .args(["test_executor", "test_large"])
         .current_dir(&tests)
         .env_remove("SUPERVISE_BINARY")
         .env_remove("PYTHONPATH"));

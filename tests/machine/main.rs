@@ -39,6 +39,8 @@ mod operator;
 mod orphans;
 mod pool;
 mod pool_ends;
+mod pool_large;
+mod pool_starts;
 mod probes;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod proc;

@@ -22,6 +22,7 @@ mod mutants;
 mod mutants_agents;
 mod operator;
 mod pool;
+mod pool_budget;
 mod process;
 mod run;
 mod scenario;

@@ -10,7 +10,7 @@ use supervise::{
         event::{Ended, Oom},
         pool::{
             Pool,
-            event::{Action, Event, How, Over, Seq, SlotId},
+            event::{Action, Event, How, Over, Seq, SlotId, TemplateEnd},
             spec::PoolSpec,
         },
         spec::{Limit, MemorySpec},
@@ -32,6 +32,18 @@ struct Hand {
     tasks: VecDeque<Seq>,
 }
 
+/// How far a worker has come with a task when it ends.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    Begun,
+    /// It has read a part of it.
+    Receiving,
+    /// It has read nothing of it, or could not say that it has.
+    Silent,
+}
+
+const MOMENTS: [Moment; 3] = [Moment::Begun, Moment::Receiving, Moment::Silent];
+
 /// A pretend machine. Faults are drawn for each step.
 #[derive(Debug)]
 struct World {
@@ -52,6 +64,8 @@ struct World {
     stop_at: Option<u64>,
     /// Tasks whose memory is always too much.
     fat: u64,
+    /// When their worker meets its cap.
+    fat_at: Moment,
     tasks: u64,
     given: u64,
     results: BTreeMap<Seq, String>,
@@ -83,6 +97,7 @@ impl World {
         };
         let deadly = chance.pick(&[0, 1, 20, 150]);
         let fat = chance.pick(&[0, 7, 3]);
+        let fat_at = chance.pick(&MOMENTS);
         let tasks = chance.between(0, 300);
         let pool = Pool::new(spec);
         Self {
@@ -98,6 +113,7 @@ impl World {
             fragile: if deadly > 1 { 0.0005 } else { 0.0 },
             stop_at: None,
             fat,
+            fat_at,
             tasks,
             given: 0,
             results: BTreeMap::new(),
@@ -171,7 +187,12 @@ impl World {
             Action::Deliver { seq, .. } => self.result(seq, "delivered"),
             Action::Fail { seq, cause, .. } => self.result(seq, &format!("{cause:?}")),
             Action::Over(over) => self.over = Some(over),
-            Action::Budget(_) | Action::Suspend(_) | Action::Resume(_) | Action::Warn(_) => {}
+            Action::Budget(_)
+            | Action::Suspend(_)
+            | Action::Resume(_)
+            | Action::Warn(_)
+            | Action::StartDied(..)
+            | Action::TemplateAnew(..) => {}
         }
     }
 
@@ -184,7 +205,13 @@ impl World {
         let mut tasks = hand.tasks.iter();
         // Some it had finished, and their results went down with it.
         let finished = (0..lost).filter_map(|_| tasks.next()).last().copied();
-        let begun = tasks.next().copied().or(finished);
+        let next = tasks.next().copied();
+        let (begun, receiving) = match self.chance.pick(&MOMENTS) {
+            Moment::Begun => (next, None),
+            Moment::Receiving => (None, next),
+            Moment::Silent => (None, None),
+        };
+        let begun = begun.or(finished);
         self.news.push_back(Event::WorkerEnded {
             worker,
             ended,
@@ -192,6 +219,7 @@ impl World {
             peak: Some(Bytes::mib(100)),
             begun: begun.unwrap_or(0),
             finished: finished.unwrap_or(0),
+            receiving: receiving.unwrap_or(0),
         });
     }
 
@@ -244,13 +272,19 @@ impl World {
         if self.fat > 0 && seq % self.fat == 0 {
             let slot = hand.slot;
             hand.tasks.truncate(1);
+            let (begun, receiving) = match self.fat_at {
+                Moment::Begun => (seq, 0),
+                Moment::Receiving => (0, seq),
+                Moment::Silent => (0, 0),
+            };
             let event = Event::WorkerEnded {
                 worker,
                 ended: Ended::Signal(Signal::KILL),
                 oom: Oom::Cap,
                 peak: Some(Bytes::mib(100)),
-                begun: seq,
+                begun,
                 finished: 0,
+                receiving,
             };
             self.hands.remove(&worker);
             assert!(self.nests.contains_key(&slot));
@@ -308,7 +342,8 @@ impl World {
                 self.step(worker);
             }
             if self.template && self.chance.yes(self.fragile) {
-                self.news.push_back(Event::TemplateFailed);
+                let end = TemplateEnd::Died(Ended::Signal(Signal::KILL), Oom::No);
+                self.news.push_back(Event::TemplateFailed(end));
             }
             if self.deadly > 0 && self.chance.yes(self.fragile) {
                 // Its keeper was killed, and all went with it: nobody says how it ended.
@@ -344,7 +379,14 @@ fn each_task_has_one_result_in_all_seeds() {
         fates.extend(world.results.into_values());
     }
     // The seeds reach every way in which a task can end.
-    for fate in ["delivered", "Cap", "Timeout", "Died(Signal(Signal(9)))"] {
+    let all = [
+        "delivered",
+        "Cap",
+        "CapReceiving",
+        "Timeout",
+        "Died(Signal(Signal(9)))",
+    ];
+    for fate in all {
         assert!(fates.contains(fate), "{fate} is not among {fates:?}");
     }
 }
@@ -376,99 +418,4 @@ fn told_to_end_at_once_it_does() {
         stopped += u64::from(world.over == Some(Over::Stopped));
     }
     assert!(stopped > 200, "{stopped} were told in time");
-}
-
-/// A pool of four with a budget of 400M whose tasks each grew by `need` so far, and all that it
-/// wanted since it had eight more of them.
-fn pressed(need: Bytes) -> (Pool, Timestamp, Vec<Action>) {
-    let size = |text: &str| text.parse::<Size>().map_or(Limit::Auto, Limit::At);
-    let mut pool = Pool::new(PoolSpec {
-        workers: 4,
-        max_tasks: None,
-        max_age: None,
-        memory: MemorySpec {
-            budget: size("400M"),
-            ..MemorySpec::plain()
-        },
-        task_timeout: None,
-        retries: 0,
-        oom_retries: 1,
-        batch: Some(1),
-        stop_on_error: false,
-    });
-    let mut now = Timestamp::default();
-    let mut wanted = Vec::new();
-    let mut news = VecDeque::from([
-        Event::Available(Bytes::mib(1000)),
-        Event::TemplateReady,
-        Event::Came { seq: 1, key: 0 },
-    ]);
-    news.extend((2..=9).map(|seq| Event::Came { seq, key: 0 }));
-    let mut learned = false;
-    while let Some(event) = news.pop_front() {
-        now = now.later(Duration::from_millis(1));
-        pool.handle_event(now, event);
-        while let Some(action) = pool.poll_action() {
-            match action {
-                Action::RaiseNest(slot, _) => news.push_back(Event::NestUp(slot)),
-                // The first one teaches what the others need, before these are there.
-                Action::Fork(_, worker) if !learned => {
-                    learned = true;
-                    let base = Bytes::ZERO;
-                    news.push_front(Event::Ended {
-                        worker,
-                        seq: 1,
-                        how: How::Returned,
-                        micros: 1000,
-                        peak: need,
-                    });
-                    news.push_front(Event::Ready { worker, base });
-                }
-                Action::Fork(_, worker) => news.push_back(Event::Ready {
-                    worker,
-                    base: Bytes::ZERO,
-                }),
-                other => wanted.push(other),
-            }
-        }
-    }
-    (pool, now, wanted)
-}
-
-fn under_way(wanted: &[Action]) -> usize {
-    let sent = |action: &&Action| matches!(action, Action::Send(..));
-    wanted.iter().filter(sent).count() - 1
-}
-
-#[test]
-fn tasks_that_do_not_fit_together_wait() {
-    for (need, together) in [(20, 4), (100, 3), (150, 2), (250, 1), (900, 1)] {
-        let (_, _, wanted) = pressed(Bytes::mib(need));
-        assert_eq!(under_way(&wanted), together, "{need} MB each");
-    }
-}
-
-#[test]
-fn under_pressure_the_youngest_is_suspended_then_killed_then_goes_on() {
-    let after = |each: u64, then: u64| {
-        let (mut pool, mut now, _) = pressed(Bytes::mib(20));
-        let mut wanted = Vec::new();
-        for memory in [each, then] {
-            for slot in 0..4 {
-                now = now.later(Duration::from_millis(1));
-                pool.handle_event(now, Event::Sampled(SlotId(slot), Bytes::mib(memory)));
-                wanted.extend(std::iter::from_fn(|| pool.poll_action()));
-            }
-        }
-        let is = |look: fn(&Action) -> bool| wanted.iter().any(look);
-        (
-            is(|it| matches!(it, Action::Suspend(_))),
-            is(|it| matches!(it, Action::KillSlot(_))),
-            is(|it| matches!(it, Action::Resume(_))),
-        )
-    };
-    assert_eq!(after(80, 80), (false, false, false));
-    assert_eq!(after(93, 93), (true, false, false));
-    assert_eq!(after(93, 20), (true, false, true));
-    assert!(after(99, 99).1, "over the budget the youngest is killed");
 }

@@ -7,6 +7,8 @@ import struct
 import sys
 import traceback
 
+from .large import drop
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -28,7 +30,10 @@ class Json:
             self.initializer()
 
     def run(self, body):
-        value = self.decode(str(body, "utf-8"))
+        text = str(body, "utf-8")
+        drop(body)
+        value = self.decode(text)
+        del text
         if self.call == "one":
             return self.function(value)
         if self.call == "args":
@@ -56,11 +61,13 @@ class Pickle:
 
     def initialize(self, setup):
         initializer, arguments = pickle.loads(setup)
+        drop(setup)
         if initializer is not None:
             initializer(*arguments)
 
     def run(self, body):
         function, arguments, keywords = self.load(body)
+        drop(body)
         return function(*arguments, **keywords)
 
     def describe(self, error):
@@ -106,6 +113,14 @@ def describe(error):
     if kind.__module__ not in ("builtins", "__main__"):
         name = kind.__module__ + "." + name
     words = {"type": name, "message": message, "traceback": text}
+    try:
+        return in_json(words)
+    except MemoryError:
+        words.update(message="<its message needs more memory than there is>", traceback=None)
+        return in_json(words)
+
+
+def in_json(words):
     return json.dumps(words, separators=(",", ":")).encode("utf-8", "replace")
 
 

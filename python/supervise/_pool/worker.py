@@ -1,7 +1,7 @@
 """A worker: reads tasks from its socket, does one after the other, writes what came of it.
 
-Two words in a page that outlives it say which task it has begun and which it has finished, so that
-its death can be blamed on one task of those that wait in its socket.
+Words in a page that outlives it say which task it has begun, which it has finished and of which it
+has read a part, so that its death can be blamed on one task of those that wait in its socket.
 """
 
 import gc
@@ -11,19 +11,18 @@ import os
 import random
 import resource
 import signal
-import socket
 import struct
 import sys
 import time
 
-from . import codec
+from . import codec, large
 
 TO_US = struct.Struct("<IBQ")
 FROM_US = struct.Struct("<IBQII")
 TASK, QUIT, SETUP = b"TQI"
 HELLO, RESULT, RAISED, UNSERIALIZABLE, OUTPUT, FAILED = b"HKEUOF"
 
-CHUNK = 1 << 18
+CHUNK = large.CHUNK
 # Results are kept back as long as more tasks wait, but no longer than this.
 LATEST_NS = 1_000_000
 # Tasks shorter than this are not worth a look at the memory.
@@ -45,6 +44,17 @@ class Worker:
     def say(self, kind, body, micros=0):
         self.out += FROM_US.pack(len(body), kind, self.number, micros, self.peak)
         self.out += body
+
+    def say_large(self, kind, body, micros):
+        """Sends a frame without a copy of its body."""
+        size = len(body)
+        if size > large.LONGEST:
+            kind = UNSERIALIZABLE
+            body = self.task.describe(ValueError("a result of %d bytes is too large" % size))
+        self.flush()
+        self.sock.sendall(FROM_US.pack(len(body), kind, self.number, micros, self.peak))
+        self.sock.sendall(body)
+        self.flushed = time.monotonic_ns()
 
     def flush(self):
         if self.out:
@@ -78,10 +88,32 @@ class Worker:
                 del waiting[:done]
                 done = 0
             self.flush()
+            if len(waiting) >= head:
+                # `waiting` begins with a part of a frame.
+                length, kind, number = unpack(waiting, 0)
+                if kind == TASK:
+                    self.page[2] = number
+                    if length > CHUNK:
+                        if not self.receive(waiting, number, length):
+                            return
+                        continue
             more = self.sock.recv(CHUNK)
             if not more:
                 return
             waiting += more
+
+    def receive(self, waiting, number, length):
+        """Reads a large task into memory of its own, and does it. False at the end of the socket."""
+        body = large.body_of(self.sock, waiting, TO_US.size, length)
+        if body is None:
+            return False
+        if isinstance(body, MemoryError):
+            self.number = self.page[0] = number
+            self.say(RAISED, self.task.describe(body))
+            self.page[1] = number
+        else:
+            self.do(number, body)
+        return True
 
     def do(self, number, body):
         self.number = number
@@ -102,14 +134,21 @@ class Worker:
             try:
                 words = self.task.encode(value)
             except BaseException as error:
-                kind, words = UNSERIALIZABLE, self.task.describe(error)
+                # Without room for its encoded form it is not the result that is wrong.
+                kind = RAISED if isinstance(error, MemoryError) else UNSERIALIZABLE
+                words = self.task.describe(error)
             value = None
         ended = clock()
-        page[1] = number
         took = ended - begun
         if took > SHORT_NS:
             self.peak = peak_kib()
-        self.say(kind, words, took // 1000 if took < LONGEST_NS else 0xFFFFFFFF)
+        micros = took // 1000 if took < LONGEST_NS else 0xFFFFFFFF
+        if len(words) > CHUNK:
+            self.say_large(kind, words, micros)
+            page[1] = number
+            return
+        page[1] = number
+        self.say(kind, words, micros)
         if took > SHORT_NS or ended - self.flushed > LATEST_NS or len(self.out) > CHUNK:
             self.flush()
 
@@ -153,8 +192,7 @@ def main(sock, page, orders, task):
     try:
         if task is None:
             worker.task = task = codec.load(orders)
-        setup = read_setup(sock) if orders["codec"] == "pickle" else b""
-        task.initialize(setup)
+        task.initialize(read_setup(sock) if orders["codec"] == "pickle" else b"")
     except BaseException as error:
         worker.say(FAILED, codec.describe(error))
         return 1 if heard(worker.flush) else 0
@@ -187,20 +225,10 @@ def die_first():
 
 def read_setup(sock):
     """The first frame, and nothing of what follows it."""
-    length, kind, _ = TO_US.unpack(exactly(sock, TO_US.size))
+    length, kind, _ = TO_US.unpack(large.exactly(sock, TO_US.size))
     if kind != SETUP:
         raise RuntimeError("a pool's first word is its setup")
-    return exactly(sock, length)
-
-
-def exactly(sock, length):
-    parts = bytearray()
-    while len(parts) < length:
-        part = sock.recv(length - len(parts), socket.MSG_WAITALL)
-        if not part:
-            raise EOFError("the supervisor has closed the socket")
-        parts += part
-    return bytes(parts)
+    return large.exactly(sock, length)
 
 
 def leave(worker, error):

@@ -1,13 +1,15 @@
 //! What the pool wants done, carried out.
 
-use super::{PoolDriver, frames};
+use std::time::Duration;
+
+use super::{PoolDriver, frames, starts};
 use crate::{
     agent::frames as wire,
     host::clock,
     queue::{Detail, Failure, Outcome, Verdict},
     supervisor::{
         action,
-        pool::event::{Action, Event, Fate, Seq},
+        pool::event::{Action, Event, Fate, Seq, TemplateEnd},
     },
     units::{Bytes, RunId, Signal, WorkerId},
 };
@@ -24,6 +26,8 @@ impl PoolDriver {
         match action {
             Action::StartTemplate => self.start_template(),
             Action::EndTemplate => {
+                // How it ends from now on is our doing.
+                self.template_explained = true;
                 self.send_all();
                 let run = self.run;
                 let kill = action::Action::KillRun { run };
@@ -57,14 +61,25 @@ impl PoolDriver {
                 cause,
                 attempts,
                 peak,
-            } => self.fail(seq, worker, (cause, attempts, peak)),
+                ran,
+            } => self.fail(seq, (worker, ran, peak), (cause, attempts)),
             Action::Warn(text) => self.parts.onlooker.say(&text),
+            Action::StartDied(ended, oom) => {
+                let limits = self.pool.limits();
+                let what = "a worker ended while it started";
+                self.last_words = Some(starts::death(what, (ended, oom), limits));
+            }
+            Action::TemplateAnew(end, rest) => {
+                let limits = self.pool.limits();
+                self.parts.onlooker.say(&starts::anew(end, rest, limits));
+            }
             Action::Over(over) => self.over = Some(over),
         }
     }
 
     pub(super) fn start_template(&mut self) {
         self.run = RunId(self.run.0 + 1);
+        (self.template_explained, self.template_ready) = (false, false);
         let run = self.run;
         match self.host.get_mut().open_pool() {
             Ok(fd) => {
@@ -76,10 +91,10 @@ impl PoolDriver {
                 host.carry_out(clock::now(), start);
             }
             Err(error) => {
-                self.parts
-                    .onlooker
-                    .say(&format!("open a socket for the template: {error}"));
-                self.own.push_back(Event::TemplateFailed);
+                let error = format!("open a socket for the template: {error}");
+                self.last_words = Some(starts::words("OSError", &error));
+                self.own
+                    .push_back(Event::TemplateFailed(TemplateEnd::Refused));
                 self.own.push_back(Event::TemplateGone);
             }
         }
@@ -102,25 +117,31 @@ impl PoolDriver {
     pub(super) fn fail(
         &mut self,
         seq: Seq,
-        worker: Option<WorkerId>,
-        (fate, attempts, peak): (Fate, u32, Option<Bytes>),
+        end: (Option<WorkerId>, Duration, Option<Bytes>),
+        (fate, attempts): (Fate, u32),
     ) {
-        let id = self.tasks.remove(&seq).and_then(|task| task.id);
-        let cap = self.pool.limits().cap.bytes;
-        let (cause, message) = frames::in_words(fate, cap, self.parts.pool.task_timeout);
+        let task = self.tasks.remove(&seq);
+        let told = frames::Told {
+            cap: self.pool.limits().cap.bytes,
+            timeout: self.parts.pool.task_timeout,
+            size: Bytes(task.as_ref().map_or(0, |task| task.body.len() as u64)),
+            again: attempts > 1,
+            start: self.last_words.as_deref(),
+        };
+        let id = task.and_then(|task| task.id);
+        let (cause, message) = frames::in_words(fate, told);
         let failure = Failure {
             cause,
             attempts,
             detail: Detail::Told(message),
         };
-        self.put_failure((seq, id), worker, peak, failure);
+        self.put_failure((seq, id), end, failure);
     }
 
     pub(super) fn put_failure(
         &mut self,
         (seq, id): (Seq, Option<Box<str>>),
-        worker: Option<WorkerId>,
-        peak: Option<Bytes>,
+        (worker, ran, peak): (Option<WorkerId>, Duration, Option<Bytes>),
         failure: Failure,
     ) {
         self.tally.failed += 1;
@@ -128,7 +149,7 @@ impl PoolDriver {
             seq,
             id,
             worker,
-            micros: 0,
+            micros: frames::in_micros(ran),
             peak,
             verdict: Verdict::Failed(failure),
         });

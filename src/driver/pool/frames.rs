@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Buf as _;
 
-use super::PoolDriver;
+use super::{PoolDriver, starts};
 use crate::{
     agent::frames::{Frame, Kind, read},
     host::clock,
@@ -71,14 +71,21 @@ impl PoolDriver {
         self.pool.handle_event(clock::now(), event);
         // A delivery is of the frame that we hold; all else is carried out as ever.
         while let Some(action) = self.pool.poll_action() {
-            if let Action::Deliver { seq, attempts, .. } = action {
+            if let Action::Deliver {
+                seq, attempts, ran, ..
+            } = action
+            {
                 let id = self.tasks.remove(&seq).and_then(|task| task.id);
                 let verdict = self.verdict(how, attempts, frame.body);
                 self.parts.sink.put(Outcome {
                     seq,
                     id,
                     worker: Some(worker),
-                    micros: u64::from(frame.micros),
+                    micros: match frame.micros {
+                        // More does not fit into a frame.
+                        u32::MAX => in_micros(ran).max(u64::from(u32::MAX)),
+                        micros => u64::from(micros),
+                    },
                     peak: Some(peak),
                     verdict,
                 });
@@ -106,20 +113,44 @@ impl PoolDriver {
     }
 }
 
+pub(super) fn in_micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What a message about the end of a task needs beside its fate.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told<'a> {
+    pub(super) cap: Option<Bytes>,
+    pub(super) timeout: Option<Duration>,
+    /// Of what its worker was to receive.
+    pub(super) size: Bytes,
+    /// It was tried more than once.
+    pub(super) again: bool,
+    /// The words of what could not start.
+    pub(super) start: Option<&'a [u8]>,
+}
+
 /// The cause, and a message.
-pub(super) fn in_words(
-    fate: Fate,
-    cap: Option<Bytes>,
-    timeout: Option<Duration>,
-) -> (String, String) {
+pub(super) fn in_words(fate: Fate, told: Told<'_>) -> (String, String) {
     match fate {
-        Fate::Cap => {
-            let cap = cap.map_or_else(String::new, |cap| format!(" of {cap}"));
-            let message = format!("the worker met its cap{cap}, and again when it was alone");
+        Fate::Cap | Fate::CapReceiving => {
+            let cap = told
+                .cap
+                .map_or_else(String::new, |cap| format!(" of {cap}"));
+            let at = match fate {
+                Fate::CapReceiving => format!(" while it received the task's {}", told.size),
+                _ => String::new(),
+            };
+            let again = if told.again {
+                ", and again when it was alone"
+            } else {
+                ""
+            };
+            let message = format!("the worker met its cap{cap}{at}{again}");
             ("cap".to_owned(), message)
         }
         Fate::Timeout => {
-            let after = timeout.unwrap_or_default();
+            let after = told.timeout.unwrap_or_default();
             let after = humantime::format_duration(after);
             (
                 "timeout".to_owned(),
@@ -132,23 +163,16 @@ pub(super) fn in_words(
             (cause, message)
         }
         Fate::StartFailed => {
-            let message = "no worker could be started".to_owned();
+            let why = told.start.and_then(starts::why);
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
+            let message = format!("no worker could be started{why}");
             ("start-failed".to_owned(), message)
         }
     }
 }
 
-/// Why no worker starts, from the words of the one that could not.
-pub(super) fn start_failure(words: &[u8]) -> String {
-    let words: serde_json::Value = serde_json::from_slice(words).unwrap_or_default();
-    let word = |name: &str| words.get(name).and_then(serde_json::Value::as_str);
-    let text = word("traceback").or_else(|| word("message"));
-    let text = text.unwrap_or("it ended before it could say why");
-    format!("no worker can be started:\n{}", text.trim_end())
-}
-
 /// How an end is named in a result.
-fn ended_in_words(ended: Ended) -> String {
+pub(super) fn ended_in_words(ended: Ended) -> String {
     match ended {
         Ended::Exit(status) => format!("exit:{status}"),
         Ended::Signal(signal) => format!("signal:{signal}"),

@@ -1,12 +1,12 @@
 //! What the machine and the pool's processes tell, put into the pool's words.
 
-use super::PoolDriver;
+use super::{PoolDriver, starts};
 use crate::{
     agent::frames as wire,
     host::pool::News,
     supervisor::{
         event::{self as machine, CapMechanism},
-        pool::event::{Event, SlotId},
+        pool::event::{Event, SlotId, TemplateEnd},
     },
     units::Signal,
 };
@@ -38,16 +38,16 @@ impl PoolDriver {
                 return;
             }
             machine::Event::StartFailed { error, .. } => {
-                self.parts.onlooker.say(&error);
-                Event::TemplateFailed
+                self.last_words = Some(starts::words("OSError", &error));
+                Event::TemplateFailed(TemplateEnd::Refused)
             }
-            machine::Event::CommandEnded { .. } => {
+            machine::Event::CommandEnded { ended, oom, .. } => {
                 // What it said before it ended is read first.
                 self.host.get_mut().hear_template();
                 while let Some(news) = self.host.get_mut().poll_news() {
                     self.on_news(news);
                 }
-                Event::TemplateFailed
+                Event::TemplateFailed(self.template_end(ended, oom))
             }
             machine::Event::RunOver { .. } => Event::TemplateGone,
             machine::Event::Signalled(signal @ (Signal::TERM | Signal::INT)) => {
@@ -73,6 +73,20 @@ impl PoolDriver {
         self.hand_in(event);
     }
 
+    /// Why the template has ended; kept, unless it said so itself.
+    fn template_end(&mut self, ended: machine::Ended, oom: machine::Oom) -> TemplateEnd {
+        if self.template_explained {
+            return TemplateEnd::Refused;
+        }
+        let limits = self.pool.limits();
+        self.last_words = Some(if self.template_ready {
+            starts::death("the template ended", (ended, oom), limits)
+        } else {
+            starts::death("the template ended while it imported", (ended, oom), limits)
+        });
+        TemplateEnd::Died(ended, oom)
+    }
+
     /// Imports have started threads, and a fork has only the one that forks (fork(2)).
     fn on_threads(&mut self, threads: u32) -> Event {
         let found =
@@ -93,9 +107,13 @@ impl PoolDriver {
             News::TemplateReady(threads) if threads > 0 && self.parts.orders.warm => {
                 self.on_threads(threads)
             }
-            News::TemplateReady(_) => Event::TemplateReady,
+            News::TemplateReady(_) => {
+                self.template_ready = true;
+                Event::TemplateReady
+            }
             News::TemplateFailed(words) => {
                 self.last_words = Some(words);
+                self.template_explained = true;
                 return;
             }
             News::NestUp(slot) => Event::NestUp(SlotId(slot)),
@@ -119,6 +137,7 @@ impl PoolDriver {
                 peak,
                 begun,
                 finished,
+                receiving,
             } => {
                 self.host.get_mut().forget_child(worker);
                 self.to.remove(&worker);
@@ -129,6 +148,7 @@ impl PoolDriver {
                     peak,
                     begun,
                     finished,
+                    receiving,
                 }
             }
         };

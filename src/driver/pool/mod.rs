@@ -4,6 +4,8 @@ mod doing;
 mod frames;
 mod hearing;
 mod onlooker;
+mod parts;
+mod starts;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,72 +13,27 @@ use std::{
     io,
     path::PathBuf,
     task::Poll,
+    time::Duration,
 };
 
 use tokio::{io::unix::AsyncFd, time::sleep};
 
 use crate::{
-    agent::pool::{Files, Orders},
+    agent::pool::Files,
     host::{Host, clock},
-    queue::{Detail, Failure, Given, Sink, Source, Task},
-    supervisor::{
-        pool::{
-            Pool,
-            event::{Event, Over, Seq},
-            spec::PoolSpec,
-        },
-        spec::Spec,
+    queue::{Detail, Failure, Given, Task},
+    supervisor::pool::{
+        Pool,
+        event::{Event, Over, Seq},
     },
-    units::{RunId, Signal, Timestamp, WorkerId},
+    units::{RunId, Timestamp, WorkerId},
 };
 
 pub use onlooker::{Onlooker, Standing};
+pub use parts::{Parts, Tally};
 
 /// What one turn reads of the source at most.
 const AT_ONCE: usize = 4096;
-
-/// What a pool is made of.
-pub struct Parts {
-    /// The wishes.
-    pub pool: PoolSpec,
-    /// The machine's side of them: the command is the Python interpreter.
-    pub spec: Spec,
-    /// The Python side of them.
-    pub orders: Orders,
-    /// Workers are forked from the template even if its imports have started threads.
-    pub forks_always: bool,
-    /// An executor's setup, for each worker.
-    pub setup: Option<Vec<u8>>,
-    /// Where tasks come from.
-    pub source: Box<dyn Source>,
-    /// Where results go.
-    pub sink: Box<dyn Sink>,
-    /// Where the Python side's files are put.
-    pub directory: PathBuf,
-    /// Who looks on.
-    pub onlooker: Box<dyn Onlooker>,
-}
-
-impl std::fmt::Debug for Parts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Parts")
-            .field("pool", &self.pool)
-            .finish_non_exhaustive()
-    }
-}
-
-/// How it went.
-#[derive(Clone, Copy, Debug)]
-pub struct Tally {
-    /// Tasks that returned.
-    pub done: u64,
-    /// Tasks that failed.
-    pub failed: u64,
-    /// How the pool ended.
-    pub over: Over,
-    /// The signal that stopped it.
-    pub stopped_by: Option<Signal>,
-}
 
 /// The loop and what it holds.
 pub struct PoolDriver {
@@ -92,6 +49,9 @@ pub struct PoolDriver {
     inherited: Option<i32>,
     /// The words of what could not start.
     last_words: Option<Vec<u8>>,
+    /// It is known why the template ends.
+    template_explained: bool,
+    template_ready: bool,
     to: BTreeMap<WorkerId, Vec<u8>>,
     own: VecDeque<Event>,
     given: Vec<Given>,
@@ -133,6 +93,8 @@ impl PoolDriver {
             run: RunId(0),
             inherited: None,
             last_words: None,
+            template_explained: false,
+            template_ready: false,
             to: BTreeMap::new(),
             own: VecDeque::new(),
             given: Vec::new(),
@@ -166,7 +128,7 @@ impl PoolDriver {
         }
         if self.tally.over == Over::GaveUp {
             let words = self.last_words.take().unwrap_or_default();
-            self.parts.onlooker.say(&frames::start_failure(&words));
+            self.parts.onlooker.say(&starts::failure(&words));
             self.parts.sink.give_up(&words);
         }
         let standing = self.standing(clock::now());
@@ -289,7 +251,7 @@ impl PoolDriver {
                         attempts: 0,
                         detail: Detail::Told(message),
                     };
-                    self.put_failure((seq, id), None, None, failure);
+                    self.put_failure((seq, id), (None, Duration::ZERO, None), failure);
                     if self.parts.pool.stop_on_error {
                         self.own.push_back(Event::Stop);
                     }

@@ -37,16 +37,17 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// The two words of its page.
-    pub(super) fn progress(&self) -> (u64, u64) {
-        let mut words = [0; 16];
+    /// The first words of its page: the task that it has begun last, that it has finished last,
+    /// and that it has read a part of last.
+    pub(super) fn progress(&self) -> [u64; 3] {
+        let mut words = [0; 24];
         // A page that cannot be read blames nobody.
         let _ = self.page.read_exact_at(&mut words, 0);
         let word = |from: usize| {
             let bytes = words.get(from..from + 8).and_then(|it| it.try_into().ok());
             u64::from_ne_bytes(bytes.unwrap_or_default())
         };
-        (word(0), word(8))
+        [word(0), word(8), word(16)]
     }
 
     /// Reads what is there, but not for ever.

@@ -189,14 +189,15 @@ impl Host {
     fn end_child(&mut self, worker: WorkerId, (ended, oom, peak): (Ended, Oom, Option<Bytes>)) {
         let Some(pool) = &mut self.pool else { return };
         pool.numbers.retain(|_, known| *known != worker);
-        let (mut begun, mut finished) = (0, 0);
+        let mut progress = [0; 3];
         if let Some(child) = pool.children.get_mut(&worker) {
             while child.read(&mut pool.buffer) == Left::Perhaps {}
-            (begun, finished) = child.progress();
+            progress = child.progress();
             if !child.said.is_empty() {
                 pool.news.push_back(News::Said(worker));
             }
         }
+        let [begun, finished, receiving] = progress;
         pool.news.push_back(News::Ended {
             worker,
             ended,
@@ -204,6 +205,7 @@ impl Host {
             peak,
             begun,
             finished,
+            receiving,
         });
     }
 

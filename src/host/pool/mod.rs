@@ -64,10 +64,12 @@ pub enum News {
         oom: Oom,
         /// Its peak.
         peak: Option<Bytes>,
-        /// What it had begun, and what it had finished.
+        /// The task that it had begun last.
         begun: u64,
-        /// See above.
+        /// The task that it had finished last.
         finished: u64,
+        /// The task that it had read a part of last.
+        receiving: u64,
     },
 }
 

@@ -1,14 +1,28 @@
 //! Workers that end, and what becomes of their tasks.
 
+use std::time::Duration;
+
 use super::{
     DEATHS_MAX, LEAVE, LOST_MAX, Next, Phase, Pool, STARTS_MAX,
-    event::{Action, Fate, Over, Seq, SlotId},
-    worker::{Killed, Nest, Stage, Ticket, Worker},
+    event::{Action, Fate, Over, SlotId},
+    worker::{Killed, Nest, Part, Progress, Stage, Ticket, Worker},
 };
+
 use crate::{
     supervisor::event::{Ended, Oom},
     units::{Bytes, Timestamp, WorkerId},
 };
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug)]
+struct Death {
+    id: WorkerId,
+    ended: Ended,
+    oom: Oom,
+    peak: Option<Bytes>,
+    /// Since it began the first task of its window.
+    ran: Duration,
+}
 
 impl Pool {
     pub(super) fn on_nest_gone(&mut self, now: Timestamp, slot: SlotId, oom: Oom) {
@@ -25,7 +39,11 @@ impl Pool {
                 .get(&id)
                 .and_then(|worker| worker.window.front())
                 .map_or(0, |ticket| ticket.seq);
-            self.on_worker_ended(now, id, (Ended::Unseen, oom, None), (begun, 0));
+            let at = Progress {
+                begun,
+                ..Progress::default()
+            };
+            self.on_worker_ended(now, id, (Ended::Unseen, oom, None), at);
         }
         if let Some(slot) = self.slots.get_mut(&slot) {
             slot.nest = Nest::None;
@@ -38,38 +56,40 @@ impl Pool {
 
     pub(super) fn on_worker_ended(
         &mut self,
-        _now: Timestamp,
+        now: Timestamp,
         id: WorkerId,
         (ended, oom, peak): (Ended, Oom, Option<Bytes>),
-        (begun, finished): (Seq, Seq),
+        at: Progress,
     ) {
         let Some(worker) = self.workers.remove(&id) else {
             return;
         };
         self.dispatch = true;
         if worker.stage == Stage::Boots {
-            self.on_stillborn(&worker);
+            self.on_stillborn(&worker, ended, oom);
         }
-        let suspect = (begun != finished && begun != 0).then_some(begun);
-        let position =
-            suspect.and_then(|seq| worker.window.iter().position(|ticket| ticket.seq == seq));
-        let done = worker
-            .window
-            .iter()
-            .position(|ticket| ticket.seq == finished)
-            .map_or(0, |last| last + 1);
-        let before = position.unwrap_or(done);
+        let done = worker.place_of(at.finished).map_or(0, |last| last + 1);
+        let suspect = self.suspect(&worker, oom, at, done);
+        let before = suspect.map_or(done, |(position, _)| position);
+        let death = Death {
+            id,
+            ended,
+            oom,
+            peak,
+            ran: now.since(worker.front_begun),
+        };
         let mut again = Vec::with_capacity(worker.window.len());
         for (index, mut ticket) in worker.window.iter().copied().enumerate() {
-            if Some(index) == position {
-                if let Some(ticket) = self.judge(&worker, id, ticket, (ended, oom, peak)) {
+            let part = suspect.filter(|(position, _)| *position == index);
+            if let Some((_, part)) = part {
+                if let Some(ticket) = self.judge(&worker, ticket, part, &death) {
                     again.push(ticket);
                 }
             } else if index < before {
                 // Finished, and the result went down with the worker: it is wanted still.
                 ticket.lost = ticket.lost.saturating_add(1);
                 if ticket.lost > LOST_MAX {
-                    self.give_up(ticket, id, Fate::Died(ended), peak);
+                    self.give_up(ticket, Fate::Died(ended), &death);
                 } else {
                     again.push(ticket);
                 }
@@ -84,55 +104,84 @@ impl Pool {
         }
     }
 
+    /// The task that a worker ended at, by its place in the window, and its part in that.
+    fn suspect(
+        &self,
+        worker: &Worker,
+        oom: Oom,
+        at: Progress,
+        done: usize,
+    ) -> Option<(usize, Part)> {
+        let begun = worker
+            .place_of(at.begun)
+            .filter(|_| at.begun != at.finished);
+        if let Some(place) = begun {
+            return Some((place, Part::Begun));
+        }
+        // What was received before it was begun is behind `done`: the page keeps the last word.
+        let received = worker.place_of(at.receiving).filter(|it| *it == done);
+        if let Some(place) = received {
+            return Some((place, Part::Received));
+        }
+        // It may have met its cap at the first bytes of a task, again and again.
+        let next = oom != Oom::No && done < worker.window.len() && self.phase == Phase::Running;
+        next.then_some((done, Part::Next))
+    }
+
     /// What becomes of the task that its worker died at; it is given back if it is to be tried
     /// again.
     fn judge(
         &mut self,
         worker: &Worker,
-        id: WorkerId,
         mut ticket: Ticket,
-        (ended, oom, peak): (Ended, Oom, Option<Bytes>),
+        part: Part,
+        death: &Death,
     ) -> Option<Ticket> {
         let retry = self.stop.is_none();
+        let Death {
+            ended, oom, peak, ..
+        } = *death;
         if let Phase::Clearing(next) = self.phase {
             // All are ended because of the template: no task has done anything.
-            ticket.lost = ticket.lost.saturating_add(1);
             let fate = match next {
-                Next::Restart if retry && ticket.lost <= LOST_MAX => return Some(ticket),
+                Next::Restart | Next::RestartAfter(_) => Fate::Died(ended),
                 Next::End(Over::GaveUp) => Fate::StartFailed,
-                Next::Restart | Next::End(_) => Fate::Died(ended),
+                Next::End(_) => Fate::Died(ended),
             };
-            self.give_up(ticket, id, fate, peak);
-            return None;
+            let may_retry = retry && !matches!(next, Next::End(_));
+            return self.put_back(ticket, may_retry, fate, death);
         }
         if let Some(peak) = peak.filter(|_| oom != Oom::No || worker.killed == Some(Killed::Budget))
         {
             self.learn(ticket.key, peak.minus(worker.base));
         }
+        let by_cap = match (oom, part) {
+            // Not our limit, and not this task's doing as far as we know.
+            (Oom::Elsewhere, _) => Fate::Died(ended),
+            (_, Part::Received) => Fate::CapReceiving,
+            (_, Part::Begun | Part::Next) => Fate::Cap,
+        };
         // Where others ran beside it, the budget was met by all of them: it is nobody's fault.
         let crowded = oom == Oom::Budget && self.under_way() > 0;
         if worker.killed == Some(Killed::Budget) || (worker.killed.is_none() && crowded) {
-            ticket.lost = ticket.lost.saturating_add(1);
-            if ticket.lost <= LOST_MAX && retry {
-                return Some(ticket);
-            }
-            self.give_up(ticket, id, Fate::Cap, peak);
-            return None;
+            return self.put_back(ticket, retry, Fate::Cap, death);
         }
         if worker.killed.is_none() && oom != Oom::No {
+            if part == Part::Next {
+                return self.put_back(ticket, retry, by_cap, death);
+            }
             ticket.ooms = ticket.ooms.saturating_add(1);
             if ticket.ooms <= self.spec.oom_retries && retry {
                 // In a worker of its own, before anything else.
                 self.alone.push_back(ticket);
             } else {
-                let fate = match oom {
-                    // Not our limit, and not this task's doing as far as we know.
-                    Oom::Elsewhere => Fate::Died(ended),
-                    Oom::No | Oom::Cap | Oom::Budget => Fate::Cap,
-                };
-                self.give_up(ticket, id, fate, peak);
+                self.give_up(ticket, by_cap, death);
             }
             return None;
+        }
+        if worker.killed.is_none() && part != Part::Begun {
+            // It had no effects yet, and its worker was ended by somebody else.
+            return self.put_back(ticket, retry, Fate::Died(ended), death);
         }
         ticket.failed = ticket.failed.saturating_add(1);
         if ticket.failed <= self.spec.retries && retry {
@@ -142,17 +191,34 @@ impl Pool {
             Some(Killed::Timeout) => Fate::Timeout,
             Some(Killed::Budget | Killed::Late) | None => Fate::Died(ended),
         };
-        self.give_up(ticket, id, fate, peak);
+        self.give_up(ticket, fate, death);
         None
     }
 
-    fn give_up(&mut self, ticket: Ticket, worker: WorkerId, cause: Fate, peak: Option<Bytes>) {
+    /// The task is run again without blame, but not for ever.
+    fn put_back(
+        &mut self,
+        mut ticket: Ticket,
+        retry: bool,
+        fate: Fate,
+        death: &Death,
+    ) -> Option<Ticket> {
+        ticket.lost = ticket.lost.saturating_add(1);
+        if retry && ticket.lost <= LOST_MAX {
+            return Some(ticket);
+        }
+        self.give_up(ticket, fate, death);
+        None
+    }
+
+    fn give_up(&mut self, ticket: Ticket, cause: Fate, death: &Death) {
         self.actions.push_back(Action::Fail {
             seq: ticket.seq,
-            worker: Some(worker),
+            worker: Some(death.id),
             cause,
             attempts: ticket.attempts(),
-            peak,
+            peak: death.peak,
+            ran: death.ran,
         });
         if self.spec.stop_on_error {
             self.stop(Over::Failed);
@@ -160,7 +226,7 @@ impl Pool {
     }
 
     /// It ended before it could take a task.
-    fn on_stillborn(&mut self, worker: &Worker) {
+    fn on_stillborn(&mut self, worker: &Worker, ended: Ended, oom: Oom) {
         if worker.is_doomed() || matches!(self.phase, Phase::Clearing(_) | Phase::Over) {
             return;
         }
@@ -168,6 +234,7 @@ impl Pool {
             self.starts_failed = self.starts_failed.saturating_add(1);
             self.starts_failed >= STARTS_MAX
         } else {
+            self.actions.push_back(Action::StartDied(ended, oom));
             self.deaths = self.deaths.saturating_add(1);
             self.deaths >= DEATHS_MAX
         };

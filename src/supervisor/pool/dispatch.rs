@@ -122,6 +122,7 @@ impl Pool {
         };
         if worker.window.is_empty() {
             worker.front_since = now;
+            worker.front_begun = now;
         }
         worker.window.push_back(ticket);
         worker.sent = worker.sent.saturating_add(1);
@@ -261,7 +262,9 @@ impl Pool {
         let Some(mut ticket) = worker.window.pop_front() else {
             return;
         };
+        let ran = now.since(worker.front_begun);
         worker.front_since = now;
+        worker.front_begun = now;
         worker.alone = false;
         if worker.window.is_empty() && worker.stage == Stage::Retires {
             worker.stage = Stage::Leaves;
@@ -282,6 +285,7 @@ impl Pool {
             seq,
             worker: id,
             attempts: ticket.attempts(),
+            ran,
         });
         if how != How::Returned && self.spec.stop_on_error {
             self.stop(Over::Failed);

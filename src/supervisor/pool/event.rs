@@ -1,5 +1,7 @@
 //! What a pool hears, and what it wants.
 
+use std::time::Duration;
+
 use crate::{
     supervisor::event::{Ended, Oom},
     units::{Bytes, WorkerId},
@@ -23,8 +25,8 @@ pub enum Event {
     TemplateReady,
     /// It has, and workers cannot be forked from it: it is to be started in another way.
     TemplateUnfit,
-    /// It could not, or it ended by itself; what is known of it, as the worker's words.
-    TemplateFailed,
+    /// It could not, or it has ended.
+    TemplateFailed(TemplateEnd),
     /// Everything that the template started is gone.
     TemplateGone,
     /// A nest was forked and is in its group.
@@ -74,6 +76,8 @@ pub enum Event {
         begun: Seq,
         /// The task that it finished last; 0: none.
         finished: Seq,
+        /// The task of which it had read a part last; 0: none.
+        receiving: Seq,
     },
     /// What all in a slot hold.
     Sampled(SlotId, Bytes),
@@ -90,6 +94,15 @@ pub enum Event {
     Stop,
     /// End what is under way as well.
     StopAtOnce,
+}
+
+/// Why there is no template any more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TemplateEnd {
+    /// It cannot be started, or an import raised: it would do so again.
+    Refused,
+    /// It ended, and did not say why.
+    Died(Ended, Oom),
 }
 
 /// How a task ended in its worker's words.
@@ -138,6 +151,8 @@ pub enum Action {
         worker: WorkerId,
         /// How often it was begun.
         attempts: u32,
+        /// For how long it ran in its last attempt, as seen from here.
+        ran: Duration,
     },
     /// There are no words of a worker: deliver this.
     Fail {
@@ -151,9 +166,15 @@ pub enum Action {
         attempts: u32,
         /// The most that its worker held.
         peak: Option<Bytes>,
+        /// For how long it ran in its last attempt.
+        ran: Duration,
     },
     /// Say this.
     Warn(String),
+    /// A worker ended while it started, and did not say why.
+    StartDied(Ended, Oom),
+    /// The template has ended like this; it is started anew after this time.
+    TemplateAnew(TemplateEnd, Duration),
     /// The pool is over.
     Over(Over),
 }
@@ -163,6 +184,8 @@ pub enum Action {
 pub enum Fate {
     /// Its worker met its cap, or the budget, and did so again when it was alone.
     Cap,
+    /// Its worker met its cap while it received the task, and did so again when it was alone.
+    CapReceiving,
     /// It ran for too long.
     Timeout,
     /// Its worker ended.

@@ -1,13 +1,15 @@
 //! The template, the nests, and the pool's own end.
 
+use std::time::Duration;
+
 use super::{
     Next, Phase, Pool, STARTS_MAX,
-    event::{Action, Fate, Over, SlotId},
+    event::{Action, Fate, Over, SlotId, TemplateEnd},
     worker::{Nest, Stage},
 };
 use crate::{
     supervisor::{
-        event::Oom,
+        event::{Ended, Oom},
         limits::{Circumstances, derive},
         report::Effective,
         spec::Limit,
@@ -19,6 +21,16 @@ use crate::{
 const ALONE: f64 = 0.95;
 /// Once a template was ready, this many may end in a row before the pool gives up.
 const KILLS_MAX: u32 = 50;
+/// A template that ended while it started is started again after this time; it doubles with each
+/// further end,
+const REST: Duration = Duration::from_millis(100);
+/// up to this.
+const REST_MAX: Duration = Duration::from_secs(5);
+
+fn rest_after(failures: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
+    REST.saturating_mul(doubled).min(REST_MAX)
+}
 
 impl Pool {
     pub(super) fn on_available(&mut self, available: Bytes) {
@@ -39,8 +51,7 @@ impl Pool {
         self.actions
             .push_back(Action::Budget(self.limits.budget.bytes));
         if self.phase == Phase::Idle {
-            self.phase = Phase::Starting;
-            self.actions.push_back(Action::StartTemplate);
+            self.start_template();
         }
     }
 
@@ -60,26 +71,36 @@ impl Pool {
         }
     }
 
-    pub(super) fn on_template_failed(&mut self) {
-        if matches!(self.phase, Phase::Clearing(_) | Phase::Over) {
+    pub(super) fn on_template_failed(&mut self, end: TemplateEnd) {
+        if matches!(
+            self.phase,
+            Phase::Clearing(_) | Phase::Resting(_) | Phase::Over
+        ) {
             return;
         }
         self.template_failures = self.template_failures.saturating_add(1);
-        // What cannot be imported the first time cannot be imported the second time. What has been
-        // imported once can be imported again: then the template was killed while it started.
-        let most = match (self.phase, self.has_imported) {
-            (Phase::Starting, false) => 0,
-            (_, false) => STARTS_MAX,
+        let starts = self.phase == Phase::Starting;
+        // What cannot be imported the first time cannot be imported the second time. What was
+        // killed while it started may start, and what was imported once can be imported again.
+        let most = match (end, self.has_imported) {
+            (TemplateEnd::Refused, false) => 0,
+            (TemplateEnd::Died(..), false) => STARTS_MAX - 1,
             (_, true) => KILLS_MAX,
         };
         let next = if self.template_failures > most {
             Next::End(Over::GaveUp)
+        } else if starts {
+            Next::RestartAfter(rest_after(self.template_failures))
         } else {
-            self.actions.push_back(Action::Warn(
-                "the template has ended, and is started anew with all workers".to_owned(),
-            ));
             Next::Restart
         };
+        let rest = match next {
+            Next::Restart => Some(Duration::ZERO),
+            Next::RestartAfter(rest) => Some(rest),
+            Next::End(_) => None,
+        };
+        let anew = rest.map(|rest| Action::TemplateAnew(end, rest));
+        self.actions.extend(anew);
         self.phase = Phase::Clearing(next);
         self.actions.push_back(Action::EndTemplate);
     }
@@ -87,21 +108,36 @@ impl Pool {
     pub(super) fn on_template_gone(&mut self, now: Timestamp) {
         if matches!(self.phase, Phase::Starting | Phase::Running) {
             // Nothing is left, and nobody said how it ended: its keeper was killed.
-            self.on_template_failed();
+            self.on_template_failed(TemplateEnd::Died(Ended::Unseen, Oom::No));
         }
         let slots: Vec<_> = self.slots.keys().copied().collect();
         for slot in slots {
             self.on_nest_gone(now, slot, Oom::No);
         }
-        match self.phase {
-            Phase::Clearing(Next::Restart) if self.stop.is_none() => {
-                self.phase = Phase::Starting;
-                self.actions.push_back(Action::StartTemplate);
+        match (self.phase, self.stop) {
+            (Phase::Clearing(Next::Restart | Next::RestartAfter(_)), Some(over))
+            | (Phase::Clearing(Next::End(over)), _) => self.end(over),
+            (Phase::Clearing(Next::Restart), None) => self.start_template(),
+            (Phase::Clearing(Next::RestartAfter(rest)), None) => {
+                self.phase = Phase::Resting(now.later(rest));
             }
-            Phase::Clearing(Next::Restart) => self.end(self.stop.unwrap_or(Over::Stopped)),
-            Phase::Clearing(Next::End(over)) => self.end(over),
-            Phase::Idle | Phase::Starting | Phase::Running | Phase::Over => {}
+            (
+                Phase::Idle | Phase::Starting | Phase::Resting(_) | Phase::Running | Phase::Over,
+                _,
+            ) => {}
         }
+    }
+
+    /// Starts the template that could not start, once it has rested.
+    pub(super) fn start_rested(&mut self, now: Timestamp) {
+        if matches!(self.phase, Phase::Resting(until) if until <= now) {
+            self.start_template();
+        }
+    }
+
+    fn start_template(&mut self) {
+        self.phase = Phase::Starting;
+        self.actions.push_back(Action::StartTemplate);
     }
 
     pub(super) fn on_nest_up(&mut self, now: Timestamp, slot: SlotId) {
@@ -137,7 +173,7 @@ impl Pool {
             self.stop = Some(over);
             self.queue.clear();
             self.alone.clear();
-            if matches!(self.phase, Phase::Idle) {
+            if matches!(self.phase, Phase::Idle | Phase::Resting(_)) {
                 self.end(over);
             }
             self.dispatch = true;
@@ -149,7 +185,7 @@ impl Pool {
         self.stop(Over::Stopped);
         let over = self.stop.unwrap_or(Over::Stopped);
         match self.phase {
-            Phase::Idle | Phase::Over => {}
+            Phase::Idle | Phase::Resting(_) | Phase::Over => {}
             Phase::Clearing(_) => self.phase = Phase::Clearing(Next::End(over)),
             Phase::Starting | Phase::Running => {
                 self.phase = Phase::Clearing(Next::End(over));
@@ -170,6 +206,7 @@ impl Pool {
                     cause: Fate::StartFailed,
                     attempts: ticket.attempts(),
                     peak: None,
+                    ran: Duration::ZERO,
                 });
             }
         }
@@ -185,6 +222,7 @@ mod tests {
         pool::{event::Event, spec::PoolSpec},
         spec::MemorySpec,
     };
+    use crate::units::Signal;
 
     /// A pool whose template is being started.
     fn starting() -> Pool {
@@ -209,27 +247,66 @@ mod tests {
         std::iter::from_fn(|| pool.poll_action()).collect()
     }
 
-    /// The template ends. The result: whether it is started anew.
-    fn is_started_anew(pool: &mut Pool) -> bool {
-        happens(pool, Event::TemplateFailed);
-        let actions = happens(pool, Event::TemplateGone);
+    fn killed() -> Event {
+        Event::TemplateFailed(TemplateEnd::Died(Ended::Signal(Signal::KILL), Oom::No))
+    }
+
+    /// The template ends. The result: after which time it is started anew; `None`: not at all.
+    fn started_anew(pool: &mut Pool, end: Event) -> Option<Duration> {
+        let mut now = Timestamp::default();
+        happens(pool, end);
+        let mut actions = happens(pool, Event::TemplateGone);
+        let mut rested = Duration::ZERO;
+        if let (Phase::Resting(_), Some(until)) = (pool.phase, pool.poll_deadline()) {
+            rested = until.since(now);
+            now = until;
+            pool.handle_event(now, Event::Deadline);
+            actions.extend(std::iter::from_fn(|| pool.poll_action()));
+        }
         let anew = actions.contains(&Action::StartTemplate);
-        assert_ne!(
-            anew,
-            actions.contains(&Action::Over(Over::GaveUp)),
-            "{actions:?}"
-        );
-        anew
+        let given_up = actions.contains(&Action::Over(Over::GaveUp));
+        assert_ne!(anew, given_up, "{actions:?}");
+        anew.then_some(rested)
     }
 
     #[test]
-    fn a_template_that_ends_while_it_starts_is_started_anew_once_one_was_ready() {
-        assert!(!is_started_anew(&mut starting()));
+    fn a_template_that_is_killed_while_it_starts_is_started_again_with_growing_rests() {
+        let mut pool = starting();
+        let rests: Vec<_> = std::iter::from_fn(|| started_anew(&mut pool, killed())).collect();
+        assert_eq!(rests, [100, 200].map(Duration::from_millis));
         let mut pool = starting();
         happens(&mut pool, Event::TemplateReady);
-        for _ in 0..KILLS_MAX {
-            assert!(is_started_anew(&mut pool));
-        }
-        assert!(!is_started_anew(&mut pool), "not for ever");
+        // It served: there is no need to wait.
+        assert_eq!(started_anew(&mut pool, killed()), Some(Duration::ZERO));
+        let rests: Vec<_> = std::iter::from_fn(|| started_anew(&mut pool, killed())).collect();
+        assert_eq!(
+            rests.len() + 1,
+            usize::try_from(KILLS_MAX).unwrap(),
+            "not for ever"
+        );
+        assert_eq!(rests.first(), Some(&(2 * REST)));
+        assert_eq!(rests.iter().max(), Some(&REST_MAX));
+    }
+
+    #[test]
+    fn a_template_that_cannot_import_is_not_started_again() {
+        let refused = || Event::TemplateFailed(TemplateEnd::Refused);
+        assert_eq!(started_anew(&mut starting(), refused()), None);
+        // What could be imported once may be imported again.
+        let mut pool = starting();
+        happens(&mut pool, Event::TemplateReady);
+        assert!(started_anew(&mut pool, killed()).is_some());
+        assert!(started_anew(&mut pool, refused()).is_some());
+    }
+
+    #[test]
+    fn a_pool_that_is_stopped_while_its_template_rests_ends() {
+        let mut pool = starting();
+        happens(&mut pool, killed());
+        happens(&mut pool, Event::TemplateGone);
+        assert!(matches!(pool.phase, Phase::Resting(_)));
+        let actions = happens(&mut pool, Event::Stop);
+        assert_eq!(actions, [Action::Over(Over::Stopped)]);
+        assert_eq!(pool.poll_deadline(), None);
     }
 }

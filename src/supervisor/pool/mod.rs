@@ -23,7 +23,7 @@ use std::{
 
 use event::{Action, Event, Over, Seq, SlotId};
 use spec::PoolSpec;
-use worker::{Slot, Stage, Ticket, Worker};
+use worker::{Progress, Slot, Stage, Ticket, Worker};
 
 use crate::{
     supervisor::report::Limits,
@@ -74,6 +74,8 @@ enum Phase {
     /// What the pool may have is not known.
     Idle,
     Starting,
+    /// The template could not start; it is started again then.
+    Resting(Timestamp),
     Running,
     /// The template has ended or is to end; all that it started goes.
     Clearing(Next),
@@ -83,6 +85,8 @@ enum Phase {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Next {
     Restart,
+    /// After this time.
+    RestartAfter(Duration),
     End(Over),
 }
 
@@ -121,7 +125,7 @@ impl Pool {
             Event::Available(bytes) => self.on_available(bytes),
             Event::TemplateReady => self.on_template_ready(),
             Event::TemplateUnfit => self.on_template_unfit(),
-            Event::TemplateFailed => self.on_template_failed(),
+            Event::TemplateFailed(end) => self.on_template_failed(end),
             Event::TemplateGone => self.on_template_gone(now),
             Event::NestUp(slot) => self.on_nest_up(now, slot),
             Event::NestGone(slot, oom) => self.on_nest_gone(now, slot, oom),
@@ -146,7 +150,15 @@ impl Pool {
                 peak,
                 begun,
                 finished,
-            } => self.on_worker_ended(now, worker, (ended, oom, peak), (begun, finished)),
+                receiving,
+            } => {
+                let at = Progress {
+                    begun,
+                    finished,
+                    receiving,
+                };
+                self.on_worker_ended(now, worker, (ended, oom, peak), at);
+            }
             Event::Sampled(slot, memory) => self.on_sampled(now, slot, memory),
             Event::Came { seq, key } => {
                 self.queue.push_back(Ticket::new(seq, key));
@@ -215,13 +227,20 @@ impl Pool {
             let all = leaving.into_iter().chain(timeout).chain(old);
             all.filter(|_| !worker.is_doomed()).min()
         });
-        running.chain(self.look_deadline()).min()
+        let rested = match self.phase {
+            Phase::Resting(until) => Some(until),
+            Phase::Idle | Phase::Starting | Phase::Running | Phase::Clearing(_) | Phase::Over => {
+                None
+            }
+        };
+        running.chain(self.look_deadline()).chain(rested).min()
     }
 
     /// All that follows from the time alone, and from what an event has changed.
     fn on_time(&mut self, now: Timestamp) {
         self.mind_times(now);
         self.mind_memory(now);
+        self.start_rested(now);
         if std::mem::take(&mut self.dispatch) {
             self.dispatch(now);
         }

@@ -58,6 +58,25 @@ pub(super) enum Stage {
     Leaves,
 }
 
+/// What a worker wrote into its page before it ended.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Progress {
+    pub(super) begun: Seq,
+    pub(super) finished: Seq,
+    pub(super) receiving: Seq,
+}
+
+/// The part that a task had in the end of its worker.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Part {
+    /// The worker had begun it, and not finished it.
+    Begun,
+    /// The worker had read a part of it, and had begun nothing.
+    Received,
+    /// It was the next to be read or begun.
+    Next,
+}
+
 /// Why we have killed it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Killed {
@@ -76,6 +95,8 @@ pub(super) struct Worker {
     pub(super) window: VecDeque<Ticket>,
     /// The first of the window was begun then, at the latest.
     pub(super) front_since: Timestamp,
+    /// The same, however often it was suspended since.
+    pub(super) front_begun: Timestamp,
     pub(super) sent: u64,
     pub(super) killed: Option<Killed>,
     pub(super) could_not_start: bool,
@@ -94,6 +115,7 @@ impl Worker {
             asked: now,
             window: VecDeque::new(),
             front_since: now,
+            front_begun: now,
             sent: 0,
             killed: None,
             could_not_start: false,
@@ -101,6 +123,10 @@ impl Worker {
             alone: false,
             since: now,
         }
+    }
+
+    pub(super) fn place_of(&self, seq: Seq) -> Option<usize> {
+        self.window.iter().position(|ticket| ticket.seq == seq)
     }
 
     pub(super) fn is_fresh(&self) -> bool {
