@@ -265,6 +265,8 @@ impl Pool {
                 kills.push(worker.slot);
             } else if worker.stage == Stage::Leaves && now.since(worker.since) >= LEAVE {
                 worker.killed = Some(Killed::Late);
+                // A pool that is done has waited for it.
+                self.dispatch = true;
                 self.actions.push_back(Action::KillWorker(*id));
             } else if worker.stage == Stage::Serves
                 && max_age.is_some_and(|age| now.since(worker.asked) >= age)

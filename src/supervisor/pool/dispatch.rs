@@ -27,7 +27,7 @@ impl Pool {
             self.staff(now, slot);
         }
         self.retire_for_alone(now);
-        self.end_if_done();
+        self.end_if_done(now);
     }
 
     /// How many tasks are under way at a worker at a time.
@@ -214,7 +214,7 @@ impl Pool {
         }
     }
 
-    fn end_if_done(&mut self) {
+    fn end_if_done(&mut self, now: Timestamp) {
         let idle = self.queue.is_empty() && self.alone.is_empty() && self.under_way() == 0;
         let over = match self.stop {
             Some(over) => Some(over),
@@ -225,19 +225,24 @@ impl Pool {
             && idle
             && self.phase == Phase::Running
         {
-            // Workers get their exit handlers: whoever can end by itself does.
+            // Workers run their exit handlers, for which they have until `LEAVE`.
             let left: Vec<_> = self.workers.keys().copied().collect();
             for id in left {
                 let told = self.workers.get_mut(&id).is_some_and(|worker| {
                     let serves = worker.stage == Stage::Serves;
                     if serves {
                         worker.stage = Stage::Leaves;
+                        worker.since = now;
                     }
                     serves
                 });
                 if told {
                     self.actions.push_back(Action::Quit(id));
                 }
+            }
+            let leaves = |worker: &Worker| worker.stage == Stage::Leaves && !worker.is_doomed();
+            if self.workers.values().any(leaves) {
+                return;
             }
             self.phase = Phase::Clearing(Next::End(over));
             self.actions.push_back(Action::EndTemplate);

@@ -219,7 +219,12 @@ impl Pool {
 mod tests {
     use super::*;
     use crate::supervisor::{
-        pool::{event::Event, spec::PoolSpec},
+        event::Ended,
+        pool::{
+            LEAVE,
+            event::{Event, How},
+            spec::PoolSpec,
+        },
         spec::MemorySpec,
     };
     use crate::units::Signal;
@@ -308,5 +313,68 @@ mod tests {
         let actions = happens(&mut pool, Event::Stop);
         assert_eq!(actions, [Action::Over(Over::Stopped)]);
         assert_eq!(pool.poll_deadline(), None);
+    }
+
+    /// A pool that has one worker and one task, which has returned, and whose source has no more.
+    fn done() -> (Pool, WorkerId) {
+        let mut pool = starting();
+        happens(&mut pool, Event::TemplateReady);
+        happens(&mut pool, Event::Came { seq: 1, key: 0 });
+        let slot = SlotId(0);
+        let actions = happens(&mut pool, Event::NestUp(slot));
+        let Some(&Action::Fork(_, worker)) = actions.last() else {
+            panic!("{actions:?}");
+        };
+        happens(&mut pool, Event::Born { slot, worker });
+        let base = Bytes::mib(10);
+        let actions = happens(&mut pool, Event::Ready { worker, base });
+        assert!(actions.contains(&Action::Send(worker, 1)), "{actions:?}");
+        let ended = Event::Ended {
+            worker,
+            seq: 1,
+            how: How::Returned,
+            micros: 10,
+            peak: base,
+        };
+        happens(&mut pool, ended);
+        (pool, worker)
+    }
+
+    #[test]
+    fn a_pool_that_is_done_ends_the_rest_when_its_workers_have_run_their_exit_handlers() {
+        let (mut pool, worker) = done();
+        let actions = happens(&mut pool, Event::SourceEnded);
+        assert_eq!(actions, [Action::Quit(worker)]);
+        let left = Event::WorkerEnded {
+            worker,
+            ended: Ended::Exit(0),
+            oom: Oom::No,
+            peak: None,
+            begun: 1,
+            finished: 1,
+            receiving: 0,
+        };
+        let actions = happens(&mut pool, left);
+        assert_eq!(actions, [Action::EndTemplate]);
+    }
+
+    #[test]
+    fn a_worker_whose_exit_handlers_hang_holds_up_the_end_only_for_its_time() {
+        let (mut pool, worker) = done();
+        happens(&mut pool, Event::SourceEnded);
+        let late = pool.poll_deadline().unwrap();
+        assert_eq!(late, Timestamp::default().later(LEAVE));
+        pool.handle_event(late, Event::Deadline);
+        let actions: Vec<_> = std::iter::from_fn(|| pool.poll_action()).collect();
+        assert!(actions.contains(&Action::KillWorker(worker)), "{actions:?}");
+        assert_eq!(actions.last(), Some(&Action::EndTemplate));
+    }
+
+    #[test]
+    fn a_second_wish_to_stop_does_not_wait_for_exit_handlers() {
+        let (mut pool, worker) = done();
+        assert_eq!(happens(&mut pool, Event::Stop), [Action::Quit(worker)]);
+        let actions = happens(&mut pool, Event::StopAtOnce);
+        assert_eq!(actions, [Action::EndTemplate]);
     }
 }
