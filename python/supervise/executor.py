@@ -29,8 +29,9 @@ class Executor(concurrent.futures.Executor):
     Sizes are bytes, or texts such as "300M", "1.5G" and "80%", and at least 1M.
 
     With `start="template"` the modules of `preload` are imported once, and workers are forked from there;
-    with "fresh" each worker imports by itself; "auto" forks unless the imports start threads. `task_timeout` is in seconds. `initializer(*initargs)`
-    runs once in each worker; if it fails the pool is broken.
+    with "fresh" each worker imports by itself; "auto" forks unless imports hold what forks cannot share, such as
+    connections and threads. `task_timeout` is in seconds. `initializer(*initargs)` runs once in each worker; if it
+    fails the pool is broken.
     """
 
     def __init__(

@@ -12,9 +12,12 @@ macro_rules! modules {
     };
 }
 
-const MODULES: [(&str, &str); 6] = modules![
+const MODULES: [(&str, &str); 9] = modules![
     "__init__.py",
     "codec.py",
+    "fork_check.py",
+    "fork_renew.py",
+    "fork_threads.py",
     "large.py",
     "nest.py",
     "template.py",
@@ -38,8 +41,20 @@ pub struct Orders {
     pub imports: Vec<String>,
     /// `MODULE:FUNCTION` that each worker begins with.
     pub initializer: Option<String>,
-    /// Import in the template, once; else in each worker.
-    pub warm: bool,
+    /// How many of the modules, in their order, the template imports; each worker imports the rest.
+    pub warm: u32,
+}
+
+impl Orders {
+    /// The template imports all.
+    pub const ALL: u32 = u32::MAX;
+
+    /// The modules that the template imports because the user has named them.
+    #[must_use]
+    pub fn warm_imports(&self) -> &[String] {
+        let warm = usize::try_from(self.warm).unwrap_or(usize::MAX);
+        self.imports.get(..warm).unwrap_or(&self.imports)
+    }
 }
 
 /// The files, for as long as it lives.

@@ -99,7 +99,8 @@ pub struct Workers {
     #[arg(long = "import", value_name = "MODULE")]
     imports: Vec<String>,
     /// How workers start: forked from a template that has imported all, or each by itself; `auto`
-    /// forks unless the imports start threads, which do not live on in a fork
+    /// forks what forks can share, and not connections, files, threads or processes that an import
+    /// opens or starts
     #[arg(long, value_enum, default_value_t = Start::Auto)]
     start: Start,
     /// So many tasks are under way at a worker at a time: as many as fit into 1 ms, or N
@@ -161,6 +162,16 @@ enum Start {
     Fresh,
 }
 
+impl Start {
+    /// How many modules the template imports.
+    const fn warm(self) -> u32 {
+        match self {
+            Self::Auto | Self::Template => Orders::ALL,
+            Self::Fresh => 0,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Call {
     One,
@@ -215,7 +226,7 @@ pub fn map(args: &MapArgs) -> i32 {
         .to_owned(),
         imports: args.workers.imports.clone(),
         initializer: args.initializer.clone(),
-        warm: !matches!(args.workers.start, Start::Fresh),
+        warm: args.workers.start.warm(),
     };
     in_runtime(async {
         let ends = match ends(args) {
@@ -270,7 +281,7 @@ pub fn pool(args: &PoolArgs) -> i32 {
         call: "one".to_owned(),
         imports: args.workers.imports.clone(),
         initializer: None,
-        warm: !matches!(args.workers.start, Start::Fresh),
+        warm: args.workers.start.warm(),
     };
     let client = match users::inherited(args.fd) {
         Ok(fd) => UnixStream::from(fd),

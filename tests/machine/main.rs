@@ -39,6 +39,7 @@ mod operator;
 mod orphans;
 mod pool;
 mod pool_ends;
+mod pool_forks;
 mod pool_large;
 mod pool_starts;
 mod probes;

@@ -93,10 +93,14 @@ pub(crate) fn folder() -> tempfile::TempDir {
 }
 
 pub(crate) fn map(folder: &Path, words: &[&str]) -> Command {
+    map_by(python(), folder, words)
+}
+
+pub(crate) fn map_by(python: &str, folder: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_supervise"));
     command
         .current_dir(folder)
-        .args(["map", "--workers", "2", "--python", python()])
+        .args(["map", "--workers", "2", "--python", python])
         .args(words)
         .env("XDG_RUNTIME_DIR", folder)
         .env("RUNTIME_DIRECTORY", folder);
@@ -115,7 +119,11 @@ fn python() -> &'static str {
 
 /// Runs it over the numbers up to `count`; results by their ids.
 pub(crate) fn run(folder: &Path, count: u64, words: &[&str]) -> (Output, BTreeMap<u64, Value>) {
-    let mut child = map(folder, words)
+    fed(map(folder, words), count)
+}
+
+pub(crate) fn fed(mut command: Command, count: u64) -> (Output, BTreeMap<u64, Value>) {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -234,7 +234,7 @@ fn where_imports_start_threads_each_worker_imports_by_itself() {
                 threading.Thread(target=threading.Event().wait, daemon=True).start()\n\
                 def count(_):\n    return threading.active_count()\n";
     fs::write(folder.path().join("threads.py"), code).unwrap();
-    let words = "1 threads were started by imports";
+    let words = "`threads` starts the thread Thread-1";
     for (start, threads, told) in [
         ("auto", 2, true),
         ("fresh", 2, false),

@@ -81,6 +81,12 @@ class Pickle:
         return _LENGTH.pack(len(text)) + text + pickled
 
 
+def roots(orders):
+    """The modules that a pool imports, in their order; the codec's own are not among them."""
+    names = [orders["function"], orders["initializer"]]
+    return orders["imports"] + [name.partition(":")[0] for name in names if name]
+
+
 def load(orders):
     """Imports all that is wished for."""
     return Json(orders) if orders["codec"] == "json" else Pickle(orders)

@@ -11,10 +11,11 @@ import select
 import signal
 import socket
 
-from . import worker
+from . import fork_renew, worker
 
 
-def main(control, orders, task):
+def main(control, orders, task, generators):
+    fork_renew.forget_exit_handlers()
     waker, wakes = os.pipe()
     os.set_blocking(waker, False)
     os.set_blocking(wakes, False)
@@ -55,7 +56,7 @@ def main(control, orders, task):
                 os.close(fd)
             control.close()
             ours.close()
-            return worker.main(theirs, page, orders, task)
+            return worker.main(theirs, page, orders, task, generators)
         theirs.close()
         children[pid] = number
         fds = array.array("i", [ours.fileno(), page])

@@ -1,6 +1,6 @@
 """The template: imports everything once, then forks a nest for each slot.
 
-Its words, each a datagram: it says `ready` or `failed JSON`; it hears `nest SLOT` and answers
+Its words, each a datagram: it says `ready JSON` or `failed JSON`; it hears `nest SLOT` and answers
 `nest SLOT PID` with the nest's socket beside it.
 """
 
@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 
-from . import codec, nest
+from . import codec, fork_check, fork_renew, fork_threads, nest
 
 
 def main():
@@ -32,12 +32,11 @@ def main():
     del sys.argv[1:]
 
     try:
-        task = codec.load(orders) if orders["warm"] else None
+        task, generators, words = prepare(orders)
     except BaseException as error:
         nest.say(control, b"failed " + codec.describe(error))
         return 1
-    threads = threads_alive()
-    nest.say(control, b"ready %d" % threads)
+    nest.say(control, b"ready " + json.dumps(words).encode())
     # What is shared with the workers stays shared: a collection would write into every object.
     gc.collect()
     gc.freeze()
@@ -53,14 +52,14 @@ def main():
         slot = int(word.split()[1])
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            pid = os.fork()
+            pid = fork_threads.fork()
         except OSError as error:
             nest.say(control, b"none %d %d" % (slot, error.errno))
             continue
         if pid == 0:
             control.close()
             ours.close()
-            return nest.main(theirs, orders, task)
+            return nest.main(theirs, orders, task, generators)
         theirs.close()
         fds = array.array("i", [ours.fileno()])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
@@ -68,12 +67,17 @@ def main():
         ours.close()
 
 
-def threads_alive():
-    """Threads that an import has started: they do not live on in a fork."""
-    try:
-        return len(os.listdir("/proc/self/task")) - 1
-    except OSError:
-        return 0
+def prepare(orders):
+    """Imports the first `warm` of the pool's modules, and looks at what that has brought."""
+    roots = codec.roots(orders)
+    warm = roots[: orders["warm"]]
+    with fork_check.ImportWatch() as watch, fork_renew.Seeds() as seeds:
+        for number, name in enumerate(warm):
+            watch.import_root(number, name)
+        task = codec.load(orders) if len(warm) == len(roots) and orders["warm"] else None
+    found, root = watch.findings()
+    words = {"unshareable": fork_check.in_words(found), "from": root}
+    return task, fork_renew.Generators(seeds), words
 
 
 def bury():

@@ -8,7 +8,6 @@ import gc
 import io
 import mmap
 import os
-import random
 import resource
 import signal
 import struct
@@ -181,10 +180,10 @@ class Output(io.TextIOBase):
         pass
 
 
-def main(sock, page, orders, task):
+def main(sock, page, orders, task, generators):
     """The whole life; the result is the exit status."""
     gc.enable()
-    random.seed()
+    generators.renew()
     worker = Worker(sock, page, task)
     sys.stdout = Output(worker)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -87,29 +87,12 @@ impl PoolDriver {
         TemplateEnd::Died(ended, oom)
     }
 
-    /// Imports have started threads, and a fork has only the one that forks (fork(2)).
-    fn on_threads(&mut self, threads: u32) -> Event {
-        let found =
-            format!("{threads} threads were started by imports, and do not live on in a fork");
-        if self.parts.forks_always {
-            let words = format!("{found}: if workers need them, leave out --start template");
-            self.parts.onlooker.say(&words);
-            return Event::TemplateReady;
-        }
-        let words = format!("{found}: each worker imports by itself (--start template: it forks)");
-        self.parts.onlooker.say(&words);
-        self.parts.orders.warm = false;
-        Event::TemplateUnfit
-    }
-
     pub(super) fn on_news(&mut self, news: News) {
         let event = match news {
-            News::TemplateReady(threads) if threads > 0 && self.parts.orders.warm => {
-                self.on_threads(threads)
-            }
-            News::TemplateReady(_) => {
-                self.template_ready = true;
-                Event::TemplateReady
+            News::TemplateReady(words) => {
+                let event = self.on_template(&words);
+                self.template_ready = event == Event::TemplateReady;
+                event
             }
             News::TemplateFailed(words) => {
                 self.last_words = Some(words);

@@ -6,6 +6,7 @@ mod hearing;
 mod onlooker;
 mod parts;
 mod starts;
+mod template;
 
 use std::{
     collections::{BTreeMap, VecDeque},

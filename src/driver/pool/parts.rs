@@ -21,7 +21,7 @@ pub struct Parts {
     pub spec: Spec,
     /// The Python side of them.
     pub orders: Orders,
-    /// Workers are forked from the template even if its imports have started threads.
+    /// Workers are forked from the template even if forks cannot share what its imports hold.
     pub forks_always: bool,
     /// An executor's setup, for each worker.
     pub setup: Option<Vec<u8>>,

@@ -40,9 +40,9 @@ impl Host {
             let text = String::from_utf8_lossy(&word).into_owned();
             let mut words = text.splitn(3, ' ');
             match (words.next(), words.next(), words.next()) {
-                (Some("ready"), Some(threads), _) => {
-                    let threads = threads.parse().unwrap_or(0);
-                    pool.news.push_back(News::TemplateReady(threads));
+                (Some("ready"), _, _) => {
+                    let words = word.get(6..).unwrap_or_default().to_vec();
+                    pool.news.push_back(News::TemplateReady(words));
                 }
                 (Some("nest"), Some(slot), Some(pid)) => {
                     if let (Ok(slot), Ok(pid)) = (slot.parse(), pid.parse()) {

@@ -42,8 +42,8 @@ const CHUNK: usize = 256 << 10;
 /// What the pool's processes have said or suffered, oldest first.
 #[derive(Debug)]
 pub enum News {
-    /// The template has imported everything; so many threads run in it.
-    TemplateReady(u32),
+    /// The template has imported everything, and says what of it forks cannot share.
+    TemplateReady(Vec<u8>),
     /// It could not: its words.
     TemplateFailed(Vec<u8>),
     /// A nest is in its group.

@@ -1,0 +1,179 @@
+"""Which threads of the template a fork can do without, because the library that has started them starts them anew.
+
+OpenBLAS (its pthread build, as in the wheels of numpy and scipy) and the OpenMP runtimes of LLVM and Intel have
+handlers for fork (pthread_atfork(3)). GNU libgomp has none: a parallel region in a fork waits for threads that are
+not there, for ever.
+"""
+
+import array
+import os
+import select
+import signal
+import threading
+import time
+import warnings
+
+_HAVE_HANDLERS = ("libopenblas", "libscipy_openblas", "libiomp5", "libomp")
+# The C library starts every thread, and is not the one to ask.
+_STARTERS = ("libc.so", "libc-", "libpthread", "ld-", "[vdso]")
+# A thread of OpenMP spins for up to 0.2 s after its work, and only of one that waits the stack can be read.
+WAITS_WITHIN = 1.0
+# The trial takes some milliseconds; a library that cannot be forked hangs.
+TRIAL_WITHIN = 10.0
+# The top of a stack, with what the C library keeps there.
+TOP = 256 << 10
+
+
+def unforkable(tids):
+    """`(tid, what)` of each of these threads that a fork would miss."""
+    if not tids:
+        return []
+    of_python = {thread.native_id: thread.name for thread in threading.enumerate() if thread.native_id}
+    found, libraries = [], {}
+    for tid in tids:
+        library = None if tid in of_python else owner(tid)
+        name = os.path.basename(library or "")
+        if name.startswith(_HAVE_HANDLERS):
+            libraries.setdefault(library, []).append(tid)
+        elif tid in of_python:
+            found.append((tid, "starts the thread %s" % of_python[tid]))
+        elif is_alive(tid):
+            found.append((tid, "starts a thread of %s" % (name or "a library that cannot be told")))
+    if libraries and not found and not survives_fork(list(libraries)):
+        for library, its in libraries.items():
+            what = "starts a thread of %s, which did not work in a fork" % os.path.basename(library)
+            found += [(tid, what) for tid in its]
+    return found
+
+
+def is_alive(tid):
+    return os.path.exists("/proc/self/task/%d" % tid)
+
+
+def mappings():
+    """The lines of /proc/self/maps as `[range, flags, offset, device, inode, path]`, see proc(5)."""
+    try:
+        with open("/proc/self/maps", errors="surrogateescape") as file:
+            return [line.rstrip("\n").split(None, 5) for line in file]
+    except OSError:
+        return []
+
+
+def owner(tid):
+    """The path of the library that has started a thread, or `None`.
+
+    The C library keeps the function that a thread begins with at the top of its stack: the uppermost word that points
+    into a program or library other than itself.
+    """
+    stack_pointer = waits_at(tid)
+    if stack_pointer is None:
+        return None
+    code, stack = [], None
+    for line in mappings():
+        low, high = (int(number, 16) for number in line[0].split("-"))
+        if low <= stack_pointer < high:
+            stack = (max(stack_pointer, high - TOP), high)
+        if "x" in line[1] and len(line) == 6 and not os.path.basename(line[5]).startswith(_STARTERS):
+            code.append((low, high, line[5]))
+    if stack is None:
+        return None
+    try:
+        with open("/proc/self/mem", "rb", buffering=0) as memory:
+            memory.seek(stack[0] & ~7)
+            content = memory.read(stack[1] - (stack[0] & ~7))
+    except (OSError, ValueError, OverflowError):
+        return None
+    words = array.array("Q", content[: len(content) & ~7])
+    for word in reversed(words):
+        if word:
+            for low, high, path in code:
+                if low <= word < high:
+                    return path
+    return None
+
+
+def waits_at(tid):
+    """The stack pointer of a thread in a system call; `None` if it does not come to wait, or cannot be seen."""
+    end = time.monotonic() + WAITS_WITHIN
+    while True:
+        try:
+            with open("/proc/self/task/%d/syscall" % tid) as file:
+                words = file.read().split()
+        except OSError:
+            return None
+        if len(words) >= 3:
+            return int(words[-2], 16)
+        if time.monotonic() > end:
+            return None
+        time.sleep(0.005)
+
+
+def survives_fork(libraries):
+    """Whether these libraries do their work in a fork: tried out in one, which is killed if it hangs."""
+    receiver, sender = os.pipe()
+    pid = fork()
+    if pid == 0:
+        done = b"-"
+        try:
+            if all([exercise(library) for library in libraries]):
+                done = b"+"
+        finally:
+            os.write(sender, done)
+            os._exit(0)
+    os.close(sender)
+    try:
+        ready, _, _ = select.select([receiver], [], [], TRIAL_WITHIN)
+        worked = bool(ready) and os.read(receiver, 1) == b"+"
+    finally:
+        os.close(receiver)
+        os.kill(pid, signal.SIGKILL)
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            pass  # A handler of the user's was first.
+    return worked
+
+
+def fork():
+    """`os.fork`; that threads are there is known, and need not be warned of (Python 3.12)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def exercise(library):
+    """Multiplies matrices, or runs a parallel region. Whether that came to the right result."""
+    import ctypes
+
+    lib = ctypes.CDLL(library, mode=os.RTLD_NOW | getattr(os, "RTLD_NOLOAD", 0))
+    region = getattr(lib, "GOMP_parallel", None)
+    if region is not None:
+        # Any function without effect, as `void (*)(void *)`, in as many threads as it likes.
+        nothing = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p)
+        region.restype = None
+        region(nothing, None, ctypes.c_uint(0), ctypes.c_uint(0))
+        return True
+    multiply = multiplication(lib)
+    if multiply is None:
+        return False
+    size = 128  # Below 64 OpenBLAS asks no second thread.
+    # Integers are of 32 or 64 bits, as it was built: one of 64 bits is passed well as either.
+    count = ctypes.c_long(size)
+    ones = (ctypes.c_double * (size * size))(*[1.0] * (size * size))
+    result = (ctypes.c_double * (size * size))()
+    row_major, as_it_is = ctypes.c_long(101), ctypes.c_long(111)
+    one, zero = ctypes.c_double(1.0), ctypes.c_double(0.0)
+    multiply.restype = None
+    multiply(
+        row_major, as_it_is, as_it_is, count, count, count, one, ones, count, ones, count, zero, result, count
+    )  # fmt: skip
+    return result[0] == result[size * size - 1] == size
+
+
+def multiplication(lib):
+    for prefix in ("", "scipy_"):
+        for suffix in ("", "64_", "_64"):
+            found = getattr(lib, prefix + "cblas_dgemm" + suffix, None)
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,393 @@
+//! What workers share because they are forked from one template, and what each has for itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::Command,
+    thread,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    pool::{fed, map, map_by},
+    venv::NEWEST,
+};
+
+const TASKS: u64 = 4;
+
+/// A folder with modules, each of which notes that it is imported.
+fn modules(modules: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, code) in modules {
+        let code = format!(
+            "import os\nwith open(__name__ + '.imports', 'a') as file:\n    file.write('x')\n\
+             {code}\n\ndef pid(_):\n    return os.getpid()\n"
+        );
+        fs::write(folder.path().join(name).with_extension("py"), code).unwrap();
+    }
+    folder
+}
+
+/// By how many processes a module was imported: one, if workers are forked from it.
+fn imports(folder: &Path, name: &str) -> u64 {
+    let path = folder.join(name).with_extension("imports");
+    fs::metadata(path).map_or(0, |found| found.len())
+}
+
+/// A process for each task. The results, and what was said.
+fn run(mut command: Command, count: u64) -> (Vec<Value>, String) {
+    command.args(["--max-tasks", "1", "--task-timeout", "20s"]);
+    let (output, results) = fed(command, count);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}{results:?}");
+    let results: Vec<_> = results.values().map(|it| it["result"].clone()).collect();
+    assert_eq!(results.len() as u64, count, "{said}");
+    (results, said)
+}
+
+fn with_numpy(folder: &Path, words: &[&str]) -> Command {
+    let mut command = map_by(&NEWEST.bin("python"), folder, words);
+    command.env("OPENBLAS_NUM_THREADS", "2");
+    command
+}
+
+fn distinct(values: &[Value]) -> usize {
+    let values: BTreeSet<_> = values.iter().map(ToString::to_string).collect();
+    values.len()
+}
+
+/// Answers each line by the number of its connection.
+fn numbered() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for (number, peer) in listener.incoming().enumerate() {
+            thread::spawn(move || answer(number, peer.unwrap()));
+        }
+    });
+    port
+}
+
+fn answer(number: usize, mut peer: TcpStream) {
+    let lines = BufReader::new(peer.try_clone().unwrap()).lines();
+    for _ in lines.map_while(Result::ok) {
+        // It may be gone by now.
+        let _ = writeln!(peer, "{number}");
+    }
+}
+
+const DATABASE: &str = "
+import socket
+connection = socket.create_connection(('127.0.0.1', int(os.environ['DB_PORT'])))
+lines = connection.makefile('rw', newline='\\n')
+def which(_):
+    lines.write('which?\\n')
+    lines.flush()
+    return int(lines.readline())
+";
+
+#[test]
+fn a_connection_that_an_import_opens_is_not_shared_by_workers() {
+    let folder = modules(&[("db", DATABASE), ("app", "from db import which")]);
+    let port = numbered().to_string();
+    let mut command = map(folder.path(), &["app:which"]);
+    command.env("DB_PORT", &port);
+    let (results, said) = run(command, TASKS);
+    assert_eq!(distinct(&results), 4, "{said}");
+    let told = format!("`db` opens a connection to 127.0.0.1:{port}, which forks cannot share");
+    assert!(said.contains(&told), "{said}");
+    assert!(!said.contains("`app`"), "{said}");
+    // With --start template they share it, and that is told. One task: answers would be mixed up.
+    let mut command = map(folder.path(), &["--start", "template", "app:which"]);
+    command.env("DB_PORT", &port);
+    let before = imports(folder.path(), "db");
+    let (_, said) = run(command, 1);
+    assert!(said.contains("`db` opens a connection to"), "{said}");
+    assert_eq!(imports(folder.path(), "db"), before + 1);
+}
+
+#[test]
+fn what_an_import_opens_or_starts_is_told_and_is_had_by_each_worker() {
+    for (code, told) in [
+        ("held = open(__file__)", "opens the file /"),
+        (
+            "import sqlite3\nheld = sqlite3.connect('some.db')\n\
+             held.execute('create table if not exists t (a)')",
+            "some.db",
+        ),
+        ("held = os.pipe()", "opens a pipe"),
+        (
+            "import asyncio\nheld = asyncio.new_event_loop()",
+            "opens an eventpoll descriptor",
+        ),
+        (
+            "import subprocess\nheld = subprocess.Popen(['sleep', '1000'])",
+            "starts a child process",
+        ),
+        (
+            "import socket\nheld = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+            "opens a socket",
+        ),
+    ] {
+        let folder = modules(&[("inner", code), ("outer", "import inner")]);
+        let (_, said) = run(map(folder.path(), &["outer:pid"]), TASKS);
+        assert!(said.contains(told), "{code}: {said}");
+        // A child process is known when the whole import is over.
+        assert!(
+            said.contains("`inner` ") || told.contains("child"),
+            "{code}: {said}"
+        );
+        assert!(imports(folder.path(), "inner") > TASKS, "{code}: {said}");
+    }
+}
+
+#[test]
+fn what_forks_can_share_is_imported_once() {
+    for code in [
+        "import logging\nlogging.basicConfig(filename='some.log')",
+        "import fcntl\nheld = open('lock', 'w')\nfcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "import mmap\nheld = open(__file__)\n\
+         mapped = mmap.mmap(held.fileno(), 0, prot=mmap.PROT_READ)",
+        "import socket\nheld = socket.create_server(('127.0.0.1', 0))",
+        "import socket\nsocket.socket().close()",
+        "import sqlite3\nheld = sqlite3.connect(':memory:')",
+        "import tempfile\nheld = tempfile.TemporaryDirectory()",
+        "held = open('/dev/null')",
+        "import threading\nheld = threading.Thread(target=print)\nheld.start()\nheld.join()",
+    ] {
+        let folder = modules(&[("shared", code)]);
+        let (results, said) = run(map(folder.path(), &["shared:pid"]), TASKS);
+        assert_eq!(distinct(&results), 4, "{code}: {said}");
+        assert!(!said.contains("cannot share"), "{code}: {said}");
+        assert_eq!(imports(folder.path(), "shared"), 1, "{code}: {said}");
+    }
+}
+
+#[test]
+fn imports_before_the_one_that_cannot_be_shared_are_shared() {
+    let folder = modules(&[("first", ""), ("second", "held = os.pipe()"), ("third", "")]);
+    let words = ["--import", "first", "--import", "second", "third:pid"];
+    let (_, said) = run(map(folder.path(), &words), TASKS);
+    let told = "`second` opens a pipe, which forks cannot share: but for `first` each worker";
+    assert!(said.contains(told), "{said}");
+    // Once more by the template that is started for it.
+    assert_eq!(imports(folder.path(), "first"), 2);
+    assert!(imports(folder.path(), "second") > TASKS);
+    assert!(imports(folder.path(), "third") > TASKS);
+}
+
+#[test]
+fn threads_of_blas_do_not_keep_workers_from_being_forked() {
+    let code = "import numpy\n\
+                def product(_):\n    ones = numpy.ones((300, 300))\n    \
+                return float((ones @ ones).min())";
+    let folder = modules(&[("blas", code)]);
+    let (results, said) = run(with_numpy(folder.path(), &["blas:product"]), TASKS);
+    assert!(results.iter().all(|it| *it == 300.0), "{results:?}");
+    assert!(!said.contains("cannot share"), "{said}");
+    assert_eq!(imports(folder.path(), "blas"), 1, "{said}");
+}
+
+#[test]
+fn threads_of_gnu_openmp_are_told_by_name_and_workers_start_anew() {
+    let code = "import ctypes\n\
+                gomp = ctypes.CDLL('libgomp.so.1')\n\
+                nothing = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p)\n\
+                def region(_):\n    gomp.GOMP_parallel(nothing, None, 2, 0)\n    return 1\n\
+                region(0)";
+    let folder = modules(&[("openmp", code)]);
+    let (_, said) = run(map(folder.path(), &["openmp:region"]), TASKS);
+    let told = "`openmp` starts a thread of libgomp.so.1";
+    assert!(said.contains(told), "{said}");
+    assert!(
+        !said.contains("did not work"),
+        "it need not be tried: {said}"
+    );
+    assert!(imports(folder.path(), "openmp") > TASKS, "{said}");
+}
+
+/// A library of OpenBLAS's name, whose product waits for a thread that was started with it.
+const LIBRARY: &str = r"
+#include <pthread.h>
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static int asked, done;
+static void *work(void *unused) {
+    pthread_mutex_lock(&lock);
+    for (;;) {
+        while (!asked) pthread_cond_wait(&changed, &lock);
+        asked = 0; done = 1;
+        pthread_cond_broadcast(&changed);
+    }
+    return unused;
+}
+static void start(void) { pthread_t thread; pthread_create(&thread, 0, work, 0); }
+#ifdef HANDLES_FORK
+static void anew(void) {
+    pthread_mutex_init(&lock, 0); pthread_cond_init(&changed, 0);
+    start();
+}
+#endif
+__attribute__((constructor)) static void load(void) {
+    start();
+#ifdef HANDLES_FORK
+    pthread_atfork(0, 0, anew);
+#endif
+}
+void cblas_dgemm(int order, int ta, int tb, long m, long n, long k, double alpha, const double *a,
+                 long lda, const double *b, long ldb, double beta, double *c, long ldc) {
+    pthread_mutex_lock(&lock);
+    asked = 1; done = 0;
+    pthread_cond_broadcast(&changed);
+    while (!done) pthread_cond_wait(&changed, &lock);
+    for (long i = 0; i < m * n; i++) c[i] = k;
+    pthread_mutex_unlock(&lock);
+}
+";
+
+#[test]
+fn a_blas_that_hangs_in_a_fork_is_told_by_name_and_workers_start_anew() {
+    for (name, option, forked) in [
+        ("libopenblas_hangs.so", "-DHANGS", false),
+        ("libopenblas_forks.so", "-DHANDLES_FORK", true),
+    ] {
+        let code = format!("import ctypes\nheld = ctypes.CDLL(os.path.abspath('{name}'))");
+        let folder = modules(&[("blas", &code)]);
+        fs::write(folder.path().join("blas.c"), LIBRARY).unwrap();
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-pthread", option, "-o", name, "blas.c"])
+            .current_dir(folder.path())
+            .status();
+        assert!(built.unwrap().success());
+        let (_, said) = run(map(folder.path(), &["blas:pid"]), TASKS);
+        let told = format!("`blas` starts a thread of {name}, which did not work in a fork");
+        assert_eq!(said.contains(&told), !forked, "{said}");
+        let imports = imports(folder.path(), "blas");
+        assert_eq!(imports == 1, forked, "{name}: {imports} {said}");
+        assert_eq!(imports > TASKS, !forked, "{name}: {imports} {said}");
+    }
+}
+
+const GENERATORS: &str = "
+import random
+import numpy, numpy.random
+import torch
+
+own, seeded = random.Random(), random.Random(1)
+numpy_random = numpy.random
+new, new_seeded = numpy_random.default_rng(), numpy_random.default_rng(1)
+philox = numpy_random.Generator(numpy_random.Philox())
+legacy, legacy_seeded = numpy_random.RandomState(), numpy_random.RandomState(1)
+sequence = numpy_random.SeedSequence()
+numpy_random.seed(1)
+numpy_random.normal()  # It keeps every second one for the next call.
+random.seed(1)
+
+def differ(_):
+    return {
+        'random': random.random(),
+        'random.Random': own.random(),
+        'numpy, uniform': numpy_random.random(),
+        'numpy, normal': numpy_random.normal(),
+        'numpy RandomState': legacy.random_sample(),
+        'numpy Generator': new.random(),
+        'numpy Philox': philox.random(),
+        'numpy SeedSequence': str(sequence.spawn(1)[0].generate_state(4)),
+        'numpy spawn': new.spawn(1)[0].random(),
+        'torch': torch.default_generator.random(),
+    }
+
+def same(_):
+    return [seeded.random(), new_seeded.random(), legacy_seeded.random_sample()]
+";
+
+/// A module that is imported when it is used first (`importlib.util.LazyLoader`).
+const LAZY: &str = "
+import importlib.util, sys
+spec = importlib.util.find_spec('torch')
+spec.loader = importlib.util.LazyLoader(spec.loader)
+torch = sys.modules['torch'] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(torch)
+";
+
+/// As torch has it: a global generator that is seeded by its method `seed`.
+const TORCH: &str = "
+import random
+default_generator = random.Random(1)
+";
+
+#[test]
+fn random_numbers_differ_from_worker_to_worker_but_for_seeds_of_the_user() {
+    let folder = modules(&[("draws", GENERATORS), ("torch", TORCH), ("lazy", LAZY)]);
+    let (results, said) = run(with_numpy(folder.path(), &["draws:differ"]), 6);
+    assert_eq!(imports(folder.path(), "draws"), 1, "{said}");
+    let mut drawn: BTreeMap<&String, Vec<Value>> = BTreeMap::new();
+    for (name, value) in results.iter().flat_map(|it| it.as_object().unwrap()) {
+        drawn.entry(name).or_default().push(value.clone());
+    }
+    assert_eq!(drawn.len(), 10);
+    for (name, values) in drawn {
+        assert_eq!(distinct(&values), 6, "{name}: {values:?}");
+    }
+    let (results, said) = run(with_numpy(folder.path(), &["draws:same"]), 6);
+    assert_eq!(distinct(&results), 1, "{said}{results:?}");
+    assert_eq!(imports(folder.path(), "torch"), 2);
+    let (_, said) = run(map(folder.path(), &["lazy:pid"]), TASKS);
+    assert_eq!(imports(folder.path(), "lazy"), 1, "{said}");
+    assert_eq!(
+        imports(folder.path(), "torch"),
+        2,
+        "it is not imported for this"
+    );
+}
+
+const HANDLERS: &str = "
+import atexit, concurrent.futures, logging, logging.handlers, multiprocessing.util, signal, tempfile
+
+def note(text):
+    with open('notes', 'a') as file:
+        file.write(text + '\\n')
+
+atexit.register(note, 'template')
+multiprocessing.util.Finalize(None, note, ('template finalizer',), exitpriority=1)
+directory = tempfile.TemporaryDirectory()
+
+def leaves(number):
+    global own
+    assert os.path.isdir(directory.name), 'another worker has removed it'
+    own = tempfile.TemporaryDirectory()
+    atexit.register(note, 'own')
+    multiprocessing.util.Finalize(None, note, ('own finalizer',), exitpriority=1)
+    child = multiprocessing.get_context('fork').Process(target=signal.pause, daemon=True)
+    child.start()
+    handler = logging.handlers.MemoryHandler(100, target=logging.FileHandler('log'))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().warning('logged by %d', number)
+    return [own.name, child.pid]
+";
+
+#[test]
+fn exit_handlers_of_imports_do_not_run_in_workers_and_their_own_do() {
+    let folder = modules(&[("handlers", HANDLERS)]);
+    let (results, said) = run(map(folder.path(), &["handlers:leaves"]), TASKS);
+    assert_eq!(imports(folder.path(), "handlers"), 1, "{said}");
+    let text = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    let mut notes: Vec<_> = text("notes").lines().map(str::to_owned).collect();
+    notes.sort();
+    let mut expected = ["own", "own finalizer"].map(|it| vec![it; 4]).concat();
+    expected.sort_unstable();
+    assert_eq!(notes, expected);
+    let log = text("log");
+    for (number, result) in (1..).zip(&results) {
+        assert!(log.contains(&format!("logged by {number}\n")), "{log}");
+        let own = result[0].as_str().unwrap();
+        assert!(!Path::new(own).exists(), "{own}");
+        let child = format!("/proc/{}", result[1]);
+        assert!(!Path::new(&child).exists(), "{child}");
+    }
+}
