@@ -7,6 +7,7 @@ what the socket does not take is written by that thread, which goes on reading m
 import collections
 import itertools
 import pickle
+import signal
 import struct
 import subprocess
 import threading
@@ -27,6 +28,9 @@ _LARGE = 64 << 10
 #: So many bytes of waiting tasks are written at once.
 _BATCH = 128 << 10
 _LARGEST = (1 << 32) - 1
+#: The status of a pool that was told to stop. RACE: it may not have listened to signals yet, or have been
+#: about to end by itself.
+_STOPPED = (0, -signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 _Waiting = Tuple[TaskFuture, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]
 
@@ -47,6 +51,8 @@ class Client:
         #: Of these, how many a caller of `submit` pickles just now.
         self._packing = 0
         self._closing = False
+        #: The pool was told to begin nothing else.
+        self._stopped = False
         self._finished = False
         self._ended = False
         #: The executor, with what happens when it is garbage.
@@ -114,13 +120,21 @@ class Client:
                     self._wire.ring()
         return future
 
-    def close(self, cancel: bool) -> None:
-        """Takes no more: the pool does what it was given, and ends."""
+    def close(self, cancel: bool, interrupted: bool = False) -> None:
+        """Takes no more: the pool does what it was given, or, with `cancel`, what it has begun, and ends.
+
+        If the user has `interrupted`, the pool says what it still waits for.
+        """
         dropped: List[_Waiting] = []
         with self._lock:
             if cancel:
                 dropped.extend(self._waiting)
                 self._waiting.clear()
+                # A second signal would end what it has begun.
+                if self._under_way and not self._stopped and not self._ended:
+                    # What it does not begin any more is cancelled when it has ended: `_end`.
+                    self._stopped = True
+                    self._process.send_signal(signal.SIGINT if interrupted else signal.SIGTERM)
             self._closing = True
             self._wire.ring()
         for item in dropped:
@@ -139,6 +153,7 @@ class Client:
 
     def kill(self) -> None:
         """Ends the pool at once, tasks and all."""
+        self._stopped = False
         self._wire.shut()
 
     def forked(self) -> None:
@@ -288,7 +303,9 @@ class Client:
         """The pool is gone: so are the tasks without an answer."""
         code = self._reap() if self.broken is None else None
         with self._lock:
-            if self.broken is None and (self._running or self._waiting or self._packing or not self._closing):
+            stopped = self._stopped and code in _STOPPED
+            left = self._running or self._waiting or self._packing or not self._closing
+            if self.broken is None and left and not stopped:
                 how = "by signal {}".format(-code) if code and code < 0 else "with status {}".format(code)
                 self.broken = "the process `supervise pool` ended {} before its work was done".format(how)
             self._ended = True
@@ -298,6 +315,9 @@ class Client:
             self._waiting.clear()
         lost += [item[0] for item in waiting if item[0].set_running_or_notify_cancel()]
         for future in lost:
+            if stopped:
+                future.drop()
+                continue
             error = BrokenProcessPool(self.broken)
             error.__cause__ = self._why()
             future.set_exception(error)

@@ -63,6 +63,13 @@ class TaskFuture(Future):  # type: ignore[type-arg]
             _lock.release()
         self.set_result(result)
 
+    def drop(self) -> None:
+        """It was handed over, and the pool was told to stop before it was begun."""
+        with self._condition:
+            self._state = _PENDING
+        if self.cancel():
+            self.set_running_or_notify_cancel()
+
     # Called by any thread.
 
     def result(self, timeout: Optional[float] = None) -> Any:

@@ -2,6 +2,7 @@
 import atexit
 import logging
 import os
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Callable
@@ -26,8 +27,12 @@ def _exit() -> None:
     global exiting
     exiting = True
     ending = list(clients)
+    # Ctrl-C has ended the program, and nobody caught it: nothing else is begun. A session at a prompt goes on
+    # after a Ctrl-C.
+    last = getattr(sys, "last_type", None)
+    interrupted = isinstance(last, type) and issubclass(last, KeyboardInterrupt) and not hasattr(sys, "ps1")
     for client in ending:
-        client.close(False)
+        client.close(interrupted, interrupted)
     for client in ending:
         client.join()
 

@@ -81,6 +81,7 @@ class Executor(concurrent.futures.Executor):
         self._forks = _life.forks
         self._lock = threading.Lock()
         self._shut = False
+        self._interrupted = False
         self._client: Optional[Client] = None
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
@@ -107,7 +108,10 @@ class Executor(concurrent.futures.Executor):
         return _flat(super().map(_pickles.Spread(fn), chunks, timeout=timeout, **more))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Takes no more; what was submitted is done, or, where it waits, cancelled. A second Ctrl-C kills it."""
+        """Takes no more; what was submitted is done, or, where it was not begun, cancelled.
+
+        Ctrl-C while this waits kills it.
+        """
         if self._forks != _life.forks:
             return
         with self._lock:
@@ -115,7 +119,7 @@ class Executor(concurrent.futures.Executor):
             client = self._client
         if client is None:
             return
-        client.close(cancel_futures)
+        client.close(cancel_futures, self._interrupted)
         if wait:
             try:
                 client.join()
@@ -124,8 +128,9 @@ class Executor(concurrent.futures.Executor):
                 raise
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> Optional[bool]:
-        # On Ctrl-C and SystemExit nobody waits for what has not begun.
+        # On Ctrl-C and SystemExit nothing else is begun.
         cancel = kind is not None and not issubclass(kind, Exception)
+        self._interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         self.shutdown(wait=True, cancel_futures=cancel)
         return False
 

@@ -28,6 +28,8 @@ pub enum Kind {
     Output,
     /// It cannot start.
     Failed,
+    /// A task came after the pool was told to stop, and was not begun.
+    NotBegun,
 }
 
 impl Kind {
@@ -39,6 +41,7 @@ impl Kind {
             b'U' => Self::Unserializable,
             b'O' => Self::Output,
             b'F' => Self::Failed,
+            b'N' => Self::NotBegun,
             _ => return None,
         })
     }

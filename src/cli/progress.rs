@@ -14,9 +14,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use memchr::memchr_iter;
 
 use crate::{
-    driver::pool::{Onlooker, Standing},
+    driver::pool::{Onlooker, Standing, finishing},
     escape,
     queue::Skip,
+    units::Signal,
 };
 
 const BAR: Duration = Duration::from_millis(200);
@@ -93,6 +94,13 @@ impl Onlooker for Quiet {
 
     fn print(&self, line: &str) {
         print(line);
+    }
+
+    /// A client that shuts its executor down is no news for anybody.
+    fn stopping(&self, by: Signal, tasks: usize) {
+        if by == Signal::INT && tasks > 0 {
+            say(&finishing(tasks));
+        }
     }
 }
 
@@ -204,6 +212,12 @@ impl Onlooker for Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+        if now.cut > 0 {
+            say(&format!(
+                "{}: stopped before their end, without a result",
+                tasks(now.cut)
+            ));
+        }
         if self.shown {
             say(&format!(
                 "{} done, {} failed in {}",
@@ -213,6 +227,11 @@ impl Onlooker for Progress {
             ));
         }
     }
+}
+
+fn tasks(count: u64) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{} task{ending}", grouped(count))
 }
 
 /// In whole seconds: what is finer flickers.
@@ -265,6 +284,7 @@ mod tests {
         Standing {
             done,
             failed: 2,
+            cut: 0,
             memory: Bytes(300 << 20),
             elapsed: Duration::from_secs(seconds),
         }

@@ -259,6 +259,26 @@ class Cancelling(Case):
         self.assertTrue(rest[-1].cancelled())
 
 
+    def test_shutdown_begins_nothing_that_was_handed_over(self):
+        pool = self.executor(1)
+        first = pool.submit(tasks.begin_and_wait_for, self.path("begun"), self.path("go"))
+        until(lambda: os.path.exists(self.path("begun")))
+        # The pool has it, and has not begun it.
+        second = pool.submit(tasks.begin_and_wait_for, self.path("later"), self.path("go"))
+        self.assertTrue(second.running())
+        called = []
+        second.add_done_callback(called.append)
+        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        self.release("go")
+        self.assertEqual(first.result(LONG), self.path("go"))
+        pool.shutdown()
+        self.assertTrue(second.cancelled())
+        self.assertEqual(called, [second])
+        self.assertRaises(concurrent.futures.CancelledError, second.result)
+        self.assertFalse(os.path.exists(self.path("later")))
+
+
 class Ending(Case):
     def test_an_invalid_size_is_refused_before_anything_starts(self):
         for name in ("ceiling", "cap", "budget"):
@@ -387,6 +407,59 @@ class Ending(Case):
         self.release("go")
         out, _ = client.communicate(timeout=LONG)
         self.assertEqual(out.split(), ["None", "True"])
+
+
+    def interrupted(self, code):
+        """Runs the code, interrupts it when it has made `all` and a task has begun; its status and its words."""
+        environment = dict(os.environ, PYTHONPATH=os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")]))
+        client = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), *map(self.path, ("begun", "go", "all", "later"))],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            start_new_session=True,
+        )
+        until(lambda: os.path.exists(self.path("begun")) and os.path.exists(self.path("all")))
+        os.killpg(client.pid, signal.SIGINT)
+        said = client.stderr.readline()
+        while "press Ctrl-C again" not in said and said:
+            said = client.stderr.readline()
+        self.assertIn("supervise: finishing the tasks under way: 1; press Ctrl-C again to stop now", said)
+        self.release("go")
+        out, _ = client.communicate(timeout=LONG)
+        return out
+
+    def test_ctrl_c_begins_no_other_task(self):
+        # The worker has one task, the pool has the next, and the client the others.
+        out = self.interrupted(
+            """
+            import supervise, sys, helpers_for_tasks as t
+            try:
+                with supervise.Executor(1) as pool:
+                    first = pool.submit(t.begin_and_wait_for, sys.argv[1], sys.argv[2])
+                    rest = [pool.submit(t.begin_and_wait_for, sys.argv[4], sys.argv[2]) for _ in range(5)]
+                    open(sys.argv[3], "w").close()
+                    first.result()
+            except KeyboardInterrupt:
+                print(first.exception(), [future.cancelled() for future in rest])
+            """
+        )
+        self.assertEqual(out.split(None, 1)[1].strip(), str([True] * 5))
+        self.assertFalse(os.path.exists(self.path("later")))
+
+    def test_ctrl_c_that_ends_the_program_begins_no_other_task(self):
+        self.interrupted(
+            """
+            import supervise, sys, helpers_for_tasks as t
+            pool = supervise.Executor(1)
+            first = pool.submit(t.begin_and_wait_for, sys.argv[1], sys.argv[2])
+            rest = [pool.submit(t.begin_and_wait_for, sys.argv[4], sys.argv[2]) for _ in range(5)]
+            open(sys.argv[3], "w").close()
+            first.result()
+            """
+        )
+        self.assertFalse(os.path.exists(self.path("later")))
 
 
 class Losing(Case):

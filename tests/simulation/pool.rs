@@ -30,6 +30,10 @@ struct Hand {
     ready: bool,
     quits: bool,
     tasks: VecDeque<Seq>,
+    /// It begins no other.
+    halted: bool,
+    /// It is at the first of its tasks.
+    at_one: bool,
 }
 
 /// How far a worker has come with a task when it ends.
@@ -62,6 +66,11 @@ struct World {
     fragile: f64,
     /// In this turn it is told to end at once.
     stop_at: Option<u64>,
+    /// In this turn it is told to begin nothing else.
+    halt_at: Option<u64>,
+    is_halted: bool,
+    /// Tasks that were begun, and have no result as the pool was told to stop.
+    abandoned: BTreeSet<Seq>,
     /// Tasks whose memory is always too much.
     fat: u64,
     /// When their worker meets its cap.
@@ -112,6 +121,9 @@ impl World {
             deadly,
             fragile: if deadly > 1 { 0.0005 } else { 0.0 },
             stop_at: None,
+            halt_at: None,
+            is_halted: false,
+            abandoned: BTreeSet::new(),
             fat,
             fat_at,
             tasks,
@@ -124,6 +136,10 @@ impl World {
     fn result(&mut self, seq: Seq, word: &str) {
         let before = self.results.insert(seq, word.to_owned());
         assert_eq!(before, None, "task {seq} has a second result: {word}");
+        assert!(
+            !self.abandoned.contains(&seq),
+            "{seq} was abandoned: {word}"
+        );
     }
 
     fn hand_in(&mut self, event: Event) {
@@ -164,10 +180,13 @@ impl World {
                     ready: false,
                     quits: false,
                     tasks: VecDeque::new(),
+                    halted: false,
+                    at_one: false,
                 };
                 self.hands.insert(worker, hand);
             }
             Action::Send(worker, seq) => {
+                assert!(!self.is_halted, "task {seq} is sent after the stop");
                 if let Some(hand) = self.hands.get_mut(&worker) {
                     assert!(hand.ready && !hand.quits, "{worker} does not take tasks");
                     hand.tasks.push_back(seq);
@@ -177,6 +196,15 @@ impl World {
                 if let Some(hand) = self.hands.get_mut(&worker) {
                     hand.quits = true;
                 }
+            }
+            Action::Halt(worker) => {
+                if let Some(hand) = self.hands.get_mut(&worker) {
+                    hand.halted = true;
+                }
+            }
+            Action::Abandon(seq) => {
+                let is_new = self.abandoned.insert(seq) && !self.results.contains_key(&seq);
+                assert!(self.is_halted && is_new, "task {seq} is abandoned");
             }
             Action::KillSlot(slot) => self.end_nest(slot, Oom::No),
             Action::KillWorker(worker) => self.end(worker, Ended::Signal(Signal::KILL), Oom::No),
@@ -269,6 +297,15 @@ impl World {
             }
             return;
         };
+        if hand.halted && !hand.at_one {
+            hand.tasks.pop_front();
+            return self.hand_in(Event::NotBegun { worker, seq });
+        }
+        if !hand.at_one && self.chance.yes(0.5) {
+            hand.at_one = true;
+            return;
+        }
+        hand.at_one = false;
         if self.fat > 0 && seq % self.fat == 0 {
             let slot = hand.slot;
             hand.tasks.truncate(1);
@@ -319,7 +356,12 @@ impl World {
     fn play(&mut self) {
         self.hand_in(Event::Available(Bytes::mib(1000)));
         for turn in 0..TURNS {
+            if self.halt_at == Some(turn) {
+                self.is_halted = true;
+                self.hand_in(Event::Stop);
+            }
             if self.stop_at == Some(turn) {
+                self.is_halted = true;
                 self.hand_in(Event::StopAtOnce);
                 assert!(self.hands.is_empty(), "workers are left: {self:#?}");
             }
@@ -408,14 +450,50 @@ fn what_ends_with_the_template_is_blamed_on_nobody() {
 }
 
 #[test]
-fn told_to_end_at_once_it_does() {
-    let mut stopped = 0;
+fn told_to_stop_it_finishes_what_has_begun_and_begins_nothing_else() {
+    let (mut stopped, mut finished, mut left) = (0, 0, 0);
     for seed in 0..500 {
-        let mut world = World::new(seed);
+        // Nobody is put back for the budget of every other one, which counts as well.
+        let is_roomy = u64::is_multiple_of(seed, 2);
+        let mut world = World::with(seed, if is_roomy { "64G" } else { "400M" });
+        let turn = world.chance.between(0, 400);
+        world.halt_at = Some(turn);
+        world.play();
+        if world.over != Some(Over::Stopped) {
+            continue;
+        }
+        stopped += 1;
+        finished += world.results.len();
+        left += world.given - world.results.len() as u64;
+        if is_roomy && world.deadly == 0 && world.fat == 0 {
+            let died = world.results.values().find(|it| it.starts_with("Died"));
+            assert_eq!(died, None, "seed {seed}");
+        }
+    }
+    assert!(stopped > 200, "{stopped} were told in time");
+    assert!(finished > 1000 && left > 1000, "{finished} {left}");
+}
+
+#[test]
+fn told_to_end_at_once_it_does() {
+    let (mut stopped, mut abandoned) = (0, 0);
+    for seed in 0..500 {
+        // Nobody is put back for the budget of every other one, which counts as well.
+        let is_roomy = u64::is_multiple_of(seed, 2);
+        let mut world = World::with(seed, if is_roomy { "64G" } else { "400M" });
         let turn = world.chance.between(0, 400);
         world.stop_at = Some(turn);
         world.play();
         stopped += u64::from(world.over == Some(Over::Stopped));
+        abandoned += world.abandoned.len();
+        if is_roomy && world.deadly == 0 && world.fat == 0 {
+            let blamed = world.results.values().find(|it| it.starts_with("Died"));
+            assert_eq!(
+                blamed, None,
+                "seed {seed}: what the stop has cut is no failure"
+            );
+        }
     }
     assert!(stopped > 200, "{stopped} were told in time");
+    assert!(abandoned > 200, "{abandoned} were cut");
 }

@@ -1,7 +1,8 @@
 """A worker: reads tasks from its socket, does one after the other, writes what came of it.
 
 Words in a page that outlives it say which task it has begun, which it has finished and of which it
-has read a part, so that its death can be blamed on one task of those that wait in its socket.
+has read a part, so that its death can be blamed on one task of those that wait in its socket. The
+fourth word is the supervisor's: the pool was told to stop, and no other task is to be begun.
 """
 
 import gc
@@ -19,7 +20,7 @@ from . import codec, large
 TO_US = struct.Struct("<IBQ")
 FROM_US = struct.Struct("<IBQII")
 TASK, QUIT, SETUP = b"TQI"
-HELLO, RESULT, RAISED, UNSERIALIZABLE, OUTPUT, FAILED = b"HKEUOF"
+HELLO, RESULT, RAISED, UNSERIALIZABLE, OUTPUT, FAILED, NOT_BEGUN = b"HKEUOFN"
 
 CHUNK = large.CHUNK
 # Results are kept back as long as more tasks wait, but no longer than this.
@@ -117,6 +118,9 @@ class Worker:
     def do(self, number, body):
         self.number = number
         page = self.page
+        if page[3]:
+            self.say(NOT_BEGUN, b"")
+            return
         clock = time.monotonic_ns
         begun = clock()
         page[0] = number

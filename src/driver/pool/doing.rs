@@ -44,6 +44,7 @@ impl PoolDriver {
                 let to = self.to.entry(worker).or_default();
                 wire::write(to, wire::QUIT, 0, &[]);
             }
+            Action::Halt(worker) => self.host.get_ref().halt_child(worker),
             Action::KillSlot(slot) => self.host.get_mut().kill_slot(now, slot.0),
             Action::KillWorker(worker) => self.host.get_ref().kill_child(worker),
             Action::Suspend(slot) => self.host.get_ref().signal_slot(slot.0, Signal::STOP),
@@ -63,6 +64,10 @@ impl PoolDriver {
                 peak,
                 ran,
             } => self.fail(seq, (worker, ran, peak), (cause, attempts)),
+            Action::Abandon(seq) => {
+                self.tasks.remove(&seq);
+                self.tally.cut += 1;
+            }
             Action::Warn(text) => self.parts.onlooker.say(&text),
             Action::StartDied(ended, oom) => {
                 let limits = self.pool.limits();

@@ -54,6 +54,10 @@ impl PoolDriver {
                 self.last_words = Some(frame.body.to_vec());
                 return self.hand_in(Event::CouldNotStart(worker));
             }
+            Kind::NotBegun => {
+                let seq = frame.seq;
+                return self.hand_in(Event::NotBegun { worker, seq });
+            }
             Kind::Output => {
                 let id = self.tasks.get(&frame.seq).and_then(|task| task.id.clone());
                 let id = id.map_or_else(|| frame.seq.to_string(), String::from);

@@ -54,8 +54,7 @@ impl PoolDriver {
                 if self.tally.stopped_by.replace(signal).is_some() {
                     Event::StopAtOnce
                 } else {
-                    let words = "finishing what is under way; once more ends it at once";
-                    self.parts.onlooker.say(words);
+                    self.parts.onlooker.stopping(signal, self.pool.busy());
                     Event::Stop
                 }
             }

@@ -30,7 +30,7 @@ use crate::{
     units::{RunId, Timestamp, WorkerId},
 };
 
-pub use onlooker::{Onlooker, Standing};
+pub use onlooker::{Onlooker, Standing, finishing};
 pub use parts::{Parts, Tally};
 
 /// What one turn reads of the source at most.
@@ -104,6 +104,7 @@ impl PoolDriver {
             tally: Tally {
                 done: 0,
                 failed: 0,
+                cut: 0,
                 over: Over::Done,
                 stopped_by: None,
             },

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::PoolDriver;
-use crate::units::{Bytes, Timestamp};
+use crate::units::{Bytes, Signal, Timestamp};
 
 /// Whoever looks on.
 pub trait Onlooker {
@@ -12,6 +12,14 @@ pub trait Onlooker {
 
     /// Hears what a task has printed.
     fn print(&self, line: &str);
+
+    /// So many tasks are still finished, for the pool was told to stop.
+    fn stopping(&self, by: Signal, tasks: usize) {
+        let _ = by;
+        if tasks > 0 {
+            self.say(&finishing(tasks));
+        }
+    }
 
     /// So often it wants to be shown how far it is.
     fn interval(&self) -> Option<Duration> {
@@ -29,6 +37,11 @@ pub trait Onlooker {
     }
 }
 
+/// What a pool still waits for.
+pub fn finishing(tasks: usize) -> String {
+    format!("finishing the tasks under way: {tasks}; press Ctrl-C again to stop now")
+}
+
 /// How far a pool is.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing {
@@ -36,6 +49,8 @@ pub struct Standing {
     pub done: u64,
     /// Tasks that failed.
     pub failed: u64,
+    /// Tasks that were stopped before their end and have no result.
+    pub cut: u64,
     /// What all workers hold.
     pub memory: Bytes,
     /// Since it was begun.
@@ -52,6 +67,7 @@ impl PoolDriver {
         Standing {
             done: self.tally.done,
             failed: self.tally.failed,
+            cut: self.tally.cut,
             memory: self.pool.memory(),
             elapsed: now.since(self.begun),
         }

@@ -50,6 +50,8 @@ pub struct Tally {
     pub done: u64,
     /// Tasks that failed.
     pub failed: u64,
+    /// Tasks that were stopped before their end and have no result.
+    pub cut: u64,
     /// How the pool ended.
     pub over: Over,
     /// The signal that stopped it.

@@ -253,6 +253,14 @@ impl Host {
         }
     }
 
+    /// A worker begins no other task.
+    pub fn halt_child(&self, worker: WorkerId) {
+        let child = self.pool.as_ref().and_then(|it| it.children.get(&worker));
+        if let Some(child) = child {
+            child.halt();
+        }
+    }
+
     /// SIGKILL for one worker.
     pub fn kill_child(&self, worker: WorkerId) {
         let child = self.pool.as_ref().and_then(|it| it.children.get(&worker));

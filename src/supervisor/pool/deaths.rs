@@ -10,7 +10,7 @@ use super::{
 
 use crate::{
     supervisor::event::{Ended, Oom},
-    units::{Bytes, Timestamp, WorkerId},
+    units::{Bytes, Signal, Timestamp, WorkerId},
 };
 
 /// How a worker ended.
@@ -82,16 +82,14 @@ impl Pool {
         for (index, mut ticket) in worker.window.iter().copied().enumerate() {
             let part = suspect.filter(|(position, _)| *position == index);
             if let Some((_, part)) = part {
-                if let Some(ticket) = self.judge(&worker, ticket, part, &death) {
-                    again.push(ticket);
-                }
+                again.extend(self.judge(&worker, ticket, part, &death));
             } else if index < before {
                 // Finished, and the result went down with the worker: it is wanted still.
                 ticket.lost = ticket.lost.saturating_add(1);
                 if ticket.lost > LOST_MAX {
                     self.give_up(ticket, Fate::Died(ended), &death);
                 } else {
-                    again.push(ticket);
+                    again.extend(self.again(ticket));
                 }
             } else {
                 again.push(ticket);
@@ -137,19 +135,23 @@ impl Pool {
         part: Part,
         death: &Death,
     ) -> Option<Ticket> {
-        let retry = self.stop.is_none();
         let Death {
             ended, oom, peak, ..
         } = *death;
         if let Phase::Clearing(next) = self.phase {
-            // All are ended because of the template: no task has done anything.
-            let fate = match next {
-                Next::Restart | Next::RestartAfter(_) => Fate::Died(ended),
-                Next::End(Over::GaveUp) => Fate::StartFailed,
-                Next::End(_) => Fate::Died(ended),
+            // All are ended because of the template, or because the pool was told to stop at once:
+            // no task has done anything.
+            return match next {
+                Next::Restart | Next::RestartAfter(_) => {
+                    self.put_back(ticket, Fate::Died(ended), death)
+                }
+                Next::End(Over::GaveUp) => {
+                    ticket.lost = ticket.lost.saturating_add(1);
+                    self.give_up(ticket, Fate::StartFailed, death);
+                    None
+                }
+                Next::End(_) => self.again(ticket),
             };
-            let may_retry = retry && !matches!(next, Next::End(_));
-            return self.put_back(ticket, may_retry, fate, death);
         }
         if let Some(peak) = peak.filter(|_| oom != Oom::No || worker.killed == Some(Killed::Budget))
         {
@@ -164,16 +166,17 @@ impl Pool {
         // Where others ran beside it, the budget was met by all of them: it is nobody's fault.
         let crowded = oom == Oom::Budget && self.under_way() > 0;
         if worker.killed == Some(Killed::Budget) || (worker.killed.is_none() && crowded) {
-            return self.put_back(ticket, retry, Fate::Cap, death);
+            return self.put_back(ticket, Fate::Cap, death);
         }
         if worker.killed.is_none() && oom != Oom::No {
             if part == Part::Next {
-                return self.put_back(ticket, retry, by_cap, death);
+                return self.put_back(ticket, by_cap, death);
             }
             ticket.ooms = ticket.ooms.saturating_add(1);
-            if ticket.ooms <= self.spec.oom_retries && retry {
+            if ticket.ooms <= self.spec.oom_retries {
                 // In a worker of its own, before anything else.
-                self.alone.push_back(ticket);
+                let alone = self.again(ticket);
+                self.alone.extend(alone);
             } else {
                 self.give_up(ticket, by_cap, death);
             }
@@ -181,11 +184,18 @@ impl Pool {
         }
         if worker.killed.is_none() && part != Part::Begun {
             // It had no effects yet, and its worker was ended by somebody else.
-            return self.put_back(ticket, retry, Fate::Died(ended), death);
+            return self.put_back(ticket, Fate::Died(ended), death);
         }
         ticket.failed = ticket.failed.saturating_add(1);
-        if ticket.failed <= self.spec.retries && retry {
-            return Some(ticket);
+        // Who stops us may tell our workers as well, as systemd does: what they were at has not
+        // failed by itself.
+        let told = matches!(
+            ended,
+            Ended::Signal(Signal::TERM | Signal::INT | Signal::HUP)
+        );
+        let is_stopped = self.stop == Some(Over::Stopped) && told && worker.killed.is_none();
+        if ticket.failed <= self.spec.retries || is_stopped {
+            return self.again(ticket);
         }
         let fate = match worker.killed {
             Some(Killed::Timeout) => Fate::Timeout,
@@ -196,18 +206,22 @@ impl Pool {
     }
 
     /// The task is run again without blame, but not for ever.
-    fn put_back(
-        &mut self,
-        mut ticket: Ticket,
-        retry: bool,
-        fate: Fate,
-        death: &Death,
-    ) -> Option<Ticket> {
+    fn put_back(&mut self, mut ticket: Ticket, fate: Fate, death: &Death) -> Option<Ticket> {
         ticket.lost = ticket.lost.saturating_add(1);
-        if retry && ticket.lost <= LOST_MAX {
-            return Some(ticket);
+        if ticket.lost <= LOST_MAX {
+            return self.again(ticket);
         }
         self.give_up(ticket, fate, death);
+        None
+    }
+
+    /// The task is to be tried again: it is given back. If the pool was told to stop, it is not
+    /// begun again, and as it is not known how it would have ended, it has no result.
+    pub(super) fn again(&mut self, ticket: Ticket) -> Option<Ticket> {
+        if self.stop.is_none() {
+            return Some(ticket);
+        }
+        self.actions.push_back(Action::Abandon(ticket.seq));
         None
     }
 

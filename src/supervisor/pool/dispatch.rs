@@ -249,6 +249,18 @@ impl Pool {
         }
     }
 
+    /// The pool was told to stop before this task was begun.
+    pub(super) fn on_not_begun(&mut self, id: WorkerId, seq: Seq) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        // RACE: as in `on_ended`. Before a stop no worker says this.
+        if self.stop.is_some() && worker.window.front().is_some_and(|it| it.seq == seq) {
+            worker.window.pop_front();
+            self.dispatch = true;
+        }
+    }
+
     /// A worker has said how a task went.
     pub(super) fn on_ended(
         &mut self,
@@ -282,8 +294,10 @@ impl Pool {
         self.mean_micros = Some(mean + (time - mean) * FRESH);
         self.dispatch = true;
         ticket.failed = ticket.failed.saturating_add(1);
-        if how == How::Raised && ticket.failed <= self.spec.retries && self.stop.is_none() {
-            self.queue.push_front(ticket);
+        if how == How::Raised && ticket.failed <= self.spec.retries {
+            if let Some(ticket) = self.again(ticket) {
+                self.queue.push_front(ticket);
+            }
             return;
         }
         self.actions.push_back(Action::Deliver {

@@ -62,6 +62,13 @@ pub enum Event {
         /// The most that its worker held up to now.
         peak: Bytes,
     },
+    /// A task came to a worker after [`Action::Halt`], and was not begun.
+    NotBegun {
+        /// At whose hands.
+        worker: WorkerId,
+        /// Which.
+        seq: Seq,
+    },
     /// A worker is gone. All that it had said was handed in before.
     WorkerEnded {
         /// Which.
@@ -90,7 +97,7 @@ pub enum Event {
     },
     /// The source has no more.
     SourceEnded,
-    /// Finish what is under way, take nothing new.
+    /// Finish what has begun, begin nothing else.
     Stop,
     /// End what is under way as well.
     StopAtOnce,
@@ -133,6 +140,8 @@ pub enum Action {
     Send(WorkerId, Seq),
     /// No more tasks come; it may end.
     Quit(WorkerId),
+    /// It begins no other task of those that it has: each of them is [`Event::NotBegun`].
+    Halt(WorkerId),
     /// SIGKILL for all that lives in a slot, its nest included.
     KillSlot(SlotId),
     /// SIGKILL for one worker.
@@ -169,6 +178,8 @@ pub enum Action {
         /// For how long it ran in its last attempt.
         ran: Duration,
     },
+    /// A task that was begun has no result, and shall have none: the pool was told to stop.
+    Abandon(Seq),
     /// Say this.
     Warn(String),
     /// A worker ended while it started, and did not say why.

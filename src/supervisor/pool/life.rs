@@ -167,20 +167,33 @@ impl Pool {
         }
     }
 
-    /// Takes nothing new; what is under way is finished.
+    /// Begins nothing else; what has begun is finished.
     pub(super) fn stop(&mut self, over: Over) {
         if self.stop.is_none() {
             self.stop = Some(over);
-            self.queue.clear();
-            self.alone.clear();
-            if matches!(self.phase, Phase::Idle | Phase::Resting(_)) {
-                self.end(over);
+            let waiting = self.queue.drain(..).chain(self.alone.drain(..));
+            let begun = waiting.filter(|ticket| ticket.attempts() > 0);
+            let abandoned = begun.map(|ticket| Action::Abandon(ticket.seq));
+            self.actions.extend(abandoned);
+            let busy = self
+                .workers
+                .iter()
+                .filter(|(_, worker)| !worker.window.is_empty());
+            self.actions.extend(busy.map(|(id, _)| Action::Halt(*id)));
+            match self.phase {
+                Phase::Idle | Phase::Resting(_) => self.end(over),
+                // Nobody works while a template starts: what it imports is not waited for.
+                Phase::Starting => {
+                    self.phase = Phase::Clearing(Next::End(over));
+                    self.actions.push_back(Action::EndTemplate);
+                }
+                Phase::Running | Phase::Clearing(_) | Phase::Over => {}
             }
             self.dispatch = true;
         }
     }
 
-    /// Takes nothing new, and ends what is under way.
+    /// Begins nothing else, and ends what has begun.
     pub(super) fn stop_at_once(&mut self) {
         self.stop(Over::Stopped);
         let over = self.stop.unwrap_or(Over::Stopped);

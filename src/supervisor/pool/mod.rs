@@ -6,7 +6,7 @@
 //! outlives it, so that its death is blamed on the one task that it was at.
 //!
 //! The promise: each task that came is delivered or failed exactly once, unless the pool was told
-//! to stop before its turn came.
+//! to stop before its turn came, or before it was known how the task ends: then it has no result.
 
 mod deaths;
 mod dispatch;
@@ -143,6 +143,7 @@ impl Pool {
                 micros,
                 peak,
             } => self.on_ended(now, (worker, seq), (how, micros, peak)),
+            Event::NotBegun { worker, seq } => self.on_not_begun(worker, seq),
             Event::WorkerEnded {
                 worker,
                 ended,
@@ -203,6 +204,12 @@ impl Pool {
             .values()
             .map(|worker| worker.window.len())
             .sum()
+    }
+
+    /// Workers that are at a task.
+    pub fn busy(&self) -> usize {
+        let is_busy = |worker: &&Worker| !worker.window.is_empty();
+        self.workers.values().filter(is_busy).count()
     }
 
     /// What holds.
