@@ -1,21 +1,12 @@
 //! `supervise map`, and the pool that a `supervise.Executor` starts.
 
-use std::{
-    env,
-    fs::File,
-    io,
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::net::UnixStream,
-    },
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{env, io, os::unix::net::UnixStream, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
 use super::{
     interpreter,
+    map_files::{self, Output},
     progress::{Input, Progress, Quiet},
     run::{OUR_BUG, complain, fail, in_runtime},
 };
@@ -24,12 +15,12 @@ use crate::{
     config,
     driver::pool::{Onlooker, Parts, PoolDriver, Tally},
     host::{doctor, open_files, users},
-    queue::{Journal, Lines, Order, Results, Sink, Source, executor},
+    queue::{Format, Journal, Lines, Order, Results, Sink, Source, executor},
     supervisor::{
         pool::{event::Over, spec::PoolSpec},
         spec::{CommandSpec, Limit, MemorySpec, Spec},
     },
-    units::{Bytes, Size},
+    units::{Bytes, Signal, Size},
 };
 
 /// Descriptors of a slot: the sockets and processes of its worker, of the next worker and of the
@@ -47,13 +38,18 @@ const NOT_FOUND: i32 = 127;
 pub(super) const NOTES: &str = "\
 A task is a JSON line with `id` and `args`, and a `key` if tasks differ in the memory
 that they need;
-or any JSON value, and then the number of its line, from 1, is its id. There is exactly one line of
+or any JSON value, and then the number of its line, from 1, is its id; with --plain each line is a
+string. There is exactly one line of
 result for each task, with `id`, `ok`, `worker`, `seconds` and `peak` (bytes), and `result` or an
 `error` of `type`, `message`, `traceback`, `cause` and `attempts`. What a task prints goes to
 standard error, with its id. The current directory is on sys.path.
 
-Exit status: 0 all tasks returned; 1 some failed; 2 wrong use; 75 no worker could be started; 125
-could not set up; 127 no Python; 128+n ended by signal n.";
+Ctrl-C finishes the tasks that have begun and begins no other; again, it stops them. --resume does
+again what was stopped. The output is left as it was until the first worker is ready.
+
+Exit status: 0 all tasks returned; 1 the output has failures, of this run or of an earlier one; 2
+wrong use; 75 no worker could be started; 125 could not set up, or --resume was refused; 127 no
+Python; 128+n ended by signal n; 141 whoever read standard output has closed it (as `head` does).";
 
 /// What a pool's workers may have and do, for lines and for executors.
 #[derive(Args, Debug)]
@@ -117,12 +113,15 @@ pub struct MapArgs {
     /// Read tasks from here [default: standard input]
     #[arg(long, short, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Write results there [default: standard output]
+    /// Write results there, which must not be the input [default: standard output]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Write results in the order of the tasks
     #[arg(long)]
     ordered: bool,
+    /// A line is a string, not JSON
+    #[arg(long)]
+    plain: bool,
     /// How FUNCTION gets a task's args: as one value, as its positional arguments, as keywords
     #[arg(long, value_enum, default_value_t = Call::One)]
     call: Call,
@@ -132,7 +131,7 @@ pub struct MapArgs {
     /// Keep results here, so that a run that was killed can go on
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
-    /// Go on with the journal: what is done in it is not done again
+    /// Go on with the journal: what is done in it is not done again; another input is refused
     #[arg(long, requires = "journal")]
     resume: bool,
     /// What failed in the journal is done again
@@ -228,50 +227,74 @@ pub fn map(args: &MapArgs) -> i32 {
         initializer: args.initializer.clone(),
         warm: args.workers.start.warm(),
     };
+    if args.plain && !matches!(args.call, Call::One) {
+        return fail("--plain: a line is one value: leave out --call", WRONG_USE);
+    }
     in_runtime(async {
-        let ends = match ends(args) {
-            Ok(ends) => ends,
+        let (ends, failed) = match ends(args) {
+            Ok(found) => found,
             Err(message) => return fail(&message, NOT_SET_UP),
         };
-        run(&args.workers, args.stop_on_error, orders, None, ends).await
+        let status = run(&args.workers, args.stop_on_error, orders, None, ends).await;
+        if status == 0 && failed > 0 {
+            complain(&format!(
+                "{failed} of the tasks failed in an earlier run. hint: --retry-failed does them again"
+            ));
+            return FAILED;
+        }
+        status
     })
 }
 
 type Ends = (Box<dyn Source>, Box<dyn Sink>, Box<dyn Onlooker>);
 
-/// Opens what is read and what is written, the journal first: nothing else is touched without it.
-fn ends(args: &MapArgs) -> Result<Ends, String> {
-    let named = |path: &Path, error: &io::Error| format!("{}: {error}", path.display());
+/// Opens what is read and what is written. Nothing of it is written before the first worker is
+/// ready. With it: how many tasks have failed in earlier runs, and are not done again.
+fn ends(args: &MapArgs) -> Result<(Ends, u64), String> {
+    let input = map_files::open_input(args.input.as_deref())?;
+    let output = Output::open(args.output.as_deref())?;
+    output.is_not(&input, "the input")?;
+    let task = task_of(args);
     let journal = match &args.journal {
-        Some(path) if args.resume => Some(Journal::resume(path, &args.function, args.retry_failed)),
-        Some(path) => Some(Journal::create(path, &args.function)),
+        Some(path) if args.resume => Some(Journal::resume(path, &task, args.retry_failed)),
+        Some(path) => Some(Journal::create(path, &task)),
         None => None,
     };
     let journal = journal.transpose().map_err(|error| error.to_string())?;
-    let input = match &args.input {
-        Some(path) => File::open(path).map_err(|error| named(path, &error))?,
-        None => copy_of(io::stdin().as_fd())?,
-    };
-    let output = match &args.output {
-        Some(path) => File::create(path).map_err(|error| named(path, &error))?,
-        None => copy_of(io::stdout().as_fd())?,
-    };
+    if let Some(journal) = &journal {
+        output.is_not(journal.file(), "the journal")?;
+    }
     let order = if args.ordered {
         Order::AsGiven
     } else {
         Order::AsTheyEnd
     };
+    let format = if args.plain {
+        Format::Plain
+    } else {
+        Format::Json
+    };
     let done = journal.as_ref().map(Journal::done).unwrap_or_default();
+    let failed = journal.as_ref().map_or(0, Journal::failed);
     let input = Input::new(input, done);
     let progress = Progress::new(input.way());
-    let lines = Lines::start(input, journal.as_ref()).map_err(|error| error.to_string())?;
+    let lines = Lines::start(input, format, journal.as_ref()).map_err(|error| error.to_string())?;
+    let (gone, is_stream) = (output.reader_gone(), output.is_stream());
     let results = Results::start(output, order, journal).map_err(|error| error.to_string())?;
-    Ok((Box::new(lines), Box::new(results), Box::new(progress)))
+    let results = results.watching(gone).streaming(is_stream);
+    let ends: Ends = (Box::new(lines), Box::new(results), Box::new(progress));
+    Ok((ends, failed))
 }
 
-fn copy_of(fd: BorrowedFd<'_>) -> Result<File, String> {
-    let owned = fd.try_clone_to_owned();
-    owned.map(File::from).map_err(|error| error.to_string())
+/// What is done with each line: a journal is of one function that is called in one way.
+fn task_of(args: &MapArgs) -> String {
+    let call = match args.call {
+        Call::One => "",
+        Call::Args => " --call args",
+        Call::Kwargs => " --call kwargs",
+    };
+    let plain = if args.plain { " --plain" } else { "" };
+    format!("{}{call}{plain}", args.function)
 }
 
 /// Serves an executor; the result is the exit status.
@@ -365,15 +388,10 @@ async fn run(
     };
     match driver.run().await {
         Ok(tally) => status(tally),
-        // Whoever read the results has enough, or is gone.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted
-            ) =>
-        {
-            0
-        }
+        // The executor is gone.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => 0,
+        // Who read the results has enough: as of a program that SIGPIPE has ended.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 128 + Signal::PIPE.0,
         Err(error) => fail(&error.to_string(), NOT_SET_UP),
     }
 }

@@ -5,6 +5,7 @@ mod command;
 mod interpreter;
 mod kept;
 pub mod map;
+mod map_files;
 mod mistakes;
 mod options;
 mod pages;
@@ -25,9 +26,8 @@ use crate::{
     units::WorkerId,
 };
 
-use options::Options;
-
 pub use command::{Client, Command, Form, Subject, Target, Usage};
+use options::Options;
 
 const FORMS: &str = "supervise [OPTIONS] -- COMMAND [ARG]...
        supervise [OPTIONS] run CONFIG [-- COMMAND [ARG]...]

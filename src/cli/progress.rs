@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, IsTerminal as _, Read, Write as _},
+    io::{self, IsTerminal as _, Read, Seek as _, Write as _},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,10 +13,11 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use memchr::memchr_iter;
 
+use super::map_files::go_back;
 use crate::{
     driver::pool::{Onlooker, Standing, finishing},
     escape,
-    queue::Skip,
+    queue::{self, Skip},
     units::Signal,
 };
 
@@ -29,6 +30,8 @@ const FRESH: f64 = 0.2;
 #[derive(Debug)]
 pub(super) struct Input {
     file: File,
+    /// Where it was read from; of a pipe nobody knows.
+    place: Option<u64>,
     way: Way,
 }
 
@@ -44,14 +47,15 @@ pub(super) struct Way {
 }
 
 impl Input {
-    pub(super) fn new(file: File, done: Arc<Skip>) -> Self {
+    pub(super) fn new(mut file: File, done: Arc<Skip>) -> Self {
         let regular = file.metadata().ok().filter(|it| it.is_file());
         let way = Way {
             total: regular.map(|it| it.len()).filter(|length| *length > 0),
             done,
             ..Way::default()
         };
-        Self { file, way }
+        let place = file.stream_position().ok();
+        Self { file, place, way }
     }
 
     pub(super) fn way(&self) -> Way {
@@ -66,6 +70,17 @@ impl Read for Input {
         self.way.bytes.fetch_add(count as u64, Ordering::Relaxed);
         self.way.lines.fetch_add(lines as u64, Ordering::Relaxed);
         Ok(count)
+    }
+}
+
+impl queue::Input for Input {
+    fn rewind(&mut self) -> io::Result<bool> {
+        let is_back = go_back(&mut self.file, self.place)?;
+        if is_back {
+            self.way.bytes.store(0, Ordering::Relaxed);
+            self.way.lines.store(0, Ordering::Relaxed);
+        }
+        Ok(is_back)
     }
 }
 

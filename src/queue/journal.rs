@@ -1,7 +1,8 @@
 //! What is done, in a file that outlives us: the truth for going on.
 //!
-//! A header, then a line for each result, written before the result is. Whatever ends us, a
-//! task whose result was written is in it; a torn last line is cut off when going on.
+//! A header, then a record for each result, written before the result is. Whatever ends us, a
+//! task whose result was written is in it; a torn last line is cut off when going on. Nothing is
+//! written before [`Journal::begin`], so that a run that cannot start leaves it as it was.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +10,10 @@ use std::{
     fs::{File, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,49 +24,41 @@ use crate::private_dir;
 
 use super::{
     Skip,
-    replay::{Replay, Span, Walk, split},
+    marks::{Difference, Marks},
+    record::{self, Record, Wrong},
+    replay::{Replay, Walk},
 };
 
-/// What is known of an input is how it begins.
-const KNOWN: usize = 64 << 10;
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Each journal opens like this, of whatever version.
+const OPENING: &[u8] = b"{\"journal\":";
 /// The disk is asked to keep what was written this often.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
-struct Header {
+#[derive(Debug, Serialize)]
+struct Header<'a> {
     journal: u32,
+    task: &'a str,
+}
+
+/// What is read of a header: first its version, for it says what else there is.
+#[derive(Deserialize)]
+struct Version {
+    journal: u32,
+}
+
+#[derive(Deserialize)]
+struct Task {
     task: String,
-    input: Beginning,
-}
-
-/// How an input begins.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-struct Beginning {
-    bytes: usize,
-    hash: String,
-}
-
-impl Beginning {
-    fn of(text: &[u8]) -> Self {
-        Self {
-            bytes: text.len(),
-            hash: format!("{:016x}", fnv1a(text)),
-        }
-    }
-}
-
-fn fnv1a(text: &[u8]) -> u64 {
-    text.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 #[derive(Deserialize)]
 struct Entry {
     ok: bool,
-    line: u64,
 }
+
+/// Lines of the input that were read, each with the hash of the input up to there.
+type Read = Vec<(u64, u64)>;
 
 /// An append-only file of results.
 #[derive(Debug)]
@@ -70,13 +66,20 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     task: String,
-    header: Option<Header>,
     done: Arc<Skip>,
+    /// How many of these failed.
+    failed: u64,
+    marks: Marks,
     /// Where the last line begins of those that have several.
     last: BTreeMap<u64, u64>,
     /// Of the header and of all, when it was opened.
     first_line: u64,
     end: u64,
+    /// There is more, which is not whole.
+    is_torn: bool,
+    /// Told by whoever reads the input.
+    reads: (Sender<Read>, Receiver<Read>),
+    read: BTreeMap<u64, u64>,
     /// Since when there is something that the disk was not asked to keep.
     unsynced: Option<Instant>,
 }
@@ -125,11 +128,15 @@ impl Journal {
             path: path.to_owned(),
             file,
             task: task.to_owned(),
-            header: None,
             done: Arc::default(),
+            failed: 0,
+            marks: Marks::default(),
             last: BTreeMap::new(),
             first_line: 0,
             end,
+            is_torn: false,
+            reads: channel(),
+            read: BTreeMap::new(),
             unsynced: None,
         })
     }
@@ -139,6 +146,16 @@ impl Journal {
         Arc::clone(&self.done)
     }
 
+    /// How many of these failed.
+    pub const fn failed(&self) -> u64 {
+        self.failed
+    }
+
+    /// The file, to be compared with others.
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
     fn read(&mut self, retry_failed: bool) -> io::Result<()> {
         let mut walk = Walk::new(self.file.try_clone()?, 0, self.end);
         let mut line = Vec::new();
@@ -146,89 +163,148 @@ impl Journal {
             return Ok(());
         };
         if !self.read_header(&line)? {
-            return self.cut_off(0);
+            (self.end, self.is_torn) = (0, true);
+            return Ok(());
         }
         self.first_line = span.length as u64;
         let (mut seen, mut failed) = (Skip::default(), Skip::default());
-        let mut bad: Option<(u64, Span)> = None;
+        let mut torn: Option<(u64, u64)> = None;
         let mut number = 1;
         while let Some(span) = walk.next(&mut line)? {
             number += 1;
-            if let Some((number, _)) = bad {
-                return Err(other(format!(
-                    "line {number} is broken, and it is not the last"
-                )));
+            if let Some((number, _)) = torn {
+                return Err(corrupted(number));
             }
-            let Some(entry) = entry(&line) else {
-                bad = Some((number, span));
-                continue;
+            let record = match record::read(&line) {
+                Ok(record) => record,
+                Err(Wrong::Torn) => {
+                    torn = Some((number, span.start));
+                    continue;
+                }
+                Err(Wrong::Corrupted) => return Err(corrupted(number)),
             };
-            if !seen.insert(entry.line) {
-                self.last.insert(entry.line, span.start);
+            let entry: Entry = serde_json::from_slice(&line).map_err(|_| corrupted(number))?;
+            self.marks.insert(record.line, record.mark);
+            if !seen.insert(record.line) {
+                self.last.insert(record.line, span.start);
             }
             if entry.ok {
-                failed.remove(entry.line);
+                failed.remove(record.line);
             } else {
-                failed.insert(entry.line);
+                failed.insert(record.line);
             }
         }
-        if let Some((_, span)) = bad {
-            self.cut_off(span.start)?;
+        if let Some((_, start)) = torn {
+            (self.end, self.is_torn) = (start, true);
         }
         if retry_failed {
             seen.take_out(&failed);
+        } else {
+            self.failed = failed.count();
         }
         self.done = Arc::new(seen);
         Ok(())
     }
 
     /// False: it is torn, and nothing comes after it.
-    fn read_header(&mut self, line: &[u8]) -> io::Result<bool> {
+    fn read_header(&self, line: &[u8]) -> io::Result<bool> {
         // Nothing is ever cut off from a file that is not ours.
-        const OPENING: &[u8] = b"{\"journal\":";
         if !line.starts_with(&OPENING[..OPENING.len().min(line.len())]) {
             return Err(other("it is not a journal"));
         }
         if !line.ends_with(b"\n") {
             return Ok(false);
         }
-        let header: Header = serde_json::from_slice(line)
-            .map_err(|error| other(format!("its header is broken: {error}")))?;
-        if header.journal != VERSION {
-            let version = header.journal;
+        if let Ok(Version { journal }) = serde_json::from_slice(line)
+            && journal != VERSION
+        {
             return Err(other(format!(
-                "a journal of version {version}, not {VERSION}"
+                "it is a journal of version {journal}, and this `supervise` writes version \
+                 {VERSION}. hint: finish it with the `supervise` that began it, or start anew \
+                 with another journal"
             )));
         }
-        if header.task != self.task {
-            let (its, ours) = (&header.task, &self.task);
+        let task = record::unseal(line).ok().and_then(|text| {
+            let text = [text, b"}"].concat();
+            serde_json::from_slice::<Task>(&text).ok()
+        });
+        let Some(Task { task: its }) = task else {
+            return Err(other("line 1 (its header) is corrupted"));
+        };
+        if its != self.task {
+            let ours = &self.task;
             return Err(other(format!(
                 "it is the journal of `{its}`, not of `{ours}`"
             )));
         }
-        self.header = Some(header);
         Ok(true)
     }
 
-    fn cut_off(&mut self, end: u64) -> io::Result<()> {
-        self.file.set_len(end)?;
-        self.end = end;
-        self.file.sync_data()
+    /// Makes it ready to be written: a new one gets its header, a torn line is cut off.
+    pub(super) fn begin(&mut self) -> io::Result<()> {
+        let begun = self.make_ready();
+        begun.map_err(|error| self.broken(&error))
     }
 
-    pub(super) fn binding(&self) -> io::Result<Binding> {
-        Ok(Binding {
+    fn make_ready(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            self.file.set_len(self.end)?;
+        }
+        if self.end > 0 {
+            return self.file.sync_data();
+        }
+        let header = Header {
+            journal: VERSION,
+            task: &self.task,
+        };
+        let mut line = serde_json::to_vec(&header)?;
+        line.pop();
+        record::seal(&mut line, 0)?;
+        self.file.write_all(&line)?;
+        self.file.sync_data()?;
+        // Its name is kept as well; where a directory cannot be synced, that is its own affair.
+        let directory = self
+            .path
+            .parent()
+            .filter(|path| !path.as_os_str().is_empty());
+        let _ = File::open(directory.unwrap_or(Path::new("."))).and_then(|file| file.sync_all());
+        Ok(())
+    }
+
+    pub(super) fn binding(&self) -> Binding {
+        Binding {
             path: self.path.clone(),
-            file: self.file.try_clone()?,
-            task: self.task.clone(),
-            header: self.header.clone(),
-        })
+            marks: self.marks.clone(),
+            reads: self.reads.0.clone(),
+        }
     }
 
     pub(super) fn replay(&self) -> io::Result<Replay> {
         let file = self.file.try_clone().map_err(|error| self.broken(&error))?;
         let walk = Walk::new(file, self.first_line, self.end);
         Ok(Replay::new(walk, self.done(), self.last.clone()))
+    }
+
+    /// Appends the record of a result, which is given without its closing brace, to `records`.
+    pub(super) fn record(
+        &mut self,
+        records: &mut Vec<u8>,
+        line: u64,
+        result: &[u8],
+    ) -> io::Result<()> {
+        let Some(mark) = self.mark_of(line) else {
+            let told = format!("line {line} of the input has a result and was not read");
+            return Err(self.broken(&other(told)));
+        };
+        record::write(records, Record { result, line, mark })
+    }
+
+    fn mark_of(&mut self, line: u64) -> Option<u64> {
+        // A line is told before its task is given, so that it is there before the result is.
+        while let Ok(read) = self.reads.1.try_recv() {
+            self.read.extend(read);
+        }
+        self.read.remove(&line)
     }
 
     /// Writes whole lines.
@@ -264,61 +340,51 @@ impl Journal {
     }
 }
 
-/// Ties a journal to its input, from the thread that reads that.
+/// Ties a journal to its input, where that is read.
 #[derive(Debug)]
 pub(super) struct Binding {
     path: PathBuf,
-    file: File,
-    task: String,
-    header: Option<Header>,
+    marks: Marks,
+    reads: Sender<Read>,
 }
 
 impl Binding {
-    /// How much of the input [`Self::check`] must see, if there is so much.
-    pub(super) fn wants(&self) -> usize {
-        self.header.as_ref().map_or(1, |header| header.input.bytes)
+    /// The last line that [`Self::check`] knows of.
+    pub(super) fn last(&self) -> u64 {
+        self.marks.last()
     }
 
-    /// A new journal gets its header, before there is any task and so any result. One that is
-    /// resumed must be of an input that begins like this one; that may be longer than it was.
-    pub(super) fn check(mut self, text: &[u8]) -> io::Result<()> {
-        let Some(header) = &self.header else {
-            return self.begin(text).map_err(|error| at(&self.path, &error));
-        };
-        let text = &text[..text.len().min(header.input.bytes)];
-        if Beginning::of(text) != header.input {
-            return Err(other(named(
-                &self.path,
-                "it is the journal of another input",
-            )));
+    /// A journal that is resumed must be of the input that is read. That may be longer than it
+    /// was.
+    pub(super) fn check(&self, line: u64, mark: u64) -> io::Result<()> {
+        let checked = self.marks.check(line, mark);
+        checked.map_err(|difference| self.refusal(difference))
+    }
+
+    /// The input has only so many lines.
+    pub(super) fn ends_after(&self, lines: u64) -> io::Result<()> {
+        if lines < self.last() {
+            return Err(self.refusal(Difference::Shorter(lines, self.last())));
         }
         Ok(())
     }
 
-    fn begin(&mut self, text: &[u8]) -> io::Result<()> {
-        let header = Header {
-            journal: VERSION,
-            task: self.task.clone(),
-            input: Beginning::of(&text[..text.len().min(KNOWN)]),
-        };
-        let mut line = serde_json::to_vec(&header)?;
-        line.push(b'\n');
-        self.file.write_all(&line)?;
-        self.file.sync_data()?;
-        // Its name is kept as well; where a directory cannot be synced, that is its own affair.
-        let directory = self
-            .path
-            .parent()
-            .filter(|path| !path.as_os_str().is_empty());
-        let _ = File::open(directory.unwrap_or(Path::new("."))).and_then(|file| file.sync_all());
-        Ok(())
+    fn refusal(&self, difference: Difference) -> io::Error {
+        let told = format!("it is the journal of another input: {difference}");
+        other(named(&self.path, told))
+    }
+
+    /// Tells the journal what it needs to know when these lines have their results.
+    pub(super) fn tell(&self, read: Read) {
+        // Nobody hears it where results are not written any more.
+        let _ = self.reads.send(read);
     }
 }
 
-fn entry(line: &[u8]) -> Option<Entry> {
-    let (_, seq) = split(line)?;
-    let entry: Entry = serde_json::from_slice(line).ok()?;
-    (entry.line == seq).then_some(entry)
+fn corrupted(number: u64) -> io::Error {
+    other(format!(
+        "line {number} is corrupted. hint: without that line its task is done again"
+    ))
 }
 
 fn named(path: &Path, told: impl Display) -> String {
@@ -344,3 +410,7 @@ fn now() -> Instant {
 #[cfg(test)]
 #[path = "journal_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "journal_input_tests.rs"]
+mod input_tests;

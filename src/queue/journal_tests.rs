@@ -9,19 +9,21 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{
-    super::tests::{Paper, wait},
-    super::{Detail, Failure, Given, Lines, Order, Outcome, Results, Sink, Source, Verdict},
+    super::tests::{Paper, begun, wait},
+    super::{
+        Detail, Failure, Format, Given, Lines, Order, Outcome, Results, Sink, Source, Verdict,
+    },
     *,
 };
 
 /// A folder with a journal that is to be.
-struct Place {
-    path: PathBuf,
+pub(super) struct Place {
+    pub(super) path: PathBuf,
     _folder: TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self {
             path: folder.path().join("the.journal"),
@@ -29,19 +31,19 @@ impl Place {
         }
     }
 
-    fn create(&self) -> io::Result<Journal> {
+    pub(super) fn create(&self) -> io::Result<Journal> {
         Journal::create(&self.path, "etl:convert")
     }
 
-    fn resume(&self, retry_failed: bool) -> io::Result<Journal> {
+    pub(super) fn resume(&self, retry_failed: bool) -> io::Result<Journal> {
         Journal::resume(&self.path, "etl:convert", retry_failed)
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         fs::read_to_string(&self.path).unwrap()
     }
 
-    fn write(&self, text: impl AsRef<[u8]>) {
+    pub(super) fn write(&self, text: impl AsRef<[u8]>) {
         fs::write(&self.path, text).unwrap();
     }
 
@@ -53,7 +55,7 @@ impl Place {
     }
 }
 
-fn outcome(seq: u64, result: Option<&str>) -> Outcome {
+pub(super) fn outcome(seq: u64, result: Option<&str>) -> Outcome {
     let failure = || Failure {
         cause: "cap".into(),
         attempts: 1,
@@ -76,23 +78,24 @@ fn outcome(seq: u64, result: Option<&str>) -> Outcome {
 type Out = Vec<(u64, bool)>;
 
 /// One run over an input.
-struct Run<'a> {
-    journal: Journal,
-    input: &'a str,
-    order: Order,
+pub(super) struct Run<'a> {
+    pub(super) journal: Journal,
+    pub(super) input: &'a str,
+    pub(super) order: Order,
     /// Those that fail.
-    fails: &'a [u64],
+    pub(super) fails: &'a [u64],
     /// Those that end, in this order; else all.
-    only: Option<&'a [u64]>,
+    pub(super) only: Option<&'a [u64]>,
 }
 
 impl Run<'_> {
     /// Which were given, and what came out of it and went well.
-    fn go(self) -> io::Result<(Vec<u64>, Out)> {
+    pub(super) fn go(self) -> io::Result<(Vec<u64>, Out)> {
         let input = Cursor::new(self.input.to_owned());
-        let mut lines = Lines::start(input, Some(&self.journal))?;
+        let mut lines = Lines::start(input, Format::Json, Some(&self.journal))?;
         let paper = Paper::default();
         let mut results = Results::start(paper.clone(), self.order, Some(self.journal))?;
+        results.begin();
         let mut given = Vec::new();
         let read = loop {
             match wait(|cx| lines.poll_tasks(cx, 7, &mut given)) {
@@ -124,7 +127,7 @@ impl Run<'_> {
     }
 }
 
-fn run(journal: Journal, input: &str) -> Run<'_> {
+pub(super) fn run(journal: Journal, input: &str) -> Run<'_> {
     Run {
         journal,
         input,
@@ -142,20 +145,20 @@ fn it_has_a_header_and_a_line_for_each_result() {
         ..run(place.create().unwrap(), "1\n\n3")
     };
     fails.go().unwrap();
-    let header = "{\"journal\":1,\"task\":\"etl:convert\",\
-                  \"input\":{\"bytes\":4,\"hash\":\"1e11baeeb6c6f8e3\"}}";
+    let header = "{\"journal\":2,\"task\":\"etl:convert\",\"sum\":\"";
     let text = place.text();
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 3, "{text}");
-    assert_eq!(lines[0].split("hash").next(), header.split("hash").next());
-    assert!(lines[1].starts_with("{\"id\":1,\"ok\":true,") && lines[1].ends_with(",\"line\":1}"));
-    assert!(lines[2].starts_with("{\"id\":3,\"ok\":false,") && lines[2].ends_with(",\"line\":3}"));
-}
-
-#[test]
-fn the_hash_is_fnv_1a() {
-    assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
-    assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    assert!(lines[0].starts_with(header), "{text}");
+    for (line, start) in [
+        (1, "{\"id\":1,\"ok\":true,"),
+        (2, "{\"id\":3,\"ok\":false,"),
+    ] {
+        let value: serde_json::Value = serde_json::from_str(lines[line]).unwrap();
+        assert!(lines[line].starts_with(start), "{text}");
+        assert_eq!(value["line"], value["id"]);
+        assert!(value["input"].is_string() && value["sum"].is_string());
+    }
 }
 
 #[test]
@@ -179,7 +182,7 @@ fn two_runs_do_not_write_one() {
     let place = Place::new();
     let mut results = {
         let journal = place.create().unwrap();
-        Results::start(io::sink(), Order::AsTheyEnd, Some(journal)).unwrap()
+        begun(io::sink(), Order::AsTheyEnd, Some(journal), 0..0)
     };
     for error in [place.create().unwrap_err(), place.resume(true).unwrap_err()] {
         let told = "another run is writing this journal";
@@ -289,7 +292,12 @@ fn a_torn_last_line_is_cut_off_wherever_it_is_torn() {
             .into_iter()
             .rev()
             .find(|kept| *kept <= end);
-        assert_eq!(place.text(), text[..kept.unwrap()], "{end}");
+        assert_eq!(journal.end, kept.unwrap() as u64, "{end}");
+        assert_eq!(
+            place.text(),
+            text[..end],
+            "nothing is written before it begins"
+        );
         assert_eq!(run(journal, input).go().unwrap().1.len(), 2, "{end}");
         assert_eq!(place.text(), text, "{end}");
     }
@@ -300,26 +308,44 @@ fn a_torn_last_line_is_cut_off_wherever_it_is_torn() {
         "[],\"line\":9}\n",
     ] {
         whole.write(format!("{text}{garbage}"));
-        assert_eq!(
-            whole.resume(false).unwrap().done().count(),
-            2,
-            "{garbage:?}"
-        );
+        let journal = whole.resume(false).unwrap();
+        assert_eq!(journal.done().count(), 2, "{garbage:?}");
+        run(journal, input).go().unwrap();
         assert_eq!(whole.text(), text);
     }
 }
 
 #[test]
-fn a_broken_line_elsewhere_is_told() {
+fn a_corrupted_line_is_told_by_its_number() {
     let place = Place::new();
     run(place.create().unwrap(), "1\n2\n3\n").go().unwrap();
-    let text = place.text().replace("{\"id\":2,", "{\"id\":,");
-    place.write(&text);
-    assert_eq!(
-        place.complaint(),
-        "line 3 is broken, and it is not the last"
-    );
-    assert_eq!(place.text(), text, "it is left as it was");
+    let whole = place.text();
+    let told = "is corrupted. hint: without that line its task is done again";
+    for (from, to, line) in [
+        ("{\"id\":1,", "{\"id\":7,", 2),
+        ("{\"id\":2,", "{\"id\":,", 3),
+        ("\"line\":2,", "\"line\":3,", 3),
+        ("{\"id\":3,", "{\"id\":4,", 4),
+        ("3,\"ok\":true", "3,\"ok\":false", 4),
+    ] {
+        let text = whole.replace(from, to);
+        assert_ne!(text, whole);
+        place.write(&text);
+        assert_eq!(place.complaint(), format!("line {line} {told}"), "{from}");
+        assert_eq!(place.text(), text, "it is left as it was");
+        // As it is hinted.
+        let without = |(at, _): &(usize, &str)| at + 1 != line;
+        let lines = text.lines().enumerate().filter(without);
+        place.write(
+            lines
+                .map(|(_, line)| format!("{line}\n"))
+                .collect::<String>(),
+        );
+        let again = run(place.resume(false).unwrap(), "1\n2\n3\n").go().unwrap();
+        assert_eq!((again.0.len(), again.1.len()), (1, 3));
+    }
+    place.write(whole.replace("etl:convert", "etl:konvert"));
+    assert_eq!(place.complaint(), "line 1 (its header) is corrupted");
 }
 
 #[test]
@@ -330,15 +356,19 @@ fn what_is_not_ours_is_left_alone() {
         assert_eq!(place.complaint(), "it is not a journal");
         assert_eq!(place.text(), foreign);
     }
-    place.write("{\"journal\":1}\n");
-    assert!(place.complaint().starts_with("its header is broken: "));
-    let header = |version: u32, task: &str| {
-        let input = "{\"bytes\":0,\"hash\":\"\"}";
-        format!("{{\"journal\":{version},\"task\":\"{task}\",\"input\":{input}}}\n")
-    };
-    place.write(header(2, "etl:convert"));
-    assert_eq!(place.complaint(), "a journal of version 2, not 1");
-    place.write(header(1, "etl:other"));
+    place.write("{\"journal\":2}\n");
+    assert_eq!(place.complaint(), "line 1 (its header) is corrupted");
+    // What the version before this one wrote.
+    let old = "{\"journal\":1,\"task\":\"etl:convert\",\"input\":{\"bytes\":0,\"hash\":\"\"}}\n\
+               {\"id\":1,\"ok\":true,\"result\":1,\"line\":1}\n";
+    place.write(old);
+    let told = "it is a journal of version 1, and this `supervise` writes version 2. hint: ";
+    assert!(place.complaint().starts_with(told), "{}", place.complaint());
+    assert_eq!(place.text(), old);
+    let other = Journal::create(&place.path.with_extension("other"), "etl:other").unwrap();
+    let other_path = other.path.clone();
+    run(other, "").go().unwrap();
+    place.write(fs::read(other_path).unwrap());
     assert_eq!(
         place.complaint(),
         "it is the journal of `etl:other`, not of `etl:convert`"
@@ -353,57 +383,19 @@ fn what_is_not_ours_is_left_alone() {
 }
 
 #[test]
-fn another_input_is_refused_before_any_task() {
-    let place = Place::new();
-    run(place.create().unwrap(), "1\n2\n").go().unwrap();
-    let before = place.text();
-    for other in ["1\n3\n", "1\n", ""] {
-        let error = run(place.resume(false).unwrap(), other).go().unwrap_err();
-        let told = "it is the journal of another input";
-        assert_eq!(
-            error.to_string(),
-            format!("{}: {told}", place.path.display())
-        );
-    }
-    assert_eq!(place.text(), before);
-    // Of a long input only the beginning is known.
-    let place = Place::new();
-    let long = "1\n".repeat(KNOWN);
-    run(place.create().unwrap(), &long).go().unwrap();
-    let grown = format!("{}22\n", &long[..KNOWN]);
-    let (given, _) = run(place.resume(false).unwrap(), &grown).go().unwrap();
-    assert!(given.is_empty(), "{given:?}");
-}
-
-#[test]
-fn an_input_in_pieces_is_known_again() {
-    let place = Place::new();
-    run(place.create().unwrap(), "1\n2\n3\n").go().unwrap();
-    let journal = place.resume(false).unwrap();
-    let (input, mut output) = pipe().unwrap();
-    let mut lines = Lines::start(input, Some(&journal)).unwrap();
-    for piece in ["1", "\n2\n", "3\n4\n"] {
-        output.write_all(piece.as_bytes()).unwrap();
-    }
-    let mut given = Vec::new();
-    assert!(wait(|cx| lines.poll_tasks(cx, 9, &mut given)).unwrap());
-    assert_eq!(given.iter().map(Given::seq).collect::<Vec<_>>(), [4]);
-}
-
-#[test]
 fn a_result_is_in_the_journal_before_it_is_out() {
     let place = Place::new();
     let (mut input, output) = pipe().unwrap();
     let journal = place.create().unwrap();
-    let mut results = Results::start(output, Order::AsTheyEnd, Some(journal)).unwrap();
+    let mut results = begun(output, Order::AsTheyEnd, Some(journal), 1..200);
     for seq in 1..200 {
         results.put(outcome(seq, Some("0")));
         let mut byte = [0];
         while byte != *b"\n" {
             input.read_exact(&mut byte).unwrap();
         }
-        let ends = place.text().ends_with(&format!(",\"line\":{seq}}}\n"));
-        assert!(ends, "{seq}");
+        let last = place.text().lines().last().unwrap().to_owned();
+        assert!(last.contains(&format!(",\"line\":{seq},")), "{seq}");
     }
 }
 
@@ -416,7 +408,7 @@ fn a_journal_that_cannot_be_written_is_told_by_name() {
         .open("/dev/full")
         .unwrap();
     let paper = Paper::default();
-    let mut results = Results::start(paper.clone(), Order::AsTheyEnd, Some(journal)).unwrap();
+    let mut results = begun(paper.clone(), Order::AsTheyEnd, Some(journal), 1..3);
     results.put(outcome(1, Some("0")));
     let error = wait(|cx| match results.poll_room(cx) {
         std::task::Poll::Ready(Ok(())) => std::task::Poll::Pending,
@@ -487,7 +479,8 @@ proptest! {
             // What is failed and given up with `retry` stays failed in the journal.
             let text = place.text();
             rights = text.lines().skip(1).map(|line| {
-                let (_, seq) = split(format!("{line}\n").as_bytes()).unwrap();
+                let line = format!("{line}\n");
+                let seq = record::read(line.as_bytes()).unwrap().line;
                 (seq, line.contains("\"ok\":true"))
             }).collect();
             place.write(format!("{text}{}", &text[..torn.min(text.find('\n').unwrap())]));

@@ -35,13 +35,30 @@ fn told(given: &[Given]) -> Vec<(u64, String)> {
     given.iter().map(one).collect()
 }
 
+impl<T: AsRef<[u8]>> Input for Cursor<T> {
+    fn rewind(&mut self) -> io::Result<bool> {
+        self.set_position(0);
+        Ok(true)
+    }
+}
+
+impl Input for io::PipeReader {}
+impl Input for Counted {}
+impl Input for Broken {}
+impl Input for Pieces {}
+
+fn with<R: Input + Send + 'static>(input: R, skip: Arc<Skip>, line_max: usize) -> Lines {
+    let (sender, batches) = channel(BATCHES);
+    let mut reader = Reader::new(input, Format::Json, skip, sender);
+    reader.line_max = line_max;
+    Lines::with(reader, batches).unwrap()
+}
+
 fn read(text: impl Into<Vec<u8>>, done: &[u64], line_max: usize) -> Vec<(u64, String)> {
     let mut skip = Skip::default();
     done.iter().for_each(|seq| assert!(skip.insert(*seq)));
     let input = Cursor::new(text.into());
-    told(&all(
-        Lines::with(input, Arc::new(skip), None, line_max).unwrap()
-    ))
+    told(&all(with(input, Arc::new(skip), line_max)))
 }
 
 fn pairs(expected: &[(u64, &str)]) -> Vec<(u64, String)> {
@@ -94,8 +111,9 @@ fn a_giant_line_is_bad_and_the_next_is_not() {
 fn a_giant_line_is_not_held() {
     let input = io::repeat(b'9').take(64 << 20).chain(Cursor::new(b"\n1\n"));
     let (sender, mut batches) = channel(BATCHES);
-    let mut reader = Reader::new(input, Arc::default(), BUFFER, sender);
-    assert!(reader.read_all(None).is_ok());
+    let mut reader = Reader::new(input, Format::Json, Arc::default(), sender);
+    reader.line_max = BUFFER;
+    assert!(reader.read_all().is_ok());
     assert!(
         reader.buffer.capacity() <= 2 * BUFFER,
         "{}",
@@ -108,7 +126,7 @@ fn a_giant_line_is_not_held() {
 #[test]
 fn a_pipe_that_trickles_is_not_held_back() {
     let (input, mut output) = pipe().unwrap();
-    let mut lines = Lines::start(input, None).unwrap();
+    let mut lines = Lines::start(input, Format::Json, None).unwrap();
     for seq in 1..4 {
         write!(output, "{seq}\n{seq}").unwrap();
         let (given, is_more) = next(&mut lines, 10).unwrap();
@@ -133,7 +151,7 @@ impl Read for Counted {
 #[test]
 fn it_is_not_far_ahead_of_an_endless_input() {
     let count = Arc::new(AtomicUsize::new(0));
-    let mut lines = Lines::start(Counted(Arc::clone(&count)), None).unwrap();
+    let mut lines = Lines::start(Counted(Arc::clone(&count)), Format::Json, None).unwrap();
     let mut taken = 0;
     while taken < 1_000_000 {
         taken += next(&mut lines, 1000).unwrap().0.len();
@@ -157,7 +175,7 @@ impl Read for Broken {
 
 #[test]
 fn what_came_before_an_error_is_given_before_it() {
-    let mut lines = Lines::start(Broken(false), None).unwrap();
+    let mut lines = Lines::start(Broken(false), Format::Json, None).unwrap();
     let mut count = 0;
     let error = loop {
         match next(&mut lines, 10) {
@@ -199,7 +217,7 @@ proptest! {
             rest = after;
         }
         pieces.reverse();
-        let lines = Lines::with(Pieces(pieces), Arc::default(), None, line_max).unwrap();
+        let lines = with(Pieces(pieces), Arc::default(), line_max);
         let once = read(text, &[], line_max);
         prop_assert_eq!(told(&all(lines)), once);
     }

@@ -7,7 +7,9 @@
 pub mod executor;
 mod journal;
 mod lines;
+mod marks;
 mod parse;
+mod record;
 mod replay;
 mod results;
 mod skip;
@@ -20,11 +22,14 @@ use std::{
 
 pub use self::{
     journal::Journal,
-    lines::Lines,
-    results::{Order, Results},
+    lines::{Format, Input, Lines},
+    results::{Order, ReaderGone, Results},
     skip::Skip,
 };
 use crate::units::{Bytes, WorkerId};
+
+/// The cause of a failure for which no worker could be started.
+pub const START_FAILED: &str = "start-failed";
 
 /// One thing to do.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -53,6 +58,8 @@ pub enum Given {
         id: Option<Box<str>>,
         /// What is wrong with it.
         message: String,
+        /// It looks like plain text.
+        is_text: bool,
     },
 }
 
@@ -81,6 +88,17 @@ pub struct Outcome {
     pub peak: Option<Bytes>,
     /// How it went.
     pub verdict: Verdict,
+}
+
+impl Outcome {
+    /// It says something of its task. That no worker could be started is another's fault: going on
+    /// with a journal, the task is done again.
+    fn is_of_its_task(&self) -> bool {
+        match &self.verdict {
+            Verdict::Done(_) => true,
+            Verdict::Failed(failure) => failure.cause != START_FAILED,
+        }
+    }
 }
 
 /// How a task went.
@@ -138,6 +156,10 @@ pub trait Source {
 
 /// Takes outcomes.
 pub trait Sink {
+    /// A worker is ready, or all is done without one. Before that a sink leaves what it writes to
+    /// as it was; may be called again.
+    fn begin(&mut self) {}
+
     /// The task at `seq` was given, and its outcome will come. Called for each, in the order in
     /// which they were given; only a sink that puts outcomes in order needs it.
     fn expect(&mut self, seq: u64) {
@@ -184,6 +206,8 @@ mod tests {
         task::{Context, Poll},
     };
 
+    use super::{Journal, Order, Results, Sink as _};
+
     /// An output that can be looked at.
     #[derive(Clone, Default)]
     pub(super) struct Paper(pub(super) Arc<Mutex<Vec<u8>>>);
@@ -196,6 +220,22 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// Results that are written at once: a worker is ready. `lines`: as if these were read.
+    pub(super) fn begun<W: Write + Send + 'static>(
+        output: W,
+        order: Order,
+        journal: Option<Journal>,
+        lines: std::ops::Range<u64>,
+    ) -> Results {
+        if let Some(journal) = &journal {
+            let read = lines.map(|line| (line, line)).collect();
+            journal.binding().tell(read);
+        }
+        let mut results = Results::start(output, order, journal).unwrap();
+        results.begin();
+        results
     }
 
     /// Waits as the loop does.

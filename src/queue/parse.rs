@@ -28,7 +28,41 @@ pub(super) fn given(seq: u64, line: &[u8]) -> Option<Given> {
     };
     Some(match read {
         Ok(task) => Given::Task(task),
-        Err(Wrong { id, message }) => Given::Bad { seq, id, message },
+        Err(Wrong { id, message }) => Given::Bad {
+            seq,
+            id,
+            message,
+            is_text: !line.starts_with(b"{") && !line.starts_with(b"[") && !line.starts_with(b"\""),
+        },
+    })
+}
+
+/// What the line at `seq` gives as plain text; nothing if it is empty.
+pub(super) fn plain_line(seq: u64, line: &[u8]) -> Option<Given> {
+    let line = match line.strip_prefix(MARK) {
+        Some(rest) if seq == 1 => rest,
+        _ => line,
+    };
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty() {
+        return None;
+    }
+    let text = str::from_utf8(line)
+        .map_err(|error| format!("not UTF-8: {error}"))
+        .and_then(|text| serde_json::to_vec(text).map_err(|error| error.to_string()));
+    Some(match text {
+        Ok(body) => Given::Task(Task {
+            seq,
+            id: None,
+            key: None,
+            body: body.into(),
+        }),
+        Err(message) => Given::Bad {
+            seq,
+            id: None,
+            message,
+            is_text: false,
+        },
     })
 }
 
@@ -215,6 +249,37 @@ mod tests {
             if &*task.body == b"1")
         );
         assert_eq!(given(7, b" \t\r"), None);
+    }
+
+    #[test]
+    fn a_plain_line_is_a_string_whatever_it_is() {
+        let read = |seq, line: &[u8]| match plain_line(seq, line) {
+            Some(Given::Task(task)) => String::from_utf8(task.body.into()).unwrap(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(read(7, b"a.csv"), "\"a.csv\"");
+        assert_eq!(read(7, b"2024\r"), "\"2024\"");
+        assert_eq!(read(7, b" {\"args\":1} "), "\" {\\\"args\\\":1} \"");
+        assert_eq!(read(1, "\u{feff}x".as_bytes()), "\"x\"");
+        assert_eq!(read(7, b"a\0\x1b"), "\"a\\u0000\\u001b\"");
+        assert_eq!((plain_line(7, b""), plain_line(7, b"\r")), (None, None));
+        assert!(read(7, b"\xff").contains("not UTF-8"));
+    }
+
+    #[test]
+    fn text_is_told_from_json_with_a_fault() {
+        for (line, expected) in [
+            ("a.csv", true),
+            ("/x", true),
+            ("1 2", true),
+            ("{\"a\":", false),
+        ] {
+            let given = given(7, line.as_bytes());
+            assert!(
+                matches!(given, Some(Given::Bad { is_text, .. }) if is_text == expected),
+                "{line}"
+            );
+        }
     }
 
     #[test]

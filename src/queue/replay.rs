@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::Skip;
+use super::{Skip, record};
 
 const BUFFER: usize = 256 << 10;
 
@@ -72,19 +72,6 @@ impl Walk {
     }
 }
 
-/// A line of a journal in two: the result, less its closing brace, and its place.
-pub(super) fn split(line: &[u8]) -> Option<(&[u8], u64)> {
-    let line = line.strip_suffix(b"}\n")?;
-    let digits = line
-        .iter()
-        .rev()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
-    let (rest, digits) = line.split_at(line.len() - digits);
-    let seq = str::from_utf8(digits).ok()?.parse().ok()?;
-    Some((rest.strip_suffix(b",\"line\":")?, seq))
-}
-
 /// What of a journal belongs in the output of the run that goes on with it.
 #[derive(Debug)]
 pub(super) struct Replay {
@@ -144,7 +131,7 @@ impl Replay {
 
     fn wanted(&mut self, line: &mut Vec<u8>) -> io::Result<Option<(u64, Span)>> {
         while let Some(span) = self.walk.next(line)? {
-            let (_, seq) = split(line).ok_or_else(changed)?;
+            let seq = record::read(line).map_err(|_| changed())?.line;
             let is_last = self.last.get(&seq).is_none_or(|start| *start == span.start);
             if is_last && self.done.contains(seq) {
                 return Ok(Some((seq, span)));
@@ -156,7 +143,7 @@ impl Replay {
 
 /// Without its place.
 fn as_result(line: &mut Vec<u8>) -> io::Result<()> {
-    let length = split(line).ok_or_else(changed)?.0.len();
+    let length = record::read(line).map_err(|_| changed())?.result.len();
     line.truncate(length);
     line.extend_from_slice(b"}\n");
     Ok(())

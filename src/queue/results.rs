@@ -5,8 +5,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt,
     io::{self, Write},
     mem,
+    pin::Pin,
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     task::{Context, Poll},
     thread,
@@ -44,6 +46,19 @@ pub struct Results {
     waiting: Load,
     broken: Option<(io::ErrorKind, String)>,
     is_over: bool,
+    has_begun: bool,
+    /// The output loses nothing by what is written.
+    is_stream: bool,
+    reader_gone: Option<ReaderGone>,
+}
+
+/// Is ready when nobody reads the output any more.
+pub struct ReaderGone(pub Pin<Box<dyn Future<Output = ()>>>);
+
+impl fmt::Debug for ReaderGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReaderGone")
+    }
 }
 
 /// How much of it.
@@ -81,6 +96,9 @@ impl Load {
 
 #[derive(Debug)]
 enum Message {
+    Begin,
+    /// Nothing could be started, and nothing is done: that is for the output only.
+    GiveUp,
     Expect(u64),
     Put(Outcome),
 }
@@ -93,9 +111,9 @@ enum News {
 }
 
 impl Results {
-    /// Writes to `output` in a thread. What is done in `journal` is written first, or, in order,
-    /// when its turn comes. A new journal has no header before [`super::Lines`] was started with
-    /// it and has read something.
+    /// Writes to `output` in a thread, and nothing before [`Sink::begin`]. What is done in
+    /// `journal` is written first, or, in order, when its turn comes. An output that is empty is
+    /// flushed nevertheless, so that it is there.
     ///
     /// # Errors
     /// There is no thread to be had, or no copy of the journal's descriptor.
@@ -129,7 +147,25 @@ impl Results {
             waiting: Load::default(),
             broken: None,
             is_over: false,
+            has_begun: false,
+            is_stream: false,
+            reader_gone: None,
         })
+    }
+
+    /// Whether the output is one that can only grow: then it has the results also of a run that
+    /// could not start.
+    #[must_use]
+    pub const fn streaming(mut self, is_stream: bool) -> Self {
+        self.is_stream = is_stream;
+        self
+    }
+
+    /// Looks out for the reader's end, which is seen before the next result cannot be written.
+    #[must_use]
+    pub fn watching(mut self, reader_gone: Option<ReaderGone>) -> Self {
+        self.reader_gone = reader_gone;
+        self
     }
 
     fn tell(&self, message: Message) {
@@ -152,6 +188,13 @@ impl Results {
                 }
             }
         }
+        if let Some(gone) = &mut self.reader_gone
+            && gone.0.as_mut().poll(cx).is_ready()
+        {
+            self.reader_gone = None;
+            let kind = io::ErrorKind::BrokenPipe;
+            self.broken.get_or_insert((kind, kind.to_string()));
+        }
         match &self.broken {
             Some((kind, told)) => Err(io::Error::new(*kind, told.clone())),
             None => Ok(()),
@@ -160,6 +203,18 @@ impl Results {
 }
 
 impl Sink for Results {
+    fn begin(&mut self) {
+        if !mem::replace(&mut self.has_begun, true) {
+            self.tell(Message::Begin);
+        }
+    }
+
+    fn give_up(&mut self, _words: &[u8]) {
+        if self.is_stream && !mem::replace(&mut self.has_begun, true) {
+            self.tell(Message::GiveUp);
+        }
+    }
+
     fn expect(&mut self, seq: u64) {
         if self.order == Order::AsGiven {
             self.tell(Message::Expect(seq));
@@ -226,10 +281,29 @@ impl<W: Write> Writer<W> {
     }
 
     fn write_all(&mut self, inbox: &Receiver<Message>) -> io::Result<()> {
+        let mut early = Vec::new();
+        loop {
+            match inbox.recv() {
+                Ok(Message::Begin) => break,
+                Ok(Message::GiveUp) => {
+                    (self.journal, self.replay) = (None, None);
+                    break;
+                }
+                Ok(message) => early.push(message),
+                // Nothing could be started: what is there stays as it is.
+                Err(_) => return Ok(()),
+            }
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.begin()?;
+        }
         if self.order == Order::AsTheyEnd {
             self.replay_all()?;
-            self.flush();
         }
+        for message in early {
+            self.take(message)?;
+        }
+        self.write_batch()?;
         while let Some(message) = self.wait(inbox)? {
             self.take(message)?;
             while self.record.len() + self.text.len() < BATCH_BYTES
@@ -267,13 +341,15 @@ impl<W: Write> Writer<W> {
                 return Ok(());
             }
             Message::Put(outcome) => outcome,
+            Message::Begin | Message::GiveUp => return Ok(()),
         };
         self.line.clear();
         wording::write_line(&outcome, &mut self.line)?;
-        if self.journal.is_some() {
+        if let Some(journal) = &mut self.journal
+            && outcome.is_of_its_task()
+        {
             let open = self.line.strip_suffix(b"}").unwrap_or(&self.line);
-            self.record.extend_from_slice(open);
-            writeln!(self.record, ",\"line\":{}}}", outcome.seq)?;
+            journal.record(&mut self.record, outcome.seq, open)?;
         }
         self.line.push(b'\n');
         let load = Load::of(&outcome);

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, PipeReader, Read as _, pipe};
 
 use super::{
-    super::tests::{Paper, wait},
+    super::tests::{Paper, begun, wait},
     *,
 };
 
@@ -33,7 +33,7 @@ fn has_room(results: &mut Results) -> bool {
 
 fn piped() -> (BufReader<PipeReader>, Results) {
     let (input, output) = pipe().unwrap();
-    let results = Results::start(output, Order::AsTheyEnd, None).unwrap();
+    let results = begun(output, Order::AsTheyEnd, None, 0..0);
     (BufReader::new(input), results)
 }
 
@@ -60,7 +60,7 @@ fn results_come_out_as_they_end_and_at_once() {
 #[test]
 fn in_order_they_come_as_tasks_were_given() {
     let paper = Paper::default();
-    let mut results = Results::start(paper.clone(), Order::AsGiven, None).unwrap();
+    let mut results = begun(paper.clone(), Order::AsGiven, None, 0..0);
     // Lines 2 and 4 are blank.
     [1, 3, 5, 6].iter().for_each(|seq| results.expect(*seq));
     [6, 3].iter().for_each(|seq| results.put(done(*seq, "1")));
@@ -136,7 +136,7 @@ fn a_full_disk_is_told() {
         .write(true)
         .open("/dev/full")
         .unwrap();
-    let mut results = Results::start(full, Order::AsTheyEnd, None).unwrap();
+    let mut results = begun(full, Order::AsTheyEnd, None, 0..0);
     results.put(done(1, "1"));
     let error = wait(|cx| results.poll_finish(cx)).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
@@ -149,11 +149,76 @@ fn what_ends_after_the_output_broke_is_in_the_journal() {
     let (input, output) = pipe().unwrap();
     drop(input);
     let journal = Journal::create(&path, "a:b").unwrap();
-    let mut results = Results::start(output, Order::AsTheyEnd, Some(journal)).unwrap();
+    let mut results = begun(output, Order::AsTheyEnd, Some(journal), 1..4);
     for seq in 1..4 {
         results.put(done(seq, "0"));
     }
     let error = wait(|cx| results.poll_finish(cx)).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 3);
+    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 4);
+}
+
+#[test]
+fn nothing_is_written_before_a_worker_is_ready_nor_if_none_is() {
+    struct Touched(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+    impl Write for Touched {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.write(&[]).map(|_| ())
+        }
+    }
+    for begins in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let journal = Journal::create(&path, "a:b").unwrap();
+        journal.binding().tell(vec![(1, 1)]);
+        let count = std::sync::Arc::default();
+        let output = Touched(std::sync::Arc::clone(&count));
+        let mut results = Results::start(output, Order::AsTheyEnd, Some(journal)).unwrap();
+        results.put(done(1, "0"));
+        if begins {
+            results.begin();
+            results.begin();
+        }
+        wait(|cx| results.poll_finish(cx)).unwrap();
+        let touched = count.load(std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(touched > 0, begins, "{touched}");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), if begins { 2 } else { 0 });
+    }
+}
+
+#[test]
+fn of_a_run_that_could_not_start_a_stream_has_the_results_and_the_journal_has_none() {
+    for is_stream in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let journal = Journal::create(&path, "a:b").unwrap();
+        let paper = Paper::default();
+        let results = Results::start(paper.clone(), Order::AsGiven, Some(journal)).unwrap();
+        let mut results = results.streaming(is_stream);
+        results.put(done(1, "0"));
+        results.give_up(b"");
+        wait(|cx| results.poll_finish(cx)).unwrap();
+        assert_eq!(paper.ids().len(), usize::from(is_stream));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_is_seen_before_a_result_comes() {
+    let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+    let gone = ReaderGone(Box::pin(async move {
+        let _ = receiver.await;
+    }));
+    let mut results = begun(Paper::default(), Order::AsTheyEnd, None, 0..0).watching(Some(gone));
+    assert!(has_room(&mut results));
+    drop(sender);
+    let error = wait(|cx| results.poll_room(cx)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    assert!(wait(|cx| results.poll_room(cx)).is_err(), "and it stays so");
 }

@@ -51,6 +51,7 @@ impl Signal {
     pub const KILL: Self = Self(9);
     pub const USR1: Self = Self(10);
     pub const USR2: Self = Self(12);
+    pub const PIPE: Self = Self(13);
     pub const TERM: Self = Self(15);
     pub const CHLD: Self = Self(17);
     pub const CONT: Self = Self(18);

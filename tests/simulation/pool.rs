@@ -198,9 +198,7 @@ impl World {
                 }
             }
             Action::Halt(worker) => {
-                if let Some(hand) = self.hands.get_mut(&worker) {
-                    hand.halted = true;
-                }
+                self.hands.entry(worker).and_modify(|it| it.halted = true);
             }
             Action::Abandon(seq) => {
                 let is_new = self.abandoned.insert(seq) && !self.results.contains_key(&seq);

@@ -8,7 +8,7 @@ use super::{PoolDriver, starts};
 use crate::{
     agent::frames::{Frame, Kind, read},
     host::clock,
-    queue::{Detail, Failure, Outcome, Verdict},
+    queue::{Detail, Failure, Outcome, START_FAILED, Verdict},
     supervisor::{
         event::Ended,
         pool::event::{Action, Event, Fate, How},
@@ -49,7 +49,10 @@ impl PoolDriver {
             Kind::Result => How::Returned,
             Kind::Raised => How::Raised,
             Kind::Unserializable => How::Unserializable,
-            Kind::Hello => return self.hand_in(Event::Ready { worker, base: peak }),
+            Kind::Hello => {
+                self.parts.sink.begin();
+                return self.hand_in(Event::Ready { worker, base: peak });
+            }
             Kind::Failed => {
                 self.last_words = Some(frame.body.to_vec());
                 return self.hand_in(Event::CouldNotStart(worker));
@@ -170,7 +173,7 @@ pub(super) fn in_words(fate: Fate, told: Told<'_>) -> (String, String) {
             let why = told.start.and_then(starts::why);
             let why = why.map_or_else(String::new, |why| format!(": {why}"));
             let message = format!("no worker could be started{why}");
-            ("start-failed".to_owned(), message)
+            (START_FAILED.to_owned(), message)
         }
     }
 }

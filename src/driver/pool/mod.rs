@@ -2,6 +2,7 @@
 
 mod doing;
 mod frames;
+mod given;
 mod hearing;
 mod onlooker;
 mod parts;
@@ -14,7 +15,6 @@ use std::{
     io,
     path::PathBuf,
     task::Poll,
-    time::Duration,
 };
 
 use tokio::{io::unix::AsyncFd, time::sleep};
@@ -22,7 +22,7 @@ use tokio::{io::unix::AsyncFd, time::sleep};
 use crate::{
     agent::pool::Files,
     host::{Host, clock},
-    queue::{Detail, Failure, Given, Task},
+    queue::{Given, Task},
     supervisor::pool::{
         Pool,
         event::{Event, Over, Seq},
@@ -61,6 +61,8 @@ pub struct PoolDriver {
     tally: Tally,
     over: Option<Over>,
     warned_caps: bool,
+    /// It was said that lines are to be JSON.
+    hinted: bool,
     begun: Timestamp,
     /// When how far it is was shown last.
     shown: Timestamp,
@@ -110,6 +112,7 @@ impl PoolDriver {
             },
             over: None,
             warned_caps: false,
+            hinted: false,
             begun: now,
             shown: now,
         })
@@ -133,6 +136,14 @@ impl PoolDriver {
             self.parts.onlooker.say(&starts::failure(&words));
             self.parts.sink.give_up(&words);
         }
+        if matches!(self.tally.over, Over::Done | Over::Failed) {
+            // Perhaps no worker was needed.
+            self.parts.sink.begin();
+        }
+        if self.reader_is_gone() {
+            // Quietly: nobody has asked for more.
+            self.tally.cut = 0;
+        }
         let standing = self.standing(clock::now());
         self.parts.onlooker.finish(&standing);
         self.host.get_mut().leave();
@@ -141,6 +152,15 @@ impl PoolDriver {
             Some(error) => Err(error),
             None => finished.map(|()| self.tally),
         }
+    }
+
+    /// Nobody waits for results: what is under way need not be finished.
+    fn reader_is_gone(&self) -> bool {
+        let kind = self.broken.as_ref().map(io::Error::kind);
+        matches!(
+            kind,
+            Some(io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe)
+        )
     }
 
     fn settle(&mut self) {
@@ -214,10 +234,13 @@ impl PoolDriver {
                 Ok(false) => self.source_ended = true,
                 Err(error) => {
                     self.source_ended = true;
-                    let gone = error.kind() == io::ErrorKind::ConnectionAborted;
-                    let stop = if gone { Event::StopAtOnce } else { Event::Stop };
-                    self.own.push_back(stop);
                     self.broken.get_or_insert(error);
+                    let stop = if self.reader_is_gone() {
+                        Event::StopAtOnce
+                    } else {
+                        Event::Stop
+                    };
+                    self.own.push_back(stop);
                 }
             },
             () = sleep(deadline.since(now)) => {}
@@ -235,47 +258,5 @@ impl PoolDriver {
             let standing = self.standing(now);
             self.parts.onlooker.show(&standing);
         }
-    }
-
-    fn take_given(&mut self) {
-        for given in std::mem::take(&mut self.given) {
-            self.parts.sink.expect(given.seq());
-            match given {
-                Given::Task(task) => {
-                    let key = self.key_of(task.key.as_deref());
-                    let seq = task.seq;
-                    self.tasks.insert(seq, task);
-                    self.own.push_back(Event::Came { seq, key });
-                }
-                Given::Bad { seq, id, message } => {
-                    let failure = Failure {
-                        cause: "unreadable".to_owned(),
-                        attempts: 0,
-                        detail: Detail::Told(message),
-                    };
-                    self.put_failure((seq, id), (None, Duration::ZERO, None), failure);
-                    if self.parts.pool.stop_on_error {
-                        self.own.push_back(Event::Stop);
-                    }
-                }
-            }
-        }
-        if self.source_ended {
-            self.own.push_back(Event::SourceEnded);
-        }
-    }
-
-    fn key_of(&mut self, key: Option<&str>) -> u32 {
-        let Some(key) = key else { return 0 };
-        if let Some(known) = self.keys.get(key) {
-            return *known;
-        }
-        let new = u32::try_from(self.keys.len() + 1).unwrap_or(0);
-        // More kinds than this are not told apart: memory stays what it is.
-        if new > 4000 {
-            return 0;
-        }
-        self.keys.insert(key.into(), new);
-        new
     }
 }

@@ -1,0 +1,63 @@
+//! What the source has given, handed to the pool.
+
+use std::time::Duration;
+
+use super::PoolDriver;
+use crate::{
+    queue::{Detail, Failure, Given},
+    supervisor::pool::event::Event,
+};
+
+impl PoolDriver {
+    pub(super) fn take_given(&mut self) {
+        for given in std::mem::take(&mut self.given) {
+            self.parts.sink.expect(given.seq());
+            match given {
+                Given::Task(task) => {
+                    let key = self.key_of(task.key.as_deref());
+                    let seq = task.seq;
+                    self.tasks.insert(seq, task);
+                    self.own.push_back(Event::Came { seq, key });
+                }
+                Given::Bad {
+                    seq,
+                    id,
+                    message,
+                    is_text,
+                } => {
+                    if is_text && !std::mem::replace(&mut self.hinted, true) {
+                        self.parts.onlooker.say(&format!(
+                            "line {seq} is not JSON. hint: --plain takes each line as a string"
+                        ));
+                    }
+                    let failure = Failure {
+                        cause: "unreadable".to_owned(),
+                        attempts: 0,
+                        detail: Detail::Told(message),
+                    };
+                    self.put_failure((seq, id), (None, Duration::ZERO, None), failure);
+                    if self.parts.pool.stop_on_error {
+                        self.own.push_back(Event::Stop);
+                    }
+                }
+            }
+        }
+        if self.source_ended {
+            self.own.push_back(Event::SourceEnded);
+        }
+    }
+
+    fn key_of(&mut self, key: Option<&str>) -> u32 {
+        let Some(key) = key else { return 0 };
+        if let Some(known) = self.keys.get(key) {
+            return *known;
+        }
+        let new = u32::try_from(self.keys.len() + 1).unwrap_or(0);
+        // More kinds than this are not told apart: memory stays what it is.
+        if new > 4000 {
+            return 0;
+        }
+        self.keys.insert(key.into(), new);
+        new
+    }
+}

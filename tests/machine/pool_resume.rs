@@ -1,0 +1,445 @@
+//! `supervise map` that is stopped, gone on with, or refused: what it writes, and what it says.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Child, Output, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use crate::{
+    clock,
+    pool::{cause, map, output_of, read},
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+const TASKS: &str = "
+import os, time
+
+def same(value):
+    return value
+
+def odd(value):
+    if value % 2 == 0:
+        raise ValueError('even')
+    return value
+
+def begins(value):
+    with open('begun', 'a') as file:
+        file.write('%s\\n' % value)
+    while not os.path.exists('go'):
+        time.sleep(0.01)
+    return value
+
+def again(value):
+    with open('tries', 'a') as file:
+        file.write('x')
+    if not os.path.exists('go'):
+        while not os.path.exists('fail'):
+            time.sleep(0.01)
+        raise ValueError('not yet')
+    return value
+
+def first_then_waits(value):
+    if value > 1:
+        with open('begun', 'a') as file:
+            file.write('%s\\n' % value)
+        time.sleep(1000)
+    return value
+";
+
+/// A folder with the tasks, and with an input of the numbers up to `count`.
+fn folder(count: u64) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("tasks.py"), TASKS).unwrap();
+    let lines: String = (1..=count).map(|number| format!("{number}\n")).collect();
+    fs::write(folder.path().join("in"), lines).unwrap();
+    folder
+}
+
+fn begin(folder: &Path, words: &[&str]) -> Child {
+    map(folder, words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Its exit status, and what it says.
+fn run(folder: &Path, words: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = output_of(begin(folder, words));
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+fn text(folder: &Path, name: &str) -> String {
+    fs::read_to_string(folder.join(name)).unwrap_or_default()
+}
+
+fn waits_for(folder: &Path, name: &str, lines: usize) {
+    let has = || (text(folder, name).lines().count() >= lines).then_some(());
+    clock::poll(LIMIT, has).expect("tasks begin");
+}
+
+fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    kill(pid, signal).unwrap();
+}
+
+const JOURNALED: [&str; 6] = ["-i", "in", "-o", "out", "--journal", "journal"];
+
+fn journaled<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&JOURNALED, more].concat()
+}
+
+#[test]
+fn a_resumed_run_whose_output_has_failures_exits_1_whenever_they_happened() {
+    let folder = folder(3);
+    let folder = folder.path();
+    assert_eq!(run(folder, &journaled(&["tasks:odd"])).0, Some(1));
+    let first = text(folder, "out");
+    let (status, said) = run(folder, &journaled(&["--resume", "tasks:odd"]));
+    assert_eq!((status, text(folder, "out")), (Some(1), first));
+    let told = "1 of the tasks failed in an earlier run. hint: --retry-failed does them again";
+    assert!(said.contains(told), "{said}");
+    let code = TASKS.replace("value % 2 == 0", "False");
+    fs::write(folder.join("tasks.py"), code).unwrap();
+    let retried = journaled(&["--resume", "--retry-failed", "tasks:odd"]);
+    let (status, said) = run(folder, &retried);
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+    assert_eq!(
+        run(folder, &journaled(&["--resume", "tasks:odd"])).0,
+        Some(0)
+    );
+}
+
+#[test]
+fn what_a_second_ctrl_c_has_cut_is_no_failure_and_is_done_again() {
+    let folder = folder(6);
+    let folder = folder.path();
+    let child = begin(folder, &journaled(&["tasks:begins"]));
+    waits_for(folder, "begun", 2);
+    signal(&child, Signal::SIGINT);
+    let mut child = child;
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    let told = "supervise: finishing the tasks under way: 2; press Ctrl-C again to stop now\n";
+    assert_eq!(line, told);
+    signal(&child, Signal::SIGINT);
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
+    assert!(
+        rest.contains("2 tasks: stopped before their end, without a result"),
+        "{rest}"
+    );
+    assert_eq!(text(folder, "out"), "");
+    fs::write(folder.join("go"), "").unwrap();
+    let (status, said) = run(folder, &journaled(&["--resume", "tasks:begins"]));
+    let results = read(&fs::read(folder.join("out")).unwrap());
+    assert_eq!((status, results.len()), (Some(0), 6), "{said}");
+    assert!(results.values().all(|it| it["ok"] == true));
+}
+
+#[test]
+fn ctrl_c_begins_no_task_that_waits_at_a_worker() {
+    let folder = folder(100);
+    let folder = folder.path();
+    let child = begin(folder, &journaled(&["--batch", "20", "tasks:begins"]));
+    waits_for(folder, "begun", 2);
+    signal(&child, Signal::SIGINT);
+    // Until it was heard.
+    let mut child = child;
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    said.read_line(&mut String::new()).unwrap();
+    fs::write(folder.join("go"), "").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(text(folder, "begun").lines().count(), 2);
+    let results = read(&fs::read(folder.join("out")).unwrap());
+    assert_eq!(results.len(), 2);
+    let (status, _) = run(folder, &journaled(&["--resume", "tasks:begins"]));
+    assert_eq!(
+        (status, text(folder, "begun").lines().count()),
+        (Some(0), 100)
+    );
+}
+
+#[test]
+fn a_task_that_would_be_tried_again_when_ctrl_c_comes_is_not_a_failure() {
+    let folder = folder(1);
+    let folder = folder.path();
+    let child = begin(folder, &journaled(&["--retries", "3", "tasks:again"]));
+    clock::poll(LIMIT, || folder.join("tries").exists().then_some(())).expect("it begins");
+    signal(&child, Signal::SIGTERM);
+    let mut child = child;
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    said.read_line(&mut String::new()).unwrap();
+    fs::write(folder.join("fail"), "").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert_eq!(
+        (text(folder, "tries"), text(folder, "out")),
+        ("x".to_owned(), String::new())
+    );
+    fs::write(folder.join("go"), "").unwrap();
+    assert_eq!(
+        run(folder, &journaled(&["--resume", "tasks:again"])).0,
+        Some(0)
+    );
+}
+
+#[test]
+fn another_input_is_refused_by_its_line_and_nothing_is_written() {
+    let folder = folder(40_000);
+    let folder = folder.path();
+    assert_eq!(run(folder, &journaled(&["tasks:same"])).0, Some(0));
+    let whole = fs::read(folder.join("in")).unwrap();
+    let journal = fs::read(folder.join("journal")).unwrap();
+    // Torn, which is healed only by a run that begins.
+    let torn = [&journal[..], b"{\"id\":"].concat();
+    for (from, to, told) in [
+        ("\n7\n", "\n8\n", "line 7 differs"),
+        ("\n39999\n", "\n39998\n", "line 39999 differs"),
+        ("\n20000\n", "\n", "line 20000 differs"),
+        (
+            "\n40000\n",
+            "\n",
+            "it ends after line 39999, and line 40000 has a result",
+        ),
+    ] {
+        let other = String::from_utf8(whole.clone())
+            .unwrap()
+            .replacen(from, to, 1);
+        fs::write(folder.join("in"), other).unwrap();
+        fs::write(folder.join("out"), "of yesterday").unwrap();
+        fs::write(folder.join("journal"), &torn).unwrap();
+        let (status, said) = run(folder, &journaled(&["--resume", "tasks:same"]));
+        assert_eq!(status, Some(125), "{said}");
+        let told = format!("journal: it is the journal of another input: {told}\n");
+        assert!(said.ends_with(&told), "{said}");
+        assert_eq!(text(folder, "out"), "of yesterday");
+        assert!(fs::read(folder.join("journal")).unwrap() == torn);
+    }
+    fs::write(folder.join("in"), whole).unwrap();
+    let (status, said) = run(folder, &journaled(&["--resume", "tasks:same"]));
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+    assert_eq!(text(folder, "out").lines().count(), 40_000);
+    assert!(fs::read(folder.join("journal")).unwrap() == journal);
+}
+
+#[test]
+fn a_journal_of_another_way_to_call_is_refused() {
+    let folder = folder(3);
+    let folder = folder.path();
+    assert_eq!(
+        run(folder, &journaled(&["--plain", "tasks:same"])).0,
+        Some(0)
+    );
+    assert!(text(folder, "out").contains("\"result\":\"1\""));
+    let (status, said) = run(folder, &journaled(&["--resume", "tasks:same"]));
+    let told = "journal: it is the journal of `tasks:same --plain`, not of `tasks:same`";
+    assert!(status == Some(125) && said.contains(told), "{said}");
+}
+
+#[test]
+fn the_output_is_not_touched_by_a_run_that_cannot_start() {
+    let folder = folder(3);
+    let folder = folder.path();
+    fs::write(
+        folder.join("broken.py"),
+        "def setup():\n    raise OSError('away')\n",
+    )
+    .unwrap();
+    for (words, expected) in [
+        (&["nowhere:f"][..], 75),
+        (&["--initializer", "broken:setup", "tasks:same"], 75),
+        (&["--budget", "50", "tasks:same"], 2),
+        (&["-i", "missing", "tasks:same"], 125),
+    ] {
+        for before in [Some("of yesterday"), None] {
+            let _ = fs::remove_file(folder.join("out"));
+            if let Some(before) = before {
+                fs::write(folder.join("out"), before).unwrap();
+            }
+            let input = if words.contains(&"-i") {
+                &[][..]
+            } else {
+                &["-i", "in"]
+            };
+            let words = [input, &["-o", "out", "--journal", "journal"], words].concat();
+            let (status, said) = run(folder, &words);
+            assert_eq!(status, Some(expected), "{said}");
+            let after = fs::read_to_string(folder.join("out")).ok();
+            assert_eq!(after.as_deref(), before, "{said}");
+            assert_eq!(text(folder, "journal"), "", "{said}");
+        }
+    }
+    // Nor has the journal of a run that could not start to be removed.
+    assert_eq!(run(folder, &journaled(&["tasks:same"])).0, Some(0));
+    assert_eq!(text(folder, "out").lines().count(), 3);
+}
+
+#[test]
+fn ctrl_c_while_modules_are_imported_waits_for_none_and_touches_nothing() {
+    let folder = folder(3);
+    let folder = folder.path();
+    let code = "import time\nopen('begun', 'w').write('x\\n')\ntime.sleep(1000)\n";
+    fs::write(folder.join("slow.py"), code).unwrap();
+    fs::write(folder.join("out"), "of yesterday").unwrap();
+    let child = begin(folder, &journaled(&["slow:f"]));
+    waits_for(folder, "begun", 1);
+    signal(&child, Signal::SIGINT);
+    let output = output_of(child);
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    assert_eq!(
+        (text(folder, "out"), text(folder, "journal")),
+        ("of yesterday".into(), String::new())
+    );
+}
+
+#[test]
+fn an_output_that_is_the_input_or_the_journal_is_refused_by_any_name() {
+    let folder = folder(3);
+    let folder = folder.path();
+    let before = text(folder, "in");
+    fs::hard_link(folder.join("in"), folder.join("hard")).unwrap();
+    symlink("in", folder.join("soft")).unwrap();
+    symlink(folder.join("soft"), folder.join("far-soft")).unwrap();
+    for (input, output) in [
+        ("in", "in"),
+        ("in", "./in"),
+        ("in", "hard"),
+        ("in", "soft"),
+        ("hard", "far-soft"),
+        ("/dev/stdin", "in"),
+        ("in", "/dev/stdin"),
+        ("", "soft"),
+        ("in", "/dev/stdout"),
+        ("/dev/fd/0", "/proc/self/fd/1"),
+        ("", ""),
+    ] {
+        let mut words = Vec::new();
+        if !input.is_empty() {
+            words.extend(["-i", input]);
+        }
+        if !output.is_empty() {
+            words.extend(["-o", output]);
+        }
+        words.push("tasks:same");
+        let stdout = fs::OpenOptions::new().append(true).open(folder.join("in"));
+        let child = map(folder, &words)
+            .stdin(fs::File::open(folder.join("in")).unwrap())
+            .stdout(stdout.unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = output_of(child);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{words:?}: {said}");
+        assert!(
+            said.ends_with(": the output is the input\n"),
+            "{words:?}: {said}"
+        );
+        assert_eq!(text(folder, "in"), before, "{words:?}");
+    }
+    for name in ["journal", "./journal"] {
+        let words = ["-i", "in", "-o", name, "--journal", "journal", "tasks:same"];
+        fs::write(folder.join("journal"), "").unwrap();
+        let (status, said) = run(folder, &words);
+        assert!(
+            status == Some(125) && said.ends_with(": the output is the journal\n"),
+            "{said}"
+        );
+    }
+    // A terminal or /dev/null may be both.
+    let (status, said) = run(
+        folder,
+        &["-i", "/dev/null", "-o", "/dev/null", "tasks:same"],
+    );
+    assert_eq!(status, Some(0), "{said}");
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_it_at_once_and_quietly() {
+    let folder = folder(100);
+    let folder = folder.path();
+    let words = ["-i", "in", "--journal", "journal", "tasks:first_then_waits"];
+    let mut child = begin(folder, &words);
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    assert!(line.contains("\"id\":1,"), "{line}");
+    waits_for(folder, "begun", 2);
+    // As `head -n 1`. The tasks under way would last for long.
+    drop(reader);
+    let output = output_of(child);
+    assert_eq!(output.status.code(), Some(141));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    // What was cut is done again.
+    let code = TASKS.replace("time.sleep(1000)", "pass");
+    fs::write(folder.join("tasks.py"), code).unwrap();
+    let again = ["-i", "in", "-o", "out", "--journal", "journal", "--resume"];
+    let (status, said) = run(folder, &[&again[..], &["tasks:first_then_waits"]].concat());
+    assert_eq!(
+        (status, text(folder, "out").lines().count()),
+        (Some(0), 100),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_full_output_is_told_and_is_not_quiet() {
+    let folder = folder(10);
+    let folder = folder.path();
+    let (status, said) = run(folder, &["-i", "in", "-o", "/dev/full", "tasks:same"]);
+    assert_eq!(status, Some(125));
+    assert!(
+        said.contains("write results: No space left on device"),
+        "{said}"
+    );
+}
+
+#[test]
+fn plain_lines_are_told_of_once_and_read_with_plain() {
+    let folder = folder(0);
+    let folder = folder.path();
+    let piped = |words: &[&str]| {
+        let mut child = map(folder, words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input
+            .write_all(b"{\"args\":\nb.csv\nc d.csv\n2024\n")
+            .unwrap();
+        drop(input);
+        let output = output_of(child);
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), read(&output.stdout), said)
+    };
+    let (status, results, said) = piped(&["tasks:same"]);
+    assert_eq!((status, cause(&results[&2])), (Some(1), "unreadable"));
+    let hint = "supervise: line 2 is not JSON. hint: --plain takes each line as a string\n";
+    assert_eq!(said, hint);
+    let (status, results, said) = piped(&["--plain", "tasks:same"]);
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+    assert_eq!(results[&3]["result"], "c d.csv");
+    assert_eq!(results[&4]["result"], "2024");
+    let (status, _, said) = piped(&["--plain", "--call", "args", "tasks:same"]);
+    assert!(
+        status == Some(2) && said.contains("leave out --call"),
+        "{said}"
+    );
+}
