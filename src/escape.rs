@@ -23,6 +23,15 @@ pub fn lines(text: &str) -> Cow<'_, str> {
     })
 }
 
+/// For lines that programs print: as [`lines()`], but tabs stay.
+#[must_use]
+pub fn prints(text: &str) -> Cow<'_, str> {
+    let is_unsafe = |letter| !matches!(letter, '\n' | '\t') && is_unsafe(letter);
+    replace(text, is_unsafe, |letter, into| {
+        into.extend(letter.escape_default());
+    })
+}
+
 /// For a JSON text. It keeps its meaning, because these characters occur only within strings; line
 /// feeds and tabs between its parts stay.
 #[must_use]
@@ -88,6 +97,7 @@ mod tests {
     fn what_orders_a_terminal_about_is_shown_as_what_it_is() {
         assert_eq!(line("shop\u{1b}[2J\nw2\r\t"), "shop\\u{1b}[2J\\nw2\\r\\t");
         assert_eq!(lines("a\u{1b}\nb\u{7f}"), "a\\u{1b}\nb\\u{7f}");
+        assert_eq!(prints("a\t\u{1b}\r\n"), "a\t\\u{1b}\\r\n");
         assert_eq!(line("\u{9b}31m"), "\\u{9b}31m");
         for letter in [
             '\u{0}',

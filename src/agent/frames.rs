@@ -24,8 +24,6 @@ pub enum Kind {
     Raised,
     /// What a task returned cannot be encoded.
     Unserializable,
-    /// A line that a task has printed.
-    Output,
     /// It cannot start.
     Failed,
     /// A task came after the pool was told to stop, and was not begun.
@@ -39,7 +37,6 @@ impl Kind {
             b'K' => Self::Result,
             b'E' => Self::Raised,
             b'U' => Self::Unserializable,
-            b'O' => Self::Output,
             b'F' => Self::Failed,
             b'N' => Self::NotBegun,
             _ => return None,

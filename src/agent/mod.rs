@@ -12,6 +12,7 @@ pub mod kept;
 mod outside;
 mod page;
 pub mod pool;
+pub mod prints;
 mod stacks;
 
 use std::{

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::{
     interpreter,
     map_files::{self, Output},
-    progress::{Input, Progress, Quiet},
+    progress::{Input, Progress},
     run::{OUR_BUG, complain, fail, in_runtime},
 };
 use crate::{
@@ -24,8 +24,8 @@ use crate::{
 };
 
 /// Descriptors of a slot: the sockets and processes of its worker, of the next worker and of the
-/// process that forks them, and the events of its group.
-const FILES_OF_A_WORKER: u64 = 10;
+/// process that forks them, the outputs of both workers, and the events of its group.
+const FILES_OF_A_WORKER: u64 = 12;
 /// Our own descriptors, and some in reserve.
 const FILES_OF_OURS: u64 = 64;
 
@@ -42,7 +42,7 @@ or any JSON value, and then the number of its line, from 1, is its id; with --pl
 string. There is exactly one line of
 result for each task, with `id`, `ok`, `worker`, `seconds` and `peak` (bytes), and `result` or an
 `error` of `type`, `message`, `traceback`, `cause` and `attempts`. What a task prints goes to
-standard error, with its id. The current directory is on sys.path.
+standard error as it is printed, each line with the task's id. The current directory is on sys.path.
 
 Ctrl-C finishes the tasks that have begun and begins no other; again, it stops them. --resume does
 again what was stopped. The output is left as it was until the first worker is ready.
@@ -277,7 +277,7 @@ fn ends(args: &MapArgs) -> Result<(Ends, u64), String> {
     let done = journal.as_ref().map(Journal::done).unwrap_or_default();
     let failed = journal.as_ref().map_or(0, Journal::failed);
     let input = Input::new(input, done);
-    let progress = Progress::new(input.way());
+    let progress = Progress::new(input.way()).map_err(|error| error.to_string())?;
     let lines = Lines::start(input, format, journal.as_ref()).map_err(|error| error.to_string())?;
     let (gone, is_stream) = (output.reader_gone(), output.is_stream());
     let results = Results::start(output, order, journal).map_err(|error| error.to_string())?;
@@ -320,7 +320,11 @@ pub fn pool(args: &PoolArgs) -> i32 {
             Ok(ends) => ends,
             Err(error) => return fail(&error.to_string(), NOT_SET_UP),
         };
-        let ends: Ends = (Box::new(source), Box::new(sink), Box::new(Quiet));
+        let quiet = match Progress::quiet() {
+            Ok(quiet) => quiet,
+            Err(error) => return fail(&error.to_string(), NOT_SET_UP),
+        };
+        let ends: Ends = (Box::new(source), Box::new(sink), Box::new(quiet));
         run(&args.workers, false, orders, Some(setup), ends).await
     })
 }
@@ -444,9 +448,9 @@ mod tests {
 
     #[test]
     fn workers_for_which_there_are_no_descriptors_are_refused_before_anything_starts() {
-        assert_eq!(has_files_for(96, 1024), Ok(()));
-        let error = has_files_for(97, 1024).unwrap_err();
-        let expected = "--workers 97: no more than 1024 files may be open, which is enough for 96";
+        assert_eq!(has_files_for(80, 1024), Ok(()));
+        let error = has_files_for(81, 1024).unwrap_err();
+        let expected = "--workers 81: no more than 1024 files may be open, which is enough for 80";
         assert!(error.starts_with(expected), "{error}");
         assert_eq!(has_files_for(4096, open_files::MOST), Ok(()));
     }

@@ -1,7 +1,7 @@
-//! The words of the command line: arguments in, a [`Command`] or one clear message out. It carries
-//! nothing out.
+//! The command line: arguments in, a [`Command`] or one clear message out. It carries nothing out.
 
 mod command;
+mod console;
 mod interpreter;
 mod kept;
 pub mod map;

@@ -2,21 +2,21 @@
 
 use std::{
     fs::File,
-    io::{self, IsTerminal as _, Read, Seek as _, Write as _},
+    io::{self, IsTerminal as _, Read, Seek as _},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
 use memchr::memchr_iter;
 
-use super::map_files::go_back;
+use super::{console::Console, map_files::go_back};
 use crate::{
     driver::pool::{Onlooker, Standing, finishing},
-    escape,
     queue::{self, Skip},
     units::Signal,
 };
@@ -98,32 +98,14 @@ impl Way {
     }
 }
 
-/// Says what there is to say, and no more: for an executor, whose client knows how far it is.
-#[derive(Debug)]
-pub(super) struct Quiet;
-
-impl Onlooker for Quiet {
-    fn say(&self, line: &str) {
-        say(line);
-    }
-
-    fn print(&self, line: &str) {
-        print(line);
-    }
-
-    /// A client that shuts its executor down is no news for anybody.
-    fn stopping(&self, by: Signal, tasks: usize) {
-        if by == Signal::INT && tasks > 0 {
-            say(&finishing(tasks));
-        }
-    }
-}
-
 /// Shows how far it is.
 #[derive(Debug)]
 pub(super) struct Progress {
     way: Way,
-    bar: Option<ProgressBar>,
+    console: Console,
+    has_bar: bool,
+    /// So often it is shown. `None`: never.
+    interval: Option<Duration>,
     /// Tasks a second, and the tasks and the time for which it was taken.
     rate: Option<f64>,
     before: (u64, Duration),
@@ -131,7 +113,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(way: Way) -> Self {
+    pub(super) fn new(way: Way) -> io::Result<Self> {
         let bar = io::stderr().is_terminal().then(|| {
             let template = match way.total {
                 Some(_) => "{bar:24} {percent:>3}%  {msg}",
@@ -142,13 +124,26 @@ impl Progress {
                 .unwrap_or_else(|_| ProgressStyle::default_spinner());
             ProgressBar::new(1000).with_style(style)
         });
-        Self {
+        let interval = if bar.is_some() { BAR } else { LINE };
+        Self::start(way, bar, Some(interval))
+    }
+
+    /// Says what there is to say, and no more: for an executor, whose client knows how far it is.
+    pub(super) fn quiet() -> io::Result<Self> {
+        Self::start(Way::default(), None, None)
+    }
+
+    fn start(way: Way, bar: Option<ProgressBar>, interval: Option<Duration>) -> io::Result<Self> {
+        let has_bar = bar.is_some();
+        Ok(Self {
             way,
-            bar,
+            console: Console::start(io::stderr(), bar, io::stderr().is_terminal())?,
+            has_bar,
+            interval,
             rate: None,
             before: (0, Duration::ZERO),
             shown: false,
-        }
+        })
     }
 
     fn take_rate(&mut self, now: &Standing) {
@@ -160,7 +155,7 @@ impl Progress {
         }
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let newest = ended.saturating_sub(before) as f64 / time;
-        let smooth = self.rate.filter(|_| self.bar.is_some());
+        let smooth = self.rate.filter(|_| self.has_bar);
         self.rate = Some(smooth.map_or(newest, |rate| rate + (newest - rate) * FRESH));
         self.before = (ended, now.elapsed);
     }
@@ -185,56 +180,64 @@ impl Progress {
 
 impl Onlooker for Progress {
     fn say(&self, line: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| say(line)),
-            None => say(line),
-        }
+        self.console.say(line);
     }
 
-    fn print(&self, line: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| print(line)),
-            None => print(line),
+    fn print(&mut self, lines: &[u8]) {
+        self.console.print(lines);
+    }
+
+    fn has_room(&self) -> bool {
+        self.console.has_room()
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.console.poll_room(cx)
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.console.poll_finish(cx)
+    }
+
+    fn stopping(&self, by: Signal, tasks: usize) {
+        // A client that shuts its executor down is no news for anybody.
+        let is_news = self.interval.is_some() || by == Signal::INT;
+        if tasks > 0 && is_news {
+            self.console.say(&finishing(tasks));
         }
     }
 
     fn interval(&self) -> Option<Duration> {
-        Some(if self.bar.is_some() { BAR } else { LINE })
+        self.interval
     }
 
     fn show(&mut self, now: &Standing) {
         self.take_rate(now);
         let words = self.words(now);
         self.shown = true;
-        match &self.bar {
-            Some(bar) => {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "a share from 0 to 1"
-                )]
-                let at =
-                    (self.way.share(now.done + now.failed).unwrap_or_default() * 1000.0) as u64;
-                bar.set_position(at);
-                bar.set_message(words);
-                bar.tick();
-            }
-            None => say(&words),
+        if self.has_bar {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a share from 0 to 1"
+            )]
+            let at = (self.way.share(now.done + now.failed).unwrap_or_default() * 1000.0) as u64;
+            self.console.show(at, words);
+        } else {
+            self.console.say(&words);
         }
     }
 
     fn finish(&mut self, now: &Standing) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.console.clear_bar();
         if now.cut > 0 {
-            say(&format!(
+            self.console.say(&format!(
                 "{}: stopped before their end, without a result",
                 tasks(now.cut)
             ));
         }
         if self.shown {
-            say(&format!(
+            self.console.say(&format!(
                 "{} done, {} failed in {}",
                 grouped(now.done),
                 grouped(now.failed),
@@ -281,15 +284,6 @@ fn grouped(number: u64) -> String {
     text
 }
 
-pub(super) fn say(line: &str) {
-    let line = escape::lines(line.trim_end());
-    let _ = writeln!(io::stderr(), "supervise: {line}");
-}
-
-fn print(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,7 +307,9 @@ mod tests {
                 total,
                 done: Arc::default(),
             },
-            bar: None,
+            console: Console::start(io::sink(), None, false).unwrap(),
+            has_bar: false,
+            interval: None,
             rate: None,
             before: (0, Duration::ZERO),
             shown: false,

@@ -20,6 +20,7 @@ const WAKES_MAX: usize = 64;
 /// before anything that might be done about them.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Source {
+    Prints,
     /// Its words come before its end.
     Nest(u32),
     Child(WorkerId),
@@ -49,6 +50,7 @@ impl Host {
         woken.sort_unstable();
         for (source, token) in woken {
             match source {
+                Source::Prints => self.on_prints(),
                 Source::Nest(slot) => self.on_nest(slot),
                 Source::Child(worker) => self.on_child_readable(worker, token),
                 Source::Template => self.on_template(token),

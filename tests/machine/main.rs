@@ -43,6 +43,7 @@ mod pool_forks;
 mod pool_large;
 mod pool_resume;
 mod pool_starts;
+mod prints;
 mod probes;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod proc;

@@ -97,10 +97,19 @@ pub(crate) fn map(folder: &Path, words: &[&str]) -> Command {
 }
 
 pub(crate) fn map_by(python: &str, folder: &Path, words: &[&str]) -> Command {
+    map_of("2", python, folder, words)
+}
+
+/// By one worker.
+pub(crate) fn map_by_one(folder: &Path, words: &[&str]) -> Command {
+    map_of("1", python(), folder, words)
+}
+
+fn map_of(workers: &str, python: &str, folder: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_supervise"));
     command
         .current_dir(folder)
-        .args(["map", "--workers", "2", "--python", python])
+        .args(["map", "--workers", workers, "--python", python])
         .args(words)
         .env("XDG_RUNTIME_DIR", folder)
         .env("RUNTIME_DIRECTORY", folder);

@@ -53,6 +53,17 @@ def raise_signal(number):
     os.kill(os.getpid(), number)
 
 
+def say(first, last, end=None):
+    print(first)
+    print(last, end="", flush=True)
+    if end == "exits":
+        os._exit(3)
+    if end == "is killed":
+        kill_self()
+    if end == "meets its cap":
+        hold(400)
+
+
 def say_pid_and_hang(path):
     with open(path + ".new", "w") as file:
         file.write(str(os.getpid()))

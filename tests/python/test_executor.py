@@ -382,6 +382,30 @@ class Ending(Case):
         )
         self.assertIn("cannot schedule new futures", out)
 
+    def test_what_tasks_print_is_seen_also_of_those_that_die(self):
+        code = """
+            import helpers_for_tasks as t, supervise, sys
+            with supervise.Executor(1, cap="100M", max_tasks_per_child=1) as pool:
+                pool.submit(t.say, "one", "two").result()
+                for end in ("exits", "is killed", "meets its cap"):
+                    pool.submit(t.say, "before", end, end).exception()
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            timeout=LONG,
+            env=dict(os.environ, PYTHONPATH=os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])),
+        )
+        expected = ["[task 1] one", "[task 1] two"]
+        for task, end in enumerate(("exits", "is killed", "meets its cap"), 2):
+            expected += ["[task %d] before" % task, "[task %d] %s" % (task, end)]
+        said = [line for line in done.stderr.splitlines() if not line.startswith("supervise: ")]
+        # The one that met its cap may have been tried once more.
+        self.assertEqual(list(dict.fromkeys(said)), expected)
+        self.assertEqual(done.stdout, "")
+
     def test_ctrl_c_is_orderly(self):
         code = """
             import supervise, sys, helpers_for_tasks as t

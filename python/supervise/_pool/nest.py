@@ -1,7 +1,7 @@
 """A nest: lives in a slot's group, runs nothing of the user's, and forks the slot's workers.
 
-Its words, each a datagram: it hears `fork N` and answers `born N PID` with the worker's socket and
-page beside it, or `none N ERRNO`; when a worker has ended it says `ended N STATUS PEAK_KIB BEGUN`.
+Its words, each a datagram: it hears `fork N` and answers `born N PID SECRET` with the worker's socket, its
+page and the pipe of its output beside it (`prints.py` says what SECRET is for), or `none N ERRNO`; when a worker has ended it says `ended N STATUS PEAK_KIB BEGUN`.
 """
 
 import array
@@ -11,10 +11,10 @@ import select
 import signal
 import socket
 
-from . import fork_renew, worker
+from . import fork_renew, prints, worker
 
 
-def main(control, orders, task, generators):
+def main(control, orders, task, generators, c_stdout):
     fork_renew.forget_exit_handlers()
     waker, wakes = os.pipe()
     os.set_blocking(waker, False)
@@ -41,29 +41,34 @@ def main(control, orders, task, generators):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         page = os.memfd_create("supervise-page")
         os.ftruncate(page, mmap.PAGESIZE)
+        output, pipe = os.pipe()
+        secret = os.urandom(prints.SECRET_LENGTH)
         try:
             pid = os.fork()
         except OSError as error:
             say(control, b"none %d %d" % (number, error.errno))
             ours.close()
             theirs.close()
-            os.close(page)
+            for fd in (page, output, pipe):
+                os.close(fd)
             continue
         if pid == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for fd in (waker, wakes):
+            for fd in (waker, wakes, output):
                 os.close(fd)
             control.close()
             ours.close()
-            return worker.main(theirs, page, orders, task, generators)
+            return worker.main(theirs, page, (pipe, secret, c_stdout), orders, task, generators)
         theirs.close()
+        os.close(pipe)
         children[pid] = number
-        fds = array.array("i", [ours.fileno(), page])
+        fds = array.array("i", [ours.fileno(), page, output])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
-        say(control, b"born %d %d" % (number, pid), ancillary)
+        say(control, b"born %d %d %s" % (number, pid, secret.hex().encode()), ancillary)
         ours.close()
-        os.close(page)
+        for fd in (page, output):
+            os.close(fd)
 
 
 def say(control, word, ancillary=()):

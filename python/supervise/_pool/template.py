@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 
-from . import codec, fork_check, fork_renew, fork_threads, nest
+from . import codec, fork_check, fork_renew, fork_threads, nest, prints
 
 
 def main():
@@ -22,8 +22,11 @@ def main():
     quiet = os.open(os.devnull, os.O_RDWR)
     os.dup2(quiet, 0)
     os.close(quiet)
-    # Standard output is that of the results.
+    # Standard output is that of the results. A worker has its own, on the same descriptor: who keeps
+    # this `sys.stdout` while it is imported prints there too.
     os.dup2(2, 1)
+    prints.open_stdout()
+    c_stdout = prints.CStdout()
     # Ours is there for our own imports only: what is below must not be found by chance.
     sys.path.remove(sys.argv[2])
     path = os.environ.pop("SUPERVISE_SYS_PATH", None)
@@ -59,7 +62,7 @@ def main():
         if pid == 0:
             control.close()
             ours.close()
-            return nest.main(theirs, orders, task, generators)
+            return nest.main(theirs, orders, task, generators, c_stdout)
         theirs.close()
         fds = array.array("i", [ours.fileno()])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
@@ -94,6 +97,7 @@ def run():
     """The life of the template, and of all that are forked from it: each comes back here."""
     status = main()
     try:
+        sys.stdout.flush()
         sys.stderr.flush()
     finally:
         os._exit(status)

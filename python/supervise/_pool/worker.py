@@ -1,12 +1,12 @@
 """A worker: reads tasks from its socket, does one after the other, writes what came of it.
 
 Words in a page that outlives it say which task it has begun, which it has finished and of which it
-has read a part, so that its death can be blamed on one task of those that wait in its socket. The
-fourth word is the supervisor's: the pool was told to stop, and no other task is to be begun.
+has read a part, so that its death can be blamed on one task of those that wait in its socket. Two
+words are the supervisor's: the pool was told to stop, and no other task is to be begun; the next
+one is of `prints.py`.
 """
 
 import gc
-import io
 import mmap
 import os
 import resource
@@ -14,13 +14,15 @@ import signal
 import struct
 import sys
 import time
+import traceback
 
 from . import codec, large
+from .prints import Prints
 
 TO_US = struct.Struct("<IBQ")
 FROM_US = struct.Struct("<IBQII")
 TASK, QUIT, SETUP = b"TQI"
-HELLO, RESULT, RAISED, UNSERIALIZABLE, OUTPUT, FAILED, NOT_BEGUN = b"HKEUOFN"
+HELLO, RESULT, RAISED, UNSERIALIZABLE, FAILED, NOT_BEGUN = b"HKEUFN"
 
 CHUNK = large.CHUNK
 # Results are kept back as long as more tasks wait, but no longer than this.
@@ -33,9 +35,9 @@ LONGEST_NS = 0xFFFFFFFF * 1000
 class Worker:
     def __init__(self, sock, page, task):
         self.sock = sock
-        self.page = memoryview(mmap.mmap(page, mmap.PAGESIZE)).cast("Q")
-        os.close(page)
+        self.page = page
         self.task = task
+        self.prints = None
         self.number = 0
         self.peak = peak_kib()
         self.out = bytearray()
@@ -125,15 +127,18 @@ class Worker:
         begun = clock()
         page[0] = number
         kind = RESULT
+        prints = self.prints
         try:
             value = self.task.run(body)
         except BaseException as error:
-            if isinstance(error, SystemExit):
+            if isinstance(error, SystemExit) or prints.copied:
                 # As it would be outside of a pool: the task wants its process to end.
                 leave(self, error)
             kind, words = RAISED, self.task.describe(error)
             error.__traceback__ = None
         else:
+            if prints.copied:
+                leave(self, SystemExit(0))
             try:
                 words = self.task.encode(value)
             except BaseException as error:
@@ -145,6 +150,8 @@ class Worker:
         took = ended - begun
         if took > SHORT_NS:
             self.peak = peak_kib()
+            prints.c_stdout.flush()
+        prints.end(number)
         micros = took // 1000 if took < LONGEST_NS else 0xFFFFFFFF
         if len(words) > CHUNK:
             self.say_large(kind, words, micros)
@@ -156,40 +163,14 @@ class Worker:
             self.flush()
 
 
-class Output(io.TextIOBase):
-    """Standard output: lines go to the supervisor, with the task that printed them."""
-
-    encoding = "utf-8"
-    errors = "replace"
-
-    def __init__(self, worker):
-        super().__init__()
-        self.worker = worker
-        self.line = ""
-
-    def writable(self):
-        return True
-
-    def fileno(self):
-        return 1
-
-    def write(self, text):
-        lines = (self.line + text).split("\n")
-        self.line = lines.pop()
-        for line in lines:
-            self.worker.say(OUTPUT, line.encode("utf-8", "replace"))
-        return len(text)
-
-    def flush(self):
-        pass
-
-
-def main(sock, page, orders, task, generators):
-    """The whole life; the result is the exit status."""
+def main(sock, page, output, orders, task, generators):
+    """The whole life; the result is the exit status. `output` is its pipe, and what marks are made of."""
     gc.enable()
     generators.renew()
-    worker = Worker(sock, page, task)
-    sys.stdout = Output(worker)
+    words = memoryview(mmap.mmap(page, mmap.PAGESIZE)).cast("Q")
+    os.close(page)
+    worker = Worker(sock, words, task)
+    worker.prints = Prints(words, *output)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_first()
     try:
@@ -202,7 +183,7 @@ def main(sock, page, orders, task, generators):
     worker.peak = peak_kib()
     worker.say(HELLO, b"")
     if heard(worker.serve):
-        finish()
+        finish(worker.prints)
     return 0
 
 
@@ -235,8 +216,16 @@ def read_setup(sock):
 
 
 def leave(worker, error):
-    worker.flush()
-    finish()
+    """The task wants its process to end, or is a copy of it that the task has forked.
+
+    A copy says nothing to the supervisor: the socket and what waits for it are the worker's.
+    """
+    if not worker.prints.copied:
+        worker.flush()
+    elif not isinstance(error, SystemExit):
+        traceback.print_exception(type(error), error, codec.own_frames_cut(error))
+        error = SystemExit(1)
+    finish(worker.prints)
     code = error.code
     if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
@@ -244,15 +233,15 @@ def leave(worker, error):
     os._exit((code or 0) & 0xFF)
 
 
-def finish():
+def finish(prints):
     """What an exiting interpreter does for its user."""
     import atexit
 
-    try:
-        atexit._run_exitfuncs()
-        sys.stderr.flush()
-    except BaseException:
-        pass
+    for do in (atexit._run_exitfuncs, prints.flush, lambda: sys.stderr.flush()):
+        try:
+            do()
+        except BaseException:
+            pass
 
 
 def peak_kib():

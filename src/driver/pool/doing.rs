@@ -89,6 +89,7 @@ impl PoolDriver {
         match self.host.get_mut().open_pool() {
             Ok(fd) => {
                 self.inherited = Some(fd);
+                self.host.get_mut().take_prints(!self.prints.waits);
                 let argv = self.files.argv(&self.python, &self.parts.orders, fd);
                 let host = self.host.get_mut();
                 host.set_command(argv);

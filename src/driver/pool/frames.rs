@@ -61,13 +61,8 @@ impl PoolDriver {
                 let seq = frame.seq;
                 return self.hand_in(Event::NotBegun { worker, seq });
             }
-            Kind::Output => {
-                let id = self.tasks.get(&frame.seq).and_then(|task| task.id.clone());
-                let id = id.map_or_else(|| frame.seq.to_string(), String::from);
-                let line = String::from_utf8_lossy(frame.body);
-                return self.parts.onlooker.print(&format!("[task {id}] {line}"));
-            }
         };
+        self.end_task_prints(worker, frame.seq);
         let event = Event::Ended {
             worker,
             seq: frame.seq,
@@ -83,6 +78,7 @@ impl PoolDriver {
             } = action
             {
                 let id = self.tasks.remove(&seq).and_then(|task| task.id);
+                self.note_delivered(worker, seq, id.as_deref());
                 let verdict = self.verdict(how, attempts, frame.body);
                 self.parts.sink.put(Outcome {
                     seq,

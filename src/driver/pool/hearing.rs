@@ -52,6 +52,7 @@ impl PoolDriver {
             machine::Event::RunOver { .. } => Event::TemplateGone,
             machine::Event::Signalled(signal @ (Signal::TERM | Signal::INT)) => {
                 if self.tally.stopped_by.replace(signal).is_some() {
+                    self.prints.hurries = true;
                     Event::StopAtOnce
                 } else {
                     self.parts.onlooker.stopping(signal, self.pool.busy());
@@ -100,7 +101,8 @@ impl PoolDriver {
             }
             News::NestUp(slot) => Event::NestUp(SlotId(slot)),
             News::NestGone(slot, oom) => Event::NestGone(SlotId(slot), oom),
-            News::Born(slot, worker) => {
+            News::Born(slot, worker, secret) => {
+                self.expect_prints(worker, secret);
                 if let Some(setup) = &self.parts.setup {
                     let to = self.to.entry(worker).or_default();
                     wire::write(to, wire::SETUP, 0, setup);
@@ -112,6 +114,14 @@ impl PoolDriver {
                 self.hear(worker);
                 return;
             }
+            News::Printed { worker, piece } => {
+                self.on_printed(worker, &piece);
+                return;
+            }
+            News::PrintsOver(worker) => {
+                self.on_prints_over(worker);
+                return;
+            }
             News::Ended {
                 worker,
                 ended,
@@ -121,6 +131,7 @@ impl PoolDriver {
                 finished,
                 receiving,
             } => {
+                self.end_prints(worker, begun);
                 self.host.get_mut().forget_child(worker);
                 self.to.remove(&worker);
                 Event::WorkerEnded {

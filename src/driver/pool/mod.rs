@@ -6,6 +6,7 @@ mod given;
 mod hearing;
 mod onlooker;
 mod parts;
+mod prints;
 mod starts;
 mod template;
 
@@ -56,6 +57,7 @@ pub struct PoolDriver {
     to: BTreeMap<WorkerId, Vec<u8>>,
     own: VecDeque<Event>,
     given: Vec<Given>,
+    prints: prints::Prints,
     source_ended: bool,
     broken: Option<io::Error>,
     tally: Tally,
@@ -101,6 +103,7 @@ impl PoolDriver {
             to: BTreeMap::new(),
             own: VecDeque::new(),
             given: Vec::new(),
+            prints: prints::Prints::default(),
             source_ended: false,
             broken: None,
             tally: Tally {
@@ -131,6 +134,7 @@ impl PoolDriver {
             }
             self.wait().await;
         }
+        self.finish_prints().await;
         if self.tally.over == Over::GaveUp {
             let words = self.last_words.take().unwrap_or_default();
             self.parts.onlooker.say(&starts::failure(&words));
@@ -146,6 +150,7 @@ impl PoolDriver {
         }
         let standing = self.standing(clock::now());
         self.parts.onlooker.finish(&standing);
+        self.until_room(true).await;
         self.host.get_mut().leave();
         let finished = poll_fn(|cx| self.parts.sink.poll_finish(cx)).await;
         match self.broken {
@@ -161,6 +166,18 @@ impl PoolDriver {
             kind,
             Some(io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe)
         )
+    }
+
+    /// No more tasks come, or results cannot be written.
+    fn on_broken(&mut self, error: io::Error) {
+        self.source_ended = true;
+        self.broken.get_or_insert(error);
+        let stop = if self.reader_is_gone() {
+            Event::StopAtOnce
+        } else {
+            Event::Stop
+        };
+        self.own.push_back(stop);
     }
 
     fn settle(&mut self) {
@@ -217,8 +234,12 @@ impl PoolDriver {
             source.poll_tasks(cx, wants, given)
         });
         let mut collected = false;
+        let onlooker = &mut self.parts.onlooker;
         tokio::select! {
             biased;
+            () = poll_fn(|cx| onlooker.poll_room(cx)), if self.prints.waits => {
+                self.take_prints_again();
+            }
             woken = self.host.readable_mut() => {
                 if let Ok(mut guard) = woken {
                     // RACE: readiness is told once; what was left unread must not wait for more.
@@ -232,16 +253,7 @@ impl PoolDriver {
             more = more => match more {
                 Ok(true) => {}
                 Ok(false) => self.source_ended = true,
-                Err(error) => {
-                    self.source_ended = true;
-                    self.broken.get_or_insert(error);
-                    let stop = if self.reader_is_gone() {
-                        Event::StopAtOnce
-                    } else {
-                        Event::Stop
-                    };
-                    self.own.push_back(stop);
-                }
+                Err(error) => self.on_broken(error),
             },
             () = sleep(deadline.since(now)) => {}
         }
@@ -254,9 +266,7 @@ impl PoolDriver {
             self.own.push_back(Event::Deadline);
         }
         if show_at.is_some_and(|at| at <= now) {
-            self.shown = now;
-            let standing = self.standing(now);
-            self.parts.onlooker.show(&standing);
+            self.show(now);
         }
     }
 }

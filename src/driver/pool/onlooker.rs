@@ -1,6 +1,9 @@
 //! Whoever looks on while a pool works.
 
-use std::time::Duration;
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use super::PoolDriver;
 use crate::units::{Bytes, Signal, Timestamp};
@@ -10,8 +13,17 @@ pub trait Onlooker {
     /// Hears what the pool has to say.
     fn say(&self, line: &str);
 
-    /// Hears what a task has printed.
-    fn print(&self, line: &str);
+    /// Hears what tasks have printed: whole lines.
+    fn print(&mut self, lines: &[u8]);
+
+    /// Whether more may be printed. If not, [`Self::poll_room`] tells when it may.
+    fn has_room(&self) -> bool;
+
+    /// Ready when more may be printed.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Nothing more comes. Ready when all is written.
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
     /// So many tasks are still finished, for the pool was told to stop.
     fn stopping(&self, by: Signal, tasks: usize) {
@@ -61,6 +73,12 @@ impl PoolDriver {
     pub(super) fn show_at(&self) -> Option<Timestamp> {
         let interval = self.parts.onlooker.interval()?;
         Some(self.shown.later(interval))
+    }
+
+    pub(super) fn show(&mut self, now: Timestamp) {
+        self.shown = now;
+        let standing = self.standing(now);
+        self.parts.onlooker.show(&standing);
     }
 
     pub(super) fn standing(&self, now: Timestamp) -> Standing {

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, Read as _},
     os::unix::{fs::FileExt as _, net::UnixStream},
+    sync::Arc,
 };
 
 use bytes::BytesMut;
@@ -30,7 +31,7 @@ pub(super) struct Child {
     pub(super) process: Option<PidFd>,
     pub(super) socket: UnixStream,
     pub(super) token: Option<u64>,
-    pub(super) page: File,
+    pub(super) page: Arc<File>,
     pub(super) said: BytesMut,
     pub(super) unsent: BytesMut,
     pub(super) waits: bool,

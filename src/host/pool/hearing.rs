@@ -6,6 +6,7 @@ use std::{
         fd::{AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
+    sync::Arc,
 };
 
 use bytes::BytesMut;
@@ -114,7 +115,10 @@ impl Host {
                 continue;
             };
             match (words.first(), number(2), number(3)) {
-                (Some(&"born"), Some(pid), _) => self.hold_child((slot, worker), pid, fds),
+                (Some(&"born"), Some(pid), _) => {
+                    let secret = words.get(3).copied().unwrap_or_default();
+                    self.hold_child((slot, worker), (pid, secret_of(secret)), fds);
+                }
                 (Some(&"ended"), Some(status), Some(peak)) => {
                     let status = i32::try_from(status).unwrap_or(0);
                     let peak = Bytes(u64::try_from(peak).unwrap_or(0).saturating_mul(1024));
@@ -128,11 +132,17 @@ impl Host {
         }
     }
 
-    fn hold_child(&mut self, (slot, worker): (u32, WorkerId), pid: i64, fds: Vec<OwnedFd>) {
+    fn hold_child(
+        &mut self,
+        (slot, worker): (u32, WorkerId),
+        (pid, secret): (i64, [u8; 16]),
+        fds: Vec<OwnedFd>,
+    ) {
         let mut fds = fds.into_iter();
-        let (Some(socket), Some(page)) = (fds.next(), fds.next()) else {
+        let (Some(socket), Some(page), Some(output)) = (fds.next(), fds.next(), fds.next()) else {
             return;
         };
+        let page = Arc::new(File::from(page));
         let socket = UnixStream::from(socket);
         let _ = socket.set_nonblocking(true);
         let token = self.watch(&socket, Source::Child(worker)).ok();
@@ -145,14 +155,15 @@ impl Host {
             process,
             socket,
             token,
-            page: File::from(page),
+            page: Arc::clone(&page),
             said: BytesMut::new(),
             unsent: BytesMut::new(),
             waits: false,
         };
         if let Some(pool) = &mut self.pool {
             pool.children.insert(worker, child);
-            pool.news.push_back(News::Born(slot, worker));
+            pool.outputs.hold(worker, output, page);
+            pool.news.push_back(News::Born(slot, worker, secret));
         }
     }
 
@@ -171,6 +182,9 @@ impl Host {
                 self.sources.remove(&token);
             }
         }
+        // What was printed before comes before.
+        pool.outputs.read_before(worker, &mut pool.buffer);
+        pool.tell_prints();
         pool.news.push_back(News::Said(worker));
     }
 
@@ -189,13 +203,19 @@ impl Host {
     fn end_child(&mut self, worker: WorkerId, (ended, oom, peak): (Ended, Oom, Option<Bytes>)) {
         let Some(pool) = &mut self.pool else { return };
         pool.numbers.retain(|_, known| *known != worker);
-        let mut progress = [0; 3];
+        let (mut progress, mut stays) = ([0; 3], false);
         if let Some(child) = pool.children.get_mut(&worker) {
             while child.read(&mut pool.buffer) == Left::Perhaps {}
             progress = child.progress();
-            if !child.said.is_empty() {
+            let has_said = !child.said.is_empty();
+            stays = pool.outputs.end(worker, progress[0], &mut pool.buffer);
+            pool.tell_prints();
+            if has_said {
                 pool.news.push_back(News::Said(worker));
             }
+        }
+        if stays && !self.files.has_room(&self.epoll.0) {
+            pool.outputs.close_one();
         }
         let [begun, finished, receiving] = progress;
         pool.news.push_back(News::Ended {
@@ -239,4 +259,11 @@ impl Host {
             .retain(|_, source| *source != Source::Nest(slot));
         pool.news.push_back(News::NestGone(slot, oom));
     }
+}
+
+/// What marks in a worker's output begin with (`prints.py`).
+fn secret_of(hex: &str) -> [u8; 16] {
+    u128::from_str_radix(hex, 16)
+        .unwrap_or_default()
+        .to_be_bytes()
 }

@@ -5,21 +5,19 @@
 
 mod child;
 mod hearing;
+mod prints;
+mod sockets;
 mod words;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    io::{self, Write as _},
+    io,
     os::fd::{IntoRawFd as _, OwnedFd, RawFd},
 };
 
-use bytes::{Buf as _, BytesMut};
 use nix::{
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
-    sys::{
-        epoll::{EpollEvent, EpollFlags},
-        socket::{AddressFamily, SockFlag, SockType, socketpair},
-    },
+    sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
 };
 
 use super::{Host, hear::Source, looker::Job, tracked::UNNAMED_WITHIN};
@@ -31,6 +29,8 @@ use crate::{
     units::{Bytes, Signal, Timestamp, WorkerId},
 };
 use child::Child;
+use prints::Outputs;
+pub use prints::Piece;
 pub(super) use words::adopt_inherited;
 use words::say;
 
@@ -50,10 +50,19 @@ pub enum News {
     NestUp(u32),
     /// A nest is gone, and all that lived in its group.
     NestGone(u32, Oom),
-    /// A worker was forked.
-    Born(u32, WorkerId),
+    /// A worker was forked; what marks in its output begin with.
+    Born(u32, WorkerId, [u8; 16]),
     /// A worker has said something: [`Host::take_said`].
     Said(WorkerId),
+    /// A worker, or what it has started, has printed.
+    Printed {
+        /// Which.
+        worker: WorkerId,
+        /// What.
+        piece: Piece,
+    },
+    /// Nobody is left who could print on this worker's output.
+    PrintsOver(WorkerId),
     /// A worker has ended; what it said was told before. Then [`Host::forget_child`].
     Ended {
         /// Which.
@@ -84,6 +93,7 @@ pub(super) struct PoolHost {
     /// By the number that a nest knows.
     numbers: BTreeMap<u64, WorkerId>,
     next_number: u64,
+    outputs: Outputs,
     pub(super) news: VecDeque<News>,
     buffer: Vec<u8>,
     /// A worker was not listened to to its end.
@@ -125,10 +135,10 @@ impl Host {
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
         self.watch(&ours, Source::Template)?;
-        let next_nest = self
-            .pool
-            .as_ref()
-            .map_or(WorkerId::FIRST, |pool| pool.next_nest);
+        let (next_nest, outputs) = match self.pool.take() {
+            Some(pool) => (pool.next_nest, pool.outputs),
+            None => (WorkerId::FIRST, Outputs::new()?),
+        };
         self.pool = Some(PoolHost {
             control: ours,
             nests: BTreeMap::new(),
@@ -137,6 +147,7 @@ impl Host {
             children: BTreeMap::new(),
             numbers: BTreeMap::new(),
             next_number: 1,
+            outputs,
             news: VecDeque::new(),
             buffer: vec![0; CHUNK],
             more: false,
@@ -178,68 +189,6 @@ impl Host {
         // A nest that is gone tells by its end.
         if let Some(nest) = pool.nests.get(&slot) {
             let _ = say(&nest.socket, &format!("fork {number}"));
-        }
-    }
-
-    /// Sends to a worker, at once or when it can take it.
-    pub fn send_child(&mut self, worker: WorkerId, bytes: &[u8]) {
-        if let Some(child) = self
-            .pool
-            .as_mut()
-            .and_then(|it| it.children.get_mut(&worker))
-        {
-            child.unsent.extend_from_slice(bytes);
-        }
-        self.push(worker);
-    }
-
-    fn push(&mut self, worker: WorkerId) {
-        let Some(child) = self
-            .pool
-            .as_mut()
-            .and_then(|it| it.children.get_mut(&worker))
-        else {
-            return;
-        };
-        while !child.unsent.is_empty() {
-            match child.socket.write(&child.unsent) {
-                Ok(length) => child.unsent.advance(length),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // One that has ended takes nothing more, and its end is on its way.
-                Err(_) => break,
-            }
-        }
-        let waits = !child.unsent.is_empty();
-        if waits != child.waits
-            && let Some(token) = child.token
-        {
-            child.waits = waits;
-            let mut flags = EpollFlags::EPOLLIN;
-            flags.set(EpollFlags::EPOLLOUT, waits);
-            let mut event = EpollEvent::new(flags, token);
-            let _ = self.epoll.modify(&child.socket, &mut event);
-        }
-    }
-
-    /// What a worker has said and nobody has taken.
-    pub fn take_said(&mut self, worker: WorkerId) -> BytesMut {
-        let child = self
-            .pool
-            .as_mut()
-            .and_then(|it| it.children.get_mut(&worker));
-        child
-            .map(|it| std::mem::take(&mut it.said))
-            .unwrap_or_default()
-    }
-
-    /// Gives back what was not yet whole.
-    pub fn return_said(&mut self, worker: WorkerId, rest: BytesMut) {
-        if let Some(child) = self
-            .pool
-            .as_mut()
-            .and_then(|it| it.children.get_mut(&worker))
-        {
-            child.said = rest;
         }
     }
 

@@ -41,7 +41,7 @@ pub(super) fn say(socket: &OwnedFd, word: &str) -> io::Result<()> {
 
 /// One datagram, and the descriptors beside it. Empty at the end.
 pub(super) fn hear(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-    let mut space = cmsg_space!([RawFd; 2]);
+    let mut space = cmsg_space!([RawFd; 3]);
     let length = buffer.len().min(WORD_MAX);
     let mut parts = [IoSliceMut::new(
         buffer.get_mut(..length).unwrap_or_default(),
