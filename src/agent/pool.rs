@@ -12,7 +12,7 @@ macro_rules! modules {
     };
 }
 
-const MODULES: [(&str, &str); 10] = modules![
+const MODULES: [(&str, &str); 11] = modules![
     "__init__.py",
     "codec.py",
     "fork_check.py",
@@ -20,6 +20,7 @@ const MODULES: [(&str, &str); 10] = modules![
     "fork_threads.py",
     "large.py",
     "nest.py",
+    "peak.py",
     "prints.py",
     "template.py",
     "worker.py"

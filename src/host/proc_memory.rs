@@ -62,6 +62,15 @@ impl Proc {
         kib(&text, "RssShmem").ok_or_else(|| ProcError::strange(&path, "no `RssShmem` in it"))
     }
 
+    /// Its resident pages that no file backs and those of mapped files (`RssAnon`, `RssFile`).
+    pub fn anon_and_files(&self, pid: i32) -> Result<(Bytes, Bytes), ProcError> {
+        let path = self.of(pid, "status");
+        let text = read(&path)?;
+        kib(&text, "RssAnon")
+            .zip(kib(&text, "RssFile"))
+            .ok_or_else(|| ProcError::strange(&path, "no `RssAnon` and `RssFile` in it"))
+    }
+
     /// The highest its resident memory ever was since its execve(2) (`VmHWM`).
     pub fn peak(&self, pid: i32) -> Result<Bytes, ProcError> {
         let path = self.of(pid, "status");
@@ -133,6 +142,8 @@ mod tests {
         assert!(proc.statm(us()).unwrap().read().unwrap().resident > Bytes::mib(1));
         assert!(proc.peak(us()).unwrap() > Bytes::mib(1));
         assert!(proc.shmem(us()).unwrap() < Bytes::mib(64));
+        let (anon, files) = proc.anon_and_files(us()).unwrap();
+        assert!(anon > Bytes::ZERO && files > Bytes::mib(1));
         assert!(proc.shmem(i32::MAX).unwrap_err().is_gone());
     }
 }

@@ -41,6 +41,7 @@ mod pool;
 mod pool_ends;
 mod pool_forks;
 mod pool_large;
+mod pool_peak;
 mod pool_resume;
 mod pool_starts;
 mod prints;

@@ -3,20 +3,19 @@
 Words in a page that outlives it say which task it has begun, which it has finished and of which it
 has read a part, so that its death can be blamed on one task of those that wait in its socket. Two
 words are the supervisor's: the pool was told to stop, and no other task is to be begun; the next
-one is of `prints.py`.
+one is of `prints.py`, and those from the 17th on are of `peak.py`.
 """
 
 import gc
 import mmap
 import os
-import resource
 import signal
 import struct
 import sys
 import time
 import traceback
 
-from . import codec, large
+from . import codec, large, peak
 from .prints import Prints
 
 TO_US = struct.Struct("<IBQ")
@@ -39,12 +38,12 @@ class Worker:
         self.task = task
         self.prints = None
         self.number = 0
-        self.peak = peak_kib()
+        self.memory = peak.Peak(self.page)
         self.out = bytearray()
         self.flushed = time.monotonic_ns()
 
     def say(self, kind, body, micros=0):
-        self.out += FROM_US.pack(len(body), kind, self.number, micros, self.peak)
+        self.out += FROM_US.pack(len(body), kind, self.number, micros, self.memory.kib)
         self.out += body
 
     def say_large(self, kind, body, micros):
@@ -54,7 +53,7 @@ class Worker:
             kind = UNSERIALIZABLE
             body = self.task.describe(ValueError("a result of %d bytes is too large" % size))
         self.flush()
-        self.sock.sendall(FROM_US.pack(len(body), kind, self.number, micros, self.peak))
+        self.sock.sendall(FROM_US.pack(len(body), kind, self.number, micros, self.memory.kib))
         self.sock.sendall(body)
         self.flushed = time.monotonic_ns()
 
@@ -149,7 +148,7 @@ class Worker:
         ended = clock()
         took = ended - begun
         if took > SHORT_NS:
-            self.peak = peak_kib()
+            self.memory.look()
             prints.c_stdout.flush()
         prints.end(number)
         micros = took // 1000 if took < LONGEST_NS else 0xFFFFFFFF
@@ -180,7 +179,7 @@ def main(sock, page, output, orders, task, generators):
     except BaseException as error:
         worker.say(FAILED, codec.describe(error))
         return 1 if heard(worker.flush) else 0
-    worker.peak = peak_kib()
+    worker.memory.begin()
     worker.say(HELLO, b"")
     if heard(worker.serve):
         finish(worker.prints)
@@ -242,7 +241,3 @@ def finish(prints):
             do()
         except BaseException:
             pass
-
-
-def peak_kib():
-    return min(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0xFFFFFFFF)

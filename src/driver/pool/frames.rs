@@ -16,6 +16,9 @@ use crate::{
     units::{Bytes, WorkerId},
 };
 
+/// After a task that ran for so long its worker has looked at its memory.
+const LONG_MICROS: u32 = 1000;
+
 impl PoolDriver {
     /// Takes in all that a worker has said.
     pub(super) fn hear(&mut self, worker: WorkerId) {
@@ -44,14 +47,17 @@ impl PoolDriver {
     }
 
     fn on_frame(&mut self, worker: WorkerId, frame: Frame<'_>) {
-        let peak = Bytes(u64::from(frame.peak_kib) * 1024);
+        let reported = Bytes(u64::from(frame.peak_kib) * 1024);
         let how = match frame.kind {
             Kind::Result => How::Returned,
             Kind::Raised => How::Raised,
             Kind::Unserializable => How::Unserializable,
             Kind::Hello => {
                 self.parts.sink.begin();
-                return self.hand_in(Event::Ready { worker, base: peak });
+                return self.hand_in(Event::Ready {
+                    worker,
+                    base: reported,
+                });
             }
             Kind::Failed => {
                 self.last_words = Some(frame.body.to_vec());
@@ -63,6 +69,15 @@ impl PoolDriver {
             }
         };
         self.end_task_prints(worker, frame.seq);
+        // Of a short task nothing new is known.
+        let looked = frame.micros >= LONG_MICROS;
+        let host = self.host.get_ref();
+        let now = looked.then(|| host.peak_of_child(worker)).flatten();
+        let before = self.peaks.get(&worker).copied();
+        let peak = now.max(before).unwrap_or(reported);
+        if now > before {
+            self.peaks.insert(worker, peak);
+        }
         let event = Event::Ended {
             worker,
             seq: frame.seq,

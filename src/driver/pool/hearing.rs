@@ -134,6 +134,7 @@ impl PoolDriver {
                 self.end_prints(worker, begun);
                 self.host.get_mut().forget_child(worker);
                 self.to.remove(&worker);
+                self.peaks.remove(&worker);
                 Event::WorkerEnded {
                     worker,
                     ended,

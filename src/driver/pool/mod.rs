@@ -28,7 +28,7 @@ use crate::{
         Pool,
         event::{Event, Over, Seq},
     },
-    units::{RunId, Timestamp, WorkerId},
+    units::{Bytes, RunId, Timestamp, WorkerId},
 };
 
 pub use onlooker::{Onlooker, Standing, finishing};
@@ -65,6 +65,8 @@ pub struct PoolDriver {
     warned_caps: bool,
     /// It was said that lines are to be JSON.
     hinted: bool,
+    /// The most that each worker held, as it was found last.
+    peaks: BTreeMap<WorkerId, Bytes>,
     begun: Timestamp,
     /// When how far it is was shown last.
     shown: Timestamp,
@@ -116,6 +118,7 @@ impl PoolDriver {
             over: None,
             warned_caps: false,
             hinted: false,
+            peaks: BTreeMap::new(),
             begun: now,
             shown: now,
         })

@@ -9,10 +9,14 @@ use std::{
 
 use bytes::BytesMut;
 
-use crate::host::pidfd::PidFd;
+use super::memory::{Held, Resident};
+use crate::{host::pidfd::PidFd, units::Bytes};
 
 /// One worker is listened to for so many bytes before others are heard.
 const AT_ONCE: usize = 16 << 20;
+
+/// From this word of a worker's page on stands what it says of its memory (`peak.py`).
+const MEMORY: u64 = 16;
 
 /// What a socket holds after it was read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,20 +39,38 @@ pub(super) struct Child {
     pub(super) said: BytesMut,
     pub(super) unsent: BytesMut,
     pub(super) waits: bool,
+    pub(super) held: Held,
 }
 
 impl Child {
     /// The first words of its page: the task that it has begun last, that it has finished last,
     /// and that it has read a part of last.
     pub(super) fn progress(&self) -> [u64; 3] {
-        let mut words = [0; 24];
-        // A page that cannot be read blames nobody.
-        let _ = self.page.read_exact_at(&mut words, 0);
-        let word = |from: usize| {
-            let bytes = words.get(from..from + 8).and_then(|it| it.try_into().ok());
-            u64::from_ne_bytes(bytes.unwrap_or_default())
-        };
-        [word(0), word(8), word(16)]
+        self.words(0)
+    }
+
+    /// What its page says of its memory.
+    pub(super) fn resident(&self) -> Resident {
+        // Whatever a task has written there stays a number of bytes.
+        let kib = |word: u64| Bytes(word.min(u64::from(u32::MAX)) * 1024);
+        let [most, files, child, base] = self.words(MEMORY).map(kib);
+        Resident {
+            most,
+            files,
+            child,
+            base,
+        }
+    }
+
+    fn words<const COUNT: usize>(&self, from: u64) -> [u64; COUNT] {
+        let mut words = [0; COUNT];
+        for (word, at) in words.iter_mut().zip(from..) {
+            let mut bytes = [0; 8];
+            // A page that cannot be read blames nobody.
+            let _ = self.page.read_exact_at(&mut bytes, at * 8);
+            *word = u64::from_ne_bytes(bytes);
+        }
+        words
     }
 
     /// Lets it begin no other task: the fourth word of its page. It looks there before each.

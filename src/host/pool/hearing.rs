@@ -15,6 +15,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use super::{
     Nest, News,
     child::{Child, Left},
+    memory::Held,
     words::hear,
 };
 use crate::{
@@ -159,6 +160,7 @@ impl Host {
             said: BytesMut::new(),
             unsent: BytesMut::new(),
             waits: false,
+            held: Held::default(),
         };
         if let Some(pool) = &mut self.pool {
             pool.children.insert(worker, child);
@@ -194,7 +196,7 @@ impl Host {
         let tracked = nest.and_then(|nest| self.workers.get(&nest));
         let peak = match oom {
             Oom::Cap => tracked.and_then(|it| it.group.peak()).or(Some(peak)),
-            Oom::No | Oom::Budget | Oom::Elsewhere => Some(peak),
+            Oom::No | Oom::Budget | Oom::Elsewhere => self.peak_at_end(worker, Some(peak)),
         };
         self.end_child(worker, (how, oom, peak));
     }
@@ -251,6 +253,7 @@ impl Host {
             .collect();
         for worker in left {
             self.kill_child(worker);
+            let peak = peak.or_else(|| self.peak_at_end(worker, None));
             self.end_child(worker, (Ended::Signal(Signal::KILL), oom, peak));
         }
         let Some(pool) = &mut self.pool else { return };

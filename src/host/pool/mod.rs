@@ -5,6 +5,7 @@
 
 mod child;
 mod hearing;
+mod memory;
 mod prints;
 mod sockets;
 mod words;
@@ -20,12 +21,9 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
 };
 
-use super::{Host, hear::Source, looker::Job, tracked::UNNAMED_WITHIN};
+use super::{Host, hear::Source};
 use crate::{
-    supervisor::{
-        event::{Ended, Oom},
-        spec::Measure,
-    },
+    supervisor::event::{Ended, Oom},
     units::{Bytes, Signal, Timestamp, WorkerId},
 };
 use child::Child;
@@ -233,30 +231,6 @@ impl Host {
                 let _ = process.signal(signal);
             }
         }
-    }
-
-    /// What all in a slot hold: the anonymous pages its group is charged with, and of its shared
-    /// memory what has no name, as the last exact look has found it.
-    pub fn slot_memory(&mut self, now: Timestamp, slot: u32) -> Option<Bytes> {
-        let worker = self.nest_of(slot)?;
-        let tracked = self.workers.get_mut(&worker)?;
-        let (anon, shmem) = match tracked.group.charged() {
-            Some(charged) => charged,
-            None => {
-                let sample = tracked.look(&self.proc, now, Measure::Private)?;
-                (sample.anon, sample.shmem)
-            }
-        };
-        if tracked.unnamed.wants_look(now, shmem) {
-            let pids = tracked.pids(&self.proc, now).to_vec();
-            self.looker.ask(Job {
-                worker,
-                pids,
-                within: UNNAMED_WITHIN,
-                charged: None,
-            });
-        }
-        Some(anon.plus(tracked.unnamed.part_of(shmem)))
     }
 
     fn nest_of(&self, slot: u32) -> Option<WorkerId> {

@@ -120,14 +120,19 @@ impl Pool {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
-        if worker.window.is_empty() {
+        let begins = worker.window.is_empty();
+        if begins {
             worker.front_since = now;
             worker.front_begun = now;
         }
         worker.window.push_back(ticket);
         worker.sent = worker.sent.saturating_add(1);
+        let (slot, sent) = (worker.slot, worker.sent);
         self.actions.push_back(Action::Send(id, ticket.seq));
-        if max.is_some_and(|max| worker.sent >= max) {
+        if begins {
+            self.look_soon(now, slot);
+        }
+        if max.is_some_and(|max| sent >= max) {
             self.retire(now, id);
         }
     }
@@ -288,10 +293,14 @@ impl Pool {
             worker.since = now;
         }
         let grown = peak.minus(worker.base);
+        let next = (!worker.window.is_empty()).then_some(worker.slot);
         self.learn(ticket.key, grown);
         let time = f64::from(micros);
         let mean = self.mean_micros.unwrap_or(time);
         self.mean_micros = Some(mean + (time - mean) * FRESH);
+        if let Some(slot) = next {
+            self.look_soon(now, slot);
+        }
         self.dispatch = true;
         ticket.failed = ticket.failed.saturating_add(1);
         if how == How::Raised && ticket.failed <= self.spec.retries {

@@ -1,0 +1,70 @@
+//! The `peak` of a result: what its worker and its child processes held, without mapped files.
+
+use std::fs;
+
+use crate::pool::{cause, run};
+
+const TASKS: &str = "
+import mmap, os, subprocess, sys, time
+
+PROGRAM = 'import time; held = bytearray(%d << 20); time.sleep(%s)'
+
+def program(megabytes, seconds):
+    return [sys.executable, '-c', PROGRAM % (megabytes, seconds)]
+
+def gives_back(_):
+    held = bytearray(150 << 20)
+    del held
+
+def child(_):
+    subprocess.run(program(150, 0), check=True)
+
+def children(_):
+    both = [subprocess.Popen(program(100, 1.5)) for _ in range(2)]
+    return [one.wait() for one in both]
+
+def maps(_):
+    with open('file', 'rb') as file:
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+            for at in range(0, len(mapped), 4096):
+                mapped[at]
+            time.sleep(0.3)
+
+def leaves(_):
+    held = bytearray(150 << 20)
+    time.sleep(0.1)
+    os._exit(3)
+
+def hangs(_):
+    held = bytearray(150 << 20)
+    time.sleep(1000)
+";
+
+/// Without groups `RLIMIT_DATA` holds the caps, and child processes are looked at one by one.
+const REST: f64 = 40.0;
+
+#[test]
+fn the_peak_has_child_processes_and_no_mapped_files() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("peaks.py"), TASKS).unwrap();
+    fs::write(folder.path().join("file"), vec![1; 200 << 20]).unwrap();
+    for (task, megabytes, expected) in [
+        ("gives_back", 150.0, "none"),
+        ("child", 150.0, "none"),
+        ("children", 200.0, "none"),
+        ("maps", 0.0, "none"),
+        ("leaves", 150.0, "exit:3"),
+        ("hangs", 150.0, "timeout"),
+    ] {
+        let function = format!("peaks:{task}");
+        let words = ["--task-timeout", "10s", &function];
+        let (output, results) = run(folder.path(), 1, &words);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let result = results.get(&1).expect(&said);
+        assert_eq!(cause(result), expected, "{result}: {said}");
+        #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
+        let peak = result["peak"].as_u64().expect(task) as f64 / f64::from(1 << 20);
+        let most = megabytes + REST;
+        assert!((megabytes..most).contains(&peak), "{task}: {peak}M: {said}");
+    }
+}
