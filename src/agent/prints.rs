@@ -70,9 +70,14 @@ impl Stream {
         }
     }
 
+    /// Whether the task has printed a line that has no end yet.
+    pub const fn has_line_of(&self, task: u64) -> bool {
+        self.task == task && !self.line.is_empty() && self.held.is_empty()
+    }
+
     /// A task has ended, and all that it has printed was read: its line that has no end is one.
     pub fn end_task(&mut self, task: u64, lines: Lines<'_>) {
-        if self.task == task && self.held.is_empty() {
+        if self.has_line_of(task) {
             self.end_line(lines);
         }
     }

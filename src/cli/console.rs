@@ -12,6 +12,7 @@ use std::{
     },
     task::{Context, Poll},
     thread,
+    time::Duration,
 };
 
 use indicatif::ProgressBar;
@@ -25,6 +26,8 @@ const WAIT_MAX: usize = 1 << 20;
 const WAIT_LOW: usize = WAIT_MAX / 2;
 /// Our own messages do not ask. Where so much waits, nobody reads, and they are dropped.
 const DROP_ABOVE: usize = 2 * WAIT_MAX;
+/// Between two tries of an output that is full and does not block.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// See the module.
 #[derive(Debug)]
@@ -70,7 +73,7 @@ impl Console {
         let (news, room) = unbounded_channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let writer = Writer {
-            output: Some(output),
+            output,
             bar,
             waiting: Arc::clone(&waiting),
             room: news,
@@ -160,8 +163,7 @@ impl Console {
 }
 
 struct Writer<W> {
-    /// None: it broke. What comes is dropped, and no task fails for it.
-    output: Option<W>,
+    output: W,
     bar: Option<ProgressBar>,
     waiting: Arc<AtomicUsize>,
     room: UnboundedSender<()>,
@@ -196,18 +198,26 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    fn write(&mut self, text: &[u8]) {
-        if let Some(output) = &mut self.output
-            && output.write_all(text).is_err()
-        {
-            self.output = None;
+    /// What cannot be written is dropped, and no task fails for it.
+    fn write(&mut self, mut text: &[u8]) {
+        while !text.is_empty() {
+            match self.output.write(text) {
+                Ok(0) => break,
+                Ok(length) => text = text.get(length..).unwrap_or_default(),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    // Another program that writes there has set O_NONBLOCK.
+                    io::ErrorKind::WouldBlock => thread::park_timeout(AGAIN),
+                    _ => break,
+                },
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, sync::Mutex, time::Duration};
+    use std::{future::poll_fn, sync::Mutex};
 
     use super::*;
 
@@ -302,6 +312,29 @@ mod tests {
         console.print(b"two\n");
         wait(poll_fn(|cx| console.poll_finish(cx)));
         assert!(text.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_output_that_does_not_block_is_waited_for() {
+        struct Full(Option<()>, Arc<Mutex<Vec<u8>>>);
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                // Every second try finds room, for one byte.
+                self.0 = self.0.xor(Some(()));
+                self.0.ok_or(io::ErrorKind::WouldBlock)?;
+                self.1.lock().unwrap().push(bytes[0]);
+                Ok(1)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let text = Arc::default();
+        let full = Full(Some(()), Arc::clone(&text));
+        let mut console = Console::start(full, None, false).unwrap();
+        console.print(b"whole\n");
+        wait(poll_fn(|cx| console.poll_finish(cx)));
+        assert_eq!(*text.lock().unwrap(), b"whole\n");
     }
 
     #[test]

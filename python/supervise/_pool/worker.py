@@ -16,7 +16,7 @@ import time
 import traceback
 
 from . import codec, large, peak
-from .prints import Prints
+from .prints import SEEN, Prints
 
 TO_US = struct.Struct("<IBQ")
 FROM_US = struct.Struct("<IBQII")
@@ -53,12 +53,14 @@ class Worker:
             kind = UNSERIALIZABLE
             body = self.task.describe(ValueError("a result of %d bytes is too large" % size))
         self.flush()
+        self.prints.look()
         self.sock.sendall(FROM_US.pack(len(body), kind, self.number, micros, self.memory.kib))
         self.sock.sendall(body)
         self.flushed = time.monotonic_ns()
 
     def flush(self):
         if self.out:
+            self.prints.look()
             self.sock.sendall(self.out)
             self.out = bytearray()
         self.flushed = time.monotonic_ns()
@@ -150,7 +152,8 @@ class Worker:
         if took > SHORT_NS:
             self.memory.look()
             prints.c_stdout.flush()
-        prints.end(number)
+        if SEEN.prints:
+            prints.end(number)
         micros = took // 1000 if took < LONGEST_NS else 0xFFFFFFFF
         if len(words) > CHUNK:
             self.say_large(kind, words, micros)

@@ -136,6 +136,9 @@ impl PoolDriver {
         };
         let id = task.and_then(|task| task.id);
         let (cause, message) = frames::in_words(fate, told);
+        if let Some(worker) = end.0 {
+            self.note_delivered(worker, seq, id.as_deref());
+        }
         let failure = Failure {
             cause,
             attempts,

@@ -22,6 +22,9 @@ use crate::{
 /// Where all is to end at once, whoever reads our standard error has so long for what is left.
 const HURRY: Duration = Duration::from_secs(1);
 
+/// A pipe has no room for marks of more tasks (64 KiB).
+const DELIVERED_MAX: usize = 3000;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Prints {
@@ -44,9 +47,9 @@ struct Tag {
     worker: WorkerId,
     text: String,
     task: Option<Seq>,
-    /// The task whose result was delivered last, if it has an id of its own: a process that
-    /// outlives it may still print.
-    delivered: Option<(Seq, Box<str>)>,
+    /// The ids of tasks whose results were delivered while no pipe was read, and of the last one: a
+    /// process that outlives it may still print.
+    delivered: BTreeMap<Seq, Box<str>>,
 }
 
 impl Tag {
@@ -54,9 +57,8 @@ impl Tag {
         if self.task != Some(task) {
             self.task = Some(task);
             let known = tasks.get(&task).and_then(|it| it.id.as_deref());
-            let delivered = self.delivered.as_ref();
-            let delivered = delivered.filter(|(seq, _)| *seq == task);
-            self.text = match known.or(delivered.map(|(_, id)| &**id)) {
+            let delivered = self.delivered.get(&task).map(|id| &**id);
+            self.text = match known.or(delivered) {
                 Some(id) => format!("[task {id}] "),
                 // Before its first task: what its imports and its initializer print.
                 None if task == 0 => format!("[worker {}] ", self.worker),
@@ -73,7 +75,7 @@ impl PoolDriver {
             worker,
             text: String::new(),
             task: None,
-            delivered: None,
+            delivered: BTreeMap::new(),
         };
         let stream = Stream::new(secret);
         self.prints.outputs.insert(worker, Output { stream, tag });
@@ -122,16 +124,23 @@ impl PoolDriver {
 
     /// A task has ended in its worker. What it has printed was read before, unless it waits.
     pub(super) fn end_task_prints(&mut self, worker: WorkerId, seq: Seq) {
-        if !self.prints.waits {
+        let output = self.prints.outputs.get(&worker);
+        if !self.prints.waits && output.is_some_and(|it| it.stream.has_line_of(seq)) {
             self.pass_on(worker, |stream, lines| stream.end_task(seq, lines));
         }
     }
 
+    /// The result of a task is delivered: its id is needed for what was not read yet.
     pub(super) fn note_delivered(&mut self, worker: WorkerId, seq: Seq, id: Option<&str>) {
         if let Some(id) = id
-            && let Some(output) = self.prints.outputs.get_mut(&worker)
+            && let Some(Output { tag, .. }) = self.prints.outputs.get_mut(&worker)
         {
-            output.tag.delivered = Some((seq, id.into()));
+            if !self.prints.waits {
+                tag.delivered.clear();
+            } else if tag.delivered.len() >= DELIVERED_MAX {
+                tag.delivered.pop_first();
+            }
+            tag.delivered.insert(seq, id.into());
         }
     }
 
