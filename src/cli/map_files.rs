@@ -1,7 +1,7 @@
 //! The files of a map: what it reads, what it writes, and that these are not one file.
 
 use std::{
-    fs::{File, Metadata, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Seek as _, SeekFrom, Write},
     os::{
         fd::{AsFd, OwnedFd},
@@ -116,7 +116,12 @@ impl Output {
             match (&self.file, &self.path) {
                 // Pipes and devices have no length.
                 (Some(file), _) if file.metadata()?.is_file() => file.set_len(0)?,
-                (None, Some(path)) => self.file = Some(File::create(path)?),
+                (None, Some(path)) => {
+                    let made = File::create(path);
+                    let named =
+                        |error: io::Error| io::Error::new(error.kind(), named(path, &error));
+                    self.file = Some(made.map_err(named)?);
+                }
                 (Some(_), _) | (None, None) => {}
             }
             self.is_ready = true;
@@ -138,10 +143,25 @@ impl Write for Output {
 
 /// Says now what would be said only after the first results.
 fn can_be_made(path: &Path) -> io::Result<()> {
+    let path = target_of(path);
     let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     access(folder, AccessFlags::W_OK | AccessFlags::X_OK)?;
     Ok(())
+}
+
+/// Where a link leads to, or a chain of them, if there is nothing.
+fn target_of(path: &Path) -> PathBuf {
+    /// As many as the kernel follows.
+    const LINKS_MAX: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(target) = fs::read_link(&path) else {
+            break;
+        };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    path
 }
 
 /// Whether what is written into the one would be read from the other.

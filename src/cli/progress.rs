@@ -232,8 +232,8 @@ impl Onlooker for Progress {
         self.console.clear_bar();
         if now.cut > 0 {
             self.console.say(&format!(
-                "{}: stopped before their end, without a result",
-                tasks(now.cut)
+                "tasks stopped before their end, without a result: {}",
+                grouped(now.cut)
             ));
         }
         if self.shown {
@@ -245,11 +245,6 @@ impl Onlooker for Progress {
             ));
         }
     }
-}
-
-fn tasks(count: u64) -> String {
-    let ending = if count == 1 { "" } else { "s" };
-    format!("{} task{ending}", grouped(count))
 }
 
 /// In whole seconds: what is finer flickers.

@@ -21,6 +21,14 @@ impl Host {
             self.kill_orphans();
             return;
         }
+        if run.made.is_some() {
+            // RACE: a keeper that was just started may not have blocked signals yet, and this one
+            // would end it without a word. It is told as soon as it has said something.
+            if let Some(run) = &mut self.run {
+                run.ending_since.get_or_insert_with(clock::now);
+            }
+            return;
+        }
         if let Err(error) = run.keeper.end_all() {
             self.fail(format!("signal the keeper: {error}"), None, Effect::Signal);
         }

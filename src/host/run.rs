@@ -210,6 +210,9 @@ impl Host {
                 self.fail(error.to_string(), None, Effect::Other);
             }
         }
+        if let Some(run) = self.run.as_ref().filter(|run| run.ending_since.is_some()) {
+            return self.kill_run(run.id);
+        }
         // A keeper that is gone executes nothing, and its end is on its way.
         let _ = self.run.as_mut().map(|run| run.keeper.go());
     }

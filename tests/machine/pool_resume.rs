@@ -140,7 +140,7 @@ fn what_a_second_ctrl_c_has_cut_is_no_failure_and_is_done_again() {
     said.read_to_string(&mut rest).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
     assert!(
-        rest.contains("2 tasks: stopped before their end, without a result"),
+        rest.contains("tasks stopped before their end, without a result: 2"),
         "{rest}"
     );
     assert_eq!(text(folder, "out"), "");
@@ -393,6 +393,55 @@ fn a_reader_that_has_enough_ends_it_at_once_and_quietly() {
     assert_eq!(
         (status, text(folder, "out").lines().count()),
         (Some(0), 100),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_reader_that_is_gone_from_the_start_is_no_error_of_ours() {
+    let folder = folder(10);
+    let folder = folder.path();
+    for _ in 0..5 {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let child = map(folder, &["-i", "in", "tasks:begins"])
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = output_of(child);
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+        assert_eq!(output.status.code(), Some(141));
+    }
+}
+
+#[test]
+fn an_output_that_cannot_be_made_is_told_before_anything_starts() {
+    let folder = folder(3);
+    let folder = folder.path();
+    symlink("nowhere/out", folder.join("dangling")).unwrap();
+    symlink("dangling", folder.join("chain")).unwrap();
+    symlink("made", folder.join("link")).unwrap();
+    for (name, told) in [
+        ("missing/out", "No such file or directory"),
+        ("dangling", "No such file or directory"),
+        ("chain", "No such file or directory"),
+        ("in/out", "Not a directory"),
+        (".", "Is a directory"),
+    ] {
+        let (status, said) = run(folder, &["-i", "in", "-o", name, "tasks:begins"]);
+        assert_eq!(status, Some(125), "{name}: {said}");
+        assert!(
+            said.starts_with(&format!("supervise: {name}: {told}")),
+            "{said}"
+        );
+        assert_eq!(text(folder, "begun"), "", "{name}");
+    }
+    let (status, said) = run(folder, &["-i", "in", "-o", "link", "tasks:same"]);
+    assert_eq!(
+        (status, text(folder, "made").lines().count()),
+        (Some(0), 3),
         "{said}"
     );
 }
