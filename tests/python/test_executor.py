@@ -440,16 +440,15 @@ class Ending(Case):
             [sys.executable, "-c", textwrap.dedent(code), *map(self.path, ("begun", "go", "all", "later"))],
             env=environment,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=open(self.path("said"), "w"),
             universal_newlines=True,
             start_new_session=True,
         )
+        self.addCleanup(client.kill)
         until(lambda: os.path.exists(self.path("begun")) and os.path.exists(self.path("all")))
         os.killpg(client.pid, signal.SIGINT)
-        said = client.stderr.readline()
-        while "press Ctrl-C again" not in said and said:
-            said = client.stderr.readline()
-        self.assertIn("supervise: finishing the tasks under way: 1; press Ctrl-C again to stop now", said)
+        told = "supervise: finishing the tasks under way: 1; press Ctrl-C again to stop now"
+        until(lambda: told in open(self.path("said")).read())
         self.release("go")
         out, _ = client.communicate(timeout=LONG)
         return out

@@ -299,6 +299,8 @@ impl World {
             hand.tasks.pop_front();
             return self.hand_in(Event::NotBegun { worker, seq });
         }
+        let begins_late = self.is_halted && !hand.at_one;
+        assert!(!begins_late, "task {seq} is begun after the stop");
         if !hand.at_one && self.chance.yes(0.5) {
             hand.at_one = true;
             return;
