@@ -23,6 +23,7 @@ mod mutants_agents;
 mod operator;
 mod pool;
 mod pool_budget;
+mod pool_moments;
 mod process;
 mod run;
 mod scenario;

@@ -18,7 +18,10 @@ use supervise::{
     units::{Bytes, Signal, Size, Timestamp, WorkerId},
 };
 
-use crate::chance::Chance;
+use crate::{
+    chance::Chance,
+    pool_moments::{MOMENTS, Moment},
+};
 
 const SEEDS: u64 = 2_000;
 /// A run that takes more turns than this hangs.
@@ -35,18 +38,6 @@ struct Hand {
     /// It is at the first of its tasks.
     at_one: bool,
 }
-
-/// How far a worker has come with a task when it ends.
-#[derive(Clone, Copy, Debug)]
-enum Moment {
-    Begun,
-    /// It has read a part of it.
-    Receiving,
-    /// It has read nothing of it, or could not say that it has.
-    Silent,
-}
-
-const MOMENTS: [Moment; 3] = [Moment::Begun, Moment::Receiving, Moment::Silent];
 
 /// A pretend machine. Faults are drawn for each step.
 #[derive(Debug)]
@@ -164,27 +155,14 @@ impl World {
             Action::EndTemplate => self.end_template(),
             // Its end is on its way to whoever asks.
             Action::RaiseNest(..) if !self.template => {}
+            Action::RaiseNest(slot, _) if self.deadly > 1 && self.chance.yes(0.1) => {
+                self.news.push_back(Event::ForkRefused(slot, None));
+            }
             Action::RaiseNest(slot, _) => {
                 self.nests.insert(slot, true);
                 self.news.push_back(Event::NestUp(slot));
             }
-            Action::Fork(slot, worker) => {
-                if !self.nests.contains_key(&slot) {
-                    let is_its_end =
-                        |news: &Event| matches!(news, Event::NestGone(it, _) if *it == slot);
-                    assert!(self.news.iter().any(is_its_end), "a fork without a nest");
-                    return;
-                }
-                let hand = Hand {
-                    slot,
-                    ready: false,
-                    quits: false,
-                    tasks: VecDeque::new(),
-                    halted: false,
-                    at_one: false,
-                };
-                self.hands.insert(worker, hand);
-            }
+            Action::Fork(slot, worker) => self.fork(slot, worker),
             Action::Send(worker, seq) => {
                 assert!(!self.is_halted, "task {seq} is sent after the stop");
                 if let Some(hand) = self.hands.get_mut(&worker) {
@@ -222,6 +200,28 @@ impl World {
         }
     }
 
+    fn fork(&mut self, slot: SlotId, worker: WorkerId) {
+        if !self.nests.contains_key(&slot) {
+            let is_its_end = |news: &Event| matches!(news, Event::NestGone(it, _) if *it == slot);
+            assert!(self.news.iter().any(is_its_end), "a fork without a nest");
+            return;
+        }
+        if self.deadly > 1 && self.chance.yes(0.1) {
+            let worker = Some(worker);
+            self.news.push_back(Event::ForkRefused(slot, worker));
+            return;
+        }
+        let hand = Hand {
+            slot,
+            ready: false,
+            quits: false,
+            tasks: VecDeque::new(),
+            halted: false,
+            at_one: false,
+        };
+        self.hands.insert(worker, hand);
+    }
+
     /// What it had begun is the first of its tasks, unless it had none.
     fn end(&mut self, worker: WorkerId, ended: Ended, oom: Oom) {
         let Some(hand) = self.hands.remove(&worker) else {
@@ -232,11 +232,7 @@ impl World {
         // Some it had finished, and their results went down with it.
         let finished = (0..lost).filter_map(|_| tasks.next()).last().copied();
         let next = tasks.next().copied();
-        let (begun, receiving) = match self.chance.pick(&MOMENTS) {
-            Moment::Begun => (next, None),
-            Moment::Receiving => (None, next),
-            Moment::Silent => (None, None),
-        };
+        let (begun, receiving) = self.chance.pick(&MOMENTS).of(next);
         let begun = begun.or(finished);
         self.news.push_back(Event::WorkerEnded {
             worker,
@@ -309,11 +305,8 @@ impl World {
         if self.fat > 0 && seq % self.fat == 0 {
             let slot = hand.slot;
             hand.tasks.truncate(1);
-            let (begun, receiving) = match self.fat_at {
-                Moment::Begun => (seq, 0),
-                Moment::Receiving => (0, seq),
-                Moment::Silent => (0, 0),
-            };
+            let (begun, receiving) = self.fat_at.of(Some(seq));
+            let (begun, receiving) = (begun.unwrap_or(0), receiving.unwrap_or(0));
             let event = Event::WorkerEnded {
                 worker,
                 ended: Ended::Signal(Signal::KILL),

@@ -101,6 +101,14 @@ impl PoolDriver {
             }
             News::NestUp(slot) => Event::NestUp(SlotId(slot)),
             News::NestGone(slot, oom) => Event::NestGone(SlotId(slot), oom),
+            News::NotForked(slot, worker, error) => {
+                let words = format!("a worker cannot be forked: {error}");
+                if !std::mem::replace(&mut self.warned_forks, true) {
+                    self.parts.onlooker.say(&format!("{words}; trying again"));
+                }
+                self.last_words = Some(starts::words("OSError", &words));
+                Event::ForkRefused(SlotId(slot), worker)
+            }
             News::Born(slot, worker, secret) => {
                 self.expect_prints(worker, secret);
                 if let Some(setup) = &self.parts.setup {

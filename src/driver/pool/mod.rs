@@ -63,6 +63,8 @@ pub struct PoolDriver {
     tally: Tally,
     over: Option<Over>,
     warned_caps: bool,
+    /// It was said that a worker cannot be forked.
+    warned_forks: bool,
     /// It was said that lines are to be JSON.
     hinted: bool,
     /// The most that each worker held, as it was found last.
@@ -117,6 +119,7 @@ impl PoolDriver {
             },
             over: None,
             warned_caps: false,
+            warned_forks: false,
             hinted: false,
             peaks: BTreeMap::new(),
             begun: now,

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io,
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::net::UnixStream,
@@ -51,9 +52,10 @@ impl Host {
                         self.hold_nest(slot, pid, fds);
                     }
                 }
-                (Some("none"), Some(slot), _) => {
-                    if let Ok(slot) = slot.parse() {
-                        pool.news.push_back(News::NestGone(slot, Oom::No));
+                (Some("none"), Some(slot), Some(errno)) => {
+                    if let (Ok(slot), Ok(errno)) = (slot.parse(), errno.parse()) {
+                        let error = io::Error::from_raw_os_error(errno);
+                        pool.news.push_back(News::NotForked(slot, None, error));
                     }
                 }
                 _ => {
@@ -126,8 +128,11 @@ impl Host {
                     self.on_child_ended((slot, worker), ended(status), peak);
                 }
                 _ => {
-                    // No fork: it is as if it had ended.
-                    self.end_child(worker, (Ended::Unseen, Oom::No, None));
+                    let errno = number(2).and_then(|errno| i32::try_from(errno).ok());
+                    let error = io::Error::from_raw_os_error(errno.unwrap_or(libc::EAGAIN));
+                    pool.numbers.retain(|_, known| *known != worker);
+                    pool.news
+                        .push_back(News::NotForked(slot, Some(worker), error));
                 }
             }
         }

@@ -48,6 +48,8 @@ pub enum News {
     NestUp(u32),
     /// A nest is gone, and all that lived in its group.
     NestGone(u32, Oom),
+    /// A nest, or a worker of it, could not be forked.
+    NotForked(u32, Option<WorkerId>, io::Error),
     /// A worker was forked; what marks in its output begin with.
     Born(u32, WorkerId, [u8; 16]),
     /// A worker has said something: [`Host::take_said`].

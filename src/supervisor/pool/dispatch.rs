@@ -164,6 +164,9 @@ impl Pool {
         let Some(place) = self.slots.get_mut(&slot) else {
             return;
         };
+        if place.rests_until.is_some() {
+            return;
+        }
         match place.nest {
             Nest::None => {
                 place.nest = Nest::Asked;

@@ -33,6 +33,9 @@ pub enum Event {
     NestUp(SlotId),
     /// A nest is gone; nobody in its group lives on.
     NestGone(SlotId, Oom),
+    /// A nest, or this worker of it, could not be forked: the system has no more processes or no
+    /// memory for us.
+    ForkRefused(SlotId, Option<WorkerId>),
     /// A worker was forked.
     Born {
         /// Where.

@@ -27,7 +27,7 @@ const REST: Duration = Duration::from_millis(100);
 /// up to this.
 const REST_MAX: Duration = Duration::from_secs(5);
 
-fn rest_after(failures: u32) -> Duration {
+pub(super) fn rest_after(failures: u32) -> Duration {
     let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
     REST.saturating_mul(doubled).min(REST_MAX)
 }
@@ -160,6 +160,8 @@ impl Pool {
             worker.stage = Stage::Serves;
             worker.base = base;
             worker.front_since = now;
+            let slot = self.slots.get_mut(&worker.slot);
+            slot.into_iter().for_each(|slot| slot.refused = 0);
             self.deaths = 0;
             self.starts_failed = 0;
             self.template_failures = 0;

@@ -13,6 +13,7 @@ mod dispatch;
 pub mod event;
 mod life;
 mod memory;
+mod refusals;
 pub mod spec;
 mod worker;
 
@@ -129,6 +130,7 @@ impl Pool {
             Event::TemplateGone => self.on_template_gone(now),
             Event::NestUp(slot) => self.on_nest_up(now, slot),
             Event::NestGone(slot, oom) => self.on_nest_gone(now, slot, oom),
+            Event::ForkRefused(slot, worker) => self.on_fork_refused(now, slot, worker),
             Event::Born { .. } => {}
             Event::Ready { worker, base } => self.on_ready(now, worker, base),
             Event::CouldNotStart(worker) => {
@@ -240,7 +242,10 @@ impl Pool {
                 None
             }
         };
-        running.chain(self.look_deadline()).chain(rested).min()
+        let slots = self.slots.values().filter_map(|slot| slot.rests_until);
+        let slots = slots.filter(|_| self.phase == Phase::Running);
+        let all = running.chain(self.look_deadline()).chain(rested);
+        all.chain(slots).min()
     }
 
     /// All that follows from the time alone, and from what an event has changed.
@@ -248,6 +253,7 @@ impl Pool {
         self.mind_times(now);
         self.mind_memory(now);
         self.start_rested(now);
+        self.wake_rested(now);
         if std::mem::take(&mut self.dispatch) {
             self.dispatch(now);
         }

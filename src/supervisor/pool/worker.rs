@@ -147,6 +147,10 @@ pub(super) struct Slot {
     pub(super) look_at: Timestamp,
     pub(super) looking: bool,
     pub(super) suspended: bool,
+    /// Nothing is forked there before.
+    pub(super) rests_until: Option<Timestamp>,
+    /// So often in a row it could not be forked.
+    pub(super) refused: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
