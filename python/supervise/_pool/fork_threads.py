@@ -1,8 +1,8 @@
 """Which threads of the template a fork can do without, because the library that has started them starts them anew.
 
-OpenBLAS (its pthread build, as in the wheels of numpy and scipy) and the OpenMP runtimes of LLVM and Intel have
-handlers for fork (pthread_atfork(3)). GNU libgomp has none: a parallel region in a fork waits for threads that are
-not there, for ever.
+OpenBLAS (its pthread build, as in the wheels of numpy and scipy), Arrow, which pandas imports, and the OpenMP
+runtimes of LLVM and Intel have handlers for fork (pthread_atfork(3)). GNU libgomp has none: a parallel region in a
+fork waits for threads that are not there, for ever.
 """
 
 import array
@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 
-_HAVE_HANDLERS = ("libopenblas", "libscipy_openblas", "libiomp5", "libomp")
+_HAVE_HANDLERS = ("libopenblas", "libscipy_openblas", "libiomp5", "libomp", "libarrow")
 # The C library starts every thread, and is not the one to ask.
 _STARTERS = ("libc.so", "libc-", "libpthread", "ld-", "[vdso]")
 # A thread of OpenMP spins for up to 0.2 s after its work, and only of one that waits the stack can be read.
@@ -142,7 +142,12 @@ def fork():
 
 
 def exercise(library):
-    """Multiplies matrices, or runs a parallel region. Whether that came to the right result."""
+    """Multiplies matrices, runs a parallel region, or reads a table. Whether that came to the right result."""
+    if os.path.basename(library).startswith("libarrow"):
+        from pyarrow import csv, py_buffer
+
+        # By a thread that reads and others that parse.
+        return csv.read_csv(py_buffer(b"a,b\n1,2\n3,4\n")).num_rows == 2
     import ctypes
 
     lib = ctypes.CDLL(library, mode=os.RTLD_NOW | getattr(os, "RTLD_NOLOAD", 0))
