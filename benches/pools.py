@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Pools of two workers side by side: supervise's and those that Python programs use today.
 
-    python3 benches/pools.py [--rounds N] [--only NAME,NAME] [--tasks N] [--binary PATH] [--venv PATH]
+    python3 benches/pools.py [--rounds N] [--only NAME,NAME] [--pools NAME,NAME] [--tasks N] [--binary PATH]
+                             [--venv PATH]
 
 needs Python 3.11 or newer and a built `supervise` (target/release/supervise unless `--binary` says
 otherwise). It makes an environment with the other pools from PyPI once, and prints a Markdown table for each
@@ -11,7 +12,8 @@ In each round every contestant runs once, in a process of its own with a time li
 noop       tasks that return what they get, each submitted by itself (no chunks), by a pool that is warm
 roundtrip  one such task at a time: the median and the 99th percentile
 payload    100 KB of bytes in, and back
-fresh      a process for each task, with numpy imported; preloaded means before a fork
+fresh      a process for each task, with numpy imported before the fork by all pools that can, and with their
+           defaults otherwise; `--only fresh --pools "mp.Pool,supervise map"` takes a minute
 memory     what `supervise map` itself holds while `--tasks` no-op tasks stream through; one run
 
 `supervise map` reads and writes JSON, packs tasks in batches by itself, and its start and end count, which
@@ -336,7 +338,7 @@ def map_noop(tasks):
 
 
 def map_fresh(tasks):
-    results, took = map_files(tasks, "bench_numpy:total", "--max-tasks", "1", "--import", "numpy")
+    results, took = map_files(tasks, "bench_numpy:total", "--max-tasks", "1")
     return fresh_rate(results, tasks, took)
 
 
@@ -396,9 +398,8 @@ def bout(measurement, name, tasks, folder):
     return reasons[-1] if reasons else f"status {code}"
 
 
-def play(measurement, rounds, folder):
+def play(measurement, rounds, names, folder):
     """All rounds: for each the figures by contestant."""
-    names = list(TASKS[measurement])
     played = []
     for number in range(rounds):
         first = number % len(names)
@@ -442,7 +443,8 @@ def report(measurement, played):
     print(f"\n### {measurement}\n")
     print("| " + " | ".join(titles) + " |")
     print("|---" * len(titles) + "|")
-    for name, tasks in TASKS[measurement].items():
+    for name in played[0]:
+        tasks = TASKS[measurement][name]
         cells = [LABELS.get(name, name), f"{tasks:,}"]
         cells += [figure(played, name, column) for column in columns]
         cells += [ratio(played, name, column, base) for base in bases for column in columns]
@@ -532,14 +534,17 @@ def arguments():
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--only", default=",".join(names), metavar="NAME,NAME", help="of " + ", ".join(names))
+    pools = list(dict.fromkeys(name for tasks in TASKS.values() for name in tasks))
+    parser.add_argument("--pools", default=",".join(pools), metavar="NAME,NAME", help="of " + ", ".join(pools))
     parser.add_argument("--tasks", type=int, default=10_000_000, metavar="N", help="of `memory`")
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/supervise", metavar="PATH")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venvs/pools", metavar="PATH")
     options = parser.parse_args()
-    options.only = options.only.split(",")
-    for name in options.only:
-        if name not in names:
-            parser.error(f"no measurement {name!r}: there are {', '.join(names)}")
+    options.only, options.pools = options.only.split(","), options.pools.split(",")
+    for chosen, known, what in ((options.only, names, "measurement"), (options.pools, pools, "pool")):
+        for name in chosen:
+            if name not in known:
+                parser.error(f"no {what} {name!r}: there are {', '.join(known)}")
     if options.rounds < 1 or options.tasks < 1:
         parser.error("--rounds and --tasks are at least 1")
     if not os.access(options.binary, os.X_OK):
@@ -561,8 +566,9 @@ def main():
         os.environ["SUPERVISE_BINARY"] = str(options.binary.absolute())
         print(f"Python {platform.python_version()}, {', '.join(versions())}; {WORKERS} workers")
         for measurement in TASKS:
-            if measurement in options.only:
-                report(measurement, play(measurement, options.rounds, folder))
+            contestants = [name for name in TASKS[measurement] if name in options.pools]
+            if measurement in options.only and contestants:
+                report(measurement, play(measurement, options.rounds, contestants, folder))
         if "memory" in options.only:
             memory(options.tasks, folder)
 
