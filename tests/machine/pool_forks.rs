@@ -368,11 +368,11 @@ def leaves(number):
     handler = logging.handlers.MemoryHandler(100, target=logging.FileHandler('log'))
     logging.getLogger().addHandler(handler)
     logging.getLogger().warning('logged by %d', number)
-    return [own.name, child.pid]
+    return [own.name, child.pid, directory.name]
 ";
 
 #[test]
-fn exit_handlers_of_imports_do_not_run_in_workers_and_their_own_do() {
+fn exit_handlers_of_imports_run_once_and_those_of_workers_in_each() {
     let folder = modules(&[("handlers", HANDLERS)]);
     let (results, said) = run(map(folder.path(), &["handlers:leaves"]), TASKS);
     assert_eq!(imports(folder.path(), "handlers"), 1, "{said}");
@@ -380,13 +380,16 @@ fn exit_handlers_of_imports_do_not_run_in_workers_and_their_own_do() {
     let mut notes: Vec<_> = text("notes").lines().map(str::to_owned).collect();
     notes.sort();
     let mut expected = ["own", "own finalizer"].map(|it| vec![it; 4]).concat();
-    expected.sort_unstable();
+    // Once, by the template.
+    expected.extend(["template", "template finalizer"]);
     assert_eq!(notes, expected);
     let log = text("log");
     for (number, result) in (1..).zip(&results) {
         assert!(log.contains(&format!("logged by {number}\n")), "{log}");
         let own = result[0].as_str().unwrap();
         assert!(!Path::new(own).exists(), "{own}");
+        let shared = result[2].as_str().unwrap();
+        assert!(!Path::new(shared).exists(), "{shared}");
         let child = format!("/proc/{}", result[1]);
         assert!(!Path::new(&child).exists(), "{child}");
     }

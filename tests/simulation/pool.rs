@@ -27,6 +27,9 @@ const SEEDS: u64 = 2_000;
 /// A run that takes more turns than this hangs.
 const TURNS: u64 = 200_000;
 
+/// The template has ended, by a signal or by itself.
+const ENDED: Event = Event::TemplateFailed(TemplateEnd::Died(Ended::Signal(Signal::KILL), Oom::No));
+
 #[derive(Debug)]
 struct Hand {
     slot: SlotId,
@@ -152,6 +155,9 @@ impl World {
                     Event::TemplateReady
                 });
             }
+            // Its exit handlers may hang.
+            Action::QuitTemplate if self.chance.yes(0.1) => {}
+            Action::QuitTemplate => self.news.push_back(ENDED),
             Action::EndTemplate => self.end_template(),
             // Its end is on its way to whoever asks.
             Action::RaiseNest(..) if !self.template => {}
@@ -377,8 +383,7 @@ impl World {
                 self.step(worker);
             }
             if self.template && self.chance.yes(self.fragile) {
-                let end = TemplateEnd::Died(Ended::Signal(Signal::KILL), Oom::No);
-                self.news.push_back(Event::TemplateFailed(end));
+                self.news.push_back(ENDED);
             }
             if self.deadly > 0 && self.chance.yes(self.fragile) {
                 // Its keeper was killed, and all went with it: nobody says how it ended.

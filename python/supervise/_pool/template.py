@@ -5,6 +5,7 @@ Its words, each a datagram: it says `ready JSON` or `failed JSON`; it hears `nes
 """
 
 import array
+import atexit
 import gc
 import json
 import os
@@ -51,6 +52,7 @@ def main():
             continue
         bury()
         if not word:
+            run_exit_handlers()
             return 0
         slot = int(word.split()[1])
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -91,6 +93,14 @@ def bury():
             return
         if pid == 0:
             return
+
+
+def run_exit_handlers():
+    """What imports have registered is done once, here, when all workers have left."""
+    try:
+        atexit._run_exitfuncs()
+    except BaseException:
+        pass
 
 
 def run():

@@ -25,6 +25,10 @@ impl PoolDriver {
         let now = clock::now();
         match action {
             Action::StartTemplate => self.start_template(),
+            Action::QuitTemplate => {
+                self.template_explained = true;
+                self.host.get_ref().quit_template();
+            }
             Action::EndTemplate => {
                 // How it ends from now on is our doing.
                 self.template_explained = true;

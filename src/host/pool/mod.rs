@@ -13,12 +13,12 @@ mod words;
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
-    os::fd::{IntoRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsRawFd as _, IntoRawFd as _, OwnedFd, RawFd},
 };
 
 use nix::{
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
-    sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
+    sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair},
 };
 
 use super::{Host, hear::Source};
@@ -159,6 +159,14 @@ impl Host {
     /// The template has its end of the socket: ours of it is closed, so that its end is seen.
     pub fn close_inherited(&mut self, fd: RawFd) {
         drop(adopt_inherited(fd));
+    }
+
+    /// The template hears that nothing more comes, and ends.
+    pub fn quit_template(&self) {
+        if let Some(pool) = &self.pool {
+            // One that is gone tells by its end.
+            let _ = shutdown(pool.control.as_raw_fd(), Shutdown::Write);
+        }
     }
 
     /// Reads what the template has said by now.

@@ -241,7 +241,12 @@ impl Pool {
 
     /// It ended before it could take a task.
     fn on_stillborn(&mut self, worker: &Worker, ended: Ended, oom: Oom) {
-        if worker.is_doomed() || matches!(self.phase, Phase::Clearing(_) | Phase::Over) {
+        if worker.is_doomed()
+            || matches!(
+                self.phase,
+                Phase::Leaving(..) | Phase::Clearing(_) | Phase::Over
+            )
+        {
             return;
         }
         let give_up = if worker.could_not_start {

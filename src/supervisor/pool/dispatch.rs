@@ -1,7 +1,7 @@
 //! Who gets which task, and who is forked for it.
 
 use super::{
-    Next, Phase, Pool,
+    LEAVE, Phase, Pool,
     event::{Action, How, Over, Seq, SlotId},
     worker::{Nest, Stage, Ticket, Worker},
 };
@@ -252,8 +252,9 @@ impl Pool {
             if self.workers.values().any(leaves) {
                 return;
             }
-            self.phase = Phase::Clearing(Next::End(over));
-            self.actions.push_back(Action::EndTemplate);
+            // And so does the template: what imports have made is removed once, by who made it.
+            self.phase = Phase::Leaving(over, now.later(LEAVE));
+            self.actions.push_back(Action::QuitTemplate);
         }
     }
 

@@ -131,6 +131,8 @@ pub enum How {
 pub enum Action {
     /// Start the template.
     StartTemplate,
+    /// Tell the template to run its exit handlers; `TemplateFailed` follows when it has ended.
+    QuitTemplate,
     /// End everything at once; `TemplateGone` follows.
     EndTemplate,
     /// Hold this budget over all.

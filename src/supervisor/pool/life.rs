@@ -71,7 +71,25 @@ impl Pool {
         }
     }
 
+    /// Ends what is left when all is done.
+    fn clear(&mut self, over: Over) {
+        self.phase = Phase::Clearing(Next::End(over));
+        self.actions.push_back(Action::EndTemplate);
+    }
+
+    /// The template's exit handlers have had their time.
+    pub(super) fn end_late(&mut self, now: Timestamp) {
+        if let Phase::Leaving(over, until) = self.phase
+            && until <= now
+        {
+            self.clear(over);
+        }
+    }
+
     pub(super) fn on_template_failed(&mut self, end: TemplateEnd) {
+        if let Phase::Leaving(over, _) = self.phase {
+            return self.clear(over);
+        }
         if matches!(
             self.phase,
             Phase::Clearing(_) | Phase::Resting(_) | Phase::Over
@@ -116,7 +134,7 @@ impl Pool {
         }
         match (self.phase, self.stop) {
             (Phase::Clearing(Next::Restart | Next::RestartAfter(_)), Some(over))
-            | (Phase::Clearing(Next::End(over)), _) => self.end(over),
+            | (Phase::Clearing(Next::End(over)) | Phase::Leaving(over, _), _) => self.end(over),
             (Phase::Clearing(Next::Restart), None) => self.start_template(),
             (Phase::Clearing(Next::RestartAfter(rest)), None) => {
                 self.phase = Phase::Resting(now.later(rest));
@@ -185,11 +203,8 @@ impl Pool {
             match self.phase {
                 Phase::Idle | Phase::Resting(_) => self.end(over),
                 // Nobody works while a template starts: what it imports is not waited for.
-                Phase::Starting => {
-                    self.phase = Phase::Clearing(Next::End(over));
-                    self.actions.push_back(Action::EndTemplate);
-                }
-                Phase::Running | Phase::Clearing(_) | Phase::Over => {}
+                Phase::Starting => self.clear(over),
+                Phase::Running | Phase::Leaving(..) | Phase::Clearing(_) | Phase::Over => {}
             }
             self.dispatch = true;
         }
@@ -202,10 +217,8 @@ impl Pool {
         match self.phase {
             Phase::Idle | Phase::Resting(_) | Phase::Over => {}
             Phase::Clearing(_) => self.phase = Phase::Clearing(Next::End(over)),
-            Phase::Starting | Phase::Running => {
-                self.phase = Phase::Clearing(Next::End(over));
-                self.actions.push_back(Action::EndTemplate);
-            }
+            Phase::Leaving(over, _) => self.clear(over),
+            Phase::Starting | Phase::Running => self.clear(over),
         }
     }
 
@@ -370,7 +383,11 @@ mod tests {
             receiving: 0,
         };
         let actions = happens(&mut pool, left);
-        assert_eq!(actions, [Action::EndTemplate]);
+        assert_eq!(actions, [Action::QuitTemplate]);
+        let end = Event::TemplateFailed(TemplateEnd::Died(Ended::Exit(0), Oom::No));
+        assert_eq!(happens(&mut pool, end), [Action::EndTemplate]);
+        let actions = happens(&mut pool, Event::TemplateGone);
+        assert_eq!(actions, [Action::Over(Over::Done)]);
     }
 
     #[test]
@@ -382,7 +399,12 @@ mod tests {
         pool.handle_event(late, Event::Deadline);
         let actions: Vec<_> = std::iter::from_fn(|| pool.poll_action()).collect();
         assert!(actions.contains(&Action::KillWorker(worker)), "{actions:?}");
-        assert_eq!(actions.last(), Some(&Action::EndTemplate));
+        assert_eq!(actions.last(), Some(&Action::QuitTemplate));
+        // And so do those of the template.
+        let late = pool.poll_deadline().unwrap();
+        assert_eq!(late, Timestamp::default().later(LEAVE).later(LEAVE));
+        pool.handle_event(late, Event::Deadline);
+        assert_eq!(pool.poll_action(), Some(Action::EndTemplate));
     }
 
     #[test]

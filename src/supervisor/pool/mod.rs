@@ -78,6 +78,8 @@ enum Phase {
     /// The template could not start; it is started again then.
     Resting(Timestamp),
     Running,
+    /// All is done, and the workers have left: so does the template, until then at the latest.
+    Leaving(Over, Timestamp),
     /// The template has ended or is to end; all that it started goes.
     Clearing(Next),
     Over,
@@ -237,7 +239,7 @@ impl Pool {
             all.filter(|_| !worker.is_doomed()).min()
         });
         let rested = match self.phase {
-            Phase::Resting(until) => Some(until),
+            Phase::Resting(until) | Phase::Leaving(_, until) => Some(until),
             Phase::Idle | Phase::Starting | Phase::Running | Phase::Clearing(_) | Phase::Over => {
                 None
             }
@@ -254,6 +256,7 @@ impl Pool {
         self.mind_memory(now);
         self.start_rested(now);
         self.wake_rested(now);
+        self.end_late(now);
         if std::mem::take(&mut self.dispatch) {
             self.dispatch(now);
         }
