@@ -28,6 +28,8 @@ const UNNAMED_STEP: Bytes = Bytes::mib(8);
 pub(super) const UNNAMED_WITHIN: Bytes = Bytes::mib(1);
 /// Such readings take at most one part in this many of the time.
 const LOOKS_SHARE: u32 = 50;
+/// Growth since the last reading, as a factor, after which the next one does not wait.
+const GROWN: f64 = 1.25;
 /// A thread that is born while priorities are set back inherits the old one: look again.
 const PASSES: u32 = 3;
 
@@ -194,7 +196,9 @@ impl Unnamed {
     /// request is remembered.
     pub(super) fn wants_look(&mut self, now: Timestamp, shmem: Bytes) -> bool {
         let is_far = shmem.get().abs_diff(self.of.get()) >= UNNAMED_STEP.get();
-        let rests = self.rests_until.is_some_and(|until| now < until);
+        // A task that was read while it began to fill its memory soon passes the ceiling.
+        let rests =
+            self.rests_until.is_some_and(|until| now < until) && shmem < self.of.scaled(GROWN);
         if !is_far || rests || self.asked.is_some() {
             return false;
         }
@@ -274,5 +278,33 @@ fn set_policy(thread: i32, priority: Priority) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_memory_is_read_again_after_a_rest_or_when_it_has_grown_much() {
+        let at = |millis| Timestamp::default().later(Duration::from_millis(millis));
+        let mut unnamed = Unnamed::new();
+        let mut wants = |millis, mebibytes| {
+            let wants = unnamed.wants_look(at(millis), Bytes::mib(mebibytes));
+            if wants {
+                let seen = Exact {
+                    private: Bytes::mib(mebibytes),
+                    took: Duration::from_millis(20),
+                    ..Exact::default()
+                };
+                unnamed.on_looked(at(millis), Some(seen));
+            }
+            wants
+        };
+        assert!(wants(0, 40));
+        // It rests for a second.
+        assert!(!wants(500, 48) && !wants(500, 20));
+        assert!(wants(500, 100));
+        assert!(!wants(1400, 60) && wants(1500, 60));
     }
 }
