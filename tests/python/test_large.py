@@ -24,7 +24,8 @@ class Large(unittest.TestCase):
                 future.result(LONG)
             self.assertEqual([other.result(LONG) for other in others], [number**2 for number in range(50)])
         if isinstance(caught.exception, MemoryCapExceeded):
-            self.assertEqual(caught.exception.attempts, 2)
+            # More, if a worker met its cap before it could say which task it receives.
+            self.assertGreaterEqual(caught.exception.attempts, 2)
             return str(caught.exception)
         return None
 
@@ -33,15 +34,16 @@ class Large(unittest.TestCase):
         if message is not None:
             self.assertIn("met its cap of 100M while it received the task's 150M", message)
 
-    def test_arguments_that_are_over_the_cap_once_they_are_loaded(self):
-        self.ends_at_the_cap(len, [os.urandom(MEGABYTE) for _ in range(70)])
+    def test_many_arguments_that_are_over_the_cap_together(self):
+        # Both as they are sent and as objects: `RLIMIT_DATA` leaves more room than a group does.
+        self.ends_at_the_cap(len, [os.urandom(MEGABYTE) for _ in range(150)])
 
     def test_a_closure_over_the_cap(self):
         data = b"x" * (150 * MEGABYTE)
         self.ends_at_the_cap(lambda: len(data))
 
     def test_a_result_over_the_cap(self):
-        self.ends_at_the_cap(operator.mul, b"x", 80 * MEGABYTE)
+        self.ends_at_the_cap(operator.mul, b"x", 150 * MEGABYTE)
 
     def test_what_fits_comes_whole(self):
         data = os.urandom(40 * MEGABYTE)
