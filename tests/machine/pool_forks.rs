@@ -250,14 +250,27 @@ void cblas_dgemm(int order, int ta, int tb, long m, long n, long k, double alpha
 }
 ";
 
+/// What of pyarrow the trial calls.
+const ARROW: &str = "
+class csv:
+    def read_csv(lines):
+        csv.num_rows = len(lines.splitlines()) - 1
+        return csv
+
+def py_buffer(content):
+    return content
+";
+
 #[test]
 fn a_blas_that_hangs_in_a_fork_is_told_by_name_and_workers_start_anew() {
     for (name, option, forked) in [
         ("libopenblas_hangs.so", "-DHANGS", false),
         ("libopenblas_forks.so", "-DHANDLES_FORK", true),
+        // It has a thread as well, and is tried out by a table that is read.
+        ("libarrow.so.1", "-DHANDLES_FORK", true),
     ] {
         let code = format!("import ctypes\nheld = ctypes.CDLL(os.path.abspath('{name}'))");
-        let folder = modules(&[("blas", &code)]);
+        let folder = modules(&[("blas", &code), ("pyarrow", ARROW)]);
         fs::write(folder.path().join("blas.c"), LIBRARY).unwrap();
         let built = Command::new("cc")
             .args(["-shared", "-fPIC", "-pthread", option, "-o", name, "blas.c"])
