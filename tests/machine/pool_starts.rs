@@ -53,11 +53,11 @@ fn folder() -> tempfile::TempDir {
 }
 
 /// One task, whose worker is to end while it starts.
-fn ends_at(place: (&str, &str), words: &[&str]) -> (Output, String) {
+fn ends_at(place: (&str, &str), budget: &str, words: &[&str]) -> (Output, String) {
     let folder = folder();
     let input = folder.path().join("in");
     fs::write(&input, "1\n").unwrap();
-    let common = ["-i", "in", "--cap", "100M", "--budget", "200M"];
+    let common = ["-i", "in", "--cap", "100M", "--budget", budget];
     let output = map(folder.path(), &[&common, words].concat())
         .env(place.0, place.1)
         .output()
@@ -76,7 +76,8 @@ fn a_worker_that_ends_while_it_starts_says_how() {
             ("segv", "signal SEGV"),
             ("eat", "it met its memory cap of 100M"),
         ] {
-            let (output, said) = ends_at((place, how), words);
+            // There is room for two workers at their cap, so that it is the cap that they meet.
+            let (output, said) = ends_at((place, how), "400M", words);
             assert_eq!(output.status.code(), Some(75), "{place} {how}: {said}");
             // Without a group RLIMIT_DATA holds the cap, and Python raises MemoryError.
             let told = told.replace("it met", "a worker ended while it started: it met");
@@ -105,7 +106,7 @@ fn a_template_that_ends_while_it_imports_says_how_and_is_tried_again() {
         ("segv", "signal SEGV"),
         ("eat", "the memory budget of 200M was used up"),
     ] {
-        let (output, said) = ends_at(("AT_IMPORT", how), &["starts:same"]);
+        let (output, said) = ends_at(("AT_IMPORT", how), "200M", &["starts:same"]);
         assert_eq!(output.status.code(), Some(75), "{how}: {said}");
         let failure = format!("the template ended while it imported: {told}");
         let is_told = said.contains(&failure) || (how == "eat" && said.contains("MemoryError"));
@@ -116,7 +117,7 @@ fn a_template_that_ends_while_it_imports_says_how_and_is_tried_again() {
 
 #[test]
 fn a_template_killed_while_it_starts_is_started_again() {
-    let (output, said) = ends_at(("AT_IMPORT", "kill_once"), &["starts:same"]);
+    let (output, said) = ends_at(("AT_IMPORT", "kill_once"), "200M", &["starts:same"]);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(
         said.contains("the template has ended (signal KILL)"),
