@@ -86,7 +86,7 @@ impl Pool {
             } else if index < before {
                 // Finished, and the result went down with the worker: it is wanted still.
                 ticket.lost = ticket.lost.saturating_add(1);
-                if ticket.lost > LOST_MAX {
+                if ticket.put_back() > LOST_MAX {
                     self.give_up(ticket, Fate::Died(ended), &death);
                 } else {
                     again.extend(self.again(ticket));
@@ -143,7 +143,7 @@ impl Pool {
             // no task has done anything.
             return match next {
                 Next::Restart | Next::RestartAfter(_) => {
-                    self.put_back(ticket, Fate::Died(ended), death)
+                    self.put_back(ticket, part, Fate::Died(ended), death)
                 }
                 Next::End(Over::GaveUp) => {
                     ticket.lost = ticket.lost.saturating_add(1);
@@ -166,11 +166,11 @@ impl Pool {
         // Where others ran beside it, the budget was met by all of them: it is nobody's fault.
         let crowded = oom == Oom::Budget && self.under_way() > 0;
         if worker.killed == Some(Killed::Budget) || (worker.killed.is_none() && crowded) {
-            return self.put_back(ticket, Fate::Cap, death);
+            return self.put_back(ticket, part, Fate::Cap, death);
         }
         if worker.killed.is_none() && oom != Oom::No {
             if part == Part::Next {
-                return self.put_back(ticket, by_cap, death);
+                return self.put_back(ticket, part, by_cap, death);
             }
             ticket.ooms = ticket.ooms.saturating_add(1);
             if ticket.ooms <= self.spec.oom_retries {
@@ -184,7 +184,7 @@ impl Pool {
         }
         if worker.killed.is_none() && part != Part::Begun {
             // It had no effects yet, and its worker was ended by somebody else.
-            return self.put_back(ticket, Fate::Died(ended), death);
+            return self.put_back(ticket, part, Fate::Died(ended), death);
         }
         ticket.failed = ticket.failed.saturating_add(1);
         // Who stops us may tell our workers as well, as systemd does: what they were at has not
@@ -206,9 +206,21 @@ impl Pool {
     }
 
     /// The task is run again without blame, but not for ever.
-    fn put_back(&mut self, mut ticket: Ticket, fate: Fate, death: &Death) -> Option<Ticket> {
-        ticket.lost = ticket.lost.saturating_add(1);
-        if ticket.lost <= LOST_MAX {
+    fn put_back(
+        &mut self,
+        mut ticket: Ticket,
+        part: Part,
+        fate: Fate,
+        death: &Death,
+    ) -> Option<Ticket> {
+        let count = match part {
+            Part::Begun | Part::Received => &mut ticket.lost,
+            // A fresh worker can meet the cap because what the one before it held is not yet given
+            // back.
+            Part::Next => &mut ticket.unbegun,
+        };
+        *count = count.saturating_add(1);
+        if ticket.put_back() <= LOST_MAX {
             return self.again(ticket);
         }
         self.give_up(ticket, fate, death);
@@ -230,7 +242,7 @@ impl Pool {
             seq: ticket.seq,
             worker: Some(death.id),
             cause,
-            attempts: ticket.attempts(),
+            attempts: ticket.attempts().max(1),
             peak: death.peak,
             ran: death.ran,
         });

@@ -343,6 +343,46 @@ mod tests {
         assert_eq!(pool.poll_deadline(), None);
     }
 
+    /// Starts the worker that is to be forked. The result: it, and what the pool does then.
+    fn forked(pool: &mut Pool, actions: &[Action]) -> (WorkerId, Vec<Action>) {
+        let Some(&Action::Fork(slot, worker)) = actions.last() else {
+            panic!("{actions:?}");
+        };
+        happens(pool, Event::Born { slot, worker });
+        let base = Bytes::mib(10);
+        (worker, happens(pool, Event::Ready { worker, base }))
+    }
+
+    #[test]
+    fn a_worker_that_meets_its_cap_before_it_begins_a_task_is_no_attempt_of_it() {
+        let mut pool = starting();
+        happens(&mut pool, Event::TemplateReady);
+        happens(&mut pool, Event::Came { seq: 1, key: 0 });
+        let mut actions = happens(&mut pool, Event::NestUp(SlotId(0)));
+        for begun in [0, 1, 1] {
+            let (worker, sent) = forked(&mut pool, &actions);
+            assert!(sent.contains(&Action::Send(worker, 1)), "{sent:?}");
+            let met_its_cap = Event::WorkerEnded {
+                worker,
+                ended: Ended::Signal(Signal::KILL),
+                oom: Oom::Cap,
+                peak: None,
+                begun,
+                finished: 0,
+                receiving: 0,
+            };
+            actions = happens(&mut pool, met_its_cap);
+        }
+        let attempts = actions.iter().find_map(|it| {
+            if let Action::Fail { attempts, .. } = it {
+                Some(*attempts)
+            } else {
+                None
+            }
+        });
+        assert_eq!(attempts, Some(2), "{actions:?}");
+    }
+
     /// A pool that has one worker and one task, which has returned, and whose source has no more.
     fn done() -> (Pool, WorkerId) {
         let mut pool = starting();

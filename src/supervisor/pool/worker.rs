@@ -20,6 +20,8 @@ pub(super) struct Ticket {
     /// So often it was finished and its result lost with its worker, or its worker was killed for
     /// the budget.
     pub(super) lost: u32,
+    /// So often its worker ended before it was begun or received.
+    pub(super) unbegun: u32,
 }
 
 impl Ticket {
@@ -30,15 +32,21 @@ impl Ticket {
             failed: 0,
             ooms: 0,
             lost: 0,
+            unbegun: 0,
         }
     }
 
     /// It was put back again and again, and runs when no other does.
     pub(super) const fn is_solitary(&self) -> bool {
-        self.lost >= SOLITARY
+        self.put_back() >= SOLITARY
     }
 
-    /// So often it was begun, the attempt that is just over included.
+    /// So often it was put back without blame.
+    pub(super) const fn put_back(&self) -> u32 {
+        self.lost.saturating_add(self.unbegun)
+    }
+
+    /// So often it was begun or received, the attempt that is just over included.
     pub(super) const fn attempts(&self) -> u32 {
         self.failed
             .saturating_add(self.ooms)
