@@ -9,6 +9,7 @@ use std::{
     },
     path::{Path, PathBuf},
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -19,6 +20,9 @@ use nix::{
 use tokio::sync::oneshot;
 
 use crate::queue::ReaderGone;
+
+/// The time in which the end of the input is seen after a reader has closed the output.
+const INPUT_FIRST: Duration = Duration::from_millis(100);
 
 /// An input, by the name that was given to it; else standard input.
 pub(super) fn open_input(path: Option<&Path>) -> Result<File, String> {
@@ -100,6 +104,9 @@ impl Output {
             let is_gone = fds[0]
                 .revents()
                 .is_some_and(|it| it.contains(PollFlags::POLLERR));
+            // RACE: a program that has all its results closes the input and then the output. The
+            // end of the input is to be seen first.
+            thread::park_timeout(INPUT_FIRST);
             let _ = sender.send(is_gone);
         };
         // Without it, the next write says it.

@@ -175,6 +175,9 @@ pub trait Sink {
         let _ = tasks;
     }
 
+    /// All outcomes were put, and no task follows.
+    fn complete(&mut self) {}
+
     /// No task can be done: the words of what could not start, as a worker's.
     fn give_up(&mut self, words: &[u8]) {
         let _ = words;

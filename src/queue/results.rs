@@ -209,6 +209,11 @@ impl Sink for Results {
         }
     }
 
+    fn complete(&mut self) {
+        // A reader that closes the output now has all that it waited for, unless a write fails.
+        self.reader_gone = None;
+    }
+
     fn give_up(&mut self, _words: &[u8]) {
         if self.is_stream && !mem::replace(&mut self.has_begun, true) {
             self.tell(Message::GiveUp);

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -247,4 +248,22 @@ fn where_imports_start_threads_each_worker_imports_by_itself() {
         let all: Vec<_> = results.values().map(|it| it["result"].as_u64()).collect();
         assert_eq!(all, [Some(threads); 4], "{start}: {said}");
     }
+}
+
+#[test]
+fn a_reader_that_has_all_its_results_may_close_the_output() {
+    let folder = folder();
+    let mut child = map(folder.path(), &["tasks:faults"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"100\n").unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let result = lines.next().unwrap().unwrap();
+    assert!(result.contains("\"ok\":true"), "{result}");
+    drop(input);
+    drop(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }

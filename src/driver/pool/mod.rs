@@ -222,6 +222,9 @@ impl PoolDriver {
             .fold(deadline, Ord::min);
         let wants = self.pool.wants().min(AT_ONCE);
         let source_ended = self.source_ended;
+        if source_ended && self.tasks.is_empty() {
+            self.parts.sink.complete();
+        }
         let (source, sink) = (&mut self.parts.source, &mut self.parts.sink);
         let given = &mut self.given;
         let more = poll_fn(|cx| {
