@@ -1,8 +1,8 @@
 """The client of one running `supervise pool`: its process, its socket, and the futures of what it was given.
 
-`submit` writes straight to the socket what the workers can have at once; what is beyond that waits here, where
-it can be cancelled, and goes many at a time as far as the pool's credit allows. One thread reads results, and hands over what waits. Nobody blocks in a write:
-what the socket does not take is written by that thread, which goes on reading meanwhile.
+`submit` writes tasks straight to the socket if the workers can take them at once. Other tasks wait here, where they
+can be cancelled. One thread reads results and sends the waiting tasks, many at a time, as far as the pool's credit
+allows. No thread blocks in a write: what the socket does not take is written by that one, which goes on reading.
 """
 import collections
 import itertools
@@ -28,8 +28,8 @@ _LARGE = 64 << 10
 #: So many bytes of waiting tasks are written at once.
 _BATCH = 128 << 10
 _LARGEST = (1 << 32) - 1
-#: The status of a pool that was told to stop. RACE: it may not have listened to signals yet, or have been
-#: about to end by itself.
+#: The possible statuses of a pool that was told to stop. RACE: the signal may come before the pool handles
+#: signals, or when it is already ending by itself.
 _STOPPED = (0, -signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 _Waiting = Tuple[TaskFuture, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]
@@ -51,7 +51,7 @@ class Client:
         #: Of these, how many a caller of `submit` pickles just now.
         self._packing = 0
         self._closing = False
-        #: The pool was told to begin nothing else.
+        #: The pool was told to begin no other task.
         self._stopped = False
         self._finished = False
         self._ended = False
@@ -121,18 +121,18 @@ class Client:
         return future
 
     def close(self, cancel: bool, interrupted: bool = False) -> None:
-        """Takes no more: the pool does what it was given, or, with `cancel`, what it has begun, and ends.
+        """Accepts no more tasks. The pool finishes its tasks (with `cancel`, only those that have begun) and ends.
 
-        If the user has `interrupted`, the pool says what it still waits for.
+        If the user has `interrupted` the program, the pool says how many tasks it is still finishing.
         """
         dropped: List[_Waiting] = []
         with self._lock:
             if cancel:
                 dropped.extend(self._waiting)
                 self._waiting.clear()
-                # A second signal would end what it has begun.
+                # Only one signal: a second one would stop the tasks that have begun.
                 if self._under_way and not self._stopped and not self._ended:
-                    # What it does not begin any more is cancelled when it has ended: `_end`.
+                    # Tasks that it does not begin any more are cancelled when it has ended: `_end`.
                     self._stopped = True
                     self._process.send_signal(signal.SIGINT if interrupted else signal.SIGTERM)
             self._closing = True

@@ -64,7 +64,7 @@ class TaskFuture(Future):  # type: ignore[type-arg]
         self.set_result(result)
 
     def drop(self) -> None:
-        """It was handed over, and the pool was told to stop before it was begun."""
+        """Cancels a task that the pool has received but not begun, because the pool was told to stop."""
         with self._condition:
             self._state = _PENDING
         if self.cancel():

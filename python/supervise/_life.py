@@ -27,8 +27,8 @@ def _exit() -> None:
     global exiting
     exiting = True
     ending = list(clients)
-    # Ctrl-C has ended the program, and nobody caught it: nothing else is begun. A session at a prompt goes on
-    # after a Ctrl-C.
+    # If an uncaught Ctrl-C ends the program, no other task is begun. An interactive session goes on after a Ctrl-C,
+    # so there it does not count.
     last = getattr(sys, "last_type", None)
     interrupted = isinstance(last, type) and issubclass(last, KeyboardInterrupt) and not hasattr(sys, "ps1")
     for client in ending:

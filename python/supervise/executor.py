@@ -29,8 +29,8 @@ class Executor(concurrent.futures.Executor):
     Sizes are bytes, or texts such as "300M", "1.5G" and "80%", and at least 1M.
 
     With `start="template"` the modules of `preload` are imported once, and workers are forked from there;
-    with "fresh" each worker imports by itself; "auto" forks unless imports hold what forks cannot share, such as
-    connections and threads. `task_timeout` is in seconds. `initializer(*initargs)` runs once in each worker; if it
+    with "fresh" each worker imports by itself; "auto" forks unless imports hold something that forks cannot share,
+    such as connections or threads. `task_timeout` is in seconds. `initializer(*initargs)` runs once in each worker; if it
     fails the pool is broken.
     """
 
@@ -108,9 +108,9 @@ class Executor(concurrent.futures.Executor):
         return _flat(super().map(_pickles.Spread(fn), chunks, timeout=timeout, **more))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Takes no more; what was submitted is done, or, where it was not begun, cancelled.
+        """Accepts no more tasks and finishes those that were submitted; `cancel_futures` cancels those not begun.
 
-        Ctrl-C while this waits kills it.
+        Ctrl-C while this waits kills the pool.
         """
         if self._forks != _life.forks:
             return
@@ -128,7 +128,7 @@ class Executor(concurrent.futures.Executor):
                 raise
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> Optional[bool]:
-        # On Ctrl-C and SystemExit nothing else is begun.
+        # On Ctrl-C and SystemExit no other task is begun.
         cancel = kind is not None and not issubclass(kind, Exception)
         self._interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         self.shutdown(wait=True, cancel_futures=cancel)

@@ -100,7 +100,7 @@ pub(crate) fn map_by(python: &str, folder: &Path, words: &[&str]) -> Command {
     map_of("2", python, folder, words)
 }
 
-/// By one worker.
+/// With one worker.
 pub(crate) fn map_by_one(folder: &Path, words: &[&str]) -> Command {
     map_of("1", python(), folder, words)
 }
@@ -131,7 +131,16 @@ pub(crate) fn run(folder: &Path, count: u64, words: &[&str]) -> (Output, BTreeMa
     fed(map(folder, words), count)
 }
 
-pub(crate) fn fed(mut command: Command, count: u64) -> (Output, BTreeMap<u64, Value>) {
+/// Runs it over the numbers up to `count`; results by their ids.
+pub(crate) fn fed(command: Command, count: u64) -> (Output, BTreeMap<u64, Value>) {
+    let lines: String = (1..=count).map(|number| format!("{number}\n")).collect();
+    let output = output_of(start(command, lines));
+    let results = read(&output.stdout);
+    (output, results)
+}
+
+/// Starts it with `lines` as its standard input.
+pub(crate) fn start(mut command: Command, lines: impl Into<Vec<u8>>) -> Child {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -139,18 +148,15 @@ pub(crate) fn fed(mut command: Command, count: u64) -> (Output, BTreeMap<u64, Va
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
-    let lines: String = (1..=count).map(|number| format!("{number}\n")).collect();
-    let writer = std::thread::spawn(move || {
-        // A run that ends early reads no more.
-        let _ = input.write_all(lines.as_bytes());
+    let lines = lines.into();
+    std::thread::spawn(move || {
+        // The run may end before it has read everything.
+        let _ = input.write_all(&lines);
     });
-    let output = output_of(child);
-    writer.join().unwrap();
-    let results = read(&output.stdout);
-    (output, results)
+    child
 }
 
-/// What it says to its end. One that does not end is killed, and all that it started with it.
+/// Waits for its end. A run that does not end is killed with its child processes.
 pub(crate) fn output_of(child: Child) -> Output {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
     let (ends, ended) = mpsc::channel::<()>();

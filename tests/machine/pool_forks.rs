@@ -1,4 +1,4 @@
-//! What workers share because they are forked from one template, and what each has for itself.
+//! What workers that are forked from one template share, and what each of them has for itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +20,7 @@ use crate::{
 
 const TASKS: u64 = 4;
 
-/// A folder with modules, each of which notes that it is imported.
+/// A folder with modules. Each import of one adds a byte to its `.imports` file.
 fn modules(modules: &[(&str, &str)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, code) in modules {
@@ -33,13 +33,13 @@ fn modules(modules: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// By how many processes a module was imported: one, if workers are forked from it.
+/// How many processes have imported a module: one, if workers are forked from it.
 fn imports(folder: &Path, name: &str) -> u64 {
     let path = folder.join(name).with_extension("imports");
     fs::metadata(path).map_or(0, |found| found.len())
 }
 
-/// A process for each task. The results, and what was said.
+/// Runs each task in a process of its own. Returns the results and standard error.
 fn run(mut command: Command, count: u64) -> (Vec<Value>, String) {
     command.args(["--max-tasks", "1", "--task-timeout", "20s"]);
     let (output, results) = fed(command, count);
@@ -61,7 +61,7 @@ fn distinct(values: &[Value]) -> usize {
     values.len()
 }
 
-/// Answers each line by the number of its connection.
+/// A server that answers each line with the number of its connection. Returns its port.
 fn numbered() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -76,7 +76,7 @@ fn numbered() -> u16 {
 fn answer(number: usize, mut peer: TcpStream) {
     let lines = BufReader::new(peer.try_clone().unwrap()).lines();
     for _ in lines.map_while(Result::ok) {
-        // It may be gone by now.
+        // The client may have ended.
         let _ = writeln!(peer, "{number}");
     }
 }
@@ -102,7 +102,7 @@ fn a_connection_that_an_import_opens_is_not_shared_by_workers() {
     let told = format!("`db` opens a connection to 127.0.0.1:{port}, which forks cannot share");
     assert!(said.contains(&told), "{said}");
     assert!(!said.contains("`app`"), "{said}");
-    // With --start template they share it, and that is told. One task: answers would be mixed up.
+    // With --start template they share it, with a warning. One task, as answers could get mixed up.
     let mut command = map(folder.path(), &["--start", "template", "app:which"]);
     command.env("DB_PORT", &port);
     let before = imports(folder.path(), "db");
@@ -112,7 +112,7 @@ fn a_connection_that_an_import_opens_is_not_shared_by_workers() {
 }
 
 #[test]
-fn what_an_import_opens_or_starts_is_told_and_is_had_by_each_worker() {
+fn an_import_that_forks_cannot_share_is_named_and_repeated_by_each_worker() {
     for (code, told) in [
         ("held = open(__file__)", "opens the file /"),
         (
@@ -137,7 +137,7 @@ fn what_an_import_opens_or_starts_is_told_and_is_had_by_each_worker() {
         let folder = modules(&[("inner", code), ("outer", "import inner")]);
         let (_, said) = run(map(folder.path(), &["outer:pid"]), TASKS);
         assert!(said.contains(told), "{code}: {said}");
-        // A child process is known when the whole import is over.
+        // A child process is noticed only after the whole import, so `outer` may be named.
         assert!(
             said.contains("`inner` ") || told.contains("child"),
             "{code}: {said}"
@@ -169,20 +169,20 @@ fn what_forks_can_share_is_imported_once() {
 }
 
 #[test]
-fn imports_before_the_one_that_cannot_be_shared_are_shared() {
+fn modules_before_the_first_that_forks_cannot_share_are_imported_once() {
     let folder = modules(&[("first", ""), ("second", "held = os.pipe()"), ("third", "")]);
     let words = ["--import", "first", "--import", "second", "third:pid"];
     let (_, said) = run(map(folder.path(), &words), TASKS);
     let told = "`second` opens a pipe, which forks cannot share: but for `first` each worker";
     assert!(said.contains(told), "{said}");
-    // Once more by the template that is started for it.
+    // Once by the first template, and once by the template that replaces it.
     assert_eq!(imports(folder.path(), "first"), 2);
     assert!(imports(folder.path(), "second") > TASKS);
     assert!(imports(folder.path(), "third") > TASKS);
 }
 
 #[test]
-fn threads_of_blas_do_not_keep_workers_from_being_forked() {
+fn threads_of_openblas_do_not_prevent_forks() {
     let code = "import numpy\n\
                 def product(_):\n    ones = numpy.ones((300, 300))\n    \
                 return float((ones @ ones).min())";
@@ -194,7 +194,7 @@ fn threads_of_blas_do_not_keep_workers_from_being_forked() {
 }
 
 #[test]
-fn threads_of_gnu_openmp_are_told_by_name_and_workers_start_anew() {
+fn threads_of_gnu_openmp_are_named_and_each_worker_imports_by_itself() {
     let code = "import ctypes\n\
                 gomp = ctypes.CDLL('libgomp.so.1')\n\
                 nothing = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p)\n\
@@ -204,14 +204,11 @@ fn threads_of_gnu_openmp_are_told_by_name_and_workers_start_anew() {
     let (_, said) = run(map(folder.path(), &["openmp:region"]), TASKS);
     let told = "`openmp` starts a thread of libgomp.so.1";
     assert!(said.contains(told), "{said}");
-    assert!(
-        !said.contains("did not work"),
-        "it need not be tried: {said}"
-    );
+    assert!(!said.contains("did not work"), "no trial is needed: {said}");
     assert!(imports(folder.path(), "openmp") > TASKS, "{said}");
 }
 
-/// A library of OpenBLAS's name, whose product waits for a thread that was started with it.
+/// A library that is named like OpenBLAS. Its product needs the thread that it starts when loaded.
 const LIBRARY: &str = r"
 #include <pthread.h>
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -250,7 +247,7 @@ void cblas_dgemm(int order, int ta, int tb, long m, long n, long k, double alpha
 }
 ";
 
-/// What of pyarrow the trial calls.
+/// The part of pyarrow that the trial calls.
 const ARROW: &str = "
 class csv:
     def read_csv(lines):
@@ -262,11 +259,11 @@ def py_buffer(content):
 ";
 
 #[test]
-fn a_blas_that_hangs_in_a_fork_is_told_by_name_and_workers_start_anew() {
+fn a_library_that_hangs_in_a_fork_is_named_and_each_worker_imports_by_itself() {
     for (name, option, forked) in [
         ("libopenblas_hangs.so", "-DHANGS", false),
         ("libopenblas_forks.so", "-DHANDLES_FORK", true),
-        // It has a thread as well, and is tried out by a table that is read.
+        // Arrow has a thread as well. Its trial reads a table.
         ("libarrow.so.1", "-DHANDLES_FORK", true),
     ] {
         let code = format!("import ctypes\nheld = ctypes.CDLL(os.path.abspath('{name}'))");
@@ -298,7 +295,7 @@ philox = numpy_random.Generator(numpy_random.Philox())
 legacy, legacy_seeded = numpy_random.RandomState(), numpy_random.RandomState(1)
 sequence = numpy_random.SeedSequence()
 numpy_random.seed(1)
-numpy_random.normal()  # It keeps every second one for the next call.
+numpy_random.normal()  # It draws two numbers, and keeps one for the next call.
 random.seed(1)
 
 def differ(_):
@@ -319,7 +316,7 @@ def same(_):
     return [seeded.random(), new_seeded.random(), legacy_seeded.random_sample()]
 ";
 
-/// A module that is imported when it is used first (`importlib.util.LazyLoader`).
+/// A module that is loaded at its first use (`importlib.util.LazyLoader`).
 const LAZY: &str = "
 import importlib.util, sys
 spec = importlib.util.find_spec('torch')
@@ -328,14 +325,14 @@ torch = sys.modules['torch'] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(torch)
 ";
 
-/// As torch has it: a global generator that is seeded by its method `seed`.
+/// Like torch: a global generator with a method `seed`.
 const TORCH: &str = "
 import random
 default_generator = random.Random(1)
 ";
 
 #[test]
-fn random_numbers_differ_from_worker_to_worker_but_for_seeds_of_the_user() {
+fn random_numbers_differ_between_workers_unless_the_user_has_seeded_them() {
     let folder = modules(&[("draws", GENERATORS), ("torch", TORCH), ("lazy", LAZY)]);
     let (results, said) = run(with_numpy(folder.path(), &["draws:differ"]), 6);
     assert_eq!(imports(folder.path(), "draws"), 1, "{said}");
@@ -355,7 +352,7 @@ fn random_numbers_differ_from_worker_to_worker_but_for_seeds_of_the_user() {
     assert_eq!(
         imports(folder.path(), "torch"),
         2,
-        "it is not imported for this"
+        "the look for generators does not load it"
     );
 }
 
@@ -385,7 +382,7 @@ def leaves(number):
 ";
 
 #[test]
-fn exit_handlers_of_imports_run_once_and_those_of_workers_in_each() {
+fn exit_handlers_of_imports_run_once_and_those_of_tasks_in_each_worker() {
     let folder = modules(&[("handlers", HANDLERS)]);
     let (results, said) = run(map(folder.path(), &["handlers:leaves"]), TASKS);
     assert_eq!(imports(folder.path(), "handlers"), 1, "{said}");

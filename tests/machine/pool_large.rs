@@ -1,16 +1,10 @@
-//! Tasks and results of `supervise map` that are large beside the cap of a worker.
+//! Tasks and results of `supervise map` that are about as large as the cap of a worker.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::Write as _,
-    path::Path,
-    process::{Output, Stdio},
-};
+use std::{collections::BTreeMap, fs, io::Write as _, path::Path, process::Output};
 
 use serde_json::Value;
 
-use crate::pool::{cause, map, output_of, read};
+use crate::pool::{cause, map, output_of, read, start};
 
 const TASKS: &str = "
 def size(value):
@@ -31,12 +25,8 @@ fn folder() -> tempfile::TempDir {
 
 /// Runs it over the lines of the file `in`; results by their ids.
 fn run(folder: &Path, words: &[&str]) -> (Output, BTreeMap<u64, Value>) {
-    let child = map(folder, &[&["-i", "in"], words].concat())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let output = output_of(child);
+    let command = map(folder, &[&["-i", "in"], words].concat());
+    let output = output_of(start(command, ""));
     let results = read(&output.stdout);
     (output, results)
 }
@@ -49,7 +39,7 @@ fn is_over_cap(result: &Value) -> bool {
 }
 
 #[test]
-fn a_line_over_the_cap_ends_as_cap_and_the_others_go_on() {
+fn a_line_over_the_cap_ends_as_cap_and_other_tasks_go_on() {
     let folder = folder();
     let mut input = fs::File::create(folder.path().join("in")).unwrap();
     writeln!(input, "\"{}\"", "a".repeat(60 << 20)).unwrap();
@@ -73,7 +63,7 @@ fn a_line_over_the_cap_ends_as_cap_and_the_others_go_on() {
 }
 
 #[test]
-fn a_result_over_the_cap_ends_as_cap_and_one_below_it_comes_whole() {
+fn a_result_over_the_cap_ends_as_cap_and_a_smaller_one_arrives_whole() {
     for (function, of_40) in [("large:text", true), ("large:fails_at_length", false)] {
         let folder = folder();
         fs::write(folder.path().join("in"), "4\n40\n1\n").unwrap();
@@ -99,14 +89,14 @@ fn a_result_over_the_cap_ends_as_cap_and_one_below_it_comes_whole() {
 }
 
 #[test]
-fn a_large_line_is_in_a_worker_twice_at_most() {
+fn a_worker_holds_a_large_line_at_most_twice() {
     let folder = folder();
     fs::write(
         folder.path().join("in"),
         format!("\"{}\"\n7\n", "a".repeat(45 << 20)),
     )
     .unwrap();
-    // Received it is decoded to text, and that is parsed.
+    // The bytes are decoded to text, and then the text is parsed.
     let (output, results) = run(folder.path(), &["--cap", "120M", "large:size"]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(results.len(), 2, "{said}");

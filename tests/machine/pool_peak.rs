@@ -7,32 +7,40 @@ use crate::pool::{cause, run};
 const TASKS: &str = "
 import mmap, os, subprocess, sys, time
 
-PROGRAM = 'import time; held = bytearray(%d << 20); time.sleep(%s)'
+imported = time.monotonic()
 
-def program(megabytes, seconds):
-    return [sys.executable, '-c', PROGRAM % (megabytes, seconds)]
+def until_sampled():
+    # `supervise` samples a task again when its age has grown by a quarter. Its age is less than
+    # the time since the import.
+    time.sleep(0.1 + (time.monotonic() - imported) / 2)
 
 def gives_back(_):
     held = bytearray(150 << 20)
     del held
 
 def child(_):
-    subprocess.run(program(150, 0), check=True)
+    subprocess.run([sys.executable, '-c', 'bytearray(150 << 20)'], check=True)
 
 def children(_):
-    both = [subprocess.Popen(program(100, 1.5)) for _ in range(2)]
-    return [one.wait() for one in both]
+    code = 'held = bytearray(100 << 20); print(flush=True); input()'
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    both = [subprocess.Popen([sys.executable, '-c', code], **pipes) for _ in range(2)]
+    for one in both:
+        one.stdout.readline()
+    until_sampled()
+    for one in both:
+        one.communicate(b'\\n')
 
 def maps(_):
     with open('file', 'rb') as file:
         with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
             for at in range(0, len(mapped), 4096):
                 mapped[at]
-            time.sleep(0.3)
+            until_sampled()
 
 def leaves(_):
     held = bytearray(150 << 20)
-    time.sleep(0.1)
+    until_sampled()
     os._exit(3)
 
 def hangs(_):
@@ -40,11 +48,11 @@ def hangs(_):
     time.sleep(1000)
 ";
 
-/// Without groups `RLIMIT_DATA` holds the caps, and child processes are looked at one by one.
+/// What Python itself holds at most, in megabytes.
 const REST: f64 = 40.0;
 
 #[test]
-fn the_peak_has_child_processes_and_no_mapped_files() {
+fn the_peak_includes_child_processes_and_excludes_mapped_files() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("peaks.py"), TASKS).unwrap();
     fs::write(folder.path().join("file"), vec![1; 200 << 20]).unwrap();

@@ -1,11 +1,11 @@
-//! `supervise map` that is stopped, gone on with, or refused: what it writes, and what it says.
+//! Runs of `supervise map` that are stopped, resumed or refused: their output and their messages.
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _},
     os::unix::fs::symlink,
     path::Path,
-    process::{Child, Output, Stdio},
+    process::{Child, ChildStderr, Output, Stdio},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::{
     clock,
-    pool::{cause, map, output_of, read},
+    pool::{cause, map, output_of, read, start},
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -75,18 +75,36 @@ fn begin(folder: &Path, words: &[&str]) -> Child {
         .unwrap()
 }
 
-/// Its exit status, and what it says.
+/// Its exit status and its standard error.
 fn run(folder: &Path, words: &[&str]) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = output_of(begin(folder, words));
     (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+/// Runs it without a failure.
+fn succeeds(folder: &Path, words: &[&str]) {
+    let (status, said) = run(folder, words);
+    assert_eq!(status, Some(0), "{said}");
+}
+
+/// Waits for its first line on standard error. The reader keeps standard error open.
+fn first_line(child: &mut Child) -> (String, BufReader<ChildStderr>) {
+    let mut reader = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    (line, reader)
 }
 
 fn text(folder: &Path, name: &str) -> String {
     fs::read_to_string(folder.join(name)).unwrap_or_default()
 }
 
-fn waits_for(folder: &Path, name: &str, lines: usize) {
-    let has = || (text(folder, name).lines().count() >= lines).then_some(());
+fn lines(folder: &Path, name: &str) -> usize {
+    text(folder, name).lines().count()
+}
+
+fn waits_for(folder: &Path, name: &str, count: usize) {
+    let has = || (lines(folder, name) >= count).then_some(());
     clock::poll(LIMIT, has).expect("tasks begin");
 }
 
@@ -116,23 +134,17 @@ fn a_resumed_run_whose_output_has_failures_exits_1_whenever_they_happened() {
     let retried = journaled(&["--resume", "--retry-failed", "tasks:odd"]);
     let (status, said) = run(folder, &retried);
     assert_eq!((status, said.as_str()), (Some(0), ""));
-    assert_eq!(
-        run(folder, &journaled(&["--resume", "tasks:odd"])).0,
-        Some(0)
-    );
+    succeeds(folder, &journaled(&["--resume", "tasks:odd"]));
 }
 
 #[test]
-fn what_a_second_ctrl_c_has_cut_is_no_failure_and_is_done_again() {
+fn tasks_that_a_second_ctrl_c_stops_are_not_failures_and_resume_runs_them() {
     let folder = folder(6);
     let folder = folder.path();
-    let child = begin(folder, &journaled(&["tasks:begins"]));
+    let mut child = begin(folder, &journaled(&["tasks:begins"]));
     waits_for(folder, "begun", 2);
     signal(&child, Signal::SIGINT);
-    let mut child = child;
-    let mut said = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    said.read_line(&mut line).unwrap();
+    let (line, mut said) = first_line(&mut child);
     let told = "supervise: finishing the tasks under way: 2; press Ctrl-C again to stop now\n";
     assert_eq!(line, told);
     signal(&child, Signal::SIGINT);
@@ -152,38 +164,31 @@ fn what_a_second_ctrl_c_has_cut_is_no_failure_and_is_done_again() {
 }
 
 #[test]
-fn ctrl_c_begins_no_task_that_waits_at_a_worker() {
+fn after_ctrl_c_no_task_that_waits_at_a_worker_begins() {
     let folder = folder(100);
     let folder = folder.path();
-    let child = begin(folder, &journaled(&["--batch", "20", "tasks:begins"]));
+    let mut child = begin(folder, &journaled(&["--batch", "20", "tasks:begins"]));
     waits_for(folder, "begun", 2);
     signal(&child, Signal::SIGINT);
-    // Until it was heard.
-    let mut child = child;
-    let mut said = BufReader::new(child.stderr.take().unwrap());
-    said.read_line(&mut String::new()).unwrap();
+    // The message shows that the signal was handled.
+    let _said = first_line(&mut child);
     fs::write(folder.join("go"), "").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(text(folder, "begun").lines().count(), 2);
+    assert_eq!(lines(folder, "begun"), 2);
     let results = read(&fs::read(folder.join("out")).unwrap());
     assert_eq!(results.len(), 2);
-    let (status, _) = run(folder, &journaled(&["--resume", "tasks:begins"]));
-    assert_eq!(
-        (status, text(folder, "begun").lines().count()),
-        (Some(0), 100)
-    );
+    succeeds(folder, &journaled(&["--resume", "tasks:begins"]));
+    assert_eq!(lines(folder, "begun"), 100);
 }
 
 #[test]
-fn a_task_that_would_be_tried_again_when_ctrl_c_comes_is_not_a_failure() {
+fn a_task_that_would_be_retried_is_not_a_failure_after_a_stop() {
     let folder = folder(1);
     let folder = folder.path();
-    let child = begin(folder, &journaled(&["--retries", "3", "tasks:again"]));
+    let mut child = begin(folder, &journaled(&["--retries", "3", "tasks:again"]));
     clock::poll(LIMIT, || folder.join("tries").exists().then_some(())).expect("it begins");
     signal(&child, Signal::SIGTERM);
-    let mut child = child;
-    let mut said = BufReader::new(child.stderr.take().unwrap());
-    said.read_line(&mut String::new()).unwrap();
+    let _said = first_line(&mut child);
     fs::write(folder.join("fail"), "").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143));
     assert_eq!(
@@ -191,20 +196,17 @@ fn a_task_that_would_be_tried_again_when_ctrl_c_comes_is_not_a_failure() {
         ("x".to_owned(), String::new())
     );
     fs::write(folder.join("go"), "").unwrap();
-    assert_eq!(
-        run(folder, &journaled(&["--resume", "tasks:again"])).0,
-        Some(0)
-    );
+    succeeds(folder, &journaled(&["--resume", "tasks:again"]));
 }
 
 #[test]
-fn another_input_is_refused_by_its_line_and_nothing_is_written() {
+fn another_input_is_refused_with_its_line_number_and_nothing_is_written() {
     let folder = folder(40_000);
     let folder = folder.path();
     assert_eq!(run(folder, &journaled(&["tasks:same"])).0, Some(0));
     let whole = fs::read(folder.join("in")).unwrap();
     let journal = fs::read(folder.join("journal")).unwrap();
-    // Torn, which is healed only by a run that begins.
+    // Its last line is incomplete. Only a run that begins repairs that.
     let torn = [&journal[..], b"{\"id\":"].concat();
     for (from, to, told) in [
         ("\n7\n", "\n8\n", "line 7 differs"),
@@ -237,13 +239,10 @@ fn another_input_is_refused_by_its_line_and_nothing_is_written() {
 }
 
 #[test]
-fn a_journal_of_another_way_to_call_is_refused() {
+fn a_journal_written_with_another_call_is_refused() {
     let folder = folder(3);
     let folder = folder.path();
-    assert_eq!(
-        run(folder, &journaled(&["--plain", "tasks:same"])).0,
-        Some(0)
-    );
+    succeeds(folder, &journaled(&["--plain", "tasks:same"]));
     assert!(text(folder, "out").contains("\"result\":\"1\""));
     let (status, said) = run(folder, &journaled(&["--resume", "tasks:same"]));
     let told = "journal: it is the journal of `tasks:same --plain`, not of `tasks:same`";
@@ -251,7 +250,7 @@ fn a_journal_of_another_way_to_call_is_refused() {
 }
 
 #[test]
-fn the_output_is_not_touched_by_a_run_that_cannot_start() {
+fn a_run_that_cannot_start_leaves_the_output_unchanged() {
     let folder = folder(3);
     let folder = folder.path();
     fs::write(
@@ -283,13 +282,13 @@ fn the_output_is_not_touched_by_a_run_that_cannot_start() {
             assert_eq!(text(folder, "journal"), "", "{said}");
         }
     }
-    // Nor has the journal of a run that could not start to be removed.
-    assert_eq!(run(folder, &journaled(&["tasks:same"])).0, Some(0));
-    assert_eq!(text(folder, "out").lines().count(), 3);
+    // A new run can use the journal of a run that could not start.
+    succeeds(folder, &journaled(&["tasks:same"]));
+    assert_eq!(lines(folder, "out"), 3);
 }
 
 #[test]
-fn ctrl_c_while_modules_are_imported_waits_for_none_and_touches_nothing() {
+fn ctrl_c_during_imports_ends_the_run_at_once_and_leaves_the_files_unchanged() {
     let folder = folder(3);
     let folder = folder.path();
     let code = "import time\nopen('begun', 'w').write('x\\n')\ntime.sleep(1000)\n";
@@ -308,7 +307,7 @@ fn ctrl_c_while_modules_are_imported_waits_for_none_and_touches_nothing() {
 }
 
 #[test]
-fn an_output_that_is_the_input_or_the_journal_is_refused_by_any_name() {
+fn an_output_that_is_the_input_or_the_journal_is_refused_under_any_name() {
     let folder = folder(3);
     let folder = folder.path();
     let before = text(folder, "in");
@@ -362,15 +361,12 @@ fn an_output_that_is_the_input_or_the_journal_is_refused_by_any_name() {
         );
     }
     // A terminal or /dev/null may be both.
-    let (status, said) = run(
-        folder,
-        &["-i", "/dev/null", "-o", "/dev/null", "tasks:same"],
-    );
-    assert_eq!(status, Some(0), "{said}");
+    let null = ["-i", "/dev/null", "-o", "/dev/null", "tasks:same"];
+    succeeds(folder, &null);
 }
 
 #[test]
-fn a_reader_that_has_enough_ends_it_at_once_and_quietly() {
+fn a_reader_that_closes_the_output_ends_the_run_at_once_and_quietly() {
     let folder = folder(100);
     let folder = folder.path();
     let words = ["-i", "in", "--journal", "journal", "tasks:first_then_waits"];
@@ -380,25 +376,21 @@ fn a_reader_that_has_enough_ends_it_at_once_and_quietly() {
     reader.read_line(&mut line).unwrap();
     assert!(line.contains("\"id\":1,"), "{line}");
     waits_for(folder, "begun", 2);
-    // As `head -n 1`. The tasks under way would last for long.
+    // As `head -n 1` does. The tasks under way would take long.
     drop(reader);
     let output = output_of(child);
     assert_eq!(output.status.code(), Some(141));
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
-    // What was cut is done again.
+    // A resumed run runs the stopped tasks again.
     let code = TASKS.replace("time.sleep(1000)", "pass");
     fs::write(folder.join("tasks.py"), code).unwrap();
     let again = ["-i", "in", "-o", "out", "--journal", "journal", "--resume"];
-    let (status, said) = run(folder, &[&again[..], &["tasks:first_then_waits"]].concat());
-    assert_eq!(
-        (status, text(folder, "out").lines().count()),
-        (Some(0), 100),
-        "{said}"
-    );
+    succeeds(folder, &[&again[..], &["tasks:first_then_waits"]].concat());
+    assert_eq!(lines(folder, "out"), 100);
 }
 
 #[test]
-fn a_reader_that_is_gone_from_the_start_is_no_error_of_ours() {
+fn an_output_that_is_closed_from_the_start_ends_the_run_quietly() {
     let folder = folder(10);
     let folder = folder.path();
     for _ in 0..5 {
@@ -417,7 +409,7 @@ fn a_reader_that_is_gone_from_the_start_is_no_error_of_ours() {
 }
 
 #[test]
-fn an_output_that_cannot_be_made_is_told_before_anything_starts() {
+fn an_output_that_cannot_be_created_is_an_error_before_anything_starts() {
     let folder = folder(3);
     let folder = folder.path();
     symlink("nowhere/out", folder.join("dangling")).unwrap();
@@ -438,16 +430,12 @@ fn an_output_that_cannot_be_made_is_told_before_anything_starts() {
         );
         assert_eq!(text(folder, "begun"), "", "{name}");
     }
-    let (status, said) = run(folder, &["-i", "in", "-o", "link", "tasks:same"]);
-    assert_eq!(
-        (status, text(folder, "made").lines().count()),
-        (Some(0), 3),
-        "{said}"
-    );
+    succeeds(folder, &["-i", "in", "-o", "link", "tasks:same"]);
+    assert_eq!(lines(folder, "made"), 3);
 }
 
 #[test]
-fn a_full_output_is_told_and_is_not_quiet() {
+fn a_full_output_is_an_error_with_a_message() {
     let folder = folder(10);
     let folder = folder.path();
     let (status, said) = run(folder, &["-i", "in", "-o", "/dev/full", "tasks:same"]);
@@ -459,22 +447,12 @@ fn a_full_output_is_told_and_is_not_quiet() {
 }
 
 #[test]
-fn plain_lines_are_told_of_once_and_read_with_plain() {
+fn lines_that_are_not_json_get_one_hint_and_are_read_with_plain() {
     let folder = folder(0);
     let folder = folder.path();
     let piped = |words: &[&str]| {
-        let mut child = map(folder, words)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut input = child.stdin.take().unwrap();
-        input
-            .write_all(b"{\"args\":\nb.csv\nc d.csv\n2024\n")
-            .unwrap();
-        drop(input);
-        let output = output_of(child);
+        let input = "{\"args\":\nb.csv\nc d.csv\n2024\n";
+        let output = output_of(start(map(folder, words), input));
         let said = String::from_utf8(output.stderr).unwrap();
         (output.status.code(), read(&output.stdout), said)
     };

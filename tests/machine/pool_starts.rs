@@ -52,7 +52,7 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-/// One task, whose worker is to end while it starts.
+/// Runs one task, with a worker or template that ends while it starts.
 fn ends_at(place: (&str, &str), budget: &str, words: &[&str]) -> (Output, String) {
     let folder = folder();
     let input = folder.path().join("in");
@@ -76,7 +76,7 @@ fn a_worker_that_ends_while_it_starts_says_how() {
             ("segv", "signal SEGV"),
             ("eat", "it met its memory cap of 100M"),
         ] {
-            // There is room for two workers at their cap, so that it is the cap that they meet.
+            // The budget has room for two workers at their cap, so that they meet the cap first.
             let (output, said) = ends_at((place, how), "400M", words);
             assert_eq!(output.status.code(), Some(75), "{place} {how}: {said}");
             // Without a group RLIMIT_DATA holds the cap, and Python raises MemoryError.
@@ -127,15 +127,10 @@ fn a_template_killed_while_it_starts_is_started_again() {
 }
 
 #[test]
-fn the_seconds_of_a_task_that_its_worker_died_at_are_true() {
+fn the_seconds_of_a_task_whose_worker_died_are_measured() {
     let folder = folder();
-    let words = [
-        "--cap",
-        "100M",
-        "--task-timeout",
-        "2s",
-        "starts:naps_and_ends",
-    ];
+    let limits = ["--cap", "100M", "--task-timeout", "2s"];
+    let words = [&limits[..], &["starts:naps_and_ends"]].concat();
     let begun = clock::now();
     let (output, results) = run(folder.path(), 3, &words);
     let most = (clock::now() - begun).as_secs_f64();
@@ -150,7 +145,7 @@ fn the_seconds_of_a_task_that_its_worker_died_at_are_true() {
 }
 
 #[test]
-fn the_python_is_that_of_the_environment_that_supervise_is_in() {
+fn workers_run_the_python_of_the_environment_that_supervise_is_installed_in() {
     let folder = folder();
     let place = folder.path().join("venv");
     let made = Command::new(venv::python())
@@ -177,7 +172,7 @@ fn the_python_is_that_of_the_environment_that_supervise_is_in() {
     };
     let of_venv = place.to_str().unwrap();
     assert_eq!(prefix(&own, &[]), of_venv);
-    // What is given counts, and elsewhere it is that of the PATH.
+    // `--python` has priority. Outside of an environment it is the Python of the PATH.
     let given = venv::python();
     assert_ne!(prefix(&own, &["--python", &given]), of_venv);
     assert_ne!(

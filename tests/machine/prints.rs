@@ -1,11 +1,11 @@
-//! What tasks print, whatever happens to them: none of it is lost, late, or told of another task.
+//! What tasks print: no line is lost or late, or gets the ID of another task, even if a task dies.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{BufRead as _, BufReader, Read, Write as _},
+    io::{BufRead as _, BufReader, Read},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::Output,
     sync::mpsc,
     thread,
     time::Duration,
@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::{
     clock,
-    pool::{cause, map, map_by_one, output_of, read, run, workers},
+    pool::{cause, fed, map, map_by_one, output_of, run, start, workers},
     proc,
 };
 
@@ -56,7 +56,7 @@ def dots(value):
     return value
 
 def dies(value):
-    # All but the first end their worker.
+    # All tasks but the first end their worker.
     print('loading', value)
     print('at', value, end='', flush=True)
     ends = {
@@ -131,7 +131,7 @@ def beats(value):
     if threading.active_count() == 1:
         sys.setswitchinterval(1e-6)
         threading.Thread(target=beat, daemon=True).start()
-    # Large, so that the thread prints while results are sent.
+    # The result is large, so that the thread prints while results are sent.
     return ['x' * 200_000, *failed[:3]]
 
 def stream(value):
@@ -143,12 +143,12 @@ def stream(value):
         out.reconfigure(line_buffering=False)
         out.reconfigure(line_buffering=True)
     if value == 2:
-        # It closes what is below when it is collected.
+        # When this wrapper is collected it closes the buffer.
         io.TextIOWrapper(out.buffer, encoding='utf-8').write('wrapped')
     if value == 3:
         out.close()
     if value == 4:
-        # As some programs leave it that share it.
+        # Some programs that share the descriptor leave it non-blocking.
         os.set_blocking(1, False)
         print('long ' + 'y' * (300 << 10))
     if value == 5:
@@ -186,32 +186,12 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-/// A run over these lines; its standard error is to be read.
-fn start(folder: &Path, lines: &str, words: &[&str]) -> Child {
-    started(map(folder, words), lines)
-}
-
-fn started(mut command: Command, lines: &str) -> Child {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = child.stdin.take().unwrap();
-    input.write_all(lines.as_bytes()).unwrap();
-    child
-}
-
-/// One worker's run over the numbers up to `count`.
+/// Runs one worker over the numbers up to `count`.
 fn run_by_one(folder: &Path, count: u64, words: &[&str]) -> (Output, BTreeMap<u64, Value>) {
-    let numbers: String = (1..=count).map(|number| format!("{number}\n")).collect();
-    let output = output_of(started(map_by_one(folder, words), &numbers));
-    let results = read(&output.stdout);
-    (output, results)
+    fed(map_by_one(folder, words), count)
 }
 
-/// Its lines as they come.
+/// Reads lines in a thread, as they come.
 fn heard(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (sender, heard) = mpsc::channel();
     thread::spawn(move || {
@@ -243,11 +223,8 @@ fn lines(said: &str) -> BTreeMap<&str, Vec<&str>> {
 #[test]
 fn a_line_is_passed_on_while_its_task_runs() {
     let folder = folder();
-    let mut child = start(
-        folder.path(),
-        "{\"id\": \"a\", \"args\": 1}\n",
-        &["tasks:steps"],
-    );
+    let task = "{\"id\": \"a\", \"args\": 1}\n";
+    let mut child = start(map(folder.path(), &["tasks:steps"]), task);
     let said = heard(child.stderr.take().unwrap());
     assert_eq!(said.recv_timeout(LIMIT).unwrap(), "[task \"a\"] step 1");
     fs::write(folder.path().join("go"), "").unwrap();
@@ -256,9 +233,9 @@ fn a_line_is_passed_on_while_its_task_runs() {
 }
 
 #[test]
-fn a_line_without_an_end_is_passed_on_when_its_task_ends() {
+fn a_line_without_a_line_feed_is_passed_on_when_its_task_ends() {
     let folder = folder();
-    let mut child = started(map_by_one(folder.path(), &["tasks:dots"]), "1\n2\n");
+    let mut child = start(map_by_one(folder.path(), &["tasks:dots"]), "1\n2\n");
     let said = heard(child.stderr.take().unwrap());
     assert_eq!(said.recv_timeout(LIMIT).unwrap(), "[task 1] half 1");
     fs::write(folder.path().join("go"), "").unwrap();
@@ -266,17 +243,10 @@ fn a_line_without_an_end_is_passed_on_when_its_task_ends() {
 }
 
 #[test]
-fn what_was_printed_before_a_death_is_passed_on() {
+fn lines_printed_before_a_worker_dies_are_passed_on() {
     let folder = folder();
-    let words = [
-        "--cap",
-        "100M",
-        "--task-timeout",
-        "3s",
-        "--oom-retries",
-        "0",
-        "tasks:dies",
-    ];
+    let limits = ["--cap", "100M", "--task-timeout", "3s"];
+    let words = [&limits[..], &["--oom-retries", "0", "tasks:dies"]].concat();
     let (output, results) = run(folder.path(), 7, &words);
     assert_eq!(results.len(), 7);
     for (id, expected) in [
@@ -297,7 +267,7 @@ fn what_was_printed_before_a_death_is_passed_on() {
 }
 
 #[test]
-fn each_line_has_the_id_of_the_task_that_printed_it_however_it_did() {
+fn each_line_has_the_id_of_its_task_whichever_way_it_is_printed() {
     const COUNT: u64 = 4000;
     let folder = folder();
     for start in ["auto", "fresh"] {
@@ -321,7 +291,7 @@ fn each_line_has_the_id_of_the_task_that_printed_it_however_it_did() {
     }
 }
 
-/// What it held at most, in bytes.
+/// The peak of its resident memory, in bytes.
 fn peak(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status
@@ -333,17 +303,16 @@ fn peak(pid: u32) -> u64 {
 }
 
 #[test]
-fn more_than_the_cap_is_printed_in_order_in_bounded_memory_and_results_do_not_wait_for_its_reader()
-{
+fn output_larger_than_the_cap_keeps_its_order_in_bounded_memory_and_does_not_delay_results() {
     const COUNT: usize = 1000;
     let folder = folder();
     let tasks: String = (1..=COUNT)
         .map(|number| format!("{{\"id\": \"t{number}\", \"args\": {number}}}\n"))
         .collect();
-    // No task is given to a worker before its task is done: it would wait as well.
+    // With a larger batch, tasks would wait at the worker whose task waits for the reader.
     let words = ["--cap", "60M", "--batch", "1", "tasks:much"];
-    let mut child = start(folder.path(), &tasks, &words);
-    // Nobody reads standard error: the task that prints waits, the others are done.
+    let mut child = start(map(folder.path(), &words), tasks);
+    // Standard error is not read yet: the task that prints waits, and the other tasks end.
     let results = heard(child.stdout.take().unwrap());
     for _ in 2..=COUNT {
         let result = results.recv_timeout(LIMIT).expect("a result");
@@ -378,7 +347,7 @@ fn more_than_the_cap_is_printed_in_order_in_bounded_memory_and_results_do_not_wa
 }
 
 #[test]
-fn forked_children_print_once_and_never_speak_for_their_worker() {
+fn forked_children_print_once_and_send_no_results() {
     const COUNT: u64 = 80;
     let folder = folder();
     let (output, results) = run(folder.path(), COUNT, &["tasks:forks"]);
@@ -389,7 +358,7 @@ fn forked_children_print_once_and_never_speak_for_their_worker() {
         assert_eq!(result["result"].as_u64(), Some(id), "{result}");
         let half = format!("half {id}");
         let mut printed: Vec<&str> = lines[&*id.to_string()].clone();
-        // Which of the children prints next to it is chance.
+        // It is chance which child's line follows it.
         for line in &mut printed {
             *line = line.strip_prefix(&*half).unwrap_or(line);
         }
@@ -425,18 +394,18 @@ fn a_thread_prints_while_results_are_sent_and_nothing_is_lost() {
         assert_eq!(parts.len(), 1, "{:?}", parts.get(1));
     }
     let lines = lines(said(&output));
-    // The end of a task may come between a line and its line feed.
+    // A task may end between a line and its line feed.
     let mut all = lines.values().flatten();
     assert!(all.all(|line| ["beat", ""].contains(line)));
 }
 
 #[test]
-fn standard_output_is_an_ordinary_stream_and_each_task_finds_one() {
+fn standard_output_is_an_ordinary_stream_in_each_task() {
     let folder = folder();
     let (output, results) = run_by_one(folder.path(), 7, &["tasks:stream"]);
     assert_eq!(results.len(), 7);
     for (id, result) in &results {
-        // Only the tasks that have closed it find it closed.
+        // Only tasks that close it find it closed.
         assert_eq!(result["ok"] == true, ![2, 3].contains(id), "{result}");
     }
     let lines = lines(said(&output));
@@ -457,9 +426,9 @@ fn a_process_that_outlives_its_task_and_its_worker_may_print() {
     let folder = folder();
     let tasks = "{\"id\": \"a\", \"args\": 1}\n{\"id\": \"b\", \"args\": 2}\n";
     let words = ["--max-tasks", "1", "tasks:outlived"];
-    let output = output_of(started(map_by_one(folder.path(), &words), tasks));
+    let output = output_of(start(map_by_one(folder.path(), &words), tasks));
     assert!(output.status.success(), "{}", said(&output));
-    // Each on its own worker's pipe: what the second one printed cannot come between.
+    // Each worker has its own pipe: lines of the second task cannot come between these.
     assert_eq!(lines(said(&output))["\"a\""], ["early", "late"]);
 }
 
@@ -472,11 +441,11 @@ fn what_an_initializer_prints_has_the_name_of_its_worker() {
 }
 
 #[test]
-fn a_run_whose_standard_error_nobody_reads_can_be_stopped() {
+fn a_run_whose_standard_error_is_not_read_can_be_stopped() {
     let folder = folder();
-    let mut child = start(folder.path(), "1\n2\n", &["tasks:endless"]);
+    let mut child = start(map(folder.path(), &["tasks:endless"]), "1\n2\n");
     let pid = i32::try_from(child.id()).unwrap();
-    // All wait for each other once no worker has run for a while.
+    // If no worker uses any CPU for a while, both wait because standard error is full.
     let mut before = Vec::new();
     let mut still = 0;
     let stands = || {
@@ -491,7 +460,7 @@ fn a_run_whose_standard_error_nobody_reads_can_be_stopped() {
     };
     clock::poll(LIMIT, stands).expect("standard error is full");
     let status = clock::poll(LIMIT, || {
-        // Signals that come together are one.
+        // Two signals may be merged into one, so they are sent until it ends.
         let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         child.try_wait().unwrap()
     });

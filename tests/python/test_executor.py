@@ -258,12 +258,11 @@ class Cancelling(Case):
         self.assertGreater(sum(future.cancelled() for future in rest), 300)
         self.assertTrue(rest[-1].cancelled())
 
-
-    def test_shutdown_begins_nothing_that_was_handed_over(self):
+    def test_shutdown_cancels_a_task_that_the_pool_has_not_begun(self):
         pool = self.executor(1)
         first = pool.submit(tasks.begin_and_wait_for, self.path("begun"), self.path("go"))
         until(lambda: os.path.exists(self.path("begun")))
-        # The pool has it, and has not begun it.
+        # The pool has received this task, and has not begun it.
         second = pool.submit(tasks.begin_and_wait_for, self.path("later"), self.path("go"))
         self.assertTrue(second.running())
         called = []
@@ -382,7 +381,7 @@ class Ending(Case):
         )
         self.assertIn("cannot schedule new futures", out)
 
-    def test_what_tasks_print_is_seen_also_of_those_that_die(self):
+    def test_output_of_a_task_that_dies_is_passed_on(self):
         code = """
             import helpers_for_tasks as t, supervise, sys
             with supervise.Executor(1, cap="100M", max_tasks_per_child=1) as pool:
@@ -402,7 +401,7 @@ class Ending(Case):
         for task, end in enumerate(("exits", "is killed", "meets its cap"), 2):
             expected += ["[task %d] before" % task, "[task %d] %s" % (task, end)]
         said = [line for line in done.stderr.splitlines() if not line.startswith("supervise: ")]
-        # The one that met its cap may have been tried once more.
+        # The task that met its cap may have run twice.
         self.assertEqual(list(dict.fromkeys(said)), expected)
         self.assertEqual(done.stdout, "")
 
@@ -432,9 +431,8 @@ class Ending(Case):
         out, _ = client.communicate(timeout=LONG)
         self.assertEqual(out.split(), ["None", "True"])
 
-
     def interrupted(self, code):
-        """Runs the code, interrupts it when it has made `all` and a task has begun; its status and its words."""
+        """Runs the code, interrupts it once it has created `all` and a task has begun, and returns its output."""
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")]))
         client = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(code), *map(self.path, ("begun", "go", "all", "later"))],
@@ -454,7 +452,7 @@ class Ending(Case):
         return out
 
     def test_ctrl_c_begins_no_other_task(self):
-        # The worker has one task, the pool has the next, and the client the others.
+        # The worker has the first task, the pool has received the second, and the others wait in the client.
         out = self.interrupted(
             """
             import supervise, sys, helpers_for_tasks as t

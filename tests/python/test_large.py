@@ -1,4 +1,4 @@
-"""Tests of `supervise.Executor`: what is large beside the cap, and what ends while it starts."""
+"""Tests of `supervise.Executor`: arguments and results about as large as the cap, and workers that cannot start."""
 import operator
 import os
 import signal
@@ -16,7 +16,7 @@ OVER_CAP = MemoryError
 
 class Large(unittest.TestCase):
     def ends_at_the_cap(self, *call, **options):
-        """The call ends at the cap of its worker, and others go on."""
+        """Checks that the call ends at the cap of its worker, and that other tasks go on."""
         with Executor(2, cap="100M", **options) as pool:
             future = pool.submit(*call)
             others = [pool.submit(tasks.square, number) for number in range(50)]
@@ -34,7 +34,7 @@ class Large(unittest.TestCase):
             self.assertIn("met its cap of 100M while it received the task's 150M", message)
 
     def test_many_arguments_that_are_over_the_cap_together(self):
-        # Both as they are sent and as objects: `RLIMIT_DATA` leaves more room than a group does.
+        # Large enough for `RLIMIT_DATA`, too, which leaves more room than the limit of a control group.
         self.ends_at_the_cap(len, [os.urandom(MEGABYTE) for _ in range(150)])
 
     def test_a_closure_over_the_cap(self):
@@ -44,7 +44,7 @@ class Large(unittest.TestCase):
     def test_a_result_over_the_cap(self):
         self.ends_at_the_cap(operator.mul, b"x", 150 * MEGABYTE)
 
-    def test_what_fits_comes_whole(self):
+    def test_an_argument_and_a_result_below_the_cap_arrive_whole(self):
         data = os.urandom(40 * MEGABYTE)
         with Executor(2, cap="100M") as pool:
             self.assertEqual(pool.submit(len, data).result(LONG), len(data))
@@ -58,7 +58,7 @@ class Large(unittest.TestCase):
 
 
 class Starting(unittest.TestCase):
-    def test_an_initializer_that_ends_its_worker_breaks_the_pool_and_it_is_said_how(self):
+    def test_an_initializer_that_ends_its_worker_breaks_the_pool_with_the_reason(self):
         for initializer, argument, said in (
             (os._exit, 3, "it exited with status 3"),
             (tasks.raise_signal, signal.SIGSEGV, "signal SEGV"),
@@ -69,7 +69,7 @@ class Starting(unittest.TestCase):
                     pool.submit(tasks.square, 2).result(LONG)
                 self.assertRegex(str(caught.exception), "a worker could not start: .*({})".format(said))
 
-    def test_words_that_are_none(self):
+    def test_a_failed_start_without_a_valid_reason(self):
         for words in (b"", b"\xff", b"3", b"[]"):
             message, traceback = _errors.of_start(words)
             self.assertIn("a worker could not start", message)

@@ -82,13 +82,13 @@ class Pickle:
 
 
 def roots(orders):
-    """The modules that a pool imports, in their order; the codec's own are not among them."""
+    """The modules that a pool imports, in their order, without those of the codec itself."""
     names = [orders["function"], orders["initializer"]]
     return orders["imports"] + [name.partition(":")[0] for name in names if name]
 
 
 def load(orders):
-    """Imports all that is wished for."""
+    """Imports all modules of the pool, and finds its functions."""
     return Json(orders) if orders["codec"] == "json" else Pickle(orders)
 
 
@@ -122,7 +122,7 @@ def describe(error):
     try:
         return in_json(words)
     except MemoryError:
-        words.update(message="<its message needs more memory than there is>", traceback=None)
+        words.update(message="<not enough memory for the message>", traceback=None)
         return in_json(words)
 
 

@@ -1,8 +1,8 @@
-"""What imports leave in the template that workers forked from it cannot share.
+"""Finds what imports leave in the template and workers forked from it cannot share.
 
-A descriptor is shared by all forks: on a shared connection an answer reaches the wrong task, and a shared file
-position moves under its reader. Of the threads only the one that forks lives on (fork(2)). A child process has one
-parent, which alone can wait for it.
+All forks share the descriptors: on a shared connection an answer reaches the wrong task, and if one process reads a
+shared file, the position moves for all. A fork has only the thread that called fork(2). Only the parent of a child
+process can wait for it.
 """
 
 import importlib
@@ -14,12 +14,12 @@ import threading
 
 from . import fork_threads
 
-# What is told of one module, and of how many modules: a message, not a listing.
-TOLD_OF_MODULE = 3
-TOLD_MODULES = 5
-TOLD_LENGTH = 300
+# Limits that keep the message short: findings of one module, modules, and characters of one module's line.
+FINDINGS_MAX = 3
+MODULES_MAX = 5
+LINE_MAX = 300
 
-# Neither has a position, nor says to one process what another was to hear.
+# These devices have no position, and do not give one process data that is meant for another.
 _HARMLESS_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/pts/")
 _O_PATH = getattr(os, "O_PATH", 0o10000000)
 
@@ -27,8 +27,8 @@ _O_PATH = getattr(os, "O_PATH", 0o10000000)
 class ImportWatch:
     """Notes which module has opened a descriptor or started a thread or process while it was imported.
 
-    Within its context each module that is executed is noted, by `_load_unlocked` of importlib, which all imports
-    come by. Where importlib has no such function the name is that of the module that the pool imports.
+    Within its context it replaces `_load_unlocked` of importlib, which every import calls, and so knows which module
+    is being executed. If importlib has no such function, it only knows which of the pool's modules is being imported.
     """
 
     def __init__(self):
@@ -51,7 +51,7 @@ class ImportWatch:
             self.bootstrap._load_unlocked = self.load
 
     def import_root(self, number, name):
-        """Imports one of those that the pool imports, in their order."""
+        """Imports one of the pool's modules; `number` is its place among them."""
         self.root = number
         self.enter(name)
         try:
@@ -61,7 +61,7 @@ class ImportWatch:
             self.leave()
 
     def enter(self, name):
-        """A module begins: what is new by now is of the module that imports it."""
+        """A module begins to execute. What is new by now belongs to the module that imports it."""
         if threading.get_ident() == self.importer:
             self.note_changes()
             self.modules.append(name)
@@ -72,7 +72,7 @@ class ImportWatch:
             self.modules.pop()
 
     def note_changes(self):
-        # A tenth of the time of a close look, and there are thousands of modules.
+        # There are thousands of modules, and `glance` takes a tenth of the time of `holdings`.
         now = glance()
         if now != self.glance:
             self.glance = now
@@ -86,7 +86,7 @@ class ImportWatch:
         self.held = held
 
     def findings(self):
-        """What forks cannot share, as `{module: [what]}`, and the number of the first root that has brought it."""
+        """What forks cannot share, as `{module: [what]}`, and the number of the first root that has imported it."""
         self.note()
         found, roots = {}, []
 
@@ -105,7 +105,8 @@ class ImportWatch:
         return found, min(roots, default=None)
 
 
-# The name of the file is importlib's, whose frames Python cuts from the traceback of a failed import.
+# Python removes frames of importlib from the traceback of a failed import. With importlib's file name it removes this
+# frame, too.
 _NOTING = compile(
     """
 def noting(watch, load):
@@ -139,7 +140,7 @@ def holdings():
         try:
             held.add(("fd", int(name), os.readlink("/proc/self/fd/" + name)))
         except OSError:
-            pass  # The one by which the folder was read.
+            pass  # The descriptor with which `names_in` has read the folder.
     own = os.getpid()
     for name in names_in("/proc/self/task"):
         if int(name) != own:
@@ -161,14 +162,14 @@ def names_in(folder):
 
 
 def harm(holding):
-    """What it is in words, or `None` if forks can share it."""
+    """Describes a holding that forks cannot share; `None` if they can."""
     if holding[0] == "child":
         return "starts a child process"
     if holding[0] == "thread":
         return None
     _, fd, target = holding
     if fd <= 2:
-        return None  # Standard input, output and error are there to be shared.
+        return None  # Forks share standard input, output and error.
     try:
         mode = os.fstat(fd).st_mode
     except OSError:
@@ -190,7 +191,7 @@ def socket_harm(fd):
     try:
         with socket.socket(fileno=os.dup(fd)) as sock:
             if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                return None  # Each connection is accepted by one process.
+                return None  # A listening socket: only one process accepts each connection.
             peer = sock.getpeername()
     except OSError:
         return "opens a socket"
@@ -200,7 +201,7 @@ def socket_harm(fd):
 
 
 def is_shareable_file(fd):
-    """Whether nobody uses its position: it is appended to, mapped, or held for its lock (flock(2))."""
+    """Whether its position does not matter: the file is appended to, mapped, or open only for its lock (flock(2))."""
     try:
         with open("/proc/self/fdinfo/%d" % fd) as file:
             info = file.read()
@@ -214,14 +215,14 @@ def is_shareable_file(fd):
     return any(line[3:5] == [device, str(status.st_ino)] for line in fork_threads.mappings())
 
 
-def in_words(found):
-    """One line a module, for those who are to be told."""
+def messages(found):
+    """One line of the message for each module."""
     lines = []
-    for module, whats in list(found.items())[:TOLD_MODULES]:
+    for module, whats in list(found.items())[:MODULES_MAX]:
         whats = list(dict.fromkeys(whats))
-        more = len(whats) - TOLD_OF_MODULE
-        told = ", ".join(whats[:TOLD_OF_MODULE]) + (", and %d more" % more if more > 0 else "")
-        lines.append(("`%s` %s" % (module, told))[:TOLD_LENGTH])
-    if len(found) > TOLD_MODULES:
-        lines.append("and %d more modules" % (len(found) - TOLD_MODULES))
+        more = len(whats) - FINDINGS_MAX
+        told = ", ".join(whats[:FINDINGS_MAX]) + (", and %d more" % more if more > 0 else "")
+        lines.append(("`%s` %s" % (module, told))[:LINE_MAX])
+    if len(found) > MODULES_MAX:
+        lines.append("and %d more modules" % (len(found) - MODULES_MAX))
     return lines

@@ -1,4 +1,4 @@
-"""What a fork of the template makes its own: random generators, and what is done at the exit."""
+"""What each fork of the template replaces by its own: random generators and exit handlers."""
 
 import atexit
 import gc
@@ -12,7 +12,7 @@ _WORDS = struct.Struct("<8I")
 
 
 class Seeds:
-    """Which `random.Random` was seeded with a number of the user's, while it is in use as a context."""
+    """Within its context, notes which `random.Random` the user has seeded with a number."""
 
     def __init__(self):
         import weakref
@@ -25,7 +25,7 @@ class Seeds:
 
         def seed(self, a=None, version=2):
             original(self, a, version)
-            if type(self) is random.Random:  # One of the user's may not be hashable.
+            if type(self) is random.Random:  # A subclass of the user's may not be hashable.
                 (given.discard if a is None else given.add)(self)
 
         random.Random.seed = seed
@@ -36,10 +36,10 @@ class Seeds:
 
 
 class Generators:
-    """The random generators that are in the template: forks would all draw the same numbers from them.
+    """The random generators of the template. Without new seeds all forks would draw the same numbers from them.
 
-    The global ones are seeded anew in each worker, and so are all others that were not seeded with a number of the
-    user's: one that was gives the same numbers in each worker, as it does where each worker imports by itself.
+    Each worker seeds the global ones again, and all others that the user has not seeded with a number. A generator
+    that the user has seeded gives the same numbers in each worker, as it does if each worker imports by itself.
     """
 
     def __init__(self, seeds):
@@ -74,11 +74,11 @@ class Generators:
             try:
                 way(generator)
             except Exception:
-                pass  # One of another version than those known: no task is to fail for it.
+                pass  # A library of an unknown version: tasks do not fail for it.
 
 
 def loaded(name):
-    """What is in a module that is imported. One that waits to be used first (LazyLoader) is not woken."""
+    """The attributes of an imported module. A module that loads at its first use (LazyLoader) is not loaded."""
     return contents(sys.modules.get(name))
 
 
@@ -90,7 +90,7 @@ def contents(module):
 
 
 def is_seeded(generator, seeds):
-    """Whether it was seeded with a number of the user's. The system's has 128 random bits."""
+    """Whether the user has seeded it with a number. A seed from the system has 128 random bits."""
     if isinstance(generator, random.Random):
         return generator in seeds.given
     bits = getattr(generator, "_bit_generator", None) or getattr(generator, "bit_generator", None)
@@ -100,7 +100,7 @@ def is_seeded(generator, seeds):
 
 
 def sequence_of(bits):
-    # Its public name is of numpy 1.25.
+    # Before numpy 1.25 it has no public name.
     return getattr(bits, "seed_seq", None) or getattr(bits, "_seed_seq", None)
 
 
@@ -110,10 +110,10 @@ def seed_itself(generator):
 
 def seed_legacy(state):
     try:
-        # A tenth of the time of `seed()`, which fills all of the state from the system.
+        # `seed()` takes ten times as long: it reads the whole state from the system.
         state.seed(_WORDS.unpack(os.urandom(_WORDS.size)))
     except TypeError:
-        # It draws from another bit generator than its own.
+        # Its bit generator is not the usual one (MT19937), and cannot be seeded this way.
         bits = type(state._bit_generator)()
         state.set_state(type(state)(bits).get_state(legacy=False))
 
@@ -130,10 +130,10 @@ def seed_sequence(sequence):
 
 
 def forget_exit_handlers():
-    """What imports have registered for the exit of the template is not done at the exit of its forks.
+    """Removes the exit handlers that imports have registered in the template: forks do not run them.
 
-    What the standard library does for all in a process stays, emptied of what the template has brought: files that
-    a worker makes are removed, its processes are ended, its log is flushed.
+    The standard library's own handlers stay, without the template's entries: at the exit of a worker they remove its
+    temporary files, end its processes and flush its log.
     """
     atexit._clear()
     stays = []
@@ -147,11 +147,11 @@ def forget_exit_handlers():
         finalize._dirty = True
         stays.append(finalize._exitfunc)
     if sys.version_info < (3, 9):
-        # Later ones are told by `threading`.
+        # Later versions register with `threading` instead.
         stays += [loaded("concurrent.futures." + name).get("_python_exit") for name in ("process", "thread")]
     util = loaded("multiprocessing.util")
     if "_exit_function" in util:
-        # As multiprocessing does in its own forks. Its finalizers know their process themselves.
+        # multiprocessing does the same in its own forks. Each of its finalizers knows the process it belongs to.
         loaded("multiprocessing.process")["_children"].clear()
         stays.append(util["_exit_function"])
     for handler in stays:

@@ -1,8 +1,8 @@
-"""Which threads of the template a fork can do without, because the library that has started them starts them anew.
+"""Finds the threads of the template that do not prevent forks, because their library starts them again in a fork.
 
 OpenBLAS (its pthread build, as in the wheels of numpy and scipy), Arrow, which pandas imports, and the OpenMP
-runtimes of LLVM and Intel have handlers for fork (pthread_atfork(3)). GNU libgomp has none: a parallel region in a
-fork waits for threads that are not there, for ever.
+runtimes of LLVM and Intel have handlers for fork (pthread_atfork(3)). GNU libgomp has none: in a fork a parallel
+region waits forever for threads that do not exist.
 """
 
 import array
@@ -14,18 +14,18 @@ import time
 import warnings
 
 _HAVE_HANDLERS = ("libopenblas", "libscipy_openblas", "libiomp5", "libomp", "libarrow")
-# The C library starts every thread, and is not the one to ask.
+# The C library starts every thread on behalf of another library, which is the one to find.
 _STARTERS = ("libc.so", "libc-", "libpthread", "ld-", "[vdso]")
-# A thread of OpenMP spins for up to 0.2 s after its work, and only of one that waits the stack can be read.
-WAITS_WITHIN = 1.0
+# Only the stack of a waiting thread can be found. A thread of OpenMP spins for up to 0.2 s after its work.
+WAIT_TIMEOUT = 1.0
 # The trial takes some milliseconds; a library that cannot be forked hangs.
-TRIAL_WITHIN = 10.0
-# The top of a stack, with what the C library keeps there.
-TOP = 256 << 10
+TRIAL_TIMEOUT = 10.0
+# The part of the stack that is searched, from its top: the C library keeps its data about the thread there.
+STACK_TOP = 256 << 10
 
 
 def unforkable(tids):
-    """`(tid, what)` of each of these threads that a fork would miss."""
+    """`(tid, what)` of each of these threads that would be missing in a fork."""
     if not tids:
         return []
     of_python = {thread.native_id: thread.name for thread in threading.enumerate() if thread.native_id}
@@ -38,7 +38,7 @@ def unforkable(tids):
         elif tid in of_python:
             found.append((tid, "starts the thread %s" % of_python[tid]))
         elif is_alive(tid):
-            found.append((tid, "starts a thread of %s" % (name or "a library that cannot be told")))
+            found.append((tid, "starts a thread of %s" % (name or "an unknown library")))
     if libraries and not found and not survives_fork(list(libraries)):
         for library, its in libraries.items():
             what = "starts a thread of %s, which did not work in a fork" % os.path.basename(library)
@@ -51,7 +51,7 @@ def is_alive(tid):
 
 
 def mappings():
-    """The lines of /proc/self/maps as `[range, flags, offset, device, inode, path]`, see proc(5)."""
+    """The lines of /proc/self/maps as `[range, flags, offset, device, inode, path]` (proc(5))."""
     try:
         with open("/proc/self/maps", errors="surrogateescape") as file:
             return [line.rstrip("\n").split(None, 5) for line in file]
@@ -62,8 +62,8 @@ def mappings():
 def owner(tid):
     """The path of the library that has started a thread, or `None`.
 
-    The C library keeps the function that a thread begins with at the top of its stack: the uppermost word that points
-    into a program or library other than itself.
+    The C library keeps the start function of a thread near the top of the thread's stack. It is the uppermost word
+    that points into a program or into a library other than the C library.
     """
     stack_pointer = waits_at(tid)
     if stack_pointer is None:
@@ -72,7 +72,7 @@ def owner(tid):
     for line in mappings():
         low, high = (int(number, 16) for number in line[0].split("-"))
         if low <= stack_pointer < high:
-            stack = (max(stack_pointer, high - TOP), high)
+            stack = (max(stack_pointer, high - STACK_TOP), high)
         if "x" in line[1] and len(line) == 6 and not os.path.basename(line[5]).startswith(_STARTERS):
             code.append((low, high, line[5]))
     if stack is None:
@@ -93,8 +93,8 @@ def owner(tid):
 
 
 def waits_at(tid):
-    """The stack pointer of a thread in a system call; `None` if it does not come to wait, or cannot be seen."""
-    end = time.monotonic() + WAITS_WITHIN
+    """The stack pointer of a thread, once it waits in a system call; `None` if it never does, or /proc hides it."""
+    end = time.monotonic() + WAIT_TIMEOUT
     while True:
         try:
             with open("/proc/self/task/%d/syscall" % tid) as file:
@@ -109,7 +109,7 @@ def waits_at(tid):
 
 
 def survives_fork(libraries):
-    """Whether these libraries do their work in a fork: tried out in one, which is killed if it hangs."""
+    """Whether these libraries work in a fork. It tries them in one, and kills it if it hangs."""
     receiver, sender = os.pipe()
     pid = fork()
     if pid == 0:
@@ -122,7 +122,7 @@ def survives_fork(libraries):
             os._exit(0)
     os.close(sender)
     try:
-        ready, _, _ = select.select([receiver], [], [], TRIAL_WITHIN)
+        ready, _, _ = select.select([receiver], [], [], TRIAL_TIMEOUT)
         worked = bool(ready) and os.read(receiver, 1) == b"+"
     finally:
         os.close(receiver)
@@ -130,30 +130,30 @@ def survives_fork(libraries):
         try:
             os.waitpid(pid, 0)
         except ChildProcessError:
-            pass  # A handler of the user's was first.
+            pass  # A SIGCHLD handler of the user's has already waited for it.
     return worked
 
 
 def fork():
-    """`os.fork`; that threads are there is known, and need not be warned of (Python 3.12)."""
+    """`os.fork` without the warning of Python 3.12 about threads, which are handled here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
 def exercise(library):
-    """Multiplies matrices, runs a parallel region, or reads a table. Whether that came to the right result."""
+    """Multiplies matrices, runs a parallel region or reads a table, and says whether the result is right."""
     if os.path.basename(library).startswith("libarrow"):
         from pyarrow import csv, py_buffer
 
-        # By a thread that reads and others that parse.
+        # Arrow reads in one thread and parses in others.
         return csv.read_csv(py_buffer(b"a,b\n1,2\n3,4\n")).num_rows == 2
     import ctypes
 
     lib = ctypes.CDLL(library, mode=os.RTLD_NOW | getattr(os, "RTLD_NOLOAD", 0))
     region = getattr(lib, "GOMP_parallel", None)
     if region is not None:
-        # Any function without effect, as `void (*)(void *)`, in as many threads as it likes.
+        # Any function without effect serves as the `void (*)(void *)`; libgomp chooses the number of threads (0).
         nothing = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p)
         region.restype = None
         region(nothing, None, ctypes.c_uint(0), ctypes.c_uint(0))
@@ -161,8 +161,8 @@ def exercise(library):
     multiply = multiplication(lib)
     if multiply is None:
         return False
-    size = 128  # Below 64 OpenBLAS asks no second thread.
-    # Integers are of 32 or 64 bits, as it was built: one of 64 bits is passed well as either.
+    size = 128  # Below 64 OpenBLAS uses only one thread.
+    # OpenBLAS is built for integers of 32 or 64 bits. A C long is passed correctly as either.
     count = ctypes.c_long(size)
     ones = (ctypes.c_double * (size * size))(*[1.0] * (size * size))
     result = (ctypes.c_double * (size * size))()

@@ -1,16 +1,16 @@
-"""Large tasks, setups and results: each is in memory once while it is sent or received."""
+"""Large tasks, setups and results: only one copy is in memory while they are sent or received."""
 
-#: What is larger is read into memory of its own, and sent by itself.
+#: A larger body is received into a buffer of its own, and sent without being copied.
 CHUNK = 1 << 18
-#: A frame says its length in four bytes.
+#: A frame has its length in four bytes.
 LONGEST = (1 << 32) - 1
 
 
 def body_of(sock, waiting, head, length):
-    """The body of a frame of which `waiting` has the head and a part; `waiting` is emptied.
+    """Reads the rest of a frame that begins in `waiting`, empties `waiting`, and returns the frame's body.
 
-    None at the end of the socket. Where there is no memory for it (`RLIMIT_DATA`), the body is read
-    and dropped, and the MemoryError is the result.
+    The result is None at the end of the socket. If there is no memory for the body (`RLIMIT_DATA`), it is
+    read and thrown away, and the result is the MemoryError.
     """
     part = len(waiting) - head
     try:
@@ -25,7 +25,7 @@ def body_of(sock, waiting, head, length):
 
 
 def exactly(sock, length):
-    """So many bytes."""
+    """Reads `length` bytes."""
     body = bytearray(length)
     if not fill(sock, body, 0):
         raise EOFError("the supervisor has closed the socket")
@@ -44,7 +44,7 @@ def fill(sock, body, at):
 
 
 def skip(sock, length):
-    """Reads so many bytes and drops them. False at the end of the socket."""
+    """Reads `length` bytes and throws them away. False at the end of the socket."""
     while length:
         part = sock.recv(min(length, CHUNK))
         if not part:
@@ -54,10 +54,10 @@ def skip(sock, length):
 
 
 def drop(body):
-    """Gives back the memory of what was received, once it is loaded and before it is used."""
+    """Frees a received body. Called when its content is loaded, and before that is used."""
     if len(body) > CHUNK:
         try:
             body.clear()
         except BufferError:
-            # What was loaded from it refers to it.
+            # The loaded objects refer to its memory.
             pass

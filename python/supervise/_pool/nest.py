@@ -1,7 +1,8 @@
 """A nest: lives in a slot's group, runs nothing of the user's, and forks the slot's workers.
 
-Its words, each a datagram: it hears `fork N` and answers `born N PID SECRET` with the worker's socket, its
-page and the pipe of its output beside it (`prints.py` says what SECRET is for), or `none N ERRNO`; when a worker has ended it says `ended N STATUS PEAK_KIB BEGUN`.
+Its messages, each a datagram: it receives `fork N`, and answers with `born N PID SECRET`, with the worker's socket,
+page and output pipe attached (`prints.py` says what SECRET is for), or with `none N ERRNO`. When a worker has ended
+it sends `ended N STATUS PEAK_KIB`.
 """
 
 import _signal
@@ -22,7 +23,7 @@ def main(control, orders, task, generators, c_stdout):
     os.set_blocking(waker, False)
     os.set_blocking(wakes, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    # Workers inherit it: Ctrl-C is for the supervisor, which tells them.
+    # Workers inherit this. Only the supervisor handles Ctrl-C; it tells the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
     children = {}
@@ -40,7 +41,7 @@ def main(control, orders, task, generators, c_stdout):
         if not word:
             return 0
         number = int(word.split()[1])
-        # Without the enumerations of `socket` and `signal` a fork copies 150 pages less, of 800.
+        # The C modules, because the enumerations of `socket` and `signal` make a fork copy 150 pages more, of 800.
         ours, theirs = _socket.socketpair()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -80,7 +81,7 @@ def say(control, word, ancillary=()):
     try:
         control.sendmsg([word], ancillary)
     except OSError:
-        # Nobody hears us: we are to end, and soon will.
+        # The supervisor has closed the socket, and this process will end soon.
         pass
 
 

@@ -1,6 +1,6 @@
-"""The most that a worker held, as far as it can say itself: its words in the page.
+"""The peak memory of a worker, as far as the worker can measure it; it writes the figures into its page.
 
-Resident memory has a maximum that the kernel keeps; mapped files are a part of it and have none.
+The kernel keeps a maximum of resident memory. Mapped files are part of that, and have no maximum of their own.
 """
 
 import resource
@@ -13,19 +13,19 @@ HIGHEST = 0xFFFFFFFF
 class Peak:
     def __init__(self, page):
         self.page = page
-        #: The most that it held, for want of better: without files that are still mapped.
+        #: The best figure that the worker has: the kernel's maximum without the files that are still mapped.
         self.kib = 0
         self.most = 0
         self.child = 0
         self.files = 0
 
     def begin(self):
-        """All is imported and initialized."""
+        """Notes the figures at the start: the imports and the initializer are done."""
         self.look()
         self.page[BASE] = self.kib
 
     def look(self):
-        """After a task."""
+        """Updates the figures after a task."""
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         if most == self.most and child == self.child:
@@ -40,7 +40,7 @@ class Peak:
 
 
 def mapped_files():
-    """Resident pages of files, in KiB (proc(5), `RssFile`); 0 where the kernel does not tell."""
+    """Resident pages of files, in KiB (proc(5), `RssFile`); 0 if the kernel does not report them."""
     try:
         with open("/proc/self/status", "rb") as file:
             for line in file:

@@ -1,19 +1,19 @@
-"""What a task prints: standard output is a pipe of the worker's own, which the supervisor reads.
+"""What a task prints: the standard output of each worker is a pipe that the supervisor reads.
 
-All that writes to descriptor 1 comes through it: Python, C libraries, forked children, programs that the task
-starts. Nothing is kept in the worker but a line that is not complete, so that nothing else is lost when it is killed.
+Everything that writes to descriptor 1 uses this pipe: Python, C libraries, forked children, and programs that the task
+starts. The worker keeps only a line that is not complete. So only that line is lost when the worker is killed.
 
-Where one task's output ends and the next one's begins is said in the pipe itself, by a mark: a secret of 16 bytes,
-which the supervisor knows, and the number of the task that has ended. Output cannot contain it by chance. A mark is
-written only if the task has printed: if bytes wait in the pipe, or the supervisor is just reading some.
+The worker writes a mark into the pipe where the output of a task ends: a secret of 16 bytes, which the supervisor
+knows, and the number of the task. Output cannot contain it by chance. The worker writes a mark only if the task has
+printed: if bytes wait in the pipe, or if the supervisor is reading some at this moment.
 
-To look costs as much as 3 % of a task that does nothing. So a worker looks after each task once something was printed
-in it. Before that it notices what Python prints at once, and all else when it sends results: after each task that takes
-a millisecond, and at least once in a millisecond. Only what C or a child process prints first in a worker may be said
-of a later one of the tasks that it has done within that millisecond.
+This check takes 3 % of the time of a task that does nothing. Once something was printed in a worker, the worker checks
+after each task. Before that it notices at once what Python prints; for everything else it checks only when it sends
+results: after each task that takes a millisecond, and at least once a millisecond. So the first output of C or of a
+child process may be attributed to a later task of the same millisecond.
 
 RACE: a child process that outlives its task prints into the output of a later task, or, after the worker's end, of
-the last one. The pipe does not tell who writes.
+the worker's last task. The pipe does not show which process writes.
 """
 
 import array
@@ -27,9 +27,9 @@ import sys
 import termios
 
 NUMBER = struct.Struct("<Q")
-#: The word of the page that names the task that was begun last.
+#: The word of the page with the number of the task that was begun last.
 BEGUN = 0
-#: The one that is not 0 while the supervisor reads the pipe.
+#: The word of the page that is not 0 while the supervisor reads the pipe.
 READING = 4
 SECRET_LENGTH = 16
 
@@ -67,18 +67,18 @@ class Pipe(io.FileIO):
             try:
                 written = _write(self, data)
             except OSError as error:
-                # A task has closed descriptor 1, perhaps an earlier one.
+                # This task or an earlier one has closed descriptor 1.
                 if error.errno != errno.EBADF or self.kept is None:
                     raise
                 os.dup2(self.kept, 1)
                 continue
             if written is not None:
                 return written
-            # A program that the task has started has set O_NONBLOCK, which all share who have the pipe.
+            # A program that the task has started has set O_NONBLOCK. All processes with this pipe share that flag.
             until_writable(self.fileno())
 
     def seekable(self):
-        # The template's may be a file, and what FileIO has found there it remembers.
+        # The template's descriptor 1 may be a file, and FileIO would remember that it is seekable.
         return False
 
 
@@ -89,7 +89,7 @@ def until_writable(fd):
 
 
 def open_stdout():
-    """The `sys.stdout` of the template and of all that is forked from it: an ordinary text stream, line buffered."""
+    """Makes the `sys.stdout` of the template and of its forks: an ordinary text stream, line buffered."""
     raw = Pipe(1, "w", closefd=False)
     raw.name = "<stdout>"
     text = Text(Buffer(raw), "utf-8", "replace", line_buffering=True)
@@ -98,7 +98,7 @@ def open_stdout():
 
 
 class CStdout:
-    """C's own standard output, which is block buffered on a pipe and would be lost with the worker."""
+    """The `stdout` of the C library. On a pipe it is block buffered, and its buffer would be lost with the worker."""
 
     def __init__(self):
         self.flush = lambda: None
@@ -111,7 +111,7 @@ class CStdout:
             libc.setvbuf(stream, None, line_buffered, ctypes.c_size_t(0))
             self.flush = lambda: libc.fflush(stream)
         except Exception:
-            # No ctypes, or no memory that may be executed: C's output comes when its buffer is full.
+            # No ctypes, or no executable memory for it: C's output comes when its buffer is full.
             pass
 
 
@@ -127,7 +127,7 @@ class Prints:
         self.c_stdout = c_stdout
         self.waiting = array.array("i", [0])
         SEEN.prints = False
-        #: This process is a copy of the worker that a task has made by os.fork().
+        #: This process is a copy of the worker: a task has called os.fork().
         self.copied = False
         os.register_at_fork(before=self.flush, after_in_child=self.on_copied)
 
@@ -135,25 +135,25 @@ class Prints:
         self.copied = True
 
     def flush(self):
-        """Passes on a line that is not complete; before a fork, so that it is not printed twice."""
+        """Writes a line that is not complete. It runs before each fork, so that the line is not printed twice."""
         try:
             sys.stdout.flush()
         except ValueError:
             # The task has closed or detached it. The next task prints as if it had not.
             open_stdout()
         except Exception:
-            # It is the task's own object, or nothing at all.
+            # The task has replaced it by an object of its own, or by None.
             pass
         self.c_stdout.flush()
 
     def look(self):
-        """Results are sent: was something printed that Python does not know of?"""
+        """Before results are sent: notices output that did not come through Python's stream."""
         if not SEEN.prints and (sys.stdout is not sys.__stdout__ or self.has_printed()):
             SEEN.prints = True
             self.end(self.page[BEGUN])
 
     def end(self, number):
-        """A task has ended: what was printed by now is its own."""
+        """A task has ended: all output up to here belongs to it."""
         try:
             sys.stdout.flush()
         except Exception:
@@ -164,11 +164,11 @@ class Prints:
     def has_printed(self, _ioctl=fcntl.ioctl, _size=termios.FIONREAD):
         waiting = self.waiting
         try:
-            # RACE: first the pipe, then the word. What is no more in the pipe was read while the word was set, and
-            # it is set still, or the supervisor has seen after its reading that this task had not ended.
+            # RACE: first the pipe, then the word. If output has left the pipe, the supervisor set the word before it
+            # read. Either the word is still set, or the supervisor saw after reading that this task had not ended.
             _ioctl(self.pipe, _size, waiting)
         except OSError:
-            # The task has closed it.
+            # The task has closed the pipe.
             return False
         return waiting[0] or self.page[READING]
 
@@ -176,7 +176,7 @@ class Prints:
         mark = self.secret + NUMBER.pack(number)
         while True:
             try:
-                # No more than PIPE_BUF: it is in one piece, whoever else writes (pipe(7)).
+                # A mark is shorter than PIPE_BUF: other writers cannot split it (pipe(7)).
                 os.write(self.pipe, mark)
                 return
             except BlockingIOError:

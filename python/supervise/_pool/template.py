@@ -1,7 +1,7 @@
 """The template: imports everything once, then forks a nest for each slot.
 
-Its words, each a datagram: it says `ready JSON` or `failed JSON`; it hears `nest SLOT` and answers
-`nest SLOT PID` with the nest's socket beside it.
+Its messages, each a datagram: it sends `ready JSON` or `failed JSON`. It receives `nest SLOT`, and answers with
+`nest SLOT PID`, with the nest's socket attached, or with `none SLOT ERRNO`.
 """
 
 import array
@@ -23,8 +23,8 @@ def main():
     quiet = os.open(os.devnull, os.O_RDWR)
     os.dup2(quiet, 0)
     os.close(quiet)
-    # Standard output is that of the results. A worker has its own, on the same descriptor: who keeps
-    # this `sys.stdout` while it is imported prints there too.
+    # Our standard output is for results, so imports print to standard error. Each worker puts its own pipe on
+    # descriptor 1: a module that keeps this `sys.stdout` at import prints there, too.
     os.dup2(2, 1)
     prints.open_stdout()
     c_stdout = prints.CStdout()
@@ -73,7 +73,7 @@ def main():
 
 
 def prepare(orders):
-    """Imports the first `warm` of the pool's modules, and looks at what that has brought."""
+    """Imports the first `warm` of the pool's modules, and finds what forks cannot share of them."""
     roots = codec.roots(orders)
     warm = roots[: orders["warm"]]
     with fork_check.ImportWatch() as watch, fork_renew.Seeds() as seeds:
@@ -81,7 +81,7 @@ def prepare(orders):
             watch.import_root(number, name)
         task = codec.load(orders) if len(warm) == len(roots) and orders["warm"] else None
     found, root = watch.findings()
-    words = {"unshareable": fork_check.in_words(found), "from": root}
+    words = {"unshareable": fork_check.messages(found), "from": root}
     return task, fork_renew.Generators(seeds), words
 
 
@@ -96,7 +96,7 @@ def bury():
 
 
 def run_exit_handlers():
-    """What imports have registered is done once, here, when all workers have left."""
+    """Runs the exit handlers that imports have registered: once, in the template, when all workers have ended."""
     try:
         atexit._run_exitfuncs()
     except BaseException:

@@ -1,9 +1,12 @@
-"""A worker: reads tasks from its socket, does one after the other, writes what came of it.
+"""A worker: reads tasks from its socket, runs one after the other, and writes their results.
 
-Words in a page that outlives it say which task it has begun, which it has finished and of which it
-has read a part, so that its death can be blamed on one task of those that wait in its socket. Two
-words are the supervisor's: the pool was told to stop, and no other task is to be begun; the next
-one is of `prints.py`, and those from the 17th on are of `peak.py`.
+It shares a page of memory with the supervisor. The page outlives the worker. Its words are:
+
+0, 1, 2  the task that it has begun, finished, and received a part of; if the worker dies, they show which of
+         the tasks in its socket is to blame
+3        written by the supervisor: not 0 if the worker must not begin another task
+4        written by the supervisor, see `prints.py`
+16 to 19 see `peak.py`
 """
 
 import gc
@@ -105,7 +108,7 @@ class Worker:
             waiting += more
 
     def receive(self, waiting, number, length):
-        """Reads a large task into memory of its own, and does it. False at the end of the socket."""
+        """Receives a large task into a buffer of its own, and runs it. False at the end of the socket."""
         body = large.body_of(self.sock, waiting, TO_US.size, length)
         if body is None:
             return False
@@ -132,7 +135,7 @@ class Worker:
             value = self.task.run(body)
         except BaseException as error:
             if isinstance(error, SystemExit) or prints.copied:
-                # As it would be outside of a pool: the task wants its process to end.
+                # As outside of a pool: SystemExit ends the process.
                 leave(self, error)
             kind, words = RAISED, self.task.describe(error)
             error.__traceback__ = None
@@ -142,7 +145,7 @@ class Worker:
             try:
                 words = self.task.encode(value)
             except BaseException as error:
-                # Without room for its encoded form it is not the result that is wrong.
+                # If there is no memory for the encoded form, the fault is not in the result.
                 kind = RAISED if isinstance(error, MemoryError) else UNSERIALIZABLE
                 words = self.task.describe(error)
             value = None
@@ -165,7 +168,7 @@ class Worker:
 
 
 def main(sock, page, output, orders, task, generators):
-    """The whole life; the result is the exit status. `output` is its pipe, and what marks are made of."""
+    """Runs the worker; the result is its exit status. `output`: its pipe, the secret of its marks, and C's stdout."""
     gc.enable()
     generators.renew()
     words = memoryview(mmap.mmap(page, mmap.PAGESIZE)).cast("Q")
@@ -199,7 +202,7 @@ def heard(say):
 def die_first():
     """Where memory runs out the kernel is to end a worker, not the nest or the template (proc(5))."""
     try:
-        # Not by open(): a text file takes a quarter of a millisecond of a fork's first pages.
+        # Not open(): in a new fork a text file takes a quarter of a millisecond.
         fd = os.open("/proc/self/oom_score_adj", os.O_RDWR)
         try:
             adjustment = max(int(os.read(fd, 16)), 300)
@@ -219,9 +222,9 @@ def read_setup(sock):
 
 
 def leave(worker, error):
-    """The task wants its process to end, or is a copy of it that the task has forked.
+    """Ends the process: a task has raised SystemExit, or this is a copy of the worker that a task has forked.
 
-    A copy says nothing to the supervisor: the socket and what waits for it are the worker's.
+    A copy sends nothing to the supervisor: the socket, and the results that wait for it, belong to the worker.
     """
     if not worker.prints.copied:
         worker.flush()
