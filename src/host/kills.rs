@@ -12,9 +12,12 @@ use crate::{
     units::{Signal, Timestamp, WorkerId},
 };
 
-/// The kernel notifies us before it kills, and counts when it kills. If it counts no kill within
-/// this time, the kill was in another group.
+/// The kernel notifies us before it kills. If it counts no kill within this time, the kill was in
+/// another group.
 const COUNTED_WITHIN: Duration = Duration::from_millis(500);
+/// The kernel counts a kill before it sends the signal (`__oom_kill_process`). A worker that lives
+/// for this time after the count is not the victim.
+const SIGNALLED_WITHIN: Duration = Duration::from_millis(500);
 /// The first look comes this long after the call; each further one waits longer.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
@@ -22,15 +25,53 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kill {
     called: Timestamp,
+    counted: Option<Timestamp>,
     look_at: Timestamp,
+}
+
+/// What is known of a kill's victim.
+#[derive(Debug, Eq, PartialEq)]
+enum Victim {
+    /// Not yet: look again after this time.
+    Unknown(Duration),
+    /// The worker itself. It gets its cause when its end is reported. RACE: that can take seconds,
+    /// while the kernel frees gigabytes.
+    Worker,
+    /// A child process of the worker.
+    Helper,
+    /// A process of another group.
+    Stranger,
+}
+
+impl Kill {
+    /// `oom` and `is_ending` are what the group has counted and whether the worker is ending now.
+    fn victim(&mut self, now: Timestamp, oom: Oom, is_ending: bool, whole: bool) -> Victim {
+        let (since, within) = if oom == Oom::No {
+            (self.called, COUNTED_WITHIN)
+        } else {
+            (*self.counted.get_or_insert(now), SIGNALLED_WITHIN)
+        };
+        let waited = now.since(since);
+        match oom {
+            Oom::No if waited >= within => Victim::Stranger,
+            Oom::No => Victim::Unknown(LOOK_AGAIN.max(waited.div_f64(2.0))),
+            _ if is_ending => Victim::Worker,
+            // All of the group is killed now: nothing gets a wrong cause, whoever the victim was.
+            _ if whole || waited >= within => Victim::Helper,
+            _ => Victim::Unknown(LOOK_AGAIN.max(waited.div_f64(2.0))),
+        }
+    }
 }
 
 impl Host {
     /// The kernel has called the OOM killer for a worker's group or one above it.
     pub(super) fn on_oom(&mut self, now: Timestamp, worker: WorkerId) {
         if let Some(tracked) = self.workers.get_mut(&worker) {
-            let (called, look_at) = (now, now);
-            tracked.kill.get_or_insert(Kill { called, look_at });
+            tracked.kill.get_or_insert(Kill {
+                called: now,
+                counted: None,
+                look_at: now,
+            });
         }
     }
 
@@ -59,22 +100,20 @@ impl Host {
         let Some(tracked) = self.workers.get_mut(&worker) else {
             return;
         };
-        let Some(kill) = &mut tracked.kill else {
+        let Some(mut kill) = tracked.kill.take() else {
             return;
         };
-        let waited = now.since(kill.called);
         let oom = self.groups.oom_so_far(&tracked.group);
-        if oom == Oom::No && waited < COUNTED_WITHIN {
-            kill.look_at = now.later(LOOK_AGAIN.max(waited.div_f64(2.0)));
-            return;
-        }
-        tracked.kill = None;
-        // A worker that is ending gets its cause when its end is reported. RACE: that can take
-        // seconds, while the kernel frees gigabytes.
-        if oom == Oom::No || is_ending {
-            return;
-        }
         let whole = tracked.group.loses_single_processes();
+        match kill.victim(now, oom, is_ending, whole) {
+            Victim::Unknown(again) => {
+                kill.look_at = now.later(again);
+                tracked.kill = Some(kill);
+                return;
+            }
+            Victim::Worker | Victim::Stranger => return,
+            Victim::Helper => {}
+        }
         if !whole {
             self.groups.oom(&mut tracked.group);
         }
@@ -90,7 +129,7 @@ impl Host {
         }
     }
 
-    /// The worker itself is ending, or one of the pool's processes in its group.
+    /// The worker itself is ending or gone, or one of the pool's processes in its group is.
     fn is_ending(&self, worker: WorkerId) -> bool {
         let Some(tracked) = self.workers.get(&worker) else {
             return true;
@@ -101,7 +140,7 @@ impl Host {
             .map(|pool| pool.children_of(worker))
             .unwrap_or_default();
         let mut all = forked.into_iter().chain([tracked.process.pid()]);
-        all.any(|pid| self.proc.is_exiting(pid))
+        all.any(|pid| self.proc.is_ending(pid))
     }
 
     /// Whether the OOM killer ended the server's main process.
@@ -134,5 +173,69 @@ impl Host {
             return Oom::Elsewhere;
         }
         oom
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALLED: Timestamp = Timestamp::from_nanos(9_000_000_000);
+
+    /// What is known this long after the call, by what was seen before and is seen now.
+    fn check(looks: &[(u64, Oom, bool)], whole: bool, expected: &Victim) {
+        let mut kill = Kill {
+            called: CALLED,
+            counted: None,
+            look_at: CALLED,
+        };
+        let mut victim = None;
+        for &(after, oom, is_ending) in looks {
+            let now = CALLED.later(Duration::from_millis(after));
+            victim = Some(kill.victim(now, oom, is_ending, whole));
+        }
+        assert_eq!(victim.as_ref(), Some(expected), "{looks:?}");
+    }
+
+    #[test]
+    fn a_kill_without_a_count_was_elsewhere() {
+        let soon = Victim::Unknown(LOOK_AGAIN);
+        for whole in [false, true] {
+            check(&[(0, Oom::No, false)], whole, &soon);
+            check(
+                &[(499, Oom::No, true)],
+                whole,
+                &Victim::Unknown(Duration::from_micros(249_500)),
+            );
+            check(&[(500, Oom::No, false)], whole, &Victim::Stranger);
+        }
+    }
+
+    /// The kernel kills all of a version 2 group with a cap, and counts before it kills.
+    #[test]
+    fn a_worker_that_lives_when_its_kill_is_counted_may_be_the_victim() {
+        let soon = Victim::Unknown(LOOK_AGAIN);
+        check(&[(0, Oom::Cap, false)], false, &soon);
+        check(
+            &[(0, Oom::Cap, false), (2, Oom::Cap, true)],
+            false,
+            &Victim::Worker,
+        );
+        check(
+            &[(499, Oom::No, false), (503, Oom::Cap, false)],
+            false,
+            &soon,
+        );
+        check(
+            &[(0, Oom::Budget, false), (500, Oom::Budget, false)],
+            false,
+            &Victim::Helper,
+        );
+    }
+
+    #[test]
+    fn the_rest_of_a_group_that_loses_one_process_is_killed_at_once() {
+        check(&[(0, Oom::Cap, false)], true, &Victim::Helper);
+        check(&[(0, Oom::Cap, true)], true, &Victim::Worker);
     }
 }

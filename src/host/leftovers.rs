@@ -89,7 +89,7 @@ impl Host {
         let _ = group.pids(&mut pids);
         let seen = pids.iter().filter_map(|pid| {
             let stat = self.proc.stat(*pid).ok()?;
-            (!self.proc.is_exiting(*pid)).then_some((*pid, stat))
+            (!self.proc.is_ending(*pid)).then_some((*pid, stat))
         });
         let seen: BTreeMap<i32, Stat> = seen.collect();
         let parents: BTreeMap<i32, i32> = seen.iter().map(|(pid, it)| (*pid, it.ppid)).collect();

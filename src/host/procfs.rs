@@ -147,12 +147,14 @@ impl Proc {
         parse_stat(&text).ok_or_else(|| ProcError::strange(&path, "not the fields of proc(5)"))
     }
 
-    /// It was killed, or ends by itself, and may take its time: `PF_EXITING` of linux/sched.h in
-    /// field 9 of its `stat`, or a SIGKILL that it has not taken yet.
-    pub fn is_exiting(&self, pid: i32) -> bool {
+    /// It is gone; or it was killed, or ends by itself, and may take its time: `PF_EXITING` of
+    /// linux/sched.h in field 9 of its `stat`, or a SIGKILL that it has not taken yet.
+    pub fn is_ending(&self, pid: i32) -> bool {
         const EXITING: u32 = 0x4;
         const KILL: u64 = 1 << (libc::SIGKILL - 1);
-        let stat = self.text(&format!("{pid}/stat")).unwrap_or_default();
+        let Ok(stat) = self.text(&format!("{pid}/stat")) else {
+            return true;
+        };
         let flags = stat
             .rsplit_once(") ")
             .and_then(|(_, rest)| rest.split(' ').nth(6)?.parse().ok());
@@ -434,16 +436,16 @@ pub(super) mod tests {
             .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let proc = Proc::default();
-        assert!(!proc.is_exiting(us()) && !proc.is_exiting(pid));
+        assert!(!proc.is_ending(us()) && !proc.is_ending(pid));
         drop(child.stdin.take());
         // Ended, and not buried.
         let zombie = || proc.stat(pid).is_ok_and(|stat| stat.state == 'Z');
         while !zombie() {
             std::thread::yield_now();
         }
-        assert!(proc.is_exiting(pid));
+        assert!(proc.is_ending(pid));
         child.wait().unwrap();
-        assert!(!proc.is_exiting(pid));
+        assert!(proc.is_ending(pid));
         let (_root, proc) = kernel(&[
             ("7/stat", "7 (a b) R 1 1 1 0 -1 4194304 1 1\n"),
             (
@@ -451,11 +453,12 @@ pub(super) mod tests {
                 "Name:\ta\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n",
             ),
             ("8/stat", "8 (a b) R 1 1 1 0 -1 4194308 1 1\n"),
+            ("9/stat", "9 (a b) R 1 1 1 0 -1 4194304 1 1\n"),
             (
                 "9/status",
                 "Name:\ta\nSigPnd:\t0000000000000002\nShdPnd:\t0000000000000000\n",
             ),
         ]);
-        assert!(proc.is_exiting(7) && proc.is_exiting(8) && !proc.is_exiting(9));
+        assert!(proc.is_ending(7) && proc.is_ending(8) && !proc.is_ending(9));
     }
 }

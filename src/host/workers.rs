@@ -125,8 +125,7 @@ impl Host {
     ///
     /// RACE: a worker that ends before its limits are written needs none, and no event is reported.
     pub(super) fn fail_cap(&mut self, worker: WorkerId, pid: i32, what: String) {
-        let is_over = self.proc.stat(pid).is_err() || self.proc.is_exiting(pid);
-        if !is_over {
+        if !self.proc.is_ending(pid) {
             self.fail(what, Some(worker), Effect::Cap);
         }
     }
