@@ -1,8 +1,9 @@
-//! What is done, in a file that outlives us: the truth for going on.
+//! The journal of a run: an append-only file from which a run that was stopped can be resumed.
 //!
-//! A header, then a record for each result, written before the result is. Whatever ends us, a
-//! task whose result was written is in it; a torn last line is cut off when going on. Nothing is
-//! written before [`Journal::begin`], so that a run that cannot start leaves it as it was.
+//! It has a header and a record for each result. A record is written before the result reaches the
+//! output, so that each task with a result in the output has a record, even after SIGKILL or a
+//! crash. A resumed run removes an incomplete last line. Nothing is written before
+//! [`Journal::begin`]: a run that cannot start leaves the file unchanged.
 
 use std::{
     collections::BTreeMap,
@@ -24,15 +25,15 @@ use crate::private_dir;
 
 use super::{
     Skip,
-    marks::{Difference, Marks},
-    record::{self, Record, Wrong},
+    input_hashes::{Difference, InputHashes},
+    record::{self, Damage, Record},
     replay::{Replay, Walk},
 };
 
 const VERSION: u32 = 2;
-/// Each journal opens like this, of whatever version.
+/// The first bytes of every journal, in all versions of the format.
 const OPENING: &[u8] = b"{\"journal\":";
-/// The disk is asked to keep what was written this often.
+/// Records are synced to disk after this time at the latest.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Serialize)]
@@ -41,7 +42,7 @@ struct Header<'a> {
     task: &'a str,
 }
 
-/// What is read of a header: first its version, for it says what else there is.
+/// The part of a header that all versions of the format have.
 #[derive(Deserialize)]
 struct Version {
     journal: u32,
@@ -57,8 +58,8 @@ struct Entry {
     ok: bool,
 }
 
-/// Lines of the input that were read, each with the hash of the input up to there.
-type Read = Vec<(u64, u64)>;
+/// Line numbers of the input, each with the hash of the input up to the end of that line.
+pub(super) type LineHashes = Vec<(u64, u64)>;
 
 /// An append-only file of results.
 #[derive(Debug)]
@@ -67,42 +68,47 @@ pub struct Journal {
     file: File,
     task: String,
     done: Arc<Skip>,
-    /// How many of these failed.
+    /// The number of these that failed.
     failed: u64,
-    marks: Marks,
-    /// Where the last line begins of those that have several.
-    last: BTreeMap<u64, u64>,
-    /// Of the header and of all, when it was opened.
-    first_line: u64,
+    input_hashes: InputHashes,
+    /// For tasks with several records: where the last one starts.
+    last_records: BTreeMap<u64, u64>,
+    /// Where the first record starts.
+    first_record: u64,
+    /// Where the complete records ended when the file was opened.
     end: u64,
-    /// There is more, which is not whole.
+    /// An incomplete line follows `end`.
     is_torn: bool,
-    /// Told by whoever reads the input.
-    reads: (Sender<Read>, Receiver<Read>),
-    read: BTreeMap<u64, u64>,
-    /// Since when there is something that the disk was not asked to keep.
+    /// The thread that reads the input sends the hashes of tasks that have no result yet.
+    hash_channel: (Sender<LineHashes>, Receiver<LineHashes>),
+    pending_hashes: BTreeMap<u64, u64>,
+    /// When the oldest record that is not synced was written.
     unsynced: Option<Instant>,
 }
 
 impl Journal {
-    /// A new one, for the callable `task`. It holds the lock of the file as long as it is there.
+    /// Creates a journal for the callable `task`, and locks the file until it is dropped.
     ///
     /// # Errors
-    /// There is one already, or another run has it, or it cannot be written.
+    /// The file exists and is not empty, another run has locked it, or it cannot be opened.
     pub fn create(path: &Path, task: &str) -> io::Result<Self> {
         let journal = Self::open(path, task)?;
         if journal.end > 0 {
-            let told = named(path, "is there already: use --resume, or remove it");
+            let told = named(
+                path,
+                "already exists. hint: continue it with --resume, or remove it",
+            );
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, told));
         }
         Ok(journal)
     }
 
-    /// Goes on with one; there need not be one yet. With `retry_failed`, what failed is not done.
+    /// Opens a journal to continue it, or creates one. With `retry_failed`, tasks that failed
+    /// count as not done.
     ///
     /// # Errors
-    /// It is no journal of `task`, a line in its middle is broken, another run has it, or it
-    /// cannot be read or written.
+    /// The file is not a journal of `task`, a line is corrupted, another run has locked it, or it
+    /// cannot be opened or read.
     pub fn resume(path: &Path, task: &str, retry_failed: bool) -> io::Result<Self> {
         let mut journal = Self::open(path, task)?;
         journal
@@ -114,7 +120,7 @@ impl Journal {
     fn open(path: &Path, task: &str) -> io::Result<Self> {
         let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT;
         let file = private_dir::open_shared(path, flags, 0o666)?;
-        // RACE: two runs start at once. Whatever is in the file is looked at under the lock only.
+        // RACE: two runs may start at the same time, so nothing is read before the lock is held.
         match private_dir::try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -130,28 +136,28 @@ impl Journal {
             task: task.to_owned(),
             done: Arc::default(),
             failed: 0,
-            marks: Marks::default(),
-            last: BTreeMap::new(),
-            first_line: 0,
+            input_hashes: InputHashes::default(),
+            last_records: BTreeMap::new(),
+            first_record: 0,
             end,
             is_torn: false,
-            reads: channel(),
-            read: BTreeMap::new(),
+            hash_channel: channel(),
+            pending_hashes: BTreeMap::new(),
             unsynced: None,
         })
     }
 
-    /// The lines of the input that are done.
+    /// The lines of the input that need not run again.
     pub fn done(&self) -> Arc<Skip> {
         Arc::clone(&self.done)
     }
 
-    /// How many of these failed.
+    /// The number of these that failed.
     pub const fn failed(&self) -> u64 {
         self.failed
     }
 
-    /// The file, to be compared with others.
+    /// The open file, so that the caller can check that it is not the output too.
     pub const fn file(&self) -> &File {
         &self.file
     }
@@ -166,7 +172,7 @@ impl Journal {
             (self.end, self.is_torn) = (0, true);
             return Ok(());
         }
-        self.first_line = span.length as u64;
+        self.first_record = span.length as u64;
         let (mut seen, mut failed) = (Skip::default(), Skip::default());
         let mut torn: Option<(u64, u64)> = None;
         let mut number = 1;
@@ -177,16 +183,16 @@ impl Journal {
             }
             let record = match record::read(&line) {
                 Ok(record) => record,
-                Err(Wrong::Torn) => {
+                Err(Damage::Torn) => {
                     torn = Some((number, span.start));
                     continue;
                 }
-                Err(Wrong::Corrupted) => return Err(corrupted(number)),
+                Err(Damage::Corrupted) => return Err(corrupted(number)),
             };
             let entry: Entry = serde_json::from_slice(&line).map_err(|_| corrupted(number))?;
-            self.marks.insert(record.line, record.mark);
+            self.input_hashes.insert(record.line, record.input_hash);
             if !seen.insert(record.line) {
-                self.last.insert(record.line, span.start);
+                self.last_records.insert(record.line, span.start);
             }
             if entry.ok {
                 failed.remove(record.line);
@@ -206,9 +212,9 @@ impl Journal {
         Ok(())
     }
 
-    /// False: it is torn, and nothing comes after it.
+    /// Checks the header. False: it is incomplete, so there are no records.
     fn read_header(&self, line: &[u8]) -> io::Result<bool> {
-        // Nothing is ever cut off from a file that is not ours.
+        // A file that is not a journal is never truncated.
         if !line.starts_with(&OPENING[..OPENING.len().min(line.len())]) {
             return Err(other("it is not a journal"));
         }
@@ -219,34 +225,34 @@ impl Journal {
             && journal != VERSION
         {
             return Err(other(format!(
-                "it is a journal of version {journal}, and this `supervise` writes version \
-                 {VERSION}. hint: finish it with the `supervise` that began it, or start anew \
-                 with another journal"
+                "it has journal format {journal}, and this `supervise` uses format {VERSION}. \
+                 hint: resume it with the version of `supervise` that created it, or start again \
+                 with a new journal"
             )));
         }
         let task = record::unseal(line).ok().and_then(|text| {
             let text = [text, b"}"].concat();
             serde_json::from_slice::<Task>(&text).ok()
         });
-        let Some(Task { task: its }) = task else {
-            return Err(other("line 1 (its header) is corrupted"));
+        let Some(Task { task }) = task else {
+            return Err(other("line 1 (the header) is corrupted"));
         };
-        if its != self.task {
-            let ours = &self.task;
+        if task != self.task {
+            let expected = &self.task;
             return Err(other(format!(
-                "it is the journal of `{its}`, not of `{ours}`"
+                "it is the journal of `{task}`, not of `{expected}`"
             )));
         }
         Ok(true)
     }
 
-    /// Makes it ready to be written: a new one gets its header, a torn line is cut off.
+    /// Prepares the file for records: removes an incomplete line and writes a missing header.
     pub(super) fn begin(&mut self) -> io::Result<()> {
-        let begun = self.make_ready();
-        begun.map_err(|error| self.broken(&error))
+        let prepared = self.prepare();
+        prepared.map_err(|error| self.named(&error))
     }
 
-    fn make_ready(&mut self) -> io::Result<()> {
+    fn prepare(&mut self) -> io::Result<()> {
         if self.is_torn {
             self.file.set_len(self.end)?;
         }
@@ -262,7 +268,7 @@ impl Journal {
         record::seal(&mut line, 0)?;
         self.file.write_all(&line)?;
         self.file.sync_data()?;
-        // Its name is kept as well; where a directory cannot be synced, that is its own affair.
+        // The directory has the file's name. Some file systems cannot sync a directory.
         let directory = self
             .path
             .parent()
@@ -271,40 +277,45 @@ impl Journal {
         Ok(())
     }
 
-    pub(super) fn binding(&self) -> Binding {
-        Binding {
+    pub(super) fn input_check(&self) -> InputCheck {
+        InputCheck {
             path: self.path.clone(),
-            marks: self.marks.clone(),
-            reads: self.reads.0.clone(),
+            hashes: self.input_hashes.clone(),
+            sender: self.hash_channel.0.clone(),
         }
     }
 
     pub(super) fn replay(&self) -> io::Result<Replay> {
-        let file = self.file.try_clone().map_err(|error| self.broken(&error))?;
-        let walk = Walk::new(file, self.first_line, self.end);
-        Ok(Replay::new(walk, self.done(), self.last.clone()))
+        let file = self.file.try_clone().map_err(|error| self.named(&error))?;
+        let walk = Walk::new(file, self.first_record, self.end);
+        Ok(Replay::new(walk, self.done(), self.last_records.clone()))
     }
 
-    /// Appends the record of a result, which is given without its closing brace, to `records`.
+    /// Appends the record of `result`, a JSON object without its closing brace, to `records`.
     pub(super) fn record(
         &mut self,
         records: &mut Vec<u8>,
         line: u64,
         result: &[u8],
     ) -> io::Result<()> {
-        let Some(mark) = self.mark_of(line) else {
+        let Some(input_hash) = self.take_input_hash(line) else {
             let told = format!("line {line} of the input has a result and was not read");
-            return Err(self.broken(&other(told)));
+            return Err(self.named(&other(told)));
         };
-        record::write(records, Record { result, line, mark })
+        let record = Record {
+            result,
+            line,
+            input_hash,
+        };
+        record::write(records, record)
     }
 
-    fn mark_of(&mut self, line: u64) -> Option<u64> {
-        // A line is told before its task is given, so that it is there before the result is.
-        while let Ok(read) = self.reads.1.try_recv() {
-            self.read.extend(read);
+    fn take_input_hash(&mut self, line: u64) -> Option<u64> {
+        // RACE: the reader sends the hash before it hands out the task, and thus before its result.
+        while let Ok(hashes) = self.hash_channel.1.try_recv() {
+            self.pending_hashes.extend(hashes);
         }
-        self.read.remove(&line)
+        self.pending_hashes.remove(&line)
     }
 
     /// Writes whole lines.
@@ -314,7 +325,7 @@ impl Journal {
         }
         self.file
             .write_all(lines)
-            .map_err(|error| self.broken(&error))?;
+            .map_err(|error| self.named(&error))?;
         self.unsynced.get_or_insert_with(now);
         match self.sync_in() {
             Some(Duration::ZERO) => self.sync(),
@@ -322,7 +333,7 @@ impl Journal {
         }
     }
 
-    /// When the disk is to be asked next.
+    /// The time until [`Self::sync`] is due.
     pub(super) fn sync_in(&self) -> Option<Duration> {
         let since = self.unsynced?;
         Some(SYNC_EVERY.saturating_sub(now().saturating_duration_since(since)))
@@ -330,41 +341,44 @@ impl Journal {
 
     pub(super) fn sync(&mut self) -> io::Result<()> {
         if self.unsynced.take().is_some() {
-            self.file.sync_data().map_err(|error| self.broken(&error))?;
+            self.file.sync_data().map_err(|error| self.named(&error))?;
         }
         Ok(())
     }
 
-    pub(super) fn broken(&self, error: &io::Error) -> io::Error {
+    /// The error with the path of the journal.
+    pub(super) fn named(&self, error: &io::Error) -> io::Error {
         at(&self.path, error)
     }
 }
 
-/// Ties a journal to its input, where that is read.
+/// The journal's part in the thread that reads the input: it compares the input with that of
+/// earlier runs, and takes the hashes for new records.
 #[derive(Debug)]
-pub(super) struct Binding {
+pub(super) struct InputCheck {
     path: PathBuf,
-    marks: Marks,
-    reads: Sender<Read>,
+    hashes: InputHashes,
+    sender: Sender<LineHashes>,
 }
 
-impl Binding {
-    /// The last line that [`Self::check`] knows of.
-    pub(super) fn last(&self) -> u64 {
-        self.marks.last()
+impl InputCheck {
+    /// The last line with a result in the journal; 0: no line has one. The input may have grown
+    /// after it.
+    pub(super) fn last_line(&self) -> u64 {
+        self.hashes.last_line()
     }
 
-    /// A journal that is resumed must be of the input that is read. That may be longer than it
-    /// was.
-    pub(super) fn check(&self, line: u64, mark: u64) -> io::Result<()> {
-        let checked = self.marks.check(line, mark);
+    /// Compares the hash of the input up to the end of `line` with the journal.
+    pub(super) fn check_line(&self, line: u64, hash: u64) -> io::Result<()> {
+        let checked = self.hashes.check(line, hash);
         checked.map_err(|difference| self.refusal(difference))
     }
 
-    /// The input has only so many lines.
-    pub(super) fn ends_after(&self, lines: u64) -> io::Result<()> {
-        if lines < self.last() {
-            return Err(self.refusal(Difference::Shorter(lines, self.last())));
+    /// Checks that an input of `lines` lines is not shorter than that of the journal.
+    pub(super) fn check_length(&self, lines: u64) -> io::Result<()> {
+        let last_result = self.last_line();
+        if lines < last_result {
+            return Err(self.refusal(Difference::Shorter { lines, last_result }));
         }
         Ok(())
     }
@@ -374,16 +388,16 @@ impl Binding {
         other(named(&self.path, told))
     }
 
-    /// Tells the journal what it needs to know when these lines have their results.
-    pub(super) fn tell(&self, read: Read) {
-        // Nobody hears it where results are not written any more.
-        let _ = self.reads.send(read);
+    /// Sends the journal the hashes that it needs for the records of these lines.
+    pub(super) fn send(&self, hashes: LineHashes) {
+        // The journal is closed after an error, which is reported elsewhere.
+        let _ = self.sender.send(hashes);
     }
 }
 
 fn corrupted(number: u64) -> io::Error {
     other(format!(
-        "line {number} is corrupted. hint: without that line its task is done again"
+        "line {number} is corrupted. hint: delete that line; its task then runs again"
     ))
 }
 
@@ -401,7 +415,7 @@ fn other(told: impl Into<String>) -> io::Error {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "a thread of its own, and nothing is decided by it but when a disk is asked"
+    reason = "only decides when a thread of its own syncs the file"
 )]
 fn now() -> Instant {
     Instant::now()

@@ -1,4 +1,4 @@
-//! What a journal keeps, and of which input it is.
+//! How a resumed run compares its input with the journal, and which results the journal keeps.
 
 use std::io::{Write as _, pipe};
 
@@ -12,7 +12,7 @@ use super::{
 };
 
 #[test]
-fn another_input_is_refused_wherever_it_differs() {
+fn a_different_input_is_refused_and_the_message_names_the_line() {
     let place = Place::new();
     let only = Some(&[2, 3, 5][..]);
     let first = Run {
@@ -30,9 +30,12 @@ fn another_input_is_refused_wherever_it_differs() {
         ("1\n2\n3\n4\n55", "one of the lines 4 to 5 differs"),
         (
             "1\n2\n3\n4\n",
-            "it ends after line 4, and line 5 has a result",
+            "this input ends after line 4, but the journal has a result for line 5",
         ),
-        ("", "it ends after line 0, and line 5 has a result"),
+        (
+            "",
+            "this input ends after line 0, but the journal has a result for line 5",
+        ),
     ] {
         let error = run(place.resume(false).unwrap(), other).go().unwrap_err();
         let told = format!("it is the journal of another input: {told}");
@@ -42,7 +45,7 @@ fn another_input_is_refused_wherever_it_differs() {
         );
         assert_eq!(place.text(), before);
     }
-    // Of what comes after the last result nothing is known, and nothing was done.
+    // The journal knows nothing of the lines after the last result, so they may change.
     for other in ["1\n2\n3\n4\n5", "1\n2\n3\n4\n5\n0\n7\n"] {
         let journal = place.resume(false).unwrap();
         let never = Run {
@@ -54,7 +57,7 @@ fn another_input_is_refused_wherever_it_differs() {
 }
 
 #[test]
-fn a_long_input_is_known_to_its_end() {
+fn a_change_at_the_end_of_a_long_input_is_found() {
     let place = Place::new();
     let line = format!("\"{}\"\n", "x".repeat(2000));
     let input = line.repeat(1000);
@@ -71,9 +74,9 @@ fn a_long_input_is_known_to_its_end() {
 }
 
 #[test]
-fn what_is_to_be_done_before_the_last_that_is_done_is_bounded() {
+fn an_input_with_too_many_unfinished_lines_is_read_twice_and_a_pipe_is_refused() {
     let place = Place::new();
-    // Of these lines, which are too much together, the last is done.
+    // Only the last line has a result, and the lines before it are too much to keep in memory.
     let line = format!("\"{}\"\n", "x".repeat(KEPT_MAX / 8));
     let input = line.repeat(10);
     let only = Some(&[10][..]);
@@ -82,7 +85,7 @@ fn what_is_to_be_done_before_the_last_that_is_done_is_bounded() {
         ..run(place.create().unwrap(), &input)
     };
     first.go().unwrap();
-    // A file is read twice, a pipe cannot be.
+    // A file is read twice. A pipe cannot be.
     let (given, out) = run(place.resume(false).unwrap(), &input).go().unwrap();
     assert_eq!((given.len(), out.len()), (9, 10));
     let lines = place.text();
@@ -99,7 +102,7 @@ fn what_is_to_be_done_before_the_last_that_is_done_is_bounded() {
 }
 
 #[test]
-fn an_input_in_pieces_is_known_again() {
+fn an_input_that_arrives_in_pieces_is_recognized() {
     let place = Place::new();
     run(place.create().unwrap(), "1\n2\n3\n").go().unwrap();
     let journal = place.resume(false).unwrap();
@@ -114,7 +117,7 @@ fn an_input_in_pieces_is_known_again() {
 }
 
 #[test]
-fn a_task_for_which_no_worker_could_be_started_is_done_again() {
+fn a_task_that_failed_because_no_worker_started_runs_again() {
     let place = Place::new();
     let journal = place.create().unwrap();
     let paper = Paper::default();

@@ -16,7 +16,7 @@ use super::{
     *,
 };
 
-/// A folder with a journal that is to be.
+/// A temporary folder with the path of a journal, which need not exist.
 pub(super) struct Place {
     pub(super) path: PathBuf,
     _folder: TempDir,
@@ -74,7 +74,7 @@ pub(super) fn outcome(seq: u64, result: Option<&str>) -> Outcome {
     }
 }
 
-/// Places, and whether it went well.
+/// The tasks in the output, and whether they succeeded.
 type Out = Vec<(u64, bool)>;
 
 /// One run over an input.
@@ -82,14 +82,14 @@ pub(super) struct Run<'a> {
     pub(super) journal: Journal,
     pub(super) input: &'a str,
     pub(super) order: Order,
-    /// Those that fail.
+    /// The tasks that fail.
     pub(super) fails: &'a [u64],
-    /// Those that end, in this order; else all.
+    /// The tasks that end, in this order; `None`: all.
     pub(super) only: Option<&'a [u64]>,
 }
 
 impl Run<'_> {
-    /// Which were given, and what came out of it and went well.
+    /// The tasks that the input gave, and the results in the output.
     pub(super) fn go(self) -> io::Result<(Vec<u64>, Out)> {
         let input = Cursor::new(self.input.to_owned());
         let mut lines = Lines::start(input, Format::Json, Some(&self.journal))?;
@@ -169,7 +169,7 @@ fn a_new_one_replaces_none() {
     place.write("mine");
     let error = place.create().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
-    let told = "is there already: use --resume, or remove it";
+    let told = "already exists. hint: continue it with --resume, or remove it";
     assert_eq!(
         error.to_string(),
         format!("{}: {told}", place.path.display())
@@ -222,7 +222,7 @@ fn what_is_done_is_not_given_again_and_comes_out_first() {
 }
 
 #[test]
-fn what_failed_is_tried_again_where_that_is_wished() {
+fn failed_tasks_run_again_with_retry_failed() {
     let place = Place::new();
     let input = "1\n2\n3\n";
     let first = Run {
@@ -316,11 +316,11 @@ fn a_torn_last_line_is_cut_off_wherever_it_is_torn() {
 }
 
 #[test]
-fn a_corrupted_line_is_told_by_its_number() {
+fn the_number_of_a_corrupted_line_is_reported() {
     let place = Place::new();
     run(place.create().unwrap(), "1\n2\n3\n").go().unwrap();
     let whole = place.text();
-    let told = "is corrupted. hint: without that line its task is done again";
+    let told = "is corrupted. hint: delete that line; its task then runs again";
     for (from, to, line) in [
         ("{\"id\":1,", "{\"id\":7,", 2),
         ("{\"id\":2,", "{\"id\":,", 3),
@@ -333,7 +333,7 @@ fn a_corrupted_line_is_told_by_its_number() {
         place.write(&text);
         assert_eq!(place.complaint(), format!("line {line} {told}"), "{from}");
         assert_eq!(place.text(), text, "it is left as it was");
-        // As it is hinted.
+        // The hint of the message works.
         let without = |(at, _): &(usize, &str)| at + 1 != line;
         let lines = text.lines().enumerate().filter(without);
         place.write(
@@ -345,7 +345,7 @@ fn a_corrupted_line_is_told_by_its_number() {
         assert_eq!((again.0.len(), again.1.len()), (1, 3));
     }
     place.write(whole.replace("etl:convert", "etl:konvert"));
-    assert_eq!(place.complaint(), "line 1 (its header) is corrupted");
+    assert_eq!(place.complaint(), "line 1 (the header) is corrupted");
 }
 
 #[test]
@@ -357,12 +357,12 @@ fn what_is_not_ours_is_left_alone() {
         assert_eq!(place.text(), foreign);
     }
     place.write("{\"journal\":2}\n");
-    assert_eq!(place.complaint(), "line 1 (its header) is corrupted");
-    // What the version before this one wrote.
+    assert_eq!(place.complaint(), "line 1 (the header) is corrupted");
+    // A journal in the format of the previous version.
     let old = "{\"journal\":1,\"task\":\"etl:convert\",\"input\":{\"bytes\":0,\"hash\":\"\"}}\n\
                {\"id\":1,\"ok\":true,\"result\":1,\"line\":1}\n";
     place.write(old);
-    let told = "it is a journal of version 1, and this `supervise` writes version 2. hint: ";
+    let told = "it has journal format 1, and this `supervise` uses format 2. hint: ";
     assert!(place.complaint().starts_with(told), "{}", place.complaint());
     assert_eq!(place.text(), old);
     let other = Journal::create(&place.path.with_extension("other"), "etl:other").unwrap();

@@ -1,7 +1,7 @@
-//! Tasks as lines, from a pipe or a file.
+//! Reads tasks from the lines of a pipe or a file.
 //!
-//! A thread reads, for a file cannot be polled and a slow disk must not hold up the loop. It is
-//! at most a few batches ahead, so that the input may be larger than memory.
+//! A thread reads, because a file cannot be polled and a slow disk must not block the loop. It
+//! reads at most a few batches ahead, so that the input may be larger than memory.
 
 use std::{
     io::{self, Read},
@@ -16,41 +16,41 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{
     Given, Journal, Skip, Source,
-    journal::Binding,
+    journal::{InputCheck, LineHashes},
     parse,
-    record::{START, hash},
+    record::{HASH_START, hash},
 };
 
-/// Of bytes read at once.
+/// Bytes read at once.
 const BUFFER: usize = 256 << 10;
-/// A longer line is no task.
+/// A longer line is not a task.
 const LINE_MAX: usize = 64 << 20;
-/// Of tasks handed over at once.
+/// Maximum tasks in a batch.
 const BATCH: usize = 256;
-/// Of their bytes.
+/// A batch is complete once its tasks have this many bytes.
 const BATCH_BYTES: usize = 256 << 10;
-/// How many of these wait.
+/// Maximum batches that are read ahead.
 const BATCHES: usize = 4;
-/// While an input is compared with a journal, no more bytes of tasks are kept.
+/// Maximum bytes of tasks kept in memory while the input is compared with a journal.
 pub(super) const KEPT_MAX: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
-/// What a task is beside its bytes.
+/// What a task takes in memory besides its bytes.
 const OVERHEAD: usize = 128;
 
-/// What a line is.
+/// How a line is read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Format {
-    /// JSON: a task with its name, or a value.
+    /// As JSON: an object with `args` and an `id`, or any value.
     Json,
-    /// Text: a task is a string.
+    /// As text: the task is a string.
     Plain,
 }
 
-/// What tasks are read from.
+/// A file or a pipe with tasks.
 pub trait Input: Read {
-    /// Goes back to where it began. False: that cannot be done, as with a pipe.
+    /// Goes back to where reading began. False: this input cannot, for example a pipe.
     ///
     /// # Errors
-    /// It can be done, and was not.
+    /// The input can go back, but doing so failed.
     fn rewind(&mut self) -> io::Result<bool> {
         Ok(false)
     }
@@ -67,13 +67,11 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Reads `input` in a thread. Lines that are done in `journal` are left out. Before that, and
-    /// here, the input is read up to the last line that has a result in `journal`, which must be of
-    /// this input.
+    /// Reads `input` in a thread, without the lines that are done in `journal`. Before it starts
+    /// the thread, it compares the input with the journal, up to the last line with a result.
     ///
     /// # Errors
-    /// The journal is of another input, or the input cannot be read; or there is no thread to be
-    /// had.
+    /// The journal belongs to another input, the input cannot be read, or no thread can be started.
     pub fn start<R: Input + Send + 'static>(
         input: R,
         format: Format,
@@ -82,7 +80,7 @@ impl Lines {
         let (sender, batches) = channel(BATCHES);
         let skip = journal.map(Journal::done).unwrap_or_default();
         let mut reader = Reader::new(input, format, skip, sender);
-        reader.binding = journal.map(Journal::binding);
+        reader.input_check = journal.map(Journal::input_check);
         Self::with(reader, batches)
     }
 
@@ -126,7 +124,7 @@ impl Source for Lines {
             };
             match batch {
                 Some(Ok(batch)) => self.current = batch.into_iter(),
-                // What was given before is told first.
+                // The tasks read before the error are returned first.
                 Some(Err(error)) if left < at_most => {
                     self.broken = Some(error);
                     break;
@@ -139,10 +137,10 @@ impl Source for Lines {
     }
 }
 
-/// Why the reader stops.
+/// Why the reader stops early.
 enum Stop {
-    /// Nobody listens any more.
-    Unheard,
+    /// The receiver of the tasks is gone.
+    Closed,
     Broken(io::Error),
 }
 
@@ -152,7 +150,7 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// Why the line that is being read is not kept.
+/// Why the rest of the current line is dropped.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Dropping {
     No,
@@ -163,12 +161,12 @@ enum Dropping {
 struct Reader<R> {
     input: R,
     is_at_end: bool,
-    /// What of it is there: `start..filled`, of which there is no end of a line before `scanned`.
+    /// `start..filled` was read and not cut into lines yet. It has no end of line before `scanned`.
     buffer: Vec<u8>,
     start: usize,
     scanned: usize,
     filled: usize,
-    /// The line at `start`.
+    /// The number of the line at `start`.
     seq: u64,
     dropping: Dropping,
     skip: Arc<Skip>,
@@ -177,22 +175,26 @@ struct Reader<R> {
     batch: Vec<Given>,
     batch_bytes: usize,
     batches: Sender<Batch>,
-    binding: Option<Binding>,
-    /// Of all that was read before `start`, if there is a journal.
+    input_check: Option<InputCheck>,
+    /// With a journal: the hash of the input before `start`.
     hash: u64,
-    /// The hashes at the lines of `batch`.
-    read: Vec<(u64, u64)>,
-    kept: Kept,
+    /// With a journal: the hashes for the lines of `batch`.
+    hashes: LineHashes,
+    comparison: Comparison,
 }
 
-/// Tasks that were read while the input was compared with the journal.
+/// What happens to the tasks that are read while the input is compared with the journal.
 #[derive(Debug)]
-enum Kept {
-    Tasks(Vec<Vec<Given>>, usize),
-    /// They were too much: the input is read again.
-    TooMuch,
-    /// Nothing is kept any more.
-    Over,
+enum Comparison {
+    /// They are kept, in batches.
+    Keeping {
+        batches: Vec<Vec<Given>>,
+        bytes: usize,
+    },
+    /// They were too large and were dropped. The input must be read again.
+    Overflowed,
+    /// The comparison is over: tasks are sent as they are read.
+    Finished,
 }
 
 impl<R: Read> Reader<R> {
@@ -212,41 +214,42 @@ impl<R: Read> Reader<R> {
             batch: Vec::new(),
             batch_bytes: 0,
             batches,
-            binding: None,
-            hash: START,
-            read: Vec::new(),
-            kept: Kept::Over,
+            input_check: None,
+            hash: HASH_START,
+            hashes: Vec::new(),
+            comparison: Comparison::Finished,
         }
     }
 
     fn run(mut self) {
         if let Err(Stop::Broken(error)) = self.read_all() {
-            // What was read before the error is given before it.
+            // The tasks read before the error are sent before it.
             let _ = self.hand_over();
             let _ = self.batches.blocking_send(Err(error));
         }
     }
 
     fn read_all(&mut self) -> Result<(), Stop> {
-        if let Kept::Tasks(kept, _) = mem::replace(&mut self.kept, Kept::Over) {
-            for batch in kept {
+        let comparison = mem::replace(&mut self.comparison, Comparison::Finished);
+        if let Comparison::Keeping { batches, .. } = comparison {
+            for batch in batches {
                 self.send(batch)?;
             }
         }
         loop {
             self.cut()?;
-            // The next read may wait for long: nothing is held back for it.
+            // The next read may block for long, so an incomplete batch is sent before it.
             self.hand_over()?;
             if !self.fill()? {
                 break;
             }
         }
-        self.end_rest()?;
+        self.end_last_line()?;
         self.hand_over()
     }
 
-    /// The last line need not have an end.
-    fn end_rest(&mut self) -> Result<(), Stop> {
+    /// Takes the last line if it has no end of line.
+    fn end_last_line(&mut self) -> Result<(), Stop> {
         if self.start < self.filled || self.dropping != Dropping::No {
             self.end_line(self.filled)?;
             self.start = self.filled;
@@ -255,7 +258,7 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// Reads once. False: this is the end.
+    /// Reads once. False: the input has ended.
     fn fill(&mut self) -> io::Result<bool> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.filled, 0);
@@ -288,7 +291,7 @@ impl<R: Read> Reader<R> {
         Ok(false)
     }
 
-    /// Takes all lines that are there as a whole.
+    /// Takes all complete lines from the buffer.
     fn cut(&mut self) -> Result<(), Stop> {
         while let Some(length) = memchr(b'\n', &self.buffer[self.scanned..self.filled]) {
             let end = self.scanned + length;
@@ -312,28 +315,28 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// What is before `start` was hashed before.
+    /// Continues the hash from `start` to `end`.
     fn hash_to(&mut self, end: usize) {
-        if self.binding.is_some() {
+        if self.input_check.is_some() {
             self.hash = hash(self.hash, &self.buffer[self.start..end]);
         }
     }
 
-    /// The line at `start` ends here.
+    /// Takes the line from `start` to `end`.
     fn end_line(&mut self, end: usize) -> Result<(), Stop> {
         let seq = self.seq;
         self.seq += 1;
         self.hash_to(end);
-        if let Some(binding) = &self.binding {
+        if let Some(check) = &self.input_check {
             self.hash = hash(self.hash, b"\n");
-            binding.check(seq, self.hash)?;
+            check.check_line(seq, self.hash)?;
         }
         let line = &self.buffer[self.start..end];
         let given = match mem::replace(&mut self.dropping, Dropping::No) {
             Dropping::Done => None,
             Dropping::No if self.skip.contains(seq) => None,
             Dropping::No if line.len() <= self.line_max => match self.format {
-                Format::Json => parse::given(seq, line),
+                Format::Json => parse::json_line(seq, line),
                 Format::Plain => parse::plain_line(seq, line),
             },
             Dropping::No | Dropping::TooLong => Some(Given::Bad {
@@ -350,8 +353,8 @@ impl<R: Read> Reader<R> {
             };
             self.batch_bytes += OVERHEAD;
             self.batch.push(given);
-            if self.binding.is_some() {
-                self.read.push((seq, self.hash));
+            if self.input_check.is_some() {
+                self.hashes.push((seq, self.hash));
             }
         }
         if self.batch.len() >= BATCH || self.batch_bytes >= BATCH_BYTES {
@@ -366,87 +369,92 @@ impl<R: Read> Reader<R> {
         }
         let bytes = mem::take(&mut self.batch_bytes);
         let batch = mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
-        // Before the tasks, so that the journal knows them when their results come.
-        let read = mem::take(&mut self.read);
-        match &mut self.kept {
-            Kept::Over => {
-                self.tell(read);
+        let hashes = mem::take(&mut self.hashes);
+        match &mut self.comparison {
+            Comparison::Finished => {
+                // RACE: the hashes go first, as the journal needs them once the results come.
+                self.send_hashes(hashes);
                 self.send(batch)
             }
-            Kept::TooMuch => Ok(()),
-            Kept::Tasks(_, kept) if *kept + bytes > KEPT_MAX => {
-                self.kept = Kept::TooMuch;
+            Comparison::Overflowed => Ok(()),
+            Comparison::Keeping { bytes: kept, .. } if *kept + bytes > KEPT_MAX => {
+                self.comparison = Comparison::Overflowed;
                 Ok(())
             }
-            Kept::Tasks(tasks, kept) => {
+            Comparison::Keeping {
+                batches,
+                bytes: kept,
+            } => {
                 *kept += bytes;
-                tasks.push(batch);
-                self.tell(read);
+                batches.push(batch);
+                self.send_hashes(hashes);
                 Ok(())
             }
         }
     }
 
-    fn tell(&self, read: Vec<(u64, u64)>) {
-        if let Some(binding) = &self.binding {
-            binding.tell(read);
+    fn send_hashes(&self, hashes: LineHashes) {
+        if let Some(check) = &self.input_check {
+            check.send(hashes);
         }
     }
 
     fn send(&self, batch: Vec<Given>) -> Result<(), Stop> {
         let sent = self.batches.blocking_send(Ok(batch));
-        sent.map_err(|_| Stop::Unheard)
+        sent.map_err(|_| Stop::Closed)
     }
 }
 
 impl<R: Input> Reader<R> {
-    /// Reads up to the last line that has a result in the journal. Nothing is begun before it is
-    /// known that all of it is the input of then.
+    /// Reads up to the last line that has a result in the journal, and compares all of it. No task
+    /// is sent before.
     fn compare(&mut self) -> io::Result<()> {
-        let Some(last) = self.binding.as_ref().map(Binding::last) else {
-            return Ok(());
-        };
-        if last == 0 {
+        let last_line = self.input_check.as_ref().map_or(0, InputCheck::last_line);
+        if last_line == 0 {
             return Ok(());
         }
-        self.kept = Kept::Tasks(Vec::new(), 0);
-        match self.read_to(last) {
-            // Nobody listens yet, and nobody has to.
-            Ok(()) | Err(Stop::Unheard) => {}
+        self.comparison = Comparison::Keeping {
+            batches: Vec::new(),
+            bytes: 0,
+        };
+        match self.read_to(last_line) {
+            // Nothing is sent during the comparison, so a receiver cannot be missing.
+            Ok(()) | Err(Stop::Closed) => {}
             Err(Stop::Broken(error)) => return Err(error),
         }
-        if let Some(binding) = &self.binding {
-            binding.ends_after(self.seq - 1)?;
+        if let Some(check) = &self.input_check {
+            check.check_length(self.seq - 1)?;
         }
-        if matches!(self.kept, Kept::TooMuch) {
-            self.begin_again()?;
+        if matches!(self.comparison, Comparison::Overflowed) {
+            self.start_again()?;
         }
         Ok(())
     }
 
-    fn read_to(&mut self, last: u64) -> Result<(), Stop> {
+    fn read_to(&mut self, last_line: u64) -> Result<(), Stop> {
         self.cut()?;
-        while self.seq <= last {
+        while self.seq <= last_line {
             if !self.fill()? {
-                return self.end_rest().and_then(|()| self.hand_over());
+                return self.end_last_line().and_then(|()| self.hand_over());
             }
             self.cut()?;
         }
         self.hand_over()
     }
 
-    fn begin_again(&mut self) -> io::Result<()> {
+    fn start_again(&mut self) -> io::Result<()> {
         if !self.input.rewind()? {
             return Err(io::Error::other(format!(
-                "of the lines before the last that is done, more than {} MB are to be done, and \
-                 this input cannot be read twice. hint: give it as a file: --input FILE",
+                "more than {} MB of unfinished tasks come before the last finished task, and \
+                 this input cannot be read twice. hint: pass the input as a file: --input FILE",
                 KEPT_MAX >> 20
             )));
         }
         self.is_at_end = false;
         (self.start, self.scanned, self.filled, self.seq) = (0, 0, 0, 1);
-        (self.dropping, self.hash, self.kept) = (Dropping::No, START, Kept::Over);
-        (self.batch, self.batch_bytes, self.read) = (Vec::new(), 0, Vec::new());
+        (self.dropping, self.hash) = (Dropping::No, HASH_START);
+        self.comparison = Comparison::Finished;
+        (self.batch, self.batch_bytes, self.hashes) = (Vec::new(), 0, Vec::new());
         Ok(())
     }
 }

@@ -5,9 +5,9 @@
 //! another one. The dispatcher knows only the two traits.
 
 pub mod executor;
+mod input_hashes;
 mod journal;
 mod lines;
-mod marks;
 mod parse;
 mod record;
 mod replay;
@@ -28,7 +28,7 @@ pub use self::{
 };
 use crate::units::{Bytes, WorkerId};
 
-/// The cause of a failure for which no worker could be started.
+/// The cause of the failures of all tasks if no worker could be started.
 pub const START_FAILED: &str = "start-failed";
 
 /// One thing to do.
@@ -58,7 +58,7 @@ pub enum Given {
         id: Option<Box<str>>,
         /// What is wrong with it.
         message: String,
-        /// It looks like plain text.
+        /// It looks like plain text rather than malformed JSON.
         is_text: bool,
     },
 }
@@ -91,9 +91,9 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// It says something of its task. That no worker could be started is another's fault: going on
-    /// with a journal, the task is done again.
-    fn is_of_its_task(&self) -> bool {
+    /// Whether the outcome belongs in a journal. If no worker could be started, the task was not
+    /// tried: a resumed run runs it.
+    fn is_final(&self) -> bool {
         match &self.verdict {
             Verdict::Done(_) => true,
             Verdict::Failed(failure) => failure.cause != START_FAILED,
@@ -146,8 +146,8 @@ pub trait Source {
         into: &mut Vec<Given>,
     ) -> Poll<io::Result<bool>>;
 
-    /// Ready when whoever gives tasks is gone and nobody wants their outcomes; looked at whether or
-    /// not tasks are wanted, and after the last was given.
+    /// Ready when the giver of the tasks is gone and their outcomes are not needed. It is polled
+    /// even while no tasks are wanted, and after the last task.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let _ = cx;
         Poll::Pending
@@ -156,8 +156,8 @@ pub trait Source {
 
 /// Takes outcomes.
 pub trait Sink {
-    /// A worker is ready, or all is done without one. Before that a sink leaves what it writes to
-    /// as it was; may be called again.
+    /// A worker is ready, or the pool has finished without needing one. Before this call, a sink
+    /// leaves its output unchanged. It may be called several times.
     fn begin(&mut self) {}
 
     /// The task at `seq` was given, and its outcome will come. Called for each, in the order in
@@ -167,30 +167,30 @@ pub trait Sink {
     }
 
     /// Takes one, in the order in which tasks end. It never refuses: what is under way must end
-    /// somewhere. Whoever gives tasks stops while [`Self::poll_room`] is pending.
+    /// somewhere. No new tasks are given while [`Self::poll_room`] is pending.
     fn put(&mut self, outcome: Outcome);
 
-    /// So many tasks may be under way at a time; whoever gives them may keep the rest to itself.
+    /// The number of tasks that may be under way; the giver of the tasks may keep back the rest.
     fn credit(&mut self, tasks: usize) {
         let _ = tasks;
     }
 
-    /// All outcomes were put, and no task follows.
+    /// All tasks have their outcomes, and no more tasks come.
     fn complete(&mut self) {}
 
-    /// No task can be done: the words of what could not start, as a worker's.
-    fn give_up(&mut self, words: &[u8]) {
-        let _ = words;
+    /// No worker could be started. `error` is JSON with `type`, `message` and `traceback`.
+    fn give_up(&mut self, error: &[u8]) {
+        let _ = error;
     }
 
-    /// All that has happened for now was put: whoever wrote it together may send it.
+    /// All outcomes of this turn were put. A sink that collects them may send them now.
     fn flush(&mut self) {}
 
     /// Ready when it is not too far behind to take more.
     ///
     /// # Errors
-    /// Results cannot be written any more. `ConnectionAborted`: whoever wanted them is gone, as by
-    /// [`Source::poll_gone`]: what is under way need not be finished.
+    /// Results cannot be written any more. `ConnectionAborted` and `BrokenPipe`: their reader is
+    /// gone, so the tasks under way need not be finished.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Ready when all that it took is where it belongs.
@@ -211,7 +211,7 @@ mod tests {
 
     use super::{Journal, Order, Results, Sink as _};
 
-    /// An output that can be looked at.
+    /// An output whose text the test can read.
     #[derive(Clone, Default)]
     pub(super) struct Paper(pub(super) Arc<Mutex<Vec<u8>>>);
 
@@ -225,7 +225,7 @@ mod tests {
         }
     }
 
-    /// Results that are written at once: a worker is ready. `lines`: as if these were read.
+    /// Starts `Results` and calls `begin`. `lines` are the input lines that count as read.
     pub(super) fn begun<W: Write + Send + 'static>(
         output: W,
         order: Order,
@@ -233,8 +233,8 @@ mod tests {
         lines: std::ops::Range<u64>,
     ) -> Results {
         if let Some(journal) = &journal {
-            let read = lines.map(|line| (line, line)).collect();
-            journal.binding().tell(read);
+            let hashes = lines.map(|line| (line, line)).collect();
+            journal.input_check().send(hashes);
         }
         let mut results = Results::start(output, order, journal).unwrap();
         results.begin();

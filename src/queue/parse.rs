@@ -1,4 +1,4 @@
-//! One line of JSON: a task, or why it is none.
+//! Parses one line: a task, or why the line is not a task.
 
 use std::{fmt, str};
 
@@ -10,15 +10,12 @@ use serde_json::value::RawValue;
 
 use super::{Given, Task};
 
-const MARK: &[u8] = b"\xef\xbb\xbf";
+/// The byte order mark that some editors put at the start of a file.
+const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// What the line at `seq` gives; nothing if it is blank.
-pub(super) fn given(seq: u64, line: &[u8]) -> Option<Given> {
-    let line = match line.strip_prefix(MARK) {
-        Some(rest) if seq == 1 => rest,
-        _ => line,
-    };
-    let line = line.trim_ascii();
+/// Parses the line `seq` as JSON. `None`: it is blank.
+pub(super) fn json_line(seq: u64, line: &[u8]) -> Option<Given> {
+    let line = without_bom(seq, line).trim_ascii();
     if line.is_empty() {
         return None;
     }
@@ -37,26 +34,18 @@ pub(super) fn given(seq: u64, line: &[u8]) -> Option<Given> {
     })
 }
 
-/// What the line at `seq` gives as plain text; nothing if it is empty.
+/// Takes the line `seq` as a string. `None`: it is empty.
 pub(super) fn plain_line(seq: u64, line: &[u8]) -> Option<Given> {
-    let line = match line.strip_prefix(MARK) {
-        Some(rest) if seq == 1 => rest,
-        _ => line,
-    };
+    let line = without_bom(seq, line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.is_empty() {
         return None;
     }
-    let text = str::from_utf8(line)
+    let json = str::from_utf8(line)
         .map_err(|error| format!("not UTF-8: {error}"))
-        .and_then(|text| serde_json::to_vec(text).map_err(|error| error.to_string()));
-    Some(match text {
-        Ok(body) => Given::Task(Task {
-            seq,
-            id: None,
-            key: None,
-            body: body.into(),
-        }),
+        .and_then(|text| serde_json::to_string(text).map_err(|error| error.to_string()));
+    Some(match json {
+        Ok(json) => Given::Task(plain(seq, &json)),
         Err(message) => Given::Bad {
             seq,
             id: None,
@@ -64,6 +53,13 @@ pub(super) fn plain_line(seq: u64, line: &[u8]) -> Option<Given> {
             is_text: false,
         },
     })
+}
+
+fn without_bom(seq: u64, line: &[u8]) -> &[u8] {
+    match line.strip_prefix(BOM) {
+        Some(rest) if seq == 1 => rest,
+        _ => line,
+    }
 }
 
 struct Wrong {
@@ -193,7 +189,7 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> Result<(Option<String>, Option<String>, String), String> {
-        match given(7, line.as_bytes()).unwrap() {
+        match json_line(7, line.as_bytes()).unwrap() {
             Given::Task(task) => {
                 assert_eq!(task.seq, 7);
                 let body = String::from_utf8(task.body.into()).unwrap();
@@ -245,14 +241,14 @@ mod tests {
             Err("not JSON: expected value, column 1".into())
         );
         assert!(
-            matches!(given(1, "\u{feff}1\r".as_bytes()), Some(Given::Task(task))
+            matches!(json_line(1, "\u{feff}1\r".as_bytes()), Some(Given::Task(task))
             if &*task.body == b"1")
         );
-        assert_eq!(given(7, b" \t\r"), None);
+        assert_eq!(json_line(7, b" \t\r"), None);
     }
 
     #[test]
-    fn a_plain_line_is_a_string_whatever_it_is() {
+    fn a_plain_line_is_a_string_even_if_it_is_json() {
         let read = |seq, line: &[u8]| match plain_line(seq, line) {
             Some(Given::Task(task)) => String::from_utf8(task.body.into()).unwrap(),
             other => format!("{other:?}"),
@@ -267,14 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn text_is_told_from_json_with_a_fault() {
+    fn plain_text_is_told_from_malformed_json() {
         for (line, expected) in [
             ("a.csv", true),
             ("/x", true),
             ("1 2", true),
             ("{\"a\":", false),
         ] {
-            let given = given(7, line.as_bytes());
+            let given = json_line(7, line.as_bytes());
             assert!(
                 matches!(given, Some(Given::Bad { is_text, .. }) if is_text == expected),
                 "{line}"
@@ -296,10 +292,10 @@ mod tests {
                 .starts_with("`id` must")
         );
         assert!(
-            matches!(given(7, b"\"\xff\""), Some(Given::Bad { message, .. })
+            matches!(json_line(7, b"\"\xff\""), Some(Given::Bad { message, .. })
             if message.starts_with("not UTF-8"))
         );
-        let bad = given(7, br#"{"key":1,"args":1,"id":5}"#);
+        let bad = json_line(7, br#"{"key":1,"args":1,"id":5}"#);
         assert!(matches!(bad, Some(Given::Bad { id: Some(id), message, .. })
             if &*id == "5" && message == "`key` must be a string"));
     }

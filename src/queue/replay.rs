@@ -1,4 +1,4 @@
-//! Reading a journal: line by line, from what it was when it was opened.
+//! Reads a journal line by line, as it was when it was opened.
 
 use std::{
     collections::BTreeMap,
@@ -12,22 +12,22 @@ use super::{Skip, record};
 
 const BUFFER: usize = 256 << 10;
 
-/// Where a line lies.
+/// The position of a line in the file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
     pub(super) start: u64,
     pub(super) length: usize,
 }
 
-/// Reads without moving the place that other descriptors share.
+/// Reads without moving the file offset, which duplicated descriptors share.
 #[derive(Debug)]
-struct From {
+struct ReadAt {
     file: File,
     at: u64,
     end: u64,
 }
 
-impl Read for From {
+impl Read for ReadAt {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
         let most = left.min(into.len());
@@ -40,13 +40,13 @@ impl Read for From {
 /// The lines of a file, one after the other.
 #[derive(Debug)]
 pub(super) struct Walk {
-    from: BufReader<From>,
+    from: BufReader<ReadAt>,
     at: u64,
 }
 
 impl Walk {
     pub(super) fn new(file: File, start: u64, end: u64) -> Self {
-        let from = From {
+        let from = ReadAt {
             file,
             at: start,
             end,
@@ -57,7 +57,7 @@ impl Walk {
         }
     }
 
-    /// Puts the next into `line`, its end included.
+    /// Reads the next line into `line`, with its end of line.
     pub(super) fn next(&mut self, line: &mut Vec<u8>) -> io::Result<Option<Span>> {
         line.clear();
         let length = self.from.read_until(b'\n', line)?;
@@ -66,56 +66,56 @@ impl Walk {
         Ok((length > 0).then_some(Span { start, length }))
     }
 
-    fn again(&self, span: Span, line: &mut Vec<u8>) -> io::Result<()> {
+    fn reread(&self, span: Span, line: &mut Vec<u8>) -> io::Result<()> {
         line.resize(span.length, 0);
         self.from.get_ref().file.read_exact_at(line, span.start)
     }
 }
 
-/// What of a journal belongs in the output of the run that goes on with it.
+/// The results in a journal that a resumed run writes to its output again.
 #[derive(Debug)]
 pub(super) struct Replay {
     walk: Walk,
     done: Arc<Skip>,
-    /// Of those that have several lines: where the one that counts begins.
-    last: BTreeMap<u64, u64>,
-    /// In order: lines that were met before their turn.
+    /// For tasks with several records: where the last one starts, which is the valid one.
+    last_records: BTreeMap<u64, u64>,
+    /// Only for results in order: records that were read before their turn.
     ahead: BTreeMap<u64, Span>,
-    /// In order: whose turn it is.
+    /// Only for results in order: the task whose result is next.
     next: Option<u64>,
 }
 
 impl Replay {
-    pub(super) fn new(walk: Walk, done: Arc<Skip>, last: BTreeMap<u64, u64>) -> Self {
+    pub(super) fn new(walk: Walk, done: Arc<Skip>, last_records: BTreeMap<u64, u64>) -> Self {
         let next = done.first_from(0);
         Self {
             walk,
             done,
-            last,
+            last_records,
             ahead: BTreeMap::new(),
             next,
         }
     }
 
-    /// The next result as it lies in the file, with its end of line. False: that was all.
+    /// Reads the next result, in the order of the file, with its end of line. False: there is none.
     pub(super) fn next(&mut self, line: &mut Vec<u8>) -> io::Result<bool> {
-        let is_one = self.wanted(line)?.is_some();
-        if is_one {
-            as_result(line)?;
+        let found = self.next_record(line)?.is_some();
+        if found {
+            record_to_result(line)?;
         }
-        Ok(is_one)
+        Ok(found)
     }
 
-    /// The next one in order, if its place is before `limit`.
+    /// Reads the next result in the order of the tasks, if its task comes before `limit`.
     pub(super) fn next_below(&mut self, limit: u64, line: &mut Vec<u8>) -> io::Result<bool> {
         let Some(turn) = self.next.filter(|seq| *seq < limit) else {
             return Ok(false);
         };
         if let Some(span) = self.ahead.remove(&turn) {
-            self.walk.again(span, line)?;
+            self.walk.reread(span, line)?;
         } else {
             loop {
-                let (seq, span) = self.wanted(line)?.ok_or_else(changed)?;
+                let (seq, span) = self.next_record(line)?.ok_or_else(changed)?;
                 if seq == turn {
                     break;
                 }
@@ -125,14 +125,17 @@ impl Replay {
         self.next = turn
             .checked_add(1)
             .and_then(|seq| self.done.first_from(seq));
-        as_result(line)?;
+        record_to_result(line)?;
         Ok(true)
     }
 
-    fn wanted(&mut self, line: &mut Vec<u8>) -> io::Result<Option<(u64, Span)>> {
+    fn next_record(&mut self, line: &mut Vec<u8>) -> io::Result<Option<(u64, Span)>> {
         while let Some(span) = self.walk.next(line)? {
             let seq = record::read(line).map_err(|_| changed())?.line;
-            let is_last = self.last.get(&seq).is_none_or(|start| *start == span.start);
+            let is_last = self
+                .last_records
+                .get(&seq)
+                .is_none_or(|start| *start == span.start);
             if is_last && self.done.contains(seq) {
                 return Ok(Some((seq, span)));
             }
@@ -141,8 +144,8 @@ impl Replay {
     }
 }
 
-/// Without its place.
-fn as_result(line: &mut Vec<u8>) -> io::Result<()> {
+/// Removes from a record what is not part of the result.
+fn record_to_result(line: &mut Vec<u8>) -> io::Result<()> {
     let length = record::read(line).map_err(|_| changed())?.result.len();
     line.truncate(length);
     line.extend_from_slice(b"}\n");
@@ -150,5 +153,5 @@ fn as_result(line: &mut Vec<u8>) -> io::Result<()> {
 }
 
 fn changed() -> io::Error {
-    io::Error::other("it was changed meanwhile")
+    io::Error::other("another program has changed it during this run")
 }

@@ -1,7 +1,7 @@
-//! Results as lines of JSON.
+//! Writes results as lines of JSON.
 //!
-//! A thread writes, for whoever reads them may be slow. What it has written comes back as a
-//! number, so that the loop knows how far it is behind.
+//! A thread writes, because the reader of the output may be slow. The thread reports how much it
+//! has written, so that the loop knows how far the writer is behind.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,28 +18,28 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{Detail, Journal, Outcome, Sink, Verdict, replay::Replay, wording};
 
-/// More outcomes do not wait, if whoever gives tasks heeds it.
+/// Above this number of waiting outcomes, [`Sink::poll_room`] is pending.
 const WAIT_MAX: usize = 1000;
-/// More bytes of them neither.
+/// The same for their bytes.
 const WAIT_BYTES_MAX: usize = 16 << 20;
-/// Written at once.
+/// Bytes written at once.
 const BATCH_BYTES: usize = 256 << 10;
-/// What an outcome is beside its words.
+/// What an outcome takes in memory besides its result or message.
 const OVERHEAD: usize = 256;
 
-/// In which order results come out.
+/// The order of the results in the output.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Order {
     /// As tasks end.
     AsTheyEnd,
-    /// As tasks were given, which the sink is told by [`Sink::expect`].
+    /// As tasks were given, in the order of the calls of [`Sink::expect`].
     AsGiven,
 }
 
 /// Writes results to an output, and before that to a journal.
 #[derive(Debug)]
 pub struct Results {
-    /// None: no more come.
+    /// `None`: no more outcomes come.
     messages: Option<Sender<Message>>,
     news: UnboundedReceiver<News>,
     order: Order,
@@ -47,12 +47,12 @@ pub struct Results {
     broken: Option<(io::ErrorKind, String)>,
     is_over: bool,
     has_begun: bool,
-    /// The output loses nothing by what is written.
+    /// The output is a stream: writing to it destroys nothing.
     is_stream: bool,
     reader_gone: Option<ReaderGone>,
 }
 
-/// Is ready when nobody reads the output any more.
+/// A future that is ready once the output has no reader any more.
 pub struct ReaderGone(pub Pin<Box<dyn Future<Output = ()>>>);
 
 impl fmt::Debug for ReaderGone {
@@ -61,7 +61,7 @@ impl fmt::Debug for ReaderGone {
     }
 }
 
-/// How much of it.
+/// The number of outcomes and their bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Load {
     count: usize,
@@ -97,7 +97,7 @@ impl Load {
 #[derive(Debug)]
 enum Message {
     Begin,
-    /// Nothing could be started, and nothing is done: that is for the output only.
+    /// No worker could be started: results go to the output only, not to the journal.
     GiveUp,
     Expect(u64),
     Put(Outcome),
@@ -111,12 +111,12 @@ enum News {
 }
 
 impl Results {
-    /// Writes to `output` in a thread, and nothing before [`Sink::begin`]. What is done in
-    /// `journal` is written first, or, in order, when its turn comes. An output that is empty is
-    /// flushed nevertheless, so that it is there.
+    /// Writes to `output` in a thread, and writes nothing before [`Sink::begin`]. The results in
+    /// `journal` come first or, in the order of the tasks, when it is their turn. The output is
+    /// flushed even if there are no results, so that its file is created.
     ///
     /// # Errors
-    /// There is no thread to be had, or no copy of the journal's descriptor.
+    /// No thread can be started, or the journal's descriptor cannot be duplicated.
     pub fn start<W: Write + Send + 'static>(
         output: W,
         order: Order,
@@ -132,7 +132,7 @@ impl Results {
             expected: VecDeque::new(),
             held: BTreeMap::new(),
             line: Vec::new(),
-            record: Vec::new(),
+            records: Vec::new(),
             text: Vec::new(),
             written: Load::default(),
             news: news_sender,
@@ -153,29 +153,29 @@ impl Results {
         })
     }
 
-    /// Whether the output is one that can only grow: then it has the results also of a run that
-    /// could not start.
+    /// Whether the output is a stream. If so, it gets the results even if no worker could be
+    /// started.
     #[must_use]
     pub const fn streaming(mut self, is_stream: bool) -> Self {
         self.is_stream = is_stream;
         self
     }
 
-    /// Looks out for the reader's end, which is seen before the next result cannot be written.
+    /// Watches for the end of the output's reader, which is then noticed before the next write.
     #[must_use]
     pub fn watching(mut self, reader_gone: Option<ReaderGone>) -> Self {
         self.reader_gone = reader_gone;
         self
     }
 
-    fn tell(&self, message: Message) {
+    fn send(&self, message: Message) {
         if let Some(messages) = &self.messages {
-            // It is gone only after it has told why.
+            // The thread reports why before it ends.
             let _ = messages.send(message);
         }
     }
 
-    fn hear(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn receive_news(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while let Poll::Ready(news) = self.news.poll_recv(cx) {
             match news {
                 Some(News::Written(load)) => self.waiting.subtract(load),
@@ -205,34 +205,34 @@ impl Results {
 impl Sink for Results {
     fn begin(&mut self) {
         if !mem::replace(&mut self.has_begun, true) {
-            self.tell(Message::Begin);
+            self.send(Message::Begin);
         }
     }
 
     fn complete(&mut self) {
-        // A reader that closes the output now has all that it waited for, unless a write fails.
+        // A reader that closes the output from now on has all results, unless a write fails.
         self.reader_gone = None;
     }
 
-    fn give_up(&mut self, _words: &[u8]) {
+    fn give_up(&mut self, _error: &[u8]) {
         if self.is_stream && !mem::replace(&mut self.has_begun, true) {
-            self.tell(Message::GiveUp);
+            self.send(Message::GiveUp);
         }
     }
 
     fn expect(&mut self, seq: u64) {
         if self.order == Order::AsGiven {
-            self.tell(Message::Expect(seq));
+            self.send(Message::Expect(seq));
         }
     }
 
     fn put(&mut self, outcome: Outcome) {
         self.waiting.add(Load::of(&outcome));
-        self.tell(Message::Put(outcome));
+        self.send(Message::Put(outcome));
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Err(error) = self.hear(cx) {
+        if let Err(error) = self.receive_news(cx) {
             return Poll::Ready(Err(error));
         }
         if self.waiting.count > WAIT_MAX || self.waiting.bytes > WAIT_BYTES_MAX {
@@ -243,28 +243,28 @@ impl Sink for Results {
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.messages = None;
-        let heard = self.hear(cx);
+        let received = self.receive_news(cx);
         if self.is_over {
-            return Poll::Ready(heard);
+            return Poll::Ready(received);
         }
         Poll::Pending
     }
 }
 
 struct Writer<W> {
-    /// None: it broke. The journal goes on without it.
+    /// `None`: a write has failed. The journal is still written.
     output: Option<W>,
     journal: Option<Journal>,
     replay: Option<Replay>,
     order: Order,
-    /// In order: those that were given and have not come out.
+    /// Only for [`Order::AsGiven`]: tasks whose results were not written yet.
     expected: VecDeque<u64>,
-    /// In order: lines before their turn.
+    /// Only for [`Order::AsGiven`]: results that wait for their turn.
     held: BTreeMap<u64, (Vec<u8>, Load)>,
     line: Vec<u8>,
-    /// For the journal.
-    record: Vec<u8>,
-    /// For the output.
+    /// Text for the journal.
+    records: Vec<u8>,
+    /// Text for the output.
     text: Vec<u8>,
     written: Load,
     news: UnboundedSender<News>,
@@ -275,14 +275,14 @@ impl<W: Write> Writer<W> {
         if let Err(error) = self.write_all(inbox) {
             let _ = self.news.send(News::Broken(error));
         }
-        // Whoever is told that it is over may open the journal again.
-        let Self { news, .. } = self.without_journal();
-        let _ = news.send(News::Over);
+        // After `Over`, the caller may open the output and the journal again.
+        self.output = None;
+        self.drop_journal();
+        let _ = self.news.send(News::Over);
     }
 
-    fn without_journal(mut self) -> Self {
+    fn drop_journal(&mut self) {
         (self.journal, self.replay) = (None, None);
-        self
     }
 
     fn write_all(&mut self, inbox: &Receiver<Message>) -> io::Result<()> {
@@ -291,11 +291,11 @@ impl<W: Write> Writer<W> {
             match inbox.recv() {
                 Ok(Message::Begin) => break,
                 Ok(Message::GiveUp) => {
-                    (self.journal, self.replay) = (None, None);
+                    self.drop_journal();
                     break;
                 }
                 Ok(message) => early.push(message),
-                // Nothing could be started: what is there stays as it is.
+                // No worker could be started: the output stays unchanged.
                 Err(_) => return Ok(()),
             }
         }
@@ -311,7 +311,7 @@ impl<W: Write> Writer<W> {
         self.write_batch()?;
         while let Some(message) = self.wait(inbox)? {
             self.take(message)?;
-            while self.record.len() + self.text.len() < BATCH_BYTES
+            while self.records.len() + self.text.len() < BATCH_BYTES
                 && let Ok(message) = inbox.try_recv()
             {
                 self.take(message)?;
@@ -351,10 +351,10 @@ impl<W: Write> Writer<W> {
         self.line.clear();
         wording::write_line(&outcome, &mut self.line)?;
         if let Some(journal) = &mut self.journal
-            && outcome.is_of_its_task()
+            && outcome.is_final()
         {
             let open = self.line.strip_suffix(b"}").unwrap_or(&self.line);
-            journal.record(&mut self.record, outcome.seq, open)?;
+            journal.record(&mut self.records, outcome.seq, open)?;
         }
         self.line.push(b'\n');
         let load = Load::of(&outcome);
@@ -371,18 +371,18 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// The journal first: what is in the output is in it too.
+    /// Writes the journal before the output, so that no result is in the output alone.
     fn write_batch(&mut self) -> io::Result<()> {
         if let Some(journal) = &mut self.journal {
-            journal.append(&self.record)?;
+            journal.append(&self.records)?;
         }
-        self.record.clear();
+        self.records.clear();
         self.release()?;
         self.flush();
         Ok(())
     }
 
-    /// Lets those out whose turn it is.
+    /// Writes the held results whose turn it is.
     fn release(&mut self) -> io::Result<()> {
         while let Some(&seq) = self.expected.front() {
             self.replay_below(seq)?;
@@ -390,24 +390,24 @@ impl<W: Write> Writer<W> {
                 break;
             };
             self.expected.pop_front();
-            self.let_out(&line, load);
+            self.write_held(&line, load);
         }
         Ok(())
     }
 
-    /// No more come: what was to be before them is not waited for.
+    /// Writes all held results, because the results before them do not come any more.
     fn release_rest(&mut self) -> io::Result<()> {
         while let Some((seq, (line, load))) = self.held.pop_first() {
             self.replay_below(seq)?;
-            self.let_out(&line, load);
+            self.write_held(&line, load);
         }
         self.replay_below(u64::MAX)
     }
 
-    fn let_out(&mut self, line: &[u8], load: Load) {
+    fn write_held(&mut self, line: &[u8], load: Load) {
         self.text.extend_from_slice(line);
         self.written.add(load);
-        self.spill();
+        self.write_if_full();
     }
 
     fn replay_all(&mut self) -> io::Result<()> {
@@ -430,18 +430,18 @@ impl<W: Write> Writer<W> {
         };
         while self.output.is_some()
             && next(&mut replay, &mut self.line).map_err(|error| match &self.journal {
-                Some(journal) => journal.broken(&error),
+                Some(journal) => journal.named(&error),
                 None => error,
             })?
         {
             self.text.extend_from_slice(&self.line);
-            self.spill();
+            self.write_if_full();
         }
         self.replay = Some(replay);
         Ok(())
     }
 
-    fn spill(&mut self) {
+    fn write_if_full(&mut self) {
         if self.text.len() >= BATCH_BYTES {
             self.write_text(false);
         }

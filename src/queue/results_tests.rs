@@ -115,7 +115,7 @@ fn a_few_large_ones_leave_no_room_either() {
 }
 
 #[test]
-fn an_output_that_nobody_reads_is_told() {
+fn an_output_without_a_reader_is_an_error() {
     let (input, mut results) = piped();
     drop(input);
     results.put(done(1, "1"));
@@ -159,7 +159,7 @@ fn what_ends_after_the_output_broke_is_in_the_journal() {
 }
 
 #[test]
-fn nothing_is_written_before_a_worker_is_ready_nor_if_none_is() {
+fn nothing_is_written_before_begin() {
     struct Touched(std::sync::Arc<std::sync::atomic::AtomicUsize>);
     impl Write for Touched {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -175,7 +175,7 @@ fn nothing_is_written_before_a_worker_is_ready_nor_if_none_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let journal = Journal::create(&path, "a:b").unwrap();
-        journal.binding().tell(vec![(1, 1)]);
+        journal.input_check().send(vec![(1, 1)]);
         let count = std::sync::Arc::default();
         let output = Touched(std::sync::Arc::clone(&count));
         let mut results = Results::start(output, Order::AsTheyEnd, Some(journal)).unwrap();
@@ -193,7 +193,7 @@ fn nothing_is_written_before_a_worker_is_ready_nor_if_none_is() {
 }
 
 #[test]
-fn of_a_run_that_could_not_start_a_stream_has_the_results_and_the_journal_has_none() {
+fn results_of_a_run_that_could_not_start_go_to_a_stream_and_not_to_the_journal() {
     for is_stream in [false, true] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
@@ -210,7 +210,7 @@ fn of_a_run_that_could_not_start_a_stream_has_the_results_and_the_journal_has_no
 }
 
 #[test]
-fn a_reader_that_goes_is_seen_before_a_result_comes() {
+fn a_reader_that_closes_the_output_is_noticed_before_the_next_result() {
     let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
     let gone = ReaderGone(Box::pin(async move {
         let _ = receiver.await;

@@ -341,7 +341,10 @@ fn a_killed_run_goes_on_where_it_was() {
     .output()
     .unwrap();
     let said = String::from_utf8_lossy(&again.stderr);
-    assert!(said.contains("use --resume, or remove it"), "{said}");
+    assert!(
+        said.contains("continue it with --resume, or remove it"),
+        "{said}"
+    );
     assert!(map(folder.path(), &words).status().unwrap().success());
     let results = read(&fs::read(folder.path().join("out")).unwrap());
     assert_eq!(results.len(), 20_000);

@@ -215,7 +215,7 @@ fn another_input_is_refused_with_its_line_number_and_nothing_is_written() {
         (
             "\n40000\n",
             "\n",
-            "it ends after line 39999, and line 40000 has a result",
+            "this input ends after line 39999, but the journal has a result for line 40000",
         ),
     ] {
         let other = String::from_utf8(whole.clone())
