@@ -32,7 +32,7 @@ const PACKAGE: &str = "_supervise_pool";
 const RUN: &str = "import sys; sys.path.insert(0, sys.argv[2]); \
                    from _supervise_pool import template; template.run()";
 
-/// What the Python side is told.
+/// The settings of the Python side.
 #[derive(Clone, Debug)]
 pub struct Orders {
     /// `MODULE:FUNCTION` for lines; `None` for an executor.
@@ -43,15 +43,15 @@ pub struct Orders {
     pub imports: Vec<String>,
     /// `MODULE:FUNCTION` that each worker begins with.
     pub initializer: Option<String>,
-    /// How many of the modules, in their order, the template imports; each worker imports the rest.
+    /// The template imports this many modules, in their order; each worker imports the rest.
     pub warm: u32,
 }
 
 impl Orders {
-    /// The template imports all.
+    /// For `warm`: the template imports all modules.
     pub const ALL: u32 = u32::MAX;
 
-    /// The modules that the template imports because the user has named them.
+    /// The modules of `imports` that the template imports.
     #[must_use]
     pub fn warm_imports(&self) -> &[String] {
         let warm = usize::try_from(self.warm).unwrap_or(usize::MAX);

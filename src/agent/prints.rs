@@ -1,38 +1,38 @@
-//! What a worker prints, cut into lines, each with the task that has printed it.
+//! Cuts the output of a worker into lines, and finds the task of each line.
 //!
-//! `prints.py` writes marks into the stream: a secret and the number of the task that has ended.
-//! All that a worker prints is hostile: a task that has found the secret in its memory can print in
-//! the name of another task of its pool, and no more than that.
+//! `prints.py` writes a mark into the stream after each task: a secret and the number of the task.
+//! The output is not trusted: a task that finds the secret in its memory can attribute its output
+//! to another task of its pool, but cannot do more than that.
 
 use memchr::{memchr, memmem};
 
-/// What marks begin with: 16 bytes, different for each worker.
+/// The first 16 bytes of a mark, different for each worker.
 pub type Secret = [u8; 16];
 
-/// A longer line is passed on in pieces of this length.
+/// A longer line is split into pieces of at most this length.
 pub const LINE_MAX: usize = 64 << 10;
-/// More is not held back in wait of a mark.
+/// More bytes are not held back until a mark arrives.
 const HELD_MAX: usize = 256 << 10;
-/// The task's number, little endian.
+/// The length of the task's number, which is little endian.
 const NUMBER: usize = 8;
 
-/// Where lines go: the task, and the line without its end.
+/// Receives lines: the task, and the line without its end.
 pub type Lines<'a> = &'a mut dyn FnMut(u64, &[u8]);
 
-/// One worker's stream.
+/// The output of one worker.
 #[derive(Debug)]
 pub struct Stream {
     secret: Secret,
-    /// It is not known yet which task has printed it.
+    /// Output of which the task is not known yet.
     held: Vec<u8>,
-    /// A line without its end.
+    /// The start of a line whose end is not printed yet.
     line: Vec<u8>,
     /// The task that has printed `line`.
     task: u64,
 }
 
 impl Stream {
-    /// Nothing was printed yet. Task 0 is the time before the first task.
+    /// An empty stream. Output before the first task belongs to task 0.
     pub const fn new(secret: Secret) -> Self {
         Self {
             secret,
@@ -42,9 +42,9 @@ impl Stream {
         }
     }
 
-    /// Takes in what was read. What follows the last mark is of the task `begun` if that
-    /// `is_settled`: then all was read that there is, and no mark of that task may follow. Else a
-    /// mark is still to come, and its start may have come.
+    /// Takes bytes that were read. `is_settled`: the pipe was empty while the task `begun` was the
+    /// current one, so the bytes after the last mark belong to it. Otherwise they are held until
+    /// the next mark, of which a part may have arrived already, or the next settled read.
     pub fn feed(&mut self, bytes: &[u8], begun: u64, is_settled: bool, lines: Lines<'_>) {
         let mut before = std::mem::take(&mut self.held);
         let mut rest = if before.is_empty() {
@@ -70,26 +70,26 @@ impl Stream {
         }
     }
 
-    /// Whether the task has printed a line that has no end yet.
+    /// Whether the last line of `task` has no end yet.
     pub const fn has_line_of(&self, task: u64) -> bool {
         self.task == task && !self.line.is_empty() && self.held.is_empty()
     }
 
-    /// A task has ended, and all that it has printed was read: its line that has no end is one.
+    /// A task has ended and all its output was read: emits its last line even without an end.
     pub fn end_task(&mut self, task: u64, lines: Lines<'_>) {
         if self.has_line_of(task) {
             self.end_line(lines);
         }
     }
 
-    /// The worker has ended in the task `begun`, or nothing more comes: what is held is passed on.
+    /// The worker has ended in the task `begun`, or no more output comes: emits all that is held.
     pub fn end(&mut self, begun: u64, lines: Lines<'_>) {
         let held = std::mem::take(&mut self.held);
         self.put(begun, &held, lines);
         self.end_line(lines);
     }
 
-    /// The task that has printed last.
+    /// The task of the latest output.
     pub const fn last(&self) -> u64 {
         self.task
     }
@@ -106,18 +106,17 @@ impl Stream {
             let (line, rest) = bytes.split_at(at);
             bytes = rest.get(1..).unwrap_or_default();
             if self.line.is_empty() {
-                self.whole(line, lines);
+                self.put_line(line, lines);
             } else {
                 self.add(line, lines);
-                // Its end was printed, also if all before it was passed on in pieces.
                 self.end_line(lines);
             }
         }
         self.add(bytes, lines);
     }
 
-    /// A line that is known to its end.
-    fn whole(&mut self, line: &[u8], lines: Lines<'_>) {
+    /// Takes a complete line.
+    fn put_line(&mut self, line: &[u8], lines: Lines<'_>) {
         if line.len() <= LINE_MAX {
             lines(self.task, line);
         } else {
@@ -126,13 +125,13 @@ impl Stream {
         }
     }
 
-    /// A part of a line.
+    /// Takes a part of a line.
     fn add(&mut self, mut bytes: &[u8], lines: Lines<'_>) {
         while self.line.len() + bytes.len() > LINE_MAX {
             let (now, rest) = bytes.split_at(LINE_MAX.saturating_sub(self.line.len()));
             self.line.extend_from_slice(now);
             bytes = rest;
-            let cut = whole_letters(&self.line);
+            let cut = char_boundary(&self.line);
             let start = self.line.split_off(cut);
             self.end_line(lines);
             self.line = start;
@@ -148,8 +147,8 @@ impl Stream {
     }
 }
 
-/// The length of `bytes` without the start of a letter of UTF-8 at their end.
-fn whole_letters(bytes: &[u8]) -> usize {
+/// The length of `bytes` without an incomplete UTF-8 character at the end.
+fn char_boundary(bytes: &[u8]) -> usize {
     let is_start = |byte: &u8| byte & 0xC0 != 0x80;
     let back = bytes.iter().rev().take(4).position(is_start).unwrap_or(0);
     let last = bytes.len() - 1 - back;
@@ -173,7 +172,7 @@ mod tests {
         Stream::new(SECRET)
     }
 
-    /// What comes of pieces: bytes, the task that is under way, and whether that is settled.
+    /// Feeds pieces: the bytes, the task `begun`, and `is_settled`. Returns the lines.
     fn fed(stream: &mut Stream, pieces: &[(&[u8], u64, bool)]) -> Vec<(u64, String)> {
         let mut said = Vec::new();
         for (bytes, begun, is_settled) in pieces {
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_is_of_the_task_whose_mark_follows_however_the_stream_is_cut() {
+    fn each_line_belongs_to_the_task_of_the_next_mark_wherever_reads_end() {
         let all = [
             &b"one\ntwo"[..],
             &mark(3),
@@ -219,7 +218,7 @@ mod tests {
                 ];
                 let said = fed(&mut stream, &pieces);
                 assert_eq!(said, lines(&expected), "cut at {first} and {second}");
-                // Nothing waits for what may look like the start of a mark: marks come whole.
+                // Bytes like the start of a mark are not held back: marks are written whole.
                 let rest = fed(&mut stream, &[(b"seven\n", 7, true)]);
                 assert_eq!(rest, lines(&[(6, "0"), (7, "seven")]));
             }
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_passed_on_while_its_task_runs() {
+    fn a_line_is_emitted_while_its_task_runs() {
         let mut stream = stream();
         let said = fed(&mut stream, &[(b"step 1\nst", 7, true)]);
         assert_eq!(said, lines(&[(7, "step 1")]));
@@ -237,21 +236,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_settled_waits_for_its_mark() {
+    fn output_that_is_not_settled_waits_for_its_mark() {
         let mut stream = stream();
         assert_eq!(fed(&mut stream, &[(b"x\n", 2, false)]), lines(&[]));
         let said = fed(&mut stream, &[(&mark(1), 2, true)]);
         assert_eq!(said, lines(&[(1, "x")]));
-        // Its task was the last one that began, as it turns out.
+        // No mark has followed, so the output belongs to the running task.
         assert_eq!(fed(&mut stream, &[(b"y\n", 3, false)]), lines(&[]));
         assert_eq!(fed(&mut stream, &[(b"", 3, true)]), lines(&[(3, "y")]));
-        // A worker whose page changes without marks is not waited for.
+        // A worker that never writes marks is not waited for.
         let said = fed(&mut stream, &[(&vec![b'\n'; HELD_MAX + 1], 4, false)]);
         assert_eq!(said.len(), HELD_MAX + 1);
     }
 
     #[test]
-    fn a_death_passes_on_what_is_held_and_what_is_no_whole_line() {
+    fn the_end_of_a_worker_emits_held_output_and_an_unfinished_line() {
         let mut stream = stream();
         fed(&mut stream, &[(b"half", 2, true), (&SECRET[..5], 2, false)]);
         assert_eq!(ended(&mut stream, 2), lines(&[(2, "half01234")]));
@@ -272,7 +271,7 @@ mod tests {
         end(&mut stream, 1);
         end(&mut stream, 2);
         end(&mut stream, 2);
-        // What is held may be the rest of the line.
+        // Held output may be the rest of the line.
         fed(&mut stream, &[(b"ha", 3, true), (b"lf", 3, false)]);
         end(&mut stream, 3);
         assert_eq!(said, [(2, b"half".to_vec())]);
@@ -280,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_comes_in_pieces_of_whole_letters() {
+    fn a_long_line_is_split_between_characters() {
         let mut long = "ä".repeat(LINE_MAX);
         long.insert(0, 'x');
         for pieces in [1, 3, 1000] {
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_letters_are_cut_anywhere() {
+    fn a_long_line_that_is_not_utf8_loses_no_bytes() {
         let mut stream = stream();
         let mut length = 0;
         let wrong = vec![0x80; 3 * LINE_MAX];
