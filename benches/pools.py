@@ -12,8 +12,8 @@ In each round every contestant runs once, in a process of its own with a time li
 noop       tasks that return what they get, each submitted by itself (no chunks), by a pool that is warm
 roundtrip  one such task at a time: the median and the 99th percentile
 payload    100 KB of bytes in, and back
-fresh      a process for each task, with numpy imported before the fork by all pools that can, and with their
-           defaults otherwise; `--only fresh --pools "mp.Pool,supervise map"` takes a minute
+fresh      a process for each task; all pools use their defaults, and those that can import numpy before the fork;
+           `--only fresh --pools "mp.Pool,supervise map"` takes a minute
 memory     what `supervise map` itself holds while `--tasks` no-op tasks stream through; one run
 
 `supervise map` reads and writes JSON, packs tasks in batches by itself, and its start and end count, which
