@@ -1,7 +1,7 @@
-//! Standard error of a pool: its messages, its bar, and what tasks print.
+//! Standard error of a pool: messages, the progress bar, and what tasks print.
 //!
-//! A thread writes, for whoever reads may be slow, or stopped: the loop never waits for it. Who
-//! prints much asks first whether there is room.
+//! A thread writes, so that the loop never waits for a reader that is slow or stopped. Before it
+//! prints the output of tasks, the loop asks whether there is room.
 
 use std::{
     io::{self, Write},
@@ -20,22 +20,23 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::escape;
 
-/// More than this does not wait to be written, if whoever prints heeds it.
+/// Above this number of waiting bytes, there is no room for the output of tasks.
 const WAIT_MAX: usize = 1 << 20;
-/// Once there was no room, there is none until no more than this waits.
+/// Room that has run out returns at this number of waiting bytes.
 const WAIT_LOW: usize = WAIT_MAX / 2;
-/// Our own messages do not ask. Where so much waits, nobody reads, and they are dropped.
+/// Our own messages do not need room. Above this number of waiting bytes, they are dropped.
 const DROP_ABOVE: usize = 2 * WAIT_MAX;
-/// Between two tries of an output that is full and does not block.
-const AGAIN: Duration = Duration::from_millis(10);
+/// The pause before the next write to a full output that does not block.
+const RETRY_AFTER: Duration = Duration::from_millis(10);
 
-/// See the module.
+/// Writes to standard error in a thread.
 #[derive(Debug)]
 pub(super) struct Console {
-    /// None: no more come.
+    /// `None`: no more messages come.
     messages: Option<Sender<Message>>,
+    /// Bytes that are not written yet.
     waiting: Arc<AtomicUsize>,
-    /// One for each time that there is room again. Its end: all is written.
+    /// Receives a `()` each time that room returns, and closes when all is written.
     room: UnboundedReceiver<()>,
     escapes: bool,
 }
@@ -43,7 +44,7 @@ pub(super) struct Console {
 #[derive(Debug)]
 enum Message {
     Text(Vec<u8>),
-    /// The bar's place and words.
+    /// The position and the text of the bar.
     Bar(u64, String),
     ClearBar,
 }
@@ -52,31 +53,31 @@ impl Message {
     fn length(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
-            Self::Bar(_, words) => words.len(),
+            Self::Bar(_, text) => text.len(),
             Self::ClearBar => 0,
         }
     }
 }
 
 impl Console {
-    /// Writes to `output` in a thread, and above `bar` if there is one. Control characters are
-    /// shown as what they are where `escapes`: on a terminal.
+    /// Writes to `output` in a thread, above the line of `bar` if there is one. `escapes`: control
+    /// characters in the output of tasks are escaped, as a terminal needs it.
     ///
     /// # Errors
-    /// There is no thread to be had.
+    /// No thread can be started.
     pub(super) fn start<W: Write + Send + 'static>(
         output: W,
         bar: Option<ProgressBar>,
         escapes: bool,
     ) -> io::Result<Self> {
         let (messages, inbox) = channel();
-        let (news, room) = unbounded_channel();
+        let (room_sender, room) = unbounded_channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let writer = Writer {
             output,
             bar,
             waiting: Arc::clone(&waiting),
-            room: news,
+            room: room_sender,
         };
         thread::Builder::new()
             .name("console".to_owned())
@@ -92,7 +93,7 @@ impl Console {
     fn send(&self, message: Message) {
         if let Some(messages) = &self.messages {
             self.waiting.fetch_add(message.length(), Ordering::AcqRel);
-            // It goes on until nobody sends any more.
+            // The thread ends only after the sender is dropped.
             let _ = messages.send(message);
         }
     }
@@ -101,7 +102,7 @@ impl Console {
         self.waiting.load(Ordering::Acquire)
     }
 
-    /// A message of ours.
+    /// Writes a message of `supervise` itself.
     pub(super) fn say(&self, line: &str) {
         if self.waiting() <= DROP_ABOVE {
             let line = escape::lines(line.trim_end());
@@ -109,7 +110,7 @@ impl Console {
         }
     }
 
-    /// Whole lines of tasks.
+    /// Writes output of tasks, in whole lines.
     pub(super) fn print(&self, lines: &[u8]) {
         let text = String::from_utf8_lossy(lines);
         let text = if self.escapes {
@@ -120,10 +121,10 @@ impl Console {
         self.send(Message::Text(text.into_bytes()));
     }
 
-    /// The bar at its place, of 1000. One that is behind is not shown.
-    pub(super) fn show(&self, at: u64, words: String) {
+    /// Updates the bar; `position` is from 0 to 1000. A reader that is behind gets no update.
+    pub(super) fn show_bar(&self, position: u64, text: String) {
         if self.waiting() <= WAIT_LOW {
-            self.send(Message::Bar(at, words));
+            self.send(Message::Bar(position, text));
         }
     }
 
@@ -140,8 +141,8 @@ impl Console {
             if self.waiting() <= WAIT_LOW {
                 return Poll::Ready(());
             }
-            // RACE: the thread sends after it has counted, so that what was counted before this is
-            // seen above, and what is counted after it wakes us.
+            // RACE: the thread reduces `waiting` before it sends, so either the check above sees
+            // the reduction, or the message wakes this task.
             match self.room.poll_recv(cx) {
                 Poll::Ready(Some(())) => {}
                 Poll::Ready(None) => return Poll::Ready(()),
@@ -150,11 +151,11 @@ impl Console {
         }
     }
 
-    /// Nothing more comes. Ready: all is written.
+    /// Accepts no more messages. Ready when all of them are written.
     pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.messages = None;
-        while let Poll::Ready(news) = self.room.poll_recv(cx) {
-            if news.is_none() {
+        while let Poll::Ready(message) = self.room.poll_recv(cx) {
+            if message.is_none() {
                 return Poll::Ready(());
             }
         }
@@ -173,7 +174,7 @@ impl<W: Write> Writer<W> {
     fn run(mut self, inbox: &Receiver<Message>) {
         while let Ok(message) = inbox.recv() {
             let length = message.length();
-            self.take(message);
+            self.write_message(message);
             let before = self.waiting.fetch_sub(length, Ordering::AcqRel);
             if before > WAIT_LOW && before - length <= WAIT_LOW {
                 let _ = self.room.send(());
@@ -181,16 +182,16 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    fn take(&mut self, message: Message) {
+    fn write_message(&mut self, message: Message) {
         match (message, &self.bar) {
             (Message::Text(text), Some(bar)) => {
                 let bar = bar.clone();
                 bar.suspend(|| self.write(&text));
             }
             (Message::Text(text), None) => self.write(&text),
-            (Message::Bar(at, words), Some(bar)) => {
-                bar.set_position(at);
-                bar.set_message(words);
+            (Message::Bar(position, text), Some(bar)) => {
+                bar.set_position(position);
+                bar.set_message(text);
                 bar.tick();
             }
             (Message::ClearBar, Some(bar)) => bar.finish_and_clear(),
@@ -198,7 +199,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// What cannot be written is dropped, and no task fails for it.
+    /// Writes what it can. Text that cannot be written is dropped; no task fails because of it.
     fn write(&mut self, mut text: &[u8]) {
         while !text.is_empty() {
             match self.output.write(text) {
@@ -206,8 +207,8 @@ impl<W: Write> Writer<W> {
                 Ok(length) => text = text.get(length..).unwrap_or_default(),
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
-                    // Another program that writes there has set O_NONBLOCK.
-                    io::ErrorKind::WouldBlock => thread::park_timeout(AGAIN),
+                    // Another program that shares this output has set O_NONBLOCK.
+                    io::ErrorKind::WouldBlock => thread::park_timeout(RETRY_AFTER),
                     _ => break,
                 },
             }
@@ -223,7 +224,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(30);
 
-    /// Writes when it may: each token is one write.
+    /// An output that accepts one write for each token.
     struct Slow {
         tokens: Receiver<()>,
         text: Arc<Mutex<Vec<u8>>>,
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_behind_is_waited_for_and_loses_nothing() {
+    fn a_slow_reader_gets_all_output() {
         let (mut console, tokens, text) = slow(false);
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         let mut sent = 0;
@@ -294,18 +295,18 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_ours_do_not_pile_up_where_nobody_reads() {
+    fn messages_of_supervise_are_dropped_while_the_output_is_blocked() {
         let (console, _tokens, _text) = slow(false);
         let long = "x".repeat(1 << 16);
         for _ in 0..1000 {
             console.say(&long);
-            console.show(1, long.clone());
+            console.show_bar(1, long.clone());
         }
         assert!(console.waiting() < DROP_ABOVE + 2 * long.len());
     }
 
     #[test]
-    fn an_output_that_breaks_drops_what_comes_and_ends() {
+    fn after_a_failed_write_messages_are_dropped_and_the_thread_ends() {
         let (mut console, tokens, text) = slow(false);
         drop(tokens);
         console.print(b"one\n");
@@ -315,11 +316,11 @@ mod tests {
     }
 
     #[test]
-    fn an_output_that_does_not_block_is_waited_for() {
+    fn a_full_output_that_does_not_block_is_retried() {
         struct Full(Option<()>, Arc<Mutex<Vec<u8>>>);
         impl Write for Full {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                // Every second try finds room, for one byte.
+                // Every second write fails, and the others take one byte.
                 self.0 = self.0.xor(Some(()));
                 self.0.ok_or(io::ErrorKind::WouldBlock)?;
                 self.1.lock().unwrap().push(bytes[0]);
@@ -338,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_gets_no_control_characters_and_a_file_gets_them_as_they_are() {
+    fn control_characters_are_escaped_on_a_terminal_and_unchanged_in_a_file() {
         for (escapes, expected) in [
             (true, "[task 1] a\t\\u{1b}[2J\u{fffd}\\r\n"),
             (false, "[task 1] a\t\u{1b}[2J\u{fffd}\r\n"),

@@ -1,4 +1,4 @@
-//! Which Python runs the workers of a pool.
+//! Chooses the Python interpreter of a pool's workers.
 
 use std::{
     env,
@@ -6,25 +6,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The names of an environment's interpreter.
+/// The names of a Python interpreter in an environment, best first.
 const NAMES: [&str; 2] = ["python3", "python"];
 
 /// What the choice depends on.
 #[derive(Debug, Default)]
 struct Surroundings {
-    /// How we were called.
+    /// The name or path by which `supervise` was called.
     called: PathBuf,
-    /// Our own file, links resolved.
+    /// The executable file of `supervise`, with links resolved.
     own: PathBuf,
     path: OsString,
-    /// The environment that was activated.
+    /// The activated virtual environment.
     activated: Option<PathBuf>,
 }
 
-/// The interpreter that was given, or else the one to take.
+/// The interpreter `given` with `--python`, or the default.
 ///
 /// # Errors
-/// Says what is not there.
+/// The interpreter does not exist.
 pub(super) fn find(given: Option<&Path>) -> Result<PathBuf, String> {
     let here = Surroundings {
         called: env::args_os().next().unwrap_or_default().into(),
@@ -34,40 +34,42 @@ pub(super) fn find(given: Option<&Path>) -> Result<PathBuf, String> {
     };
     match given {
         Some(given) => on_path(given, &here.path)
-            .ok_or_else(|| format!("--python {}: there is no such program", given.display())),
-        None => chosen(&here).ok_or_else(|| {
-            "there is no `python3` on the PATH. hint: name the interpreter with --python".to_owned()
+            .ok_or_else(|| format!("--python {}: no such program", given.display())),
+        None => default(&here).ok_or_else(|| {
+            "no `python3` on the PATH. hint: choose an interpreter with --python".to_owned()
         }),
     }
 }
 
-fn chosen(here: &Surroundings) -> Option<PathBuf> {
+fn default(here: &Surroundings) -> Option<PathBuf> {
     let python3 = || on_path(Path::new(NAMES[0]), &here.path);
     let by_name = here.called.components().count() == 1;
     if by_name && here.activated.is_some() {
-        // `supervise` may be in an environment of its own (pipx); the functions are in this one.
+        // `supervise` may have an environment of its own (pipx), without the functions to call.
         return python3();
     }
     let called = on_path(&here.called, &here.path);
-    let places = called.iter().chain([&here.own]);
-    let own = places.filter_map(|it| it.parent()).find_map(of_environment);
-    own.or_else(python3)
+    let executables = called.iter().chain([&here.own]);
+    let mut directories = executables.filter_map(|it| it.parent());
+    directories.find_map(of_environment).or_else(python3)
 }
 
-/// The interpreter beside us, where `bin` is that of an environment (venv, conda).
+/// The interpreter in the directory `bin`, if it belongs to an environment (venv, conda).
 fn of_environment(bin: &Path) -> Option<PathBuf> {
     let root = bin.parent()?;
-    let is_one = root.join("pyvenv.cfg").is_file() || root.join("conda-meta").is_dir();
-    let mut all = NAMES.iter().map(|name| bin.join(name));
-    all.find(|python| is_one && python.is_file())
+    if !root.join("pyvenv.cfg").is_file() && !root.join("conda-meta").is_dir() {
+        return None;
+    }
+    let mut candidates = NAMES.iter().map(|name| bin.join(name));
+    candidates.find(|python| python.is_file())
 }
 
 fn on_path(program: &Path, path: &OsStr) -> Option<PathBuf> {
-    let is_there = |path: &Path| path.is_file().then(|| path.to_owned());
+    let if_file = |path: &Path| path.is_file().then(|| path.to_owned());
     if program.components().count() > 1 {
-        return is_there(program);
+        return if_file(program);
     }
-    env::split_paths(path).find_map(|dir| is_there(&dir.join(program)))
+    env::split_paths(path).find_map(|dir| if_file(&dir.join(program)))
 }
 
 #[cfg(test)]
@@ -92,8 +94,8 @@ mod tests {
         root
     }
 
-    /// The place whose Python is taken.
-    fn taken(called: &str, own: &str, path: &[&str], activated: Option<&str>) -> String {
+    /// The directory whose Python is chosen.
+    fn chosen(called: &str, own: &str, path: &[&str], activated: Option<&str>) -> String {
         let root = machine();
         let at = |place: &str| root.path().join(place).join("bin");
         let called = match called.split_once('/') {
@@ -106,41 +108,47 @@ mod tests {
             path: env::join_paths(path.iter().map(|place| at(place))).unwrap(),
             activated: activated.map(|place| root.path().join(place)),
         };
-        let python = chosen(&here).unwrap();
+        let python = default(&here).unwrap();
         assert_eq!(python.file_name().unwrap(), "python3");
         let place = python.ancestors().nth(2).unwrap();
         place.file_name().unwrap().to_str().unwrap().to_owned()
     }
 
     #[test]
-    fn the_python_of_our_own_environment_is_taken() {
-        // By its path, whatever is on the PATH or activated.
-        assert_eq!(taken("own/supervise", "own", &["usr"], None), "own");
+    fn the_python_of_the_environment_of_supervise_is_the_default() {
+        // Called by its path, regardless of the PATH and the activated environment.
+        assert_eq!(chosen("own/supervise", "own", &["usr"], None), "own");
         let others = ["project", "usr"];
         let called = "own/supervise";
-        assert_eq!(taken(called, "own", &others, Some("project")), "own");
-        // By a link from elsewhere, and by a link in the environment to a file elsewhere.
-        assert_eq!(taken("usr/supervise", "own", &["usr"], None), "own");
-        assert_eq!(taken("own/supervise", "usr", &["usr"], None), "own");
-        // By its name.
-        assert_eq!(taken("supervise", "own", &["usr", "own"], None), "own");
+        assert_eq!(chosen(called, "own", &others, Some("project")), "own");
+        // Called by a link outside the environment, and by a link from inside to a file outside.
+        assert_eq!(chosen("usr/supervise", "own", &["usr"], None), "own");
+        assert_eq!(chosen("own/supervise", "usr", &["usr"], None), "own");
+        // Called by its name.
+        assert_eq!(chosen("supervise", "own", &["usr", "own"], None), "own");
     }
 
     #[test]
-    fn outside_of_an_environment_the_path_says_which_python_is_taken() {
-        assert_eq!(taken("supervise", "usr", &["usr"], None), "usr");
-        assert_eq!(taken("usr/supervise", "usr", &["project"], None), "project");
+    fn outside_of_an_environment_the_python_on_the_path_is_the_default() {
+        assert_eq!(chosen("supervise", "usr", &["usr"], None), "usr");
+        assert_eq!(
+            chosen("usr/supervise", "usr", &["project"], None),
+            "project"
+        );
     }
 
     #[test]
-    fn called_by_its_name_an_activated_environment_comes_first() {
+    fn called_by_its_name_supervise_prefers_an_activated_environment() {
         let path = ["project", "own", "usr"];
-        assert_eq!(taken("supervise", "own", &path, Some("project")), "project");
+        assert_eq!(
+            chosen("supervise", "own", &path, Some("project")),
+            "project"
+        );
     }
 
     #[test]
-    fn without_a_python_it_is_said() {
-        assert_eq!(chosen(&Surroundings::default()), None);
+    fn a_missing_python_is_an_error() {
+        assert_eq!(default(&Surroundings::default()), None);
         let error = find(Some(Path::new("/nowhere/python"))).unwrap_err();
         assert!(error.contains("--python /nowhere/python"), "{error}");
     }

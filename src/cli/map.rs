@@ -7,13 +7,13 @@ use clap::{Args, ValueEnum};
 use super::{
     interpreter,
     map_files::{self, Output},
-    progress::{Input, Progress},
+    progress::{Input, ProgressDisplay},
     run::{OUR_BUG, complain, fail, in_runtime},
 };
 use crate::{
     agent::pool::Orders,
     config,
-    driver::pool::{Onlooker, Parts, PoolDriver, Tally},
+    driver::pool::{Observer, Parts, PoolDriver, Tally},
     host::{doctor, open_files, users},
     queue::{Format, Journal, Lines, Order, Results, Sink, Source, executor},
     supervisor::{
@@ -23,11 +23,11 @@ use crate::{
     units::{Bytes, Signal, Size},
 };
 
-/// Descriptors of a slot: the sockets and processes of its worker, of the next worker and of the
-/// process that forks them, the outputs of both workers, and the events of its group.
-const FILES_OF_A_WORKER: u64 = 12;
-/// Our own descriptors, and some in reserve.
-const FILES_OF_OURS: u64 = 64;
+/// Descriptors for each worker: sockets and pidfds of the worker, of its successor and of the
+/// process that forks them, the outputs of both workers, and the events of the control group.
+const FILES_PER_WORKER: u64 = 12;
+/// Descriptors of `supervise` itself, with some in reserve.
+const OWN_FILES: u64 = 64;
 
 const FAILED: i32 = 1;
 const WRONG_USE: i32 = 2;
@@ -36,70 +36,69 @@ const NOT_SET_UP: i32 = 125;
 const NOT_FOUND: i32 = 127;
 
 pub(super) const NOTES: &str = "\
-A task is a JSON line with `id` and `args`, and a `key` if tasks differ in the memory
-that they need;
-or any JSON value, and then the number of its line, from 1, is its id; with --plain each line is a
-string. There is exactly one line of
-result for each task, with `id`, `ok`, `worker`, `seconds` and `peak` (bytes), and `result` or an
-`error` of `type`, `message`, `traceback`, `cause` and `attempts`. What a task prints goes to
-standard error as it is printed, each line with the task's id. The current directory is on sys.path.
+A task is a line of JSON: an object with `args` and optionally `id` and `key`, or any other value.
+Without an `id`, the line number (from 1) is the id. Tasks with the same `key` need about the same
+memory. With --plain, each line is a string. Each task has exactly one line of result, with `id`,
+`ok`, `worker`, `seconds` and `peak` (bytes), and either `result` or an `error` of `type`,
+`message`, `traceback`, `cause` and `attempts`. Output of a task appears on standard error
+immediately, each line with the task's id. The current directory is on sys.path.
 
-Ctrl-C finishes the tasks that have begun and begins no other; again, it stops them. --resume does
-again what was stopped. The output is left as it was until the first worker is ready.
+Ctrl-C finishes the running tasks and starts no others; a second Ctrl-C stops them, and --resume
+runs them again. The output stays unchanged until the first worker is ready.
 
-Exit status: 0 all tasks returned; 1 the output has failures, of this run or of an earlier one; 2
-wrong use; 75 no worker could be started; 125 could not set up, or --resume was refused; 127 no
-Python; 128+n ended by signal n; 141 whoever read standard output has closed it (as `head` does).";
+Exit status: 0 all tasks returned; 1 tasks failed, in this run or an earlier one; 2 wrong usage; 75
+no worker could be started; 125 setup failed or --resume was refused; 127 no Python; 128+n ended by
+signal n; 141 the reader of standard output has closed it (as `head` does).";
 
-/// What a pool's workers may have and do, for lines and for executors.
+/// The options of a pool's workers, for `supervise map` and for executors.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Workers")]
 pub struct Workers {
-    /// So many workers [default: the number of cores]
+    /// Number of workers [default: the number of cores]
     #[arg(long, short = 'n', value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
     workers: Option<u32>,
-    /// A worker goes after N tasks
+    /// Replace a worker after N tasks
     #[arg(long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     max_tasks: Option<u64>,
-    /// A worker goes after that time
+    /// Replace a worker after this time
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     max_age: Option<Duration>,
-    /// A worker that holds more goes after its task [default: a fair share of the budget]
+    /// Replace a worker that holds more, after its task [default: a fair share of the budget]
     #[arg(long, value_name = "SIZE", value_parser = limit)]
     #[arg(default_value = "auto", hide_default_value = true)]
     ceiling: Limit,
-    /// The kernel ends a worker that holds more [default: twice a ceiling that is given, else
-    /// nearly the budget]
+    /// Let the kernel kill a worker that holds more [default: twice the ceiling if that is set,
+    /// else nearly the budget]
     #[arg(long, value_name = "SIZE", value_parser = limit)]
     #[arg(default_value = "auto", hide_default_value = true)]
     cap: Limit,
-    /// All workers together; tasks are held back, suspended and put back before it is reached
+    /// Limit all workers together; tasks are delayed, suspended and requeued before it is reached
     #[arg(long, value_name = "SIZE", value_parser = limit, default_value = "80%")]
     budget: Limit,
-    /// A task that runs longer is killed
+    /// Kill a task that runs longer
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     task_timeout: Option<Duration>,
-    /// A task that failed is run up to N times more
+    /// Retry a failed task up to N times
     #[arg(long, value_name = "N", default_value_t = 0)]
     retries: u32,
-    /// A task whose worker met its cap is run, alone in a fresh worker, up to N times more
+    /// Retry a task whose worker exceeded its cap up to N times, alone in a fresh worker
     #[arg(long, value_name = "N", default_value_t = 1)]
     oom_retries: u32,
-    /// The Python interpreter [default: that of the environment in which `supervise` is installed,
-    /// else `python3`]
+    /// Python interpreter [default: that of the environment in which `supervise` is installed, else
+    /// `python3`]
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
-    /// Import this first, once for all workers
+    /// Import this module first, once for all workers
     #[arg(long = "import", value_name = "MODULE")]
     imports: Vec<String>,
-    /// How workers start: forked from a template that has imported all, or each by itself; `auto`
-    /// forks what forks can share, and not connections, files, threads or processes that an import
-    /// opens or starts
+    /// How workers start: `template` forks them from a process that has imported all modules,
+    /// `fresh` lets each worker import them, and `auto` forks unless an import opens connections or
+    /// files or starts threads or processes, which forked workers cannot share
     #[arg(long, value_enum, default_value_t = Start::Auto)]
     start: Start,
-    /// So many tasks are under way at a worker at a time: as many as fit into 1 ms, or N
+    /// Tasks sent to a worker at once: N, or as many as take 1 ms together
     #[arg(long, value_name = "auto|N", value_parser = batch, default_value = "auto")]
     batch: Batch,
 }
@@ -107,37 +106,38 @@ pub struct Workers {
 /// `supervise map`.
 #[derive(Args, Debug)]
 pub struct MapArgs {
-    /// What is called for each task
+    /// Function to call for each task
     #[arg(value_name = "MODULE:FUNCTION", value_parser = callable)]
     function: String,
-    /// Read tasks from here [default: standard input]
+    /// Read tasks from FILE [default: standard input]
     #[arg(long, short, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Write results there, which must not be the input [default: standard output]
+    /// Write results to FILE, which must not be the input [default: standard output]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Write results in the order of the tasks
     #[arg(long)]
     ordered: bool,
-    /// A line is a string, not JSON
+    /// Read each line as a string, not as JSON
     #[arg(long)]
     plain: bool,
-    /// How FUNCTION gets a task's args: as one value, as its positional arguments, as keywords
+    /// How to pass a task's `args` to FUNCTION: as one value, as positional arguments, as keywords
     #[arg(long, value_enum, default_value_t = Call::One)]
     call: Call,
-    /// Call this first in each worker
+    /// Function to call first in each worker
     #[arg(long, value_name = "MODULE:FUNCTION", value_parser = callable)]
     initializer: Option<String>,
-    /// Keep results here, so that a run that was killed can go on
+    /// Keep a journal in FILE, so that a run that was stopped can be resumed
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
-    /// Go on with the journal: what is done in it is not done again; another input is refused
+    /// Continue with the journal: tasks with a result in it do not run again; the input must be the
+    /// same
     #[arg(long, requires = "journal")]
     resume: bool,
-    /// What failed in the journal is done again
+    /// Run tasks that failed in the journal again
     #[arg(long, requires = "resume")]
     retry_failed: bool,
-    /// The first failure ends the run
+    /// Stop at the first failure
     #[arg(long)]
     stop_on_error: bool,
     #[command(flatten)]
@@ -162,7 +162,7 @@ enum Start {
 }
 
 impl Start {
-    /// How many modules the template imports.
+    /// The number of modules that the template imports.
     const fn warm(self) -> u32 {
         match self {
             Self::Auto | Self::Template => Orders::ALL,
@@ -195,7 +195,7 @@ fn batch(text: &str) -> Result<Batch, String> {
     }
     match text.parse() {
         Ok(number @ 1..=65536) => Ok(Batch(Some(number))),
-        Ok(_) | Err(_) => Err("it is neither `auto` nor a number from 1 to 65536".to_owned()),
+        Ok(_) | Err(_) => Err("expected `auto` or a number from 1 to 65536".to_owned()),
     }
 }
 
@@ -209,11 +209,11 @@ fn callable(text: &str) -> Result<String, String> {
     if is_path(module) && is_path(name) {
         Ok(text.to_owned())
     } else {
-        Err("it is not MODULE:FUNCTION, like `etl:convert`".to_owned())
+        Err("expected MODULE:FUNCTION, like `etl:convert`".to_owned())
     }
 }
 
-/// Runs a function over lines; the result is the exit status.
+/// Runs a function over lines. Returns the exit status.
 pub fn map(args: &MapArgs) -> i32 {
     let orders = Orders {
         function: Some(args.function.clone()),
@@ -228,17 +228,21 @@ pub fn map(args: &MapArgs) -> i32 {
         warm: args.workers.start.warm(),
     };
     if args.plain && !matches!(args.call, Call::One) {
-        return fail("--plain: a line is one value: leave out --call", WRONG_USE);
+        return fail(
+            "--plain cannot be used with --call: a line is one value",
+            WRONG_USE,
+        );
     }
     in_runtime(async {
-        let (ends, failed) = match ends(args) {
-            Ok(found) => found,
+        let (ends, failed_before) = match open_ends(args) {
+            Ok(opened) => opened,
             Err(message) => return fail(&message, NOT_SET_UP),
         };
         let status = run(&args.workers, args.stop_on_error, orders, None, ends).await;
-        if status == 0 && failed > 0 {
+        if status == 0 && failed_before > 0 {
             complain(&format!(
-                "{failed} of the tasks failed in an earlier run. hint: --retry-failed does them again"
+                "tasks that failed in an earlier run: {failed_before}. hint: --retry-failed runs \
+                 them again"
             ));
             return FAILED;
         }
@@ -246,14 +250,14 @@ pub fn map(args: &MapArgs) -> i32 {
     })
 }
 
-type Ends = (Box<dyn Source>, Box<dyn Sink>, Box<dyn Onlooker>);
+type Ends = (Box<dyn Source>, Box<dyn Sink>, Box<dyn Observer>);
 
-/// Opens what is read and what is written. Nothing of it is written before the first worker is
-/// ready. With it: how many tasks have failed in earlier runs, and are not done again.
-fn ends(args: &MapArgs) -> Result<(Ends, u64), String> {
+/// Opens the input, the output and the journal. Nothing is written before the first worker is
+/// ready. Also returns the number of tasks that failed in earlier runs and do not run again.
+fn open_ends(args: &MapArgs) -> Result<(Ends, u64), String> {
     let input = map_files::open_input(args.input.as_deref())?;
     let output = Output::open(args.output.as_deref())?;
-    output.is_not(&input, "the input")?;
+    output.check_differs(&input, "the input")?;
     let task = task_of(args);
     let journal = match &args.journal {
         Some(path) if args.resume => Some(Journal::resume(path, &task, args.retry_failed)),
@@ -262,7 +266,7 @@ fn ends(args: &MapArgs) -> Result<(Ends, u64), String> {
     };
     let journal = journal.transpose().map_err(|error| error.to_string())?;
     if let Some(journal) = &journal {
-        output.is_not(journal.file(), "the journal")?;
+        output.check_differs(journal.file(), "the journal")?;
     }
     let order = if args.ordered {
         Order::AsGiven
@@ -277,7 +281,7 @@ fn ends(args: &MapArgs) -> Result<(Ends, u64), String> {
     let done = journal.as_ref().map(Journal::done).unwrap_or_default();
     let failed = journal.as_ref().map_or(0, Journal::failed);
     let input = Input::new(input, done);
-    let progress = Progress::new(input.way()).map_err(|error| error.to_string())?;
+    let progress = ProgressDisplay::new(input.position()).map_err(|error| error.to_string())?;
     let lines = Lines::start(input, format, journal.as_ref()).map_err(|error| error.to_string())?;
     let (gone, is_stream) = (output.reader_gone(), output.is_stream());
     let results = Results::start(output, order, journal).map_err(|error| error.to_string())?;
@@ -286,7 +290,7 @@ fn ends(args: &MapArgs) -> Result<(Ends, u64), String> {
     Ok((ends, failed))
 }
 
-/// What is done with each line: a journal is of one function that is called in one way.
+/// What a run does with each line. A journal is valid for one task description only.
 fn task_of(args: &MapArgs) -> String {
     let call = match args.call {
         Call::One => "",
@@ -297,7 +301,7 @@ fn task_of(args: &MapArgs) -> String {
     format!("{}{call}{plain}", args.function)
 }
 
-/// Serves an executor; the result is the exit status.
+/// Serves an executor. Returns the exit status.
 pub fn pool(args: &PoolArgs) -> i32 {
     let orders = Orders {
         function: None,
@@ -320,7 +324,7 @@ pub fn pool(args: &PoolArgs) -> i32 {
             Ok(ends) => ends,
             Err(error) => return fail(&error.to_string(), NOT_SET_UP),
         };
-        let quiet = match Progress::quiet() {
+        let quiet = match ProgressDisplay::quiet() {
             Ok(quiet) => quiet,
             Err(error) => return fail(&error.to_string(), NOT_SET_UP),
         };
@@ -334,7 +338,7 @@ async fn run(
     stop_on_error: bool,
     orders: Orders,
     setup: Option<Vec<u8>>,
-    (source, sink, onlooker): Ends,
+    (source, sink, observer): Ends,
 ) -> i32 {
     let python = match interpreter::find(workers.python.as_deref()) {
         Ok(python) => python,
@@ -362,7 +366,7 @@ async fn run(
         batch: workers.batch.0,
         stop_on_error,
     };
-    if let Err(message) = has_files_for(pool.workers, open_files::most()) {
+    if let Err(message) = check_open_files(pool.workers, open_files::most()) {
         return fail(&message, NOT_SET_UP);
     }
     let chosen = config::runtime_dir(env::vars_os(), users::own_id(), super::run::unusable);
@@ -384,17 +388,17 @@ async fn run(
         source,
         sink,
         directory,
-        onlooker,
+        observer,
     };
     let driver = match PoolDriver::new(parts) {
         Ok(driver) => driver,
-        Err(error) => return fail(&format!("take hold of this machine: {error}"), NOT_SET_UP),
+        Err(error) => return fail(&format!("failed to initialise: {error}"), NOT_SET_UP),
     };
     match driver.run().await {
         Ok(tally) => status(tally),
         // The executor is gone.
         Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => 0,
-        // Who read the results has enough: as of a program that SIGPIPE has ended.
+        // The reader of the output is gone: the status is that of a program killed by SIGPIPE.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 128 + Signal::PIPE.0,
         Err(error) => fail(&error.to_string(), NOT_SET_UP),
     }
@@ -406,15 +410,15 @@ fn count(workers: &Workers) -> u32 {
     workers.workers.unwrap_or(cores)
 }
 
-/// A worker for which no descriptor is left would be started again and again.
-fn has_files_for(workers: u32, most: u64) -> Result<(), String> {
-    let room = most.saturating_sub(FILES_OF_OURS) / FILES_OF_A_WORKER;
-    if u64::from(workers) <= room {
+/// Checks that there are descriptors for all workers. Without them, starts would fail forever.
+fn check_open_files(workers: u32, limit: u64) -> Result<(), String> {
+    let max_workers = limit.saturating_sub(OWN_FILES) / FILES_PER_WORKER;
+    if u64::from(workers) <= max_workers {
         return Ok(());
     }
     Err(format!(
-        "--workers {workers}: no more than {most} files may be open, which is enough for {room} \
-         workers. hint: raise the hard limit (`ulimit -Hn`)"
+        "--workers {workers}: the limit of {limit} open files is enough for {max_workers} workers. \
+         hint: raise the hard limit (`ulimit -Hn`)"
     ))
 }
 
@@ -447,11 +451,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_for_which_there_are_no_descriptors_are_refused_before_anything_starts() {
-        assert_eq!(has_files_for(80, 1024), Ok(()));
-        let error = has_files_for(81, 1024).unwrap_err();
-        let expected = "--workers 81: no more than 1024 files may be open, which is enough for 80";
+    fn more_workers_than_open_files_allow_are_refused() {
+        assert_eq!(check_open_files(80, 1024), Ok(()));
+        let error = check_open_files(81, 1024).unwrap_err();
+        let expected = "--workers 81: the limit of 1024 open files is enough for 80 workers. hint:";
         assert!(error.starts_with(expected), "{error}");
-        assert_eq!(has_files_for(4096, open_files::MOST), Ok(()));
+        assert_eq!(check_open_files(4096, open_files::MOST), Ok(()));
     }
 }

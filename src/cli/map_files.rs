@@ -1,4 +1,4 @@
-//! The files of a map: what it reads, what it writes, and that these are not one file.
+//! The files of `supervise map`: opens its input and its output, and checks that they differ.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
@@ -21,10 +21,10 @@ use tokio::sync::oneshot;
 
 use crate::queue::ReaderGone;
 
-/// The time in which the end of the input is seen after a reader has closed the output.
-const INPUT_FIRST: Duration = Duration::from_millis(100);
+/// The delay between the closing of the output and its report.
+const CLOSE_DELAY: Duration = Duration::from_millis(100);
 
-/// An input, by the name that was given to it; else standard input.
+/// Opens the input: a file, or standard input.
 pub(super) fn open_input(path: Option<&Path>) -> Result<File, String> {
     match path {
         Some(path) => File::open(path).map_err(|error| named(path, &error)),
@@ -32,29 +32,29 @@ pub(super) fn open_input(path: Option<&Path>) -> Result<File, String> {
     }
 }
 
-/// An output that is left as it was until it is written or flushed.
+/// An output that stays unchanged until the first write or flush.
 #[derive(Debug)]
 pub(super) struct Output {
     path: Option<PathBuf>,
-    /// None: there was none yet.
+    /// `None`: it does not exist yet.
     file: Option<File>,
-    is_ready: bool,
+    is_prepared: bool,
 }
 
 impl Output {
-    /// Opens an output, by the name that was given to it; else standard output.
+    /// Opens the output: a file, or standard output.
     pub(super) fn open(path: Option<&Path>) -> Result<Self, String> {
         let Some(path) = path else {
             return Ok(Self {
                 path: None,
                 file: Some(copy_of(&io::stdout())?),
-                is_ready: true,
+                is_prepared: true,
             });
         };
         let file = match OpenOptions::new().write(true).open(path) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                can_be_made(path).map_err(|error| named(path, &error))?;
+                check_parent(path).map_err(|error| named(path, &error))?;
                 None
             }
             Err(error) => return Err(named(path, &error)),
@@ -62,12 +62,12 @@ impl Output {
         Ok(Self {
             path: Some(path.to_owned()),
             file,
-            is_ready: false,
+            is_prepared: false,
         })
     }
 
-    /// The output must be neither the input nor the journal, by whatever name.
-    pub(super) fn is_not(&self, other: &File, what: &str) -> Result<(), String> {
+    /// Checks that the output is not the file `other`, also if the names differ.
+    pub(super) fn check_differs(&self, other: &File, what: &str) -> Result<(), String> {
         let same = self
             .file
             .as_ref()
@@ -82,13 +82,12 @@ impl Output {
         Err(format!("{name}: the output is {what}"))
     }
 
-    /// It is standard output, which whoever started us has opened as it is to be.
+    /// Whether it is standard output, which is never truncated.
     pub(super) const fn is_stream(&self) -> bool {
         self.path.is_none()
     }
 
-    /// Is ready when nobody reads the output any more; only of a pipe that is known before it is
-    /// written.
+    /// Reports when the reader of the output is gone. Only pipes can tell before the next write.
     pub(super) fn reader_gone(&self) -> Option<ReaderGone> {
         let file = self.file.as_ref()?;
         if !file.metadata().ok()?.file_type().is_fifo() {
@@ -98,18 +97,18 @@ impl Output {
         let (sender, receiver) = oneshot::channel();
         let watcher = thread::Builder::new().name("reader".to_owned());
         let watch = move || {
-            // A pipe without a reader has an error (poll(2)), and nothing else is waited for.
+            // Once a pipe has no reader, poll(2) returns POLLERR. It waits for nothing else here.
             let mut fds = [PollFd::new(copy.as_fd(), PollFlags::empty())];
             while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
             let is_gone = fds[0]
                 .revents()
                 .is_some_and(|it| it.contains(PollFlags::POLLERR));
-            // RACE: a program that has all its results closes the input and then the output. The
-            // end of the input is to be seen first.
-            thread::park_timeout(INPUT_FIRST);
+            // RACE: a program that has all its results may close our input and then the output.
+            // The delay lets the loop see the end of the input first and finish normally.
+            thread::park_timeout(CLOSE_DELAY);
             let _ = sender.send(is_gone);
         };
-        // Without it, the next write says it.
+        // Without this thread, the next write fails instead.
         watcher.spawn(watch).ok()?;
         Some(ReaderGone(Box::pin(async move {
             if receiver.await != Ok(true) {
@@ -118,20 +117,20 @@ impl Output {
         })))
     }
 
-    fn ready(&mut self) -> io::Result<&mut File> {
-        if !self.is_ready {
+    fn writable(&mut self) -> io::Result<&mut File> {
+        if !self.is_prepared {
             match (&self.file, &self.path) {
-                // Pipes and devices have no length.
+                // Pipes and devices cannot be truncated.
                 (Some(file), _) if file.metadata()?.is_file() => file.set_len(0)?,
                 (None, Some(path)) => {
-                    let made = File::create(path);
+                    let created = File::create(path);
                     let named =
                         |error: io::Error| io::Error::new(error.kind(), named(path, &error));
-                    self.file = Some(made.map_err(named)?);
+                    self.file = Some(created.map_err(named)?);
                 }
                 (Some(_), _) | (None, None) => {}
             }
-            self.is_ready = true;
+            self.is_prepared = true;
         }
         let file = self.file.as_mut();
         file.ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -140,26 +139,26 @@ impl Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.ready()?.write(bytes)
+        self.writable()?.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.ready()?.flush()
+        self.writable()?.flush()
     }
 }
 
-/// Says now what would be said only after the first results.
-fn can_be_made(path: &Path) -> io::Result<()> {
-    let path = target_of(path);
+/// Checks that a file can be created, so that the run fails now and not at the first results.
+fn check_parent(path: &Path) -> io::Result<()> {
+    let path = resolve_links(path);
     let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     access(folder, AccessFlags::W_OK | AccessFlags::X_OK)?;
     Ok(())
 }
 
-/// Where a link leads to, or a chain of them, if there is nothing.
-fn target_of(path: &Path) -> PathBuf {
-    /// As many as the kernel follows.
+/// Follows symbolic links to a file that does not exist.
+fn resolve_links(path: &Path) -> PathBuf {
+    /// The kernel follows at most this many (path_resolution(7)).
     const LINKS_MAX: usize = 40;
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
@@ -171,13 +170,13 @@ fn target_of(path: &Path) -> PathBuf {
     path
 }
 
-/// Whether what is written into the one would be read from the other.
+/// Whether both are the same file, so that bytes written to one can be read from the other.
 fn is_same(one: Option<Metadata>, other: Option<Metadata>) -> bool {
     let (Some(one), Some(other)) = (one, other) else {
         return false;
     };
     let kind = one.file_type();
-    // A terminal, a socket or /dev/null may well be both.
+    // A terminal, a socket or /dev/null may be input and output at once.
     (kind.is_file() || kind.is_fifo() || kind.is_block_device())
         && (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
@@ -191,11 +190,11 @@ pub(super) fn named(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}", path.display())
 }
 
-/// Goes back to where it was when it was opened. False: that cannot be done.
-pub(super) fn go_back(file: &mut File, to: Option<u64>) -> io::Result<bool> {
+/// Seeks to `to`, where reading began. False: the file cannot seek.
+pub(super) fn seek_back(file: &mut File, to: Option<u64>) -> io::Result<bool> {
     match to {
-        Some(place) if file.metadata()?.is_file() => {
-            file.seek(SeekFrom::Start(place))?;
+        Some(offset) if file.metadata()?.is_file() => {
+            file.seek(SeekFrom::Start(offset))?;
             Ok(true)
         }
         Some(_) | None => Ok(false),

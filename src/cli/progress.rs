@@ -1,4 +1,4 @@
-//! What whoever runs a pool sees of it: a bar on a terminal, else a line a minute.
+//! Shows the progress of a pool: a bar on a terminal, else a line a minute.
 
 use std::{
     fs::File,
@@ -14,52 +14,56 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use memchr::memchr_iter;
 
-use super::{console::Console, map_files::go_back};
+use super::{console::Console, map_files::seek_back};
 use crate::{
-    driver::pool::{Onlooker, Standing, finishing},
+    driver::pool::{Observer, Progress, finishing},
     queue::{self, Skip},
     units::Signal,
 };
 
-const BAR: Duration = Duration::from_millis(200);
-const LINE: Duration = Duration::from_secs(60);
-/// The weight of the newest rate on a bar, which would flicker else.
-const FRESH: f64 = 0.2;
+const BAR_INTERVAL: Duration = Duration::from_millis(200);
+const LINE_INTERVAL: Duration = Duration::from_secs(60);
+/// The weight of the newest rate on a bar, which is smoothed so that it does not flicker.
+const NEWEST_WEIGHT: f64 = 0.2;
 
-/// An input, and how far it was read.
+/// An input that counts what is read from it.
 #[derive(Debug)]
 pub(super) struct Input {
     file: File,
-    /// Where it was read from; of a pipe nobody knows.
-    place: Option<u64>,
-    way: Way,
+    /// The offset at which reading began; `None` for a pipe.
+    start: Option<u64>,
+    position: Position,
 }
 
-/// How far an input was read, of how much.
+/// How much of an input was read.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Way {
+pub(super) struct Position {
     bytes: Arc<AtomicU64>,
     lines: Arc<AtomicU64>,
-    /// Bytes; of a pipe nobody knows.
+    /// The size in bytes; `None` for a pipe.
     total: Option<u64>,
-    /// Lines that were done before.
+    /// Lines that earlier runs have done.
     done: Arc<Skip>,
 }
 
 impl Input {
     pub(super) fn new(mut file: File, done: Arc<Skip>) -> Self {
         let regular = file.metadata().ok().filter(|it| it.is_file());
-        let way = Way {
+        let position = Position {
             total: regular.map(|it| it.len()).filter(|length| *length > 0),
             done,
-            ..Way::default()
+            ..Position::default()
         };
-        let place = file.stream_position().ok();
-        Self { file, place, way }
+        let start = file.stream_position().ok();
+        Self {
+            file,
+            start,
+            position,
+        }
     }
 
-    pub(super) fn way(&self) -> Way {
-        self.way.clone()
+    pub(super) fn position(&self) -> Position {
+        self.position.clone()
     }
 }
 
@@ -67,26 +71,27 @@ impl Read for Input {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read(into)?;
         let lines = memchr_iter(b'\n', into.get(..count).unwrap_or_default()).count();
-        self.way.bytes.fetch_add(count as u64, Ordering::Relaxed);
-        self.way.lines.fetch_add(lines as u64, Ordering::Relaxed);
+        let position = &self.position;
+        position.bytes.fetch_add(count as u64, Ordering::Relaxed);
+        position.lines.fetch_add(lines as u64, Ordering::Relaxed);
         Ok(count)
     }
 }
 
 impl queue::Input for Input {
     fn rewind(&mut self) -> io::Result<bool> {
-        let is_back = go_back(&mut self.file, self.place)?;
-        if is_back {
-            self.way.bytes.store(0, Ordering::Relaxed);
-            self.way.lines.store(0, Ordering::Relaxed);
+        let rewound = seek_back(&mut self.file, self.start)?;
+        if rewound {
+            self.position.bytes.store(0, Ordering::Relaxed);
+            self.position.lines.store(0, Ordering::Relaxed);
         }
-        Ok(is_back)
+        Ok(rewound)
     }
 }
 
-impl Way {
-    /// What is done of it when so many tasks have ended, from 0 to 1. Of what was read and has not
-    /// ended only the number is known.
+impl Position {
+    /// The share of the input that is done, from 0 to 1, after `ended` tasks. It assumes that the
+    /// lines read so far are equally long.
     #[expect(clippy::cast_precision_loss, reason = "a share for people")]
     fn share(&self, ended: u64) -> Option<f64> {
         let total = self.total?;
@@ -98,45 +103,54 @@ impl Way {
     }
 }
 
-/// Shows how far it is.
+/// Writes the messages, the progress and the task output of a pool to standard error.
 #[derive(Debug)]
-pub(super) struct Progress {
-    way: Way,
+pub(super) struct ProgressDisplay {
+    position: Position,
     console: Console,
     has_bar: bool,
-    /// So often it is shown. `None`: never.
+    /// The time between two updates. `None`: progress is not shown.
     interval: Option<Duration>,
-    /// Tasks a second, and the tasks and the time for which it was taken.
+    /// Tasks a second.
     rate: Option<f64>,
+    /// Ended tasks and elapsed time when the rate was updated.
     before: (u64, Duration),
     shown: bool,
 }
 
-impl Progress {
-    pub(super) fn new(way: Way) -> io::Result<Self> {
+impl ProgressDisplay {
+    pub(super) fn new(position: Position) -> io::Result<Self> {
         let bar = io::stderr().is_terminal().then(|| {
-            let template = match way.total {
+            let template = match position.total {
                 Some(_) => "{bar:24} {percent:>3}%  {msg}",
                 None => "{spinner} {msg}",
             };
-            // The one that indicatif has is as good as ours, should ours be wrong.
+            // An invalid template is a bug, and no reason to fail.
             let style = ProgressStyle::with_template(template)
                 .unwrap_or_else(|_| ProgressStyle::default_spinner());
             ProgressBar::new(1000).with_style(style)
         });
-        let interval = if bar.is_some() { BAR } else { LINE };
-        Self::start(way, bar, Some(interval))
+        let interval = if bar.is_some() {
+            BAR_INTERVAL
+        } else {
+            LINE_INTERVAL
+        };
+        Self::start(position, bar, Some(interval))
     }
 
-    /// Says what there is to say, and no more: for an executor, whose client knows how far it is.
+    /// Shows messages and task output but no progress: the client of an executor counts itself.
     pub(super) fn quiet() -> io::Result<Self> {
-        Self::start(Way::default(), None, None)
+        Self::start(Position::default(), None, None)
     }
 
-    fn start(way: Way, bar: Option<ProgressBar>, interval: Option<Duration>) -> io::Result<Self> {
+    fn start(
+        position: Position,
+        bar: Option<ProgressBar>,
+        interval: Option<Duration>,
+    ) -> io::Result<Self> {
         let has_bar = bar.is_some();
         Ok(Self {
-            way,
+            position,
             console: Console::start(io::stderr(), bar, io::stderr().is_terminal())?,
             has_bar,
             interval,
@@ -146,7 +160,7 @@ impl Progress {
         })
     }
 
-    fn take_rate(&mut self, now: &Standing) {
+    fn update_rate(&mut self, now: &Progress) {
         let ended = now.done + now.failed;
         let (before, then) = self.before;
         let time = now.elapsed.saturating_sub(then).as_secs_f64();
@@ -156,29 +170,29 @@ impl Progress {
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let newest = ended.saturating_sub(before) as f64 / time;
         let smooth = self.rate.filter(|_| self.has_bar);
-        self.rate = Some(smooth.map_or(newest, |rate| rate + (newest - rate) * FRESH));
+        self.rate = Some(smooth.map_or(newest, |rate| rate + (newest - rate) * NEWEST_WEIGHT));
         self.before = (ended, now.elapsed);
     }
 
-    fn words(&self, now: &Standing) -> String {
-        let mut words = format!(
+    fn summary(&self, now: &Progress) -> String {
+        let mut text = format!(
             "{} done, {} failed, {}/s, {}",
             grouped(now.done),
             grouped(now.failed),
             rounded(self.rate.unwrap_or_default()),
             now.memory
         );
-        if let Some(share) = self.way.share(now.done + now.failed)
+        if let Some(share) = self.position.share(now.done + now.failed)
             && share > 0.0
         {
             let left = now.elapsed.mul_f64((1.0 - share) / share);
-            words += &format!(", {} left", seconds(left));
+            text += &format!(", {} left", seconds(left));
         }
-        words
+        text
     }
 }
 
-impl Onlooker for Progress {
+impl Observer for ProgressDisplay {
     fn say(&self, line: &str) {
         self.console.say(line);
     }
@@ -200,9 +214,9 @@ impl Onlooker for Progress {
     }
 
     fn stopping(&self, by: Signal, tasks: usize) {
-        // A client that shuts its executor down is no news for anybody.
-        let is_news = self.interval.is_some() || by == Signal::INT;
-        if tasks > 0 && is_news {
+        // A client that shuts its executor down (SIGTERM) needs no message.
+        let is_needed = self.interval.is_some() || by == Signal::INT;
+        if tasks > 0 && is_needed {
             self.console.say(&finishing(tasks));
         }
     }
@@ -211,9 +225,9 @@ impl Onlooker for Progress {
         self.interval
     }
 
-    fn show(&mut self, now: &Standing) {
-        self.take_rate(now);
-        let words = self.words(now);
+    fn show(&mut self, now: &Progress) {
+        self.update_rate(now);
+        let text = self.summary(now);
         self.shown = true;
         if self.has_bar {
             #[expect(
@@ -221,18 +235,22 @@ impl Onlooker for Progress {
                 clippy::cast_sign_loss,
                 reason = "a share from 0 to 1"
             )]
-            let at = (self.way.share(now.done + now.failed).unwrap_or_default() * 1000.0) as u64;
-            self.console.show(at, words);
+            let position = (self
+                .position
+                .share(now.done + now.failed)
+                .unwrap_or_default()
+                * 1000.0) as u64;
+            self.console.show_bar(position, text);
         } else {
-            self.console.say(&words);
+            self.console.say(&text);
         }
     }
 
-    fn finish(&mut self, now: &Standing) {
+    fn finish(&mut self, now: &Progress) {
         self.console.clear_bar();
         if now.cut > 0 {
             self.console.say(&format!(
-                "tasks stopped before their end, without a result: {}",
+                "tasks stopped without a result: {}",
                 grouped(now.cut)
             ));
         }
@@ -247,7 +265,7 @@ impl Onlooker for Progress {
     }
 }
 
-/// In whole seconds: what is finer flickers.
+/// In whole seconds, because smaller units would flicker.
 fn seconds(time: Duration) -> String {
     let whole = Duration::from_secs(time.as_secs());
     humantime::format_duration(whole).to_string()
@@ -256,7 +274,7 @@ fn seconds(time: Duration) -> String {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a rate is no negative number, and fits"
+    reason = "a rate is not negative, and fits"
 )]
 fn rounded(rate: f64) -> String {
     if rate < 10.0 {
@@ -284,8 +302,8 @@ mod tests {
     use super::*;
     use crate::units::Bytes;
 
-    fn at(seconds: u64, done: u64) -> Standing {
-        Standing {
+    fn at(seconds: u64, done: u64) -> Progress {
+        Progress {
             done,
             failed: 2,
             cut: 0,
@@ -294,9 +312,9 @@ mod tests {
         }
     }
 
-    fn progress(bytes: u64, lines: u64, total: Option<u64>) -> Progress {
-        Progress {
-            way: Way {
+    fn display(bytes: u64, lines: u64, total: Option<u64>) -> ProgressDisplay {
+        ProgressDisplay {
+            position: Position {
                 bytes: Arc::new(AtomicU64::new(bytes)),
                 lines: Arc::new(AtomicU64::new(lines)),
                 total,
@@ -313,30 +331,30 @@ mod tests {
 
     #[test]
     fn a_line_has_the_rate_of_its_minute_and_the_time_left() {
-        let mut shown = progress(500, 3_600_000, Some(1000));
-        shown.take_rate(&at(60, 1_199_998));
-        shown.take_rate(&at(120, 1_800_000 - 2));
-        let words = shown.words(&at(120, 1_799_998));
-        assert_eq!(words, "1,799,998 done, 2 failed, 10,000/s, 300M, 6m left");
+        let mut shown = display(500, 3_600_000, Some(1000));
+        shown.update_rate(&at(60, 1_199_998));
+        shown.update_rate(&at(120, 1_800_000 - 2));
+        let text = shown.summary(&at(120, 1_799_998));
+        assert_eq!(text, "1,799,998 done, 2 failed, 10,000/s, 300M, 6m left");
     }
 
     #[test]
-    fn what_nobody_knows_is_not_told() {
-        let mut shown = progress(250, 60, None);
-        shown.take_rate(&at(60, 58));
-        assert_eq!(shown.words(&at(60, 58)), "58 done, 2 failed, 1.0/s, 300M");
+    fn the_time_left_is_omitted_for_a_pipe() {
+        let mut shown = display(250, 60, None);
+        shown.update_rate(&at(60, 58));
+        assert_eq!(shown.summary(&at(60, 58)), "58 done, 2 failed, 1.0/s, 300M");
     }
 
     #[test]
-    fn what_was_done_before_counts() {
+    fn lines_of_earlier_runs_count_as_done() {
         let mut done = Skip::default();
         for line in 1..=50 {
             done.insert(line);
         }
-        let mut way = progress(500, 100, Some(1000)).way;
-        assert_eq!(way.share(50), Some(0.25));
-        way.done = Arc::new(done);
-        assert_eq!(way.share(50), Some(0.5));
+        let mut position = display(500, 100, Some(1000)).position;
+        assert_eq!(position.share(50), Some(0.25));
+        position.done = Arc::new(done);
+        assert_eq!(position.share(50), Some(0.5));
     }
 
     #[test]

@@ -265,7 +265,7 @@ fn a_mistake_about_a_pool_is_answered_by_what_would_be_right() {
     for (line, shown) in [
         ("supervise map a", "MODULE:FUNCTION, like `etl:convert`"),
         ("supervise map a:b --resume", "--journal"),
-        ("supervise map a:b --batch 0", "neither `auto` nor a number"),
+        ("supervise map a:b --batch 0", "expected `auto` or a number"),
         (
             "supervise --ceiling 1G map a:b",
             "means nothing to `supervise map`",

@@ -99,7 +99,8 @@ fn a_connection_that_an_import_opens_is_not_shared_by_workers() {
     command.env("DB_PORT", &port);
     let (results, said) = run(command, TASKS);
     assert_eq!(distinct(&results), 4, "{said}");
-    let told = format!("`db` opens a connection to 127.0.0.1:{port}, which forks cannot share");
+    let told =
+        format!("`db` opens a connection to 127.0.0.1:{port}, which forked workers cannot share");
     assert!(said.contains(&told), "{said}");
     assert!(!said.contains("`app`"), "{said}");
     // With --start template they share it, with a warning. One task, as answers could get mixed up.
@@ -173,7 +174,8 @@ fn modules_before_the_first_that_forks_cannot_share_are_imported_once() {
     let folder = modules(&[("first", ""), ("second", "held = os.pipe()"), ("third", "")]);
     let words = ["--import", "first", "--import", "second", "third:pid"];
     let (_, said) = run(map(folder.path(), &words), TASKS);
-    let told = "`second` opens a pipe, which forks cannot share: but for `first` each worker";
+    let told = "`second` opens a pipe, which forked workers cannot share; each worker imports all \
+                modules itself, except `first`";
     assert!(said.contains(told), "{said}");
     // Once by the first template, and once by the template that replaces it.
     assert_eq!(imports(folder.path(), "first"), 2);

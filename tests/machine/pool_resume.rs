@@ -127,7 +127,7 @@ fn a_resumed_run_whose_output_has_failures_exits_1_whenever_they_happened() {
     let first = text(folder, "out");
     let (status, said) = run(folder, &journaled(&["--resume", "tasks:odd"]));
     assert_eq!((status, text(folder, "out")), (Some(1), first));
-    let told = "1 of the tasks failed in an earlier run. hint: --retry-failed does them again";
+    let told = "tasks that failed in an earlier run: 1. hint: --retry-failed runs them again";
     assert!(said.contains(told), "{said}");
     let code = TASKS.replace("value % 2 == 0", "False");
     fs::write(folder.join("tasks.py"), code).unwrap();
@@ -151,10 +151,7 @@ fn tasks_that_a_second_ctrl_c_stops_are_not_failures_and_resume_runs_them() {
     let mut rest = String::new();
     said.read_to_string(&mut rest).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
-    assert!(
-        rest.contains("tasks stopped before their end, without a result: 2"),
-        "{rest}"
-    );
+    assert!(rest.contains("tasks stopped without a result: 2"), "{rest}");
     assert_eq!(text(folder, "out"), "");
     fs::write(folder.join("go"), "").unwrap();
     let (status, said) = run(folder, &journaled(&["--resume", "tasks:begins"]));

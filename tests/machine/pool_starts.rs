@@ -74,13 +74,13 @@ fn a_worker_that_ends_while_it_starts_says_how() {
         for (how, told) in [
             ("exit", "it exited with status 3"),
             ("segv", "signal SEGV"),
-            ("eat", "it met its memory cap of 100M"),
+            ("eat", "it exceeded its memory cap of 100M"),
         ] {
             // The budget has room for two workers at their cap, so that they meet the cap first.
             let (output, said) = ends_at((place, how), "400M", words);
             assert_eq!(output.status.code(), Some(75), "{place} {how}: {said}");
             // Without a group RLIMIT_DATA holds the cap, and Python raises MemoryError.
-            let told = told.replace("it met", "a worker ended while it started: it met");
+            let told = told.replace("it exceeded", "a worker ended while starting: it exceeded");
             let is_told = said.contains(&told) || (how == "eat" && said.contains("MemoryError"));
             assert!(is_told, "{place} {how}: {said}");
             assert_eq!(
@@ -104,14 +104,14 @@ fn a_template_that_ends_while_it_imports_says_how_and_is_tried_again() {
     for (how, told) in [
         ("exit", "it exited with status 3"),
         ("segv", "signal SEGV"),
-        ("eat", "the memory budget of 200M was used up"),
+        ("eat", "the memory budget of 200M was exhausted"),
     ] {
         let (output, said) = ends_at(("AT_IMPORT", how), "200M", &["starts:same"]);
         assert_eq!(output.status.code(), Some(75), "{how}: {said}");
-        let failure = format!("the template ended while it imported: {told}");
+        let failure = format!("the template ended during its imports: {told}");
         let is_told = said.contains(&failure) || (how == "eat" && said.contains("MemoryError"));
         assert!(is_told, "{how}: {said}");
-        assert_eq!(said.matches("started anew").count(), 2, "{how}: {said}");
+        assert_eq!(said.matches("restarting it").count(), 2, "{how}: {said}");
     }
 }
 

@@ -1,8 +1,8 @@
-//! What the pool wants done, carried out.
+//! Carries out the actions of the pool.
 
 use std::time::Duration;
 
-use super::{PoolDriver, frames, starts};
+use super::{PoolDriver, frames, start_errors};
 use crate::{
     agent::frames as wire,
     host::clock,
@@ -26,12 +26,12 @@ impl PoolDriver {
         match action {
             Action::StartTemplate => self.start_template(),
             Action::QuitTemplate => {
-                self.template_explained = true;
+                self.template_end_known = true;
                 self.host.get_ref().quit_template();
             }
             Action::EndTemplate => {
-                // How it ends from now on is our doing.
-                self.template_explained = true;
+                // From now on its end is intended and needs no explanation.
+                self.template_end_known = true;
                 self.send_all();
                 let run = self.run;
                 let kill = action::Action::KillRun { run };
@@ -58,7 +58,7 @@ impl PoolDriver {
                 let memory = memory.unwrap_or(Bytes::ZERO);
                 self.own.push_back(Event::Sampled(slot, memory));
             }
-            // Only what a worker says is delivered, and there it is carried out.
+            // Only `on_frame` delivers results, and it handles this action itself.
             Action::Deliver { .. } => {}
             Action::Fail {
                 seq,
@@ -72,15 +72,17 @@ impl PoolDriver {
                 self.tasks.remove(&seq);
                 self.tally.cut += 1;
             }
-            Action::Warn(text) => self.parts.onlooker.say(&text),
+            Action::Warn(text) => self.parts.observer.say(&text),
             Action::StartDied(ended, oom) => {
                 let limits = self.pool.limits();
-                let what = "a worker ended while it started";
-                self.last_words = Some(starts::death(what, (ended, oom), limits));
+                let what = "a worker ended while starting";
+                self.start_error = Some(start_errors::ended_early(what, (ended, oom), limits));
             }
             Action::TemplateAnew(end, rest) => {
                 let limits = self.pool.limits();
-                self.parts.onlooker.say(&starts::anew(end, rest, limits));
+                self.parts
+                    .observer
+                    .say(&start_errors::template_restart(end, rest, limits));
             }
             Action::Over(over) => self.over = Some(over),
         }
@@ -88,12 +90,12 @@ impl PoolDriver {
 
     pub(super) fn start_template(&mut self) {
         self.run = RunId(self.run.0 + 1);
-        (self.template_explained, self.template_ready) = (false, false);
+        (self.template_end_known, self.template_ready) = (false, false);
         let run = self.run;
         match self.host.get_mut().open_pool() {
             Ok(fd) => {
                 self.inherited = Some(fd);
-                self.host.get_mut().take_prints(!self.prints.waits);
+                self.host.get_mut().take_prints(!self.prints.is_paused);
                 let argv = self.files.argv(&self.python, &self.parts.orders, fd);
                 let host = self.host.get_mut();
                 host.set_command(argv);
@@ -102,7 +104,7 @@ impl PoolDriver {
             }
             Err(error) => {
                 let error = format!("open a socket for the template: {error}");
-                self.last_words = Some(starts::words("OSError", &error));
+                self.start_error = Some(start_errors::error_json("OSError", &error));
                 self.own
                     .push_back(Event::TemplateFailed(TemplateEnd::Refused));
                 self.own.push_back(Event::TemplateGone);
@@ -117,7 +119,7 @@ impl PoolDriver {
         }
     }
 
-    /// What goes to one worker goes together.
+    /// Sends each worker all its frames in one write.
     pub(super) fn send_all(&mut self) {
         for (worker, bytes) in std::mem::take(&mut self.to) {
             self.host.get_mut().send_child(worker, &bytes);
@@ -131,15 +133,15 @@ impl PoolDriver {
         (fate, attempts): (Fate, u32),
     ) {
         let task = self.tasks.remove(&seq);
-        let told = frames::Told {
+        let context = frames::FailureContext {
             cap: self.pool.limits().cap.bytes,
             timeout: self.parts.pool.task_timeout,
             size: Bytes(task.as_ref().map_or(0, |task| task.body.len() as u64)),
-            again: attempts > 1,
-            start: self.last_words.as_deref(),
+            is_retry: attempts > 1,
+            start_error: self.start_error.as_deref(),
         };
         let id = task.and_then(|task| task.id);
-        let (cause, message) = frames::in_words(fate, told);
+        let (cause, message) = frames::cause_and_message(fate, context);
         if let Some(worker) = end.0 {
             self.note_delivered(worker, seq, id.as_deref());
         }

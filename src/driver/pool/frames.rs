@@ -1,10 +1,10 @@
-//! What workers say, and how an end without words is put into words.
+//! Reads the frames of workers, and writes the messages of failed tasks.
 
 use std::time::Duration;
 
 use bytes::Buf as _;
 
-use super::{PoolDriver, starts};
+use super::{PoolDriver, start_errors};
 use crate::{
     agent::frames::{Frame, Kind, read},
     host::clock,
@@ -16,12 +16,12 @@ use crate::{
     units::{Bytes, WorkerId},
 };
 
-/// After a task that ran for so long its worker has looked at its memory.
+/// After a task of this length, the memory peak of its worker is read.
 const LONG_MICROS: u32 = 1000;
 
 impl PoolDriver {
-    /// Takes in all that a worker has said.
-    pub(super) fn hear(&mut self, worker: WorkerId) {
+    /// Reads all frames that a worker has sent.
+    pub(super) fn read_frames(&mut self, worker: WorkerId) {
         let mut said = self.host.get_mut().take_said(worker);
         let mut at = 0;
         loop {
@@ -32,11 +32,11 @@ impl PoolDriver {
                 }
                 Ok(None) => break,
                 Err(_) => {
-                    // RACE: a task has found our socket among its descriptors and written into it.
-                    // What is behind cannot be understood: the worker goes, its tasks stay.
+                    // A task may have found the socket among its descriptors and written to it.
+                    // The rest of the stream cannot be parsed. The tasks of the worker are kept.
                     self.parts
-                        .onlooker
-                        .say(&format!("{worker} does not make sense, and is killed"));
+                        .observer
+                        .say(&format!("{worker} sent a malformed frame; killing it"));
                     self.host.get_ref().kill_child(worker);
                     return;
                 }
@@ -60,7 +60,7 @@ impl PoolDriver {
                 });
             }
             Kind::Failed => {
-                self.last_words = Some(frame.body.to_vec());
+                self.start_error = Some(frame.body.to_vec());
                 return self.hand_in(Event::CouldNotStart(worker));
             }
             Kind::NotBegun => {
@@ -69,10 +69,10 @@ impl PoolDriver {
             }
         };
         self.end_task_prints(worker, frame.seq);
-        // Of a short task nothing new is known.
-        let looked = frame.micros >= LONG_MICROS;
+        // The peak is not read after a short task: it takes a system call.
+        let is_long = frame.micros >= LONG_MICROS;
         let host = self.host.get_ref();
-        let now = looked.then(|| host.peak_of_child(worker)).flatten();
+        let now = is_long.then(|| host.peak_of_child(worker)).flatten();
         let before = self.peaks.get(&worker).copied();
         let peak = now.max(before).unwrap_or(reported);
         if now > before {
@@ -86,7 +86,7 @@ impl PoolDriver {
             peak,
         };
         self.pool.handle_event(clock::now(), event);
-        // A delivery is of the frame that we hold; all else is carried out as ever.
+        // A delivery needs the body of this frame; other actions are carried out as usual.
         while let Some(action) = self.pool.poll_action() {
             if let Action::Deliver {
                 seq, attempts, ran, ..
@@ -100,7 +100,7 @@ impl PoolDriver {
                     id,
                     worker: Some(worker),
                     micros: match frame.micros {
-                        // More does not fit into a frame.
+                        // The largest value of the frame means that the time did not fit.
                         u32::MAX => in_micros(ran).max(u64::from(u32::MAX)),
                         micros => u64::from(micros),
                     },
@@ -135,44 +135,44 @@ pub(super) fn in_micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// What a message about the end of a task needs beside its fate.
+/// What the message of a failed task needs besides its fate.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Told<'a> {
+pub(super) struct FailureContext<'a> {
     pub(super) cap: Option<Bytes>,
     pub(super) timeout: Option<Duration>,
-    /// Of what its worker was to receive.
+    /// The size of the task's arguments.
     pub(super) size: Bytes,
-    /// It was tried more than once.
-    pub(super) again: bool,
-    /// The words of what could not start.
-    pub(super) start: Option<&'a [u8]>,
+    /// The task was tried more than once.
+    pub(super) is_retry: bool,
+    /// Why no worker could be started, as JSON.
+    pub(super) start_error: Option<&'a [u8]>,
 }
 
-/// The cause, and a message.
-pub(super) fn in_words(fate: Fate, told: Told<'_>) -> (String, String) {
+/// The cause of a failed task, and its message.
+pub(super) fn cause_and_message(fate: Fate, context: FailureContext<'_>) -> (String, String) {
     match fate {
         Fate::Cap | Fate::CapReceiving => {
-            let cap = told
+            let cap = context
                 .cap
                 .map_or_else(String::new, |cap| format!(" of {cap}"));
             let at = match fate {
-                Fate::CapReceiving => format!(" while it received the task's {}", told.size),
+                Fate::CapReceiving => format!(" while it received the task's {}", context.size),
                 _ => String::new(),
             };
-            let again = if told.again {
-                ", and again when it was alone"
+            let again = if context.is_retry {
+                ", even when it ran this task alone"
             } else {
                 ""
             };
-            let message = format!("the worker met its cap{cap}{at}{again}");
+            let message = format!("the worker exceeded its cap{cap}{at}{again}");
             ("cap".to_owned(), message)
         }
         Fate::Timeout => {
-            let after = told.timeout.unwrap_or_default();
+            let after = context.timeout.unwrap_or_default();
             let after = humantime::format_duration(after);
             (
                 "timeout".to_owned(),
-                format!("it ran for longer than {after}"),
+                format!("the task ran longer than its timeout of {after}"),
             )
         }
         Fate::Died(ended) => {
@@ -181,7 +181,7 @@ pub(super) fn in_words(fate: Fate, told: Told<'_>) -> (String, String) {
             (cause, message)
         }
         Fate::StartFailed => {
-            let why = told.start.and_then(starts::why);
+            let why = context.start_error.and_then(start_errors::one_line);
             let why = why.map_or_else(String::new, |why| format!(": {why}"));
             let message = format!("no worker could be started{why}");
             (START_FAILED.to_owned(), message)

@@ -1,4 +1,4 @@
-//! What the source has given, handed to the pool.
+//! Hands the tasks of the source to the pool.
 
 use std::time::Duration;
 
@@ -7,6 +7,9 @@ use crate::{
     queue::{Detail, Failure, Given},
     supervisor::pool::event::Event,
 };
+
+/// Maximum keys with estimates of their own.
+const KEYS_MAX: u32 = 4000;
 
 impl PoolDriver {
     pub(super) fn take_given(&mut self) {
@@ -25,8 +28,8 @@ impl PoolDriver {
                     message,
                     is_text,
                 } => {
-                    if is_text && !std::mem::replace(&mut self.hinted, true) {
-                        self.parts.onlooker.say(&format!(
+                    if is_text && !std::mem::replace(&mut self.hinted_plain, true) {
+                        self.parts.observer.say(&format!(
                             "line {seq} is not JSON. hint: --plain takes each line as a string"
                         ));
                     }
@@ -53,8 +56,8 @@ impl PoolDriver {
             return *known;
         }
         let new = u32::try_from(self.keys.len() + 1).unwrap_or(0);
-        // More kinds than this are not told apart: memory stays what it is.
-        if new > 4000 {
+        // Further keys share the estimates of tasks without a key, so that memory stays bounded.
+        if new > KEYS_MAX {
             return 0;
         }
         self.keys.insert(key.into(), new);

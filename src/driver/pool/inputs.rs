@@ -1,6 +1,6 @@
-//! What the machine and the pool's processes tell, put into the pool's words.
+//! Translates events of the machine and of the pool's processes into events of the pool.
 
-use super::{PoolDriver, starts};
+use super::{PoolDriver, start_errors};
 use crate::{
     agent::frames as wire,
     host::pool::News,
@@ -20,8 +20,8 @@ impl PoolDriver {
                     self.warned_caps = true;
                     let why = found.why_not.unwrap_or_default();
                     self.parts
-                        .onlooker
-                        .say(&format!("caps are held by RLIMIT_DATA only: {why}"));
+                        .observer
+                        .say(&format!("caps are enforced by RLIMIT_DATA only: {why}"));
                 }
                 return;
             }
@@ -38,11 +38,11 @@ impl PoolDriver {
                 return;
             }
             machine::Event::StartFailed { error, .. } => {
-                self.last_words = Some(starts::words("OSError", &error));
+                self.start_error = Some(start_errors::error_json("OSError", &error));
                 Event::TemplateFailed(TemplateEnd::Refused)
             }
             machine::Event::CommandEnded { ended, oom, .. } => {
-                // What it said before it ended is read first.
+                // Its last messages are read before its end is handled.
                 self.host.get_mut().hear_template();
                 while let Some(news) = self.host.get_mut().poll_news() {
                     self.on_news(news);
@@ -52,20 +52,20 @@ impl PoolDriver {
             machine::Event::RunOver { .. } => Event::TemplateGone,
             machine::Event::Signalled(signal @ (Signal::TERM | Signal::INT)) => {
                 if self.tally.stopped_by.replace(signal).is_some() {
-                    self.prints.hurries = true;
+                    self.prints.is_urgent = true;
                     Event::StopAtOnce
                 } else {
-                    self.parts.onlooker.stopping(signal, self.pool.busy());
+                    self.parts.observer.stopping(signal, self.pool.busy());
                     Event::Stop
                 }
             }
             machine::Event::HelperKilled { .. } => {
-                let words = "the kernel killed a child process of a task at a memory limit";
-                self.parts.onlooker.say(words);
+                let message = "the kernel killed a child process of a task at a memory limit";
+                self.parts.observer.say(message);
                 return;
             }
             machine::Event::Failed { what, .. } => {
-                self.parts.onlooker.say(&what);
+                self.parts.observer.say(&what);
                 return;
             }
             _ => return,
@@ -73,40 +73,44 @@ impl PoolDriver {
         self.hand_in(event);
     }
 
-    /// Why the template has ended; kept, unless it said so itself.
+    /// Records why the template has ended, unless that is known already.
     fn template_end(&mut self, ended: machine::Ended, oom: machine::Oom) -> TemplateEnd {
-        if self.template_explained {
+        if self.template_end_known {
             return TemplateEnd::Refused;
         }
         let limits = self.pool.limits();
-        self.last_words = Some(if self.template_ready {
-            starts::death("the template ended", (ended, oom), limits)
+        self.start_error = Some(if self.template_ready {
+            start_errors::ended_early("the template ended", (ended, oom), limits)
         } else {
-            starts::death("the template ended while it imported", (ended, oom), limits)
+            start_errors::ended_early(
+                "the template ended during its imports",
+                (ended, oom),
+                limits,
+            )
         });
         TemplateEnd::Died(ended, oom)
     }
 
     pub(super) fn on_news(&mut self, news: News) {
         let event = match news {
-            News::TemplateReady(words) => {
-                let event = self.on_template(&words);
+            News::TemplateReady(report) => {
+                let event = self.on_template(&report);
                 self.template_ready = event == Event::TemplateReady;
                 event
             }
-            News::TemplateFailed(words) => {
-                self.last_words = Some(words);
-                self.template_explained = true;
+            News::TemplateFailed(error) => {
+                self.start_error = Some(error);
+                self.template_end_known = true;
                 return;
             }
             News::NestUp(slot) => Event::NestUp(SlotId(slot)),
             News::NestGone(slot, oom) => Event::NestGone(SlotId(slot), oom),
             News::NotForked(slot, worker, error) => {
-                let words = format!("a worker cannot be forked: {error}");
+                let message = format!("a worker cannot be forked: {error}");
                 if !std::mem::replace(&mut self.warned_forks, true) {
-                    self.parts.onlooker.say(&format!("{words}; trying again"));
+                    self.parts.observer.say(&format!("{message}; trying again"));
                 }
-                self.last_words = Some(starts::words("OSError", &words));
+                self.start_error = Some(start_errors::error_json("OSError", &message));
                 Event::ForkRefused(SlotId(slot), worker)
             }
             News::Born(slot, worker, secret) => {
@@ -119,7 +123,7 @@ impl PoolDriver {
                 Event::Born { slot, worker }
             }
             News::Said(worker) => {
-                self.hear(worker);
+                self.read_frames(worker);
                 return;
             }
             News::Printed { worker, piece } => {

@@ -1,13 +1,13 @@
-//! The loop of a pool: tasks from their source to the workers, what they say to the sink.
+//! The loop of a pool: tasks go from the source to the workers, and their outcomes to the sink.
 
-mod doing;
+mod actions;
 mod frames;
 mod given;
-mod hearing;
-mod onlooker;
+mod inputs;
+mod observer;
 mod parts;
 mod prints;
-mod starts;
+mod start_errors;
 mod template;
 
 use std::{
@@ -31,13 +31,13 @@ use crate::{
     units::{Bytes, RunId, Timestamp, WorkerId},
 };
 
-pub use onlooker::{Onlooker, Standing, finishing};
+pub use observer::{Observer, Progress, finishing};
 pub use parts::{Parts, Tally};
 
-/// What one turn reads of the source at most.
+/// Maximum tasks that one turn of the loop takes from the source.
 const AT_ONCE: usize = 4096;
 
-/// The loop and what it holds.
+/// The state of the loop.
 pub struct PoolDriver {
     pool: Pool,
     host: AsyncFd<Host>,
@@ -47,12 +47,12 @@ pub struct PoolDriver {
     tasks: BTreeMap<Seq, Task>,
     keys: BTreeMap<Box<str>, u32>,
     run: RunId,
-    /// Its end of the template's socket, until the template has it.
+    /// The template's end of its socket, until the template has inherited it.
     inherited: Option<i32>,
-    /// The words of what could not start.
-    last_words: Option<Vec<u8>>,
-    /// It is known why the template ends.
-    template_explained: bool,
+    /// Why the template or a worker could not start, as JSON (see `start_errors`).
+    start_error: Option<Vec<u8>>,
+    /// The template's end is explained: it reported an error, or it is stopped on purpose.
+    template_end_known: bool,
     template_ready: bool,
     to: BTreeMap<WorkerId, Vec<u8>>,
     own: VecDeque<Event>,
@@ -63,14 +63,14 @@ pub struct PoolDriver {
     tally: Tally,
     over: Option<Over>,
     warned_caps: bool,
-    /// It was said that a worker cannot be forked.
+    /// The warning that a worker cannot be forked was given.
     warned_forks: bool,
-    /// It was said that lines are to be JSON.
-    hinted: bool,
-    /// The most that each worker held, as it was found last.
+    /// The hint at `--plain` was given.
+    hinted_plain: bool,
+    /// The last known memory peak of each worker.
     peaks: BTreeMap<WorkerId, Bytes>,
     begun: Timestamp,
-    /// When how far it is was shown last.
+    /// When the progress was last shown.
     shown: Timestamp,
 }
 
@@ -83,10 +83,10 @@ impl std::fmt::Debug for PoolDriver {
 }
 
 impl PoolDriver {
-    /// Takes hold of the machine. Nothing is started before [`Self::run`].
+    /// Sets up control groups, signals and directories. Starts no process before [`Self::run`].
     ///
     /// # Errors
-    /// What of the machine cannot be had.
+    /// Some of these cannot be set up.
     pub fn new(parts: Parts) -> io::Result<Self> {
         let now = clock::now();
         let host = Host::take(&parts.spec, now)?;
@@ -101,8 +101,8 @@ impl PoolDriver {
             keys: BTreeMap::new(),
             run: RunId(0),
             inherited: None,
-            last_words: None,
-            template_explained: false,
+            start_error: None,
+            template_end_known: false,
             template_ready: false,
             to: BTreeMap::new(),
             own: VecDeque::new(),
@@ -120,14 +120,14 @@ impl PoolDriver {
             over: None,
             warned_caps: false,
             warned_forks: false,
-            hinted: false,
+            hinted_plain: false,
             peaks: BTreeMap::new(),
             begun: now,
             shown: now,
         })
     }
 
-    /// Runs until all tasks have their results, or no more can be had.
+    /// Runs until all tasks have their outcomes, or the pool stops early.
     ///
     /// # Errors
     /// Tasks cannot be read, or results cannot be written.
@@ -142,20 +142,20 @@ impl PoolDriver {
         }
         self.finish_prints().await;
         if self.tally.over == Over::GaveUp {
-            let words = self.last_words.take().unwrap_or_default();
-            self.parts.onlooker.say(&starts::failure(&words));
-            self.parts.sink.give_up(&words);
+            let error = self.start_error.take().unwrap_or_default();
+            self.parts.observer.say(&start_errors::full_message(&error));
+            self.parts.sink.give_up(&error);
         }
         if matches!(self.tally.over, Over::Done | Over::Failed) {
-            // Perhaps no worker was needed.
+            // If there were no tasks, no worker was started and `begin` was not called yet.
             self.parts.sink.begin();
         }
         if self.reader_is_gone() {
-            // Quietly: nobody has asked for more.
+            // A reader that closed the output does not expect a message about missing results.
             self.tally.cut = 0;
         }
-        let standing = self.standing(clock::now());
-        self.parts.onlooker.finish(&standing);
+        let progress = self.progress(clock::now());
+        self.parts.observer.finish(&progress);
         self.until_room(true).await;
         self.host.get_mut().leave();
         let finished = poll_fn(|cx| self.parts.sink.poll_finish(cx)).await;
@@ -165,7 +165,7 @@ impl PoolDriver {
         }
     }
 
-    /// Nobody waits for results: what is under way need not be finished.
+    /// Whether the reader of the results is gone, so that running tasks need not finish.
     fn reader_is_gone(&self) -> bool {
         let kind = self.broken.as_ref().map(io::Error::kind);
         matches!(
@@ -174,7 +174,7 @@ impl PoolDriver {
         )
     }
 
-    /// No more tasks come, or results cannot be written.
+    /// The source or the sink has failed.
     fn on_broken(&mut self, error: io::Error) {
         self.source_ended = true;
         self.broken.get_or_insert(error);
@@ -231,7 +231,7 @@ impl PoolDriver {
             if let Poll::Ready(gone) = source.poll_gone(cx) {
                 return Poll::Ready(Err(gone));
             }
-            // The sink is behind: nothing new is begun until it has caught up.
+            // While the sink is behind, no new tasks are taken.
             match sink.poll_room(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -243,15 +243,15 @@ impl PoolDriver {
             source.poll_tasks(cx, wants, given)
         });
         let mut collected = false;
-        let onlooker = &mut self.parts.onlooker;
+        let observer = &mut self.parts.observer;
         tokio::select! {
             biased;
-            () = poll_fn(|cx| onlooker.poll_room(cx)), if self.prints.waits => {
-                self.take_prints_again();
+            () = poll_fn(|cx| observer.poll_room(cx)), if self.prints.is_paused => {
+                self.resume_prints();
             }
             woken = self.host.readable_mut() => {
                 if let Ok(mut guard) = woken {
-                    // RACE: readiness is told once; what was left unread must not wait for more.
+                    // RACE: readiness is edge-triggered; it is kept while something is unread.
                     let more = guard.get_inner_mut().collect(clock::now());
                     if !more {
                         guard.clear_ready();

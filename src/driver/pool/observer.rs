@@ -1,4 +1,4 @@
-//! Whoever looks on while a pool works.
+//! The interface for messages, task output and progress of a pool.
 
 use std::{
     task::{Context, Poll},
@@ -8,24 +8,24 @@ use std::{
 use super::PoolDriver;
 use crate::units::{Bytes, Signal, Timestamp};
 
-/// Whoever looks on.
-pub trait Onlooker {
-    /// Hears what the pool has to say.
+/// Shows messages, task output and progress to the user.
+pub trait Observer {
+    /// Shows a message of the pool.
     fn say(&self, line: &str);
 
-    /// Hears what tasks have printed: whole lines.
+    /// Shows output of tasks, in whole lines.
     fn print(&mut self, lines: &[u8]);
 
-    /// Whether more may be printed. If not, [`Self::poll_room`] tells when it may.
+    /// Whether more output may be printed. If not, [`Self::poll_room`] says when.
     fn has_room(&self) -> bool;
 
-    /// Ready when more may be printed.
+    /// Ready when more output may be printed.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Nothing more comes. Ready when all is written.
+    /// Accepts nothing more. Ready when all is written.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// So many tasks are still finished, for the pool was told to stop.
+    /// The signal `by` has stopped the pool; `tasks` tasks are still finished.
     fn stopping(&self, by: Signal, tasks: usize) {
         let _ = by;
         if tasks > 0 {
@@ -33,56 +33,56 @@ pub trait Onlooker {
         }
     }
 
-    /// So often it wants to be shown how far it is.
+    /// The time between two calls of [`Self::show`]; `None`: it is not called.
     fn interval(&self) -> Option<Duration> {
         None
     }
 
-    /// Sees how far it is.
-    fn show(&mut self, standing: &Standing) {
-        let _ = standing;
+    /// Shows the progress.
+    fn show(&mut self, progress: &Progress) {
+        let _ = progress;
     }
 
-    /// Sees how it has ended.
-    fn finish(&mut self, standing: &Standing) {
-        let _ = standing;
+    /// Shows the final figures.
+    fn finish(&mut self, progress: &Progress) {
+        let _ = progress;
     }
 }
 
-/// What a pool still waits for.
+/// The message of a pool that was told to stop.
 pub fn finishing(tasks: usize) -> String {
     format!("finishing the tasks under way: {tasks}; press Ctrl-C again to stop now")
 }
 
-/// How far a pool is.
+/// The progress of a pool.
 #[derive(Clone, Copy, Debug)]
-pub struct Standing {
+pub struct Progress {
     /// Tasks that returned.
     pub done: u64,
     /// Tasks that failed.
     pub failed: u64,
     /// Tasks that were stopped before their end and have no result.
     pub cut: u64,
-    /// What all workers hold.
+    /// Memory of all workers.
     pub memory: Bytes,
-    /// Since it was begun.
+    /// Time since the start.
     pub elapsed: Duration,
 }
 
 impl PoolDriver {
     pub(super) fn show_at(&self) -> Option<Timestamp> {
-        let interval = self.parts.onlooker.interval()?;
+        let interval = self.parts.observer.interval()?;
         Some(self.shown.later(interval))
     }
 
     pub(super) fn show(&mut self, now: Timestamp) {
         self.shown = now;
-        let standing = self.standing(now);
-        self.parts.onlooker.show(&standing);
+        let progress = self.progress(now);
+        self.parts.observer.show(&progress);
     }
 
-    pub(super) fn standing(&self, now: Timestamp) -> Standing {
-        Standing {
+    pub(super) fn progress(&self, now: Timestamp) -> Progress {
+        Progress {
             done: self.tally.done,
             failed: self.tally.failed,
             cut: self.tally.cut,

@@ -1,8 +1,8 @@
-//! What a pool is made of, and how it went.
+//! The inputs and the result of a pool's run.
 
 use std::path::PathBuf;
 
-use super::Onlooker;
+use super::Observer;
 use crate::{
     agent::pool::Orders,
     queue::{Sink, Source},
@@ -13,15 +13,15 @@ use crate::{
     units::Signal,
 };
 
-/// What a pool is made of.
+/// The inputs of a pool.
 pub struct Parts {
-    /// The wishes.
+    /// The settings of the pool.
     pub pool: PoolSpec,
-    /// The machine's side of them: the command is the Python interpreter.
+    /// The settings for the machine; the command is the Python interpreter.
     pub spec: Spec,
-    /// The Python side of them.
+    /// The settings for the Python side.
     pub orders: Orders,
-    /// Workers are forked from the template even if forks cannot share what its imports hold.
+    /// Fork workers from the template even if its imports hold what forked workers cannot share.
     pub forks_always: bool,
     /// An executor's setup, for each worker.
     pub setup: Option<Vec<u8>>,
@@ -29,10 +29,10 @@ pub struct Parts {
     pub source: Box<dyn Source>,
     /// Where results go.
     pub sink: Box<dyn Sink>,
-    /// Where the Python side's files are put.
+    /// The directory for the files of the Python side.
     pub directory: PathBuf,
-    /// Who looks on.
-    pub onlooker: Box<dyn Onlooker>,
+    /// Shows messages and progress.
+    pub observer: Box<dyn Observer>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Parts {
     }
 }
 
-/// How it went.
+/// The result of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Tally {
     /// Tasks that returned.

@@ -1,7 +1,7 @@
-//! What tasks print: read from their workers' pipes, passed on line by line with the task's id.
+//! Output of tasks: read from the workers' pipes and forwarded line by line with the task's id.
 //!
-//! Nothing here waits for whoever reads our standard error. While the reader is behind, no pipe is
-//! read: the pipes fill up and the tasks that print wait, while the results of others go on.
+//! The loop does not wait for the reader of standard error. While that reader is behind, the pipes
+//! are not read. They fill up, and tasks that print block; all other tasks and results continue.
 
 use std::{collections::BTreeMap, future::poll_fn, time::Duration};
 
@@ -19,20 +19,20 @@ use crate::{
     units::{Signal, WorkerId},
 };
 
-/// Where all is to end at once, whoever reads our standard error has so long for what is left.
-const HURRY: Duration = Duration::from_secs(1);
+/// In an urgent stop, the reader of standard error has this time for the remaining output.
+const URGENT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A pipe has no room for marks of more tasks (64 KiB).
+/// A full pipe (64 KiB) cannot hold the marks of more tasks.
 const DELIVERED_MAX: usize = 3000;
 
-/// See the module.
+/// The outputs of all workers.
 #[derive(Debug, Default)]
 pub(super) struct Prints {
     outputs: BTreeMap<WorkerId, Output>,
-    /// The reader of our standard error is behind: no pipe is read.
-    pub(super) waits: bool,
-    /// All is to end at once.
-    pub(super) hurries: bool,
+    /// The reader of standard error is behind, so the pipes are not read.
+    pub(super) is_paused: bool,
+    /// A second signal has asked the pool to stop at once.
+    pub(super) is_urgent: bool,
 }
 
 #[derive(Debug)]
@@ -41,26 +41,26 @@ struct Output {
     tag: Tag,
 }
 
-/// What stands before each line of a task.
+/// The prefix of each line of a task.
 #[derive(Debug)]
 struct Tag {
     worker: WorkerId,
     text: String,
     task: Option<Seq>,
-    /// The ids of tasks whose results were delivered while no pipe was read, and of the last one: a
-    /// process that outlives it may still print.
+    /// The ids of delivered tasks of which output may follow: the last task, whose child processes
+    /// may still print, and all that were delivered while the pipes were not read.
     delivered: BTreeMap<Seq, Box<str>>,
 }
 
 impl Tag {
-    fn of(&mut self, task: Seq, tasks: &BTreeMap<Seq, Task>) -> &str {
+    fn for_task(&mut self, task: Seq, tasks: &BTreeMap<Seq, Task>) -> &str {
         if self.task != Some(task) {
             self.task = Some(task);
             let known = tasks.get(&task).and_then(|it| it.id.as_deref());
             let delivered = self.delivered.get(&task).map(|id| &**id);
             self.text = match known.or(delivered) {
                 Some(id) => format!("[task {id}] "),
-                // Before its first task: what its imports and its initializer print.
+                // Imports and the initializer print before the first task.
                 None if task == 0 => format!("[worker {}] ", self.worker),
                 None => format!("[task {task}] "),
             };
@@ -81,8 +81,8 @@ impl PoolDriver {
         self.prints.outputs.insert(worker, Output { stream, tag });
     }
 
-    /// Passes on the lines that `feed` finds.
-    fn pass_on(&mut self, worker: WorkerId, feed: impl FnOnce(&mut Stream, Lines<'_>)) {
+    /// Prints the lines that `feed` finds, each with its tag.
+    fn forward(&mut self, worker: WorkerId, feed: impl FnOnce(&mut Stream, Lines<'_>)) {
         let Some(output) = self.prints.outputs.get_mut(&worker) else {
             return;
         };
@@ -90,52 +90,52 @@ impl PoolDriver {
         let tasks = &self.tasks;
         let mut text = Vec::new();
         feed(stream, &mut |task, line| {
-            text.extend_from_slice(tag.of(task, tasks).as_bytes());
+            text.extend_from_slice(tag.for_task(task, tasks).as_bytes());
             text.extend_from_slice(line);
             text.push(b'\n');
         });
         if text.is_empty() {
             return;
         }
-        self.parts.onlooker.print(&text);
-        if !self.prints.waits && !self.parts.onlooker.has_room() {
-            self.prints.waits = true;
+        self.parts.observer.print(&text);
+        if !self.prints.is_paused && !self.parts.observer.has_room() {
+            self.prints.is_paused = true;
             self.host.get_mut().take_prints(false);
         }
     }
 
     pub(super) fn on_printed(&mut self, worker: WorkerId, piece: &Piece) {
-        self.pass_on(worker, |stream, lines| {
+        self.forward(worker, |stream, lines| {
             stream.feed(&piece.bytes, piece.begun, piece.is_settled, lines);
         });
     }
 
     pub(super) fn on_prints_over(&mut self, worker: WorkerId) {
-        self.pass_on(worker, |stream, lines| stream.end(stream.last(), lines));
+        self.forward(worker, |stream, lines| stream.end(stream.last(), lines));
         self.prints.outputs.remove(&worker);
     }
 
-    /// The worker has ended. What it has printed was read before, unless it waits in the pipe.
+    /// The worker has ended. Its output was read before, unless the pipes are not read.
     pub(super) fn end_prints(&mut self, worker: WorkerId, begun: Seq) {
-        if !self.prints.waits {
-            self.pass_on(worker, |stream, lines| stream.end(begun, lines));
+        if !self.prints.is_paused {
+            self.forward(worker, |stream, lines| stream.end(begun, lines));
         }
     }
 
-    /// A task has ended in its worker. What it has printed was read before, unless it waits.
+    /// A task has ended. Its output was read before, unless the pipes are not read.
     pub(super) fn end_task_prints(&mut self, worker: WorkerId, seq: Seq) {
         let output = self.prints.outputs.get(&worker);
-        if !self.prints.waits && output.is_some_and(|it| it.stream.has_line_of(seq)) {
-            self.pass_on(worker, |stream, lines| stream.end_task(seq, lines));
+        if !self.prints.is_paused && output.is_some_and(|it| it.stream.has_line_of(seq)) {
+            self.forward(worker, |stream, lines| stream.end_task(seq, lines));
         }
     }
 
-    /// The result of a task is delivered: its id is needed for what was not read yet.
+    /// The result of a task is delivered. Its id is kept for output that was not read yet.
     pub(super) fn note_delivered(&mut self, worker: WorkerId, seq: Seq, id: Option<&str>) {
         if let Some(id) = id
             && let Some(Output { tag, .. }) = self.prints.outputs.get_mut(&worker)
         {
-            if !self.prints.waits {
+            if !self.prints.is_paused {
                 tag.delivered.clear();
             } else if tag.delivered.len() >= DELIVERED_MAX {
                 tag.delivered.pop_first();
@@ -144,15 +144,15 @@ impl PoolDriver {
         }
     }
 
-    pub(super) fn take_prints_again(&mut self) {
-        self.prints.waits = false;
+    pub(super) fn resume_prints(&mut self) {
+        self.prints.is_paused = false;
         self.host.get_mut().take_prints(true);
     }
 
-    /// All processes have ended: what they have printed is passed on to its last line.
+    /// All processes have ended: forwards the rest of their output.
     pub(super) async fn finish_prints(&mut self) {
         self.host.get_mut().take_prints(false);
-        self.prints.waits = true;
+        self.prints.is_paused = true;
         while self.host.get_mut().read_prints() {
             while let Some(news) = self.host.get_mut().poll_news() {
                 match news {
@@ -171,23 +171,25 @@ impl PoolDriver {
         }
     }
 
-    /// Waits until there is room for more, or until all was written. True: it is given up, after
-    /// one more signal, or in time where all is to end at once.
+    /// Waits until there is room for more output or, if `all`, until everything is written. True:
+    /// the wait was given up, after a signal or after the timeout of an urgent stop.
     pub(super) async fn until_room(&mut self, all: bool) -> bool {
-        if self.prints.hurries || self.reader_is_gone() {
-            return timeout(HURRY, self.room(all)).await.unwrap_or(true);
+        if self.prints.is_urgent || self.reader_is_gone() {
+            return timeout(URGENT_TIMEOUT, self.room(all))
+                .await
+                .unwrap_or(true);
         }
         self.room(all).await
     }
 
     async fn room(&mut self, all: bool) -> bool {
         loop {
-            let onlooker = &mut self.parts.onlooker;
+            let observer = &mut self.parts.observer;
             let room = poll_fn(|cx| {
                 if all {
-                    onlooker.poll_finish(cx)
+                    observer.poll_finish(cx)
                 } else {
-                    onlooker.poll_room(cx)
+                    observer.poll_room(cx)
                 }
             });
             tokio::select! {

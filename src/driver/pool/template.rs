@@ -1,70 +1,71 @@
-//! What the template says of its imports: whether workers can be forked from it.
+//! Decides from the template's report on its imports whether workers are forked from it.
 
 use std::borrow::Cow;
 
 use super::PoolDriver;
 use crate::{agent::pool::Orders, escape, supervisor::pool::event::Event};
 
-/// So many findings are told; the template says fewer.
-const TOLD: usize = 8;
+/// Maximum findings in a message. The template is not trusted to keep its report short.
+const FINDINGS_MAX: usize = 8;
 
 impl PoolDriver {
-    /// Descriptors are shared by all forks, and a fork has only the thread that forks (fork(2)).
-    /// From the first module on that opens one or starts one, each worker imports by itself.
-    pub(super) fn on_template(&mut self, words: &[u8]) -> Event {
+    /// Forked processes share open files and connections, and have only one thread (fork(2)). The
+    /// first module that opens or starts one, and all after it, are imported in each worker.
+    pub(super) fn on_template(&mut self, report: &[u8]) -> Event {
         let orders = &mut self.parts.orders;
-        let Some((found, from)) = unshareable(words) else {
+        let Some((found, from)) = unshareable(report) else {
             return Event::TemplateReady;
         };
         if orders.warm == 0 {
             return Event::TemplateReady;
         }
         if self.parts.forks_always {
-            let words = "workers are forked nevertheless; if they need their own, leave out \
-                         --start template";
-            self.parts.onlooker.say(&format!("{found}: {words}"));
+            self.parts.observer.say(&format!(
+                "{found}, which forked workers cannot share. hint: without --start template, each \
+                 worker imports it itself"
+            ));
             return Event::TemplateReady;
         }
-        // Fewer each time, whatever the template says, so that it comes to an end: the function's
-        // module and the initializer's come after the imports.
+        // The modules of the function and of the initializer come after the imports. The number
+        // shrinks each time, so that restarts end even if the template's report is wrong.
         let last = u32::try_from(orders.imports.len() + 1).unwrap_or(0);
         orders.warm = from.min(last).min(orders.warm - 1);
         let line = format!(
-            "{found}, which forks cannot share: {} (--start template: they fork)",
+            "{found}, which forked workers cannot share; {}. hint: --start template forks anyway",
             imports(orders)
         );
-        self.parts.onlooker.say(&line);
+        self.parts.observer.say(&line);
         Event::TemplateUnfit
     }
 }
 
-/// Who imports what.
+/// Which modules each worker imports itself.
 fn imports(orders: &Orders) -> String {
     let shared = orders.warm_imports();
     if shared.is_empty() {
-        return "each worker imports by itself".to_owned();
+        return "each worker imports all modules itself".to_owned();
     }
     let shared: Vec<_> = shared.iter().map(|name| format!("`{name}`")).collect();
     format!(
-        "but for {} each worker imports by itself",
+        "each worker imports all modules itself, except {}",
         shared.join(", ")
     )
 }
 
-/// What forks cannot share, in words, and the place of the first module that has brought it.
-fn unshareable(words: &[u8]) -> Option<(String, u32)> {
-    let words: serde_json::Value = serde_json::from_slice(words).ok()?;
-    let found = words.get("unshareable")?.as_array()?;
+/// What forked workers cannot share, and the number of the first module that holds some of it.
+fn unshareable(report: &[u8]) -> Option<(String, u32)> {
+    let report: serde_json::Value = serde_json::from_slice(report).ok()?;
+    let found = report.get("unshareable")?.as_array()?;
     let found: Vec<Cow<'_, str>> = found
         .iter()
         .filter_map(serde_json::Value::as_str)
-        .take(TOLD)
+        .take(FINDINGS_MAX)
         .map(escape::line)
         .collect();
     if found.is_empty() {
         return None;
     }
-    let from = words.get("from").and_then(serde_json::Value::as_u64);
+    let from = report.get("from").and_then(serde_json::Value::as_u64);
     let from = from.and_then(|it| u32::try_from(it).ok()).unwrap_or(0);
     Some((found.join("; "), from))
 }
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_forks_cannot_share_is_told_by_name_and_cannot_forge_a_line() {
+    fn the_report_of_the_template_is_escaped() {
         let words = br#"{"unshareable": ["`db` opens a pipe", "`x\n` opens\u001b[2J"], "from": 1}"#;
         let told = "`db` opens a pipe; `x\\n` opens\\u{1b}[2J".to_owned();
         assert_eq!(unshareable(words), Some((told, 1)));
@@ -93,12 +94,13 @@ mod tests {
     }
 
     #[test]
-    fn imports_before_the_first_that_cannot_be_shared_are_shared() {
-        assert_eq!(imports(&orders(0)), "each worker imports by itself");
-        let told = "but for `numpy` each worker imports by itself";
+    fn modules_before_the_first_unshareable_one_are_imported_once() {
+        let told = "each worker imports all modules itself";
+        assert_eq!(imports(&orders(0)), told);
+        let told = "each worker imports all modules itself, except `numpy`";
         assert_eq!(imports(&orders(1)), told);
         // The function's module comes after them.
-        let told = "but for `numpy`, `db` each worker imports by itself";
+        let told = "each worker imports all modules itself, except `numpy`, `db`";
         assert_eq!(imports(&orders(2)), told);
         assert_eq!(imports(&orders(3)), told);
     }
