@@ -26,7 +26,7 @@ const WAIT_MAX: usize = 1 << 20;
 const WAIT_LOW: usize = WAIT_MAX / 2;
 /// Our own messages do not need room. Above this number of waiting bytes, they are dropped.
 const DROP_ABOVE: usize = 2 * WAIT_MAX;
-/// The pause before the next write to a full output that does not block.
+/// The pause before a write to a full, non-blocking output is retried.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 /// Writes to standard error in a thread.
@@ -36,7 +36,7 @@ pub(super) struct Console {
     messages: Option<Sender<Message>>,
     /// Bytes that are not written yet.
     waiting: Arc<AtomicUsize>,
-    /// Receives a `()` each time that room returns, and closes when all is written.
+    /// Gets a message each time that room returns; closed when everything is written.
     room: UnboundedReceiver<()>,
     escapes: bool,
 }

@@ -83,7 +83,7 @@ pub struct Workers {
     /// Retry a failed task up to N times
     #[arg(long, value_name = "N", default_value_t = 0)]
     retries: u32,
-    /// Retry a task whose worker exceeded its cap up to N times, alone in a fresh worker
+    /// Retry a task whose worker exceeded its cap, alone in a fresh worker, up to N times
     #[arg(long, value_name = "N", default_value_t = 1)]
     oom_retries: u32,
     /// Python interpreter [default: that of the environment in which `supervise` is installed, else
@@ -94,8 +94,8 @@ pub struct Workers {
     #[arg(long = "import", value_name = "MODULE")]
     imports: Vec<String>,
     /// How workers start: `template` forks them from a process that has imported all modules,
-    /// `fresh` lets each worker import them, and `auto` forks unless an import opens connections or
-    /// files or starts threads or processes, which forked workers cannot share
+    /// `fresh` imports them in each worker, and `auto` forks unless an import opens connections or
+    /// files, or starts threads or processes, which forked workers cannot share
     #[arg(long, value_enum, default_value_t = Start::Auto)]
     start: Start,
     /// Tasks sent to a worker at once: N, or as many as take 1 ms together

@@ -117,7 +117,8 @@ impl Output {
         })))
     }
 
-    fn writable(&mut self) -> io::Result<&mut File> {
+    /// The file, which is created or truncated before the first write.
+    fn prepared(&mut self) -> io::Result<&mut File> {
         if !self.is_prepared {
             match (&self.file, &self.path) {
                 // Pipes and devices cannot be truncated.
@@ -139,11 +140,11 @@ impl Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writable()?.write(bytes)
+        self.prepared()?.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.writable()?.flush()
+        self.prepared()?.flush()
     }
 }
 

@@ -463,7 +463,7 @@ fn lines_that_are_not_json_get_one_hint_and_are_read_with_plain() {
     assert_eq!(results[&4]["result"], "2024");
     let (status, _, said) = piped(&["--plain", "--call", "args", "tasks:same"]);
     assert!(
-        status == Some(2) && said.contains("leave out --call"),
+        status == Some(2) && said.contains("--plain cannot be used with --call"),
         "{said}"
     );
 }
