@@ -16,7 +16,7 @@ use memchr::memchr_iter;
 
 use super::{console::Console, map_files::seek_back};
 use crate::{
-    driver::pool::{Observer, Progress, finishing},
+    driver::pool::{Observer, Progress},
     queue::{self, Skip},
     units::Signal,
 };
@@ -217,7 +217,9 @@ impl Observer for ProgressDisplay {
         // A client that shuts its executor down (SIGTERM) needs no message.
         let is_needed = self.interval.is_some() || by == Signal::INT;
         if tasks > 0 && is_needed {
-            self.console.say(&finishing(tasks));
+            self.console.say(&format!(
+                "finishing the tasks under way: {tasks}; press Ctrl-C again to stop now"
+            ));
         }
     }
 

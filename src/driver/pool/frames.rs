@@ -16,7 +16,7 @@ use crate::{
     units::{Bytes, WorkerId},
 };
 
-/// After a task of this length, the memory peak of its worker is read.
+/// After a task that ran at least this long, the worker has updated its memory peak.
 const LONG_MICROS: u32 = 1000;
 
 impl PoolDriver {
@@ -69,7 +69,7 @@ impl PoolDriver {
             }
         };
         self.end_task_prints(worker, frame.seq);
-        // The peak is not read after a short task: it takes a system call.
+        // After a shorter task, the worker's figures are the same as before.
         let is_long = frame.micros >= LONG_MICROS;
         let host = self.host.get_ref();
         let now = is_long.then(|| host.peak_of_child(worker)).flatten();
@@ -176,7 +176,7 @@ pub(super) fn cause_and_message(fate: Fate, context: FailureContext<'_>) -> (Str
             )
         }
         Fate::Died(ended) => {
-            let cause = ended_in_words(ended);
+            let cause = cause_of_end(ended);
             let message = format!("the worker ended during the task ({cause})");
             (cause, message)
         }
@@ -190,7 +190,7 @@ pub(super) fn cause_and_message(fate: Fate, context: FailureContext<'_>) -> (Str
 }
 
 /// How an end is named in a result.
-pub(super) fn ended_in_words(ended: Ended) -> String {
+pub(super) fn cause_of_end(ended: Ended) -> String {
     match ended {
         Ended::Exit(status) => format!("exit:{status}"),
         Ended::Signal(signal) => format!("signal:{signal}"),

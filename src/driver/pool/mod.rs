@@ -31,7 +31,7 @@ use crate::{
     units::{Bytes, RunId, Timestamp, WorkerId},
 };
 
-pub use observer::{Observer, Progress, finishing};
+pub use observer::{Observer, Progress};
 pub use parts::{Parts, Tally};
 
 /// Maximum tasks that one turn of the loop takes from the source.
@@ -65,7 +65,7 @@ pub struct PoolDriver {
     warned_caps: bool,
     /// The warning that a worker cannot be forked was given.
     warned_forks: bool,
-    /// The hint at `--plain` was given.
+    /// The hint to use `--plain` was given.
     hinted_plain: bool,
     /// The last known memory peak of each worker.
     peaks: BTreeMap<WorkerId, Bytes>,
@@ -156,7 +156,8 @@ impl PoolDriver {
         }
         let progress = self.progress(clock::now());
         self.parts.observer.finish(&progress);
-        self.until_room(true).await;
+        // After a signal or the timeout, the rest of the output is dropped.
+        let _ = self.wait_until(prints::Until::AllWritten).await;
         self.host.get_mut().leave();
         let finished = poll_fn(|cx| self.parts.sink.poll_finish(cx)).await;
         match self.broken {

@@ -26,32 +26,16 @@ pub trait Observer {
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
     /// The signal `by` has stopped the pool; `tasks` tasks are still finished.
-    fn stopping(&self, by: Signal, tasks: usize) {
-        let _ = by;
-        if tasks > 0 {
-            self.say(&finishing(tasks));
-        }
-    }
+    fn stopping(&self, by: Signal, tasks: usize);
 
     /// The time between two calls of [`Self::show`]; `None`: it is not called.
-    fn interval(&self) -> Option<Duration> {
-        None
-    }
+    fn interval(&self) -> Option<Duration>;
 
     /// Shows the progress.
-    fn show(&mut self, progress: &Progress) {
-        let _ = progress;
-    }
+    fn show(&mut self, progress: &Progress);
 
     /// Shows the final figures.
-    fn finish(&mut self, progress: &Progress) {
-        let _ = progress;
-    }
-}
-
-/// The message of a pool that was told to stop.
-pub fn finishing(tasks: usize) -> String {
-    format!("finishing the tasks under way: {tasks}; press Ctrl-C again to stop now")
+    fn finish(&mut self, progress: &Progress);
 }
 
 /// The progress of a pool.

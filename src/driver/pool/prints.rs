@@ -25,6 +25,19 @@ const URGENT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A full pipe (64 KiB) cannot hold the marks of more tasks.
 const DELIVERED_MAX: usize = 3000;
 
+/// What the loop waits for at its end.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Until {
+    /// The observer has room for more output.
+    HasRoom,
+    /// The observer has written everything.
+    AllWritten,
+}
+
+/// A signal or the timeout has ended a wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GaveUp;
+
 /// The outputs of all workers.
 #[derive(Debug, Default)]
 pub(super) struct Prints {
@@ -99,8 +112,7 @@ impl PoolDriver {
         }
         self.parts.observer.print(&text);
         if !self.prints.is_paused && !self.parts.observer.has_room() {
-            self.prints.is_paused = true;
-            self.host.get_mut().take_prints(false);
+            self.pause_prints();
         }
     }
 
@@ -144,6 +156,11 @@ impl PoolDriver {
         }
     }
 
+    fn pause_prints(&mut self) {
+        self.prints.is_paused = true;
+        self.host.get_mut().take_prints(false);
+    }
+
     pub(super) fn resume_prints(&mut self) {
         self.prints.is_paused = false;
         self.host.get_mut().take_prints(true);
@@ -151,8 +168,7 @@ impl PoolDriver {
 
     /// All processes have ended: forwards the rest of their output.
     pub(super) async fn finish_prints(&mut self) {
-        self.host.get_mut().take_prints(false);
-        self.prints.is_paused = true;
+        self.pause_prints();
         while self.host.get_mut().read_prints() {
             while let Some(news) = self.host.get_mut().poll_news() {
                 match news {
@@ -161,7 +177,7 @@ impl PoolDriver {
                     _ => {}
                 }
             }
-            if self.until_room(false).await {
+            if self.wait_until(Until::HasRoom).await.is_err() {
                 break;
             }
         }
@@ -171,30 +187,25 @@ impl PoolDriver {
         }
     }
 
-    /// Waits until there is room for more output or, if `all`, until everything is written. True:
-    /// the wait was given up, after a signal or after the timeout of an urgent stop.
-    pub(super) async fn until_room(&mut self, all: bool) -> bool {
+    /// Waits for the observer, in an urgent stop not longer than [`URGENT_TIMEOUT`].
+    pub(super) async fn wait_until(&mut self, until: Until) -> Result<(), GaveUp> {
         if self.prints.is_urgent || self.reader_is_gone() {
-            return timeout(URGENT_TIMEOUT, self.room(all))
-                .await
-                .unwrap_or(true);
+            let waited = timeout(URGENT_TIMEOUT, self.wait_or_signal(until)).await;
+            return waited.unwrap_or(Err(GaveUp));
         }
-        self.room(all).await
+        self.wait_or_signal(until).await
     }
 
-    async fn room(&mut self, all: bool) -> bool {
+    async fn wait_or_signal(&mut self, until: Until) -> Result<(), GaveUp> {
         loop {
             let observer = &mut self.parts.observer;
-            let room = poll_fn(|cx| {
-                if all {
-                    observer.poll_finish(cx)
-                } else {
-                    observer.poll_room(cx)
-                }
+            let reached = poll_fn(|cx| match until {
+                Until::HasRoom => observer.poll_room(cx),
+                Until::AllWritten => observer.poll_finish(cx),
             });
             tokio::select! {
                 biased;
-                () = room => return false,
+                () = reached => return Ok(()),
                 woken = self.host.readable_mut() => {
                     if let Ok(mut guard) = woken {
                         guard.get_inner_mut().collect(clock::now());
@@ -204,7 +215,7 @@ impl PoolDriver {
             }
             while let Some(event) = self.host.get_mut().poll_event() {
                 if matches!(event, Event::Signalled(Signal::TERM | Signal::INT)) {
-                    return true;
+                    return Err(GaveUp);
                 }
             }
         }
