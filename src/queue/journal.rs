@@ -94,11 +94,11 @@ impl Journal {
     pub fn create(path: &Path, task: &str) -> io::Result<Self> {
         let journal = Self::open(path, task)?;
         if journal.end > 0 {
-            let told = named(
+            let message = named(
                 path,
                 "already exists. hint: continue it with --resume, or remove it",
             );
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, told));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
         Ok(journal)
     }
@@ -124,8 +124,8 @@ impl Journal {
         match private_dir::try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let told = named(path, "another run is writing this journal");
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, told));
+                let message = named(path, "another run is writing this journal");
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, message));
             }
             Err(TryLockError::Error(error)) => return Err(at(path, &error)),
         }
@@ -299,8 +299,9 @@ impl Journal {
         result: &[u8],
     ) -> io::Result<()> {
         let Some(input_hash) = self.take_input_hash(line) else {
-            let told = format!("line {line} of the input has a result and was not read");
-            return Err(self.named(&other(told)));
+            let message =
+                format!("internal error: input line {line} has a result but was not read");
+            return Err(self.named(&other(message)));
         };
         let record = Record {
             result,
@@ -384,8 +385,8 @@ impl InputCheck {
     }
 
     fn refusal(&self, difference: Difference) -> io::Error {
-        let told = format!("it is the journal of another input: {difference}");
-        other(named(&self.path, told))
+        let message = format!("it is the journal of another input: {difference}");
+        other(named(&self.path, message))
     }
 
     /// Sends the journal the hashes that it needs for the records of these lines.
@@ -401,16 +402,16 @@ fn corrupted(number: u64) -> io::Error {
     ))
 }
 
-fn named(path: &Path, told: impl Display) -> String {
-    format!("{}: {told}", path.display())
+fn named(path: &Path, message: impl Display) -> String {
+    format!("{}: {message}", path.display())
 }
 
 fn at(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), named(path, error))
 }
 
-fn other(told: impl Into<String>) -> io::Error {
-    io::Error::other(told.into())
+fn other(message: impl Into<String>) -> io::Error {
+    io::Error::other(message.into())
 }
 
 #[expect(

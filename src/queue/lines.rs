@@ -283,8 +283,8 @@ impl<R: Read> Reader<R> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    let told = format!("read tasks: {error}");
-                    return Err(io::Error::new(error.kind(), told));
+                    let message = format!("read tasks: {error}");
+                    return Err(io::Error::new(error.kind(), message));
                 }
             }
         }

@@ -196,7 +196,7 @@ impl Results {
             self.broken.get_or_insert((kind, kind.to_string()));
         }
         match &self.broken {
-            Some((kind, told)) => Err(io::Error::new(*kind, told.clone())),
+            Some((kind, message)) => Err(io::Error::new(*kind, message.clone())),
             None => Ok(()),
         }
     }
@@ -463,8 +463,8 @@ impl<W: Write> Writer<W> {
             }
             if let Err(error) = done {
                 self.output = None;
-                let told = format!("write results: {error}");
-                let error = io::Error::new(error.kind(), told);
+                let message = format!("write results: {error}");
+                let error = io::Error::new(error.kind(), message);
                 let _ = self.news.send(News::Broken(error));
             }
         }
