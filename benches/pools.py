@@ -9,14 +9,14 @@ otherwise). It makes an environment with the other pools from PyPI once, and pri
 measurement: median (min-max) of the rounds, and the median of the ratios to `mp.Pool` in the same round.
 In each round every contestant runs once, in a process of its own with a time limit, in an order that rotates.
 
-noop       tasks that return what they get, each submitted by itself (no chunks), by a pool that is warm
+noop       tasks that return what they get, each submitted alone (no chunks), by a pool that is warm
 roundtrip  one such task at a time: the median and the 99th percentile
 payload    100 KB of bytes in, and back
 fresh      a process for each task; all pools use their defaults, and those that can import numpy before the fork;
            `--only fresh --pools "mp.Pool,supervise map"` takes a minute
 memory     what `supervise map` itself holds while `--tasks` no-op tasks stream through; one run
 
-`supervise map` reads and writes JSON, packs tasks in batches by itself, and its start and end count, which
+`supervise map` reads and writes JSON, packs tasks in batches, and its start and end count, which
 those of the others do not; so it is given more tasks. Its round trip is a line in and a line out.
 """
 import argparse

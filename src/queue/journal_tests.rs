@@ -1,4 +1,4 @@
-//! Runs that are cut short and gone on with.
+//! Runs that stop early and are resumed.
 
 use std::{
     fs,
@@ -442,7 +442,7 @@ fn the_disk_is_asked_within_a_second_and_not_each_time() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Several runs, each cut short anywhere, each with other failures.
+    /// Several runs, each stopped at any point, each with other failures.
     #[test]
     fn after_any_runs_each_line_comes_out_once(
         runs in prop::collection::vec(
