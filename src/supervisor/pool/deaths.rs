@@ -1,11 +1,11 @@
-//! Workers that end, and what becomes of their tasks.
+//! Workers that end, and whether their tasks run again or fail.
 
 use std::time::Duration;
 
 use super::{
     DEATHS_MAX, LEAVE, LOST_MAX, Next, Phase, Pool, STARTS_MAX,
     event::{Action, Fate, Over, SlotId},
-    worker::{Killed, Nest, Part, Progress, Stage, Ticket, Worker},
+    worker::{Killed, Nest, Progress, Stage, TaskProgress, Ticket, Worker},
 };
 
 use crate::{
@@ -20,13 +20,13 @@ struct Death {
     ended: Ended,
     oom: Oom,
     peak: Option<Bytes>,
-    /// Since it began the first task of its window.
+    /// The time since it began the first task of its window.
     ran: Duration,
 }
 
 impl Pool {
     pub(super) fn on_nest_gone(&mut self, now: Timestamp, slot: SlotId, oom: Oom) {
-        // Its workers have ended with it; who told nothing of it is gone nevertheless.
+        // Its workers have ended with it. Some of their ends were not reported.
         let its: Vec<_> = self
             .workers
             .iter()
@@ -48,7 +48,7 @@ impl Pool {
         if let Some(slot) = self.slots.get_mut(&slot) {
             slot.nest = Nest::None;
             slot.suspended = false;
-            slot.looking = false;
+            slot.sampling = false;
             slot.memory = Bytes::ZERO;
         }
         self.dispatch = true;
@@ -66,11 +66,11 @@ impl Pool {
         };
         self.dispatch = true;
         if worker.stage == Stage::Boots {
-            self.on_stillborn(&worker, ended, oom);
+            self.on_start_death(&worker, ended, oom);
         }
-        let done = worker.place_of(at.finished).map_or(0, |last| last + 1);
-        let suspect = self.suspect(&worker, oom, at, done);
-        let before = suspect.map_or(done, |(position, _)| position);
+        let done = worker.position_of(at.finished).map_or(0, |last| last + 1);
+        let blamed = self.blamed(&worker, oom, at, done);
+        let before = blamed.map_or(done, |(position, _)| position);
         let death = Death {
             id,
             ended,
@@ -80,16 +80,16 @@ impl Pool {
         };
         let mut again = Vec::with_capacity(worker.window.len());
         for (index, mut ticket) in worker.window.iter().copied().enumerate() {
-            let part = suspect.filter(|(position, _)| *position == index);
+            let part = blamed.filter(|(position, _)| *position == index);
             if let Some((_, part)) = part {
-                again.extend(self.judge(&worker, ticket, part, &death));
+                again.extend(self.retry_or_fail(&worker, ticket, part, &death));
             } else if index < before {
-                // Finished, and the result went down with the worker: it is wanted still.
+                // It has finished, and its result was lost with the worker.
                 ticket.lost = ticket.lost.saturating_add(1);
-                if ticket.put_back() > LOST_MAX {
+                if ticket.unblamed() > LOST_MAX {
                     self.give_up(ticket, Fate::Died(ended), &death);
                 } else {
-                    again.extend(self.again(ticket));
+                    again.extend(self.unless_stopped(ticket));
                 }
             } else {
                 again.push(ticket);
@@ -102,55 +102,55 @@ impl Pool {
         }
     }
 
-    /// The task that a worker ended at, by its place in the window, and its part in that.
-    fn suspect(
+    /// The task at which a worker ended: its position in the window, and how far it had come.
+    fn blamed(
         &self,
         worker: &Worker,
         oom: Oom,
         at: Progress,
         done: usize,
-    ) -> Option<(usize, Part)> {
+    ) -> Option<(usize, TaskProgress)> {
         let begun = worker
-            .place_of(at.begun)
+            .position_of(at.begun)
             .filter(|_| at.begun != at.finished);
         if let Some(place) = begun {
-            return Some((place, Part::Begun));
+            return Some((place, TaskProgress::Begun));
         }
-        // What was received before it was begun is behind `done`: the page keeps the last word.
-        let received = worker.place_of(at.receiving).filter(|it| *it == done);
+        // The page names the task that was received last. If it has finished since, it is not the
+        // first unfinished one.
+        let received = worker.position_of(at.receiving).filter(|it| *it == done);
         if let Some(place) = received {
-            return Some((place, Part::Received));
+            return Some((place, TaskProgress::Received));
         }
-        // It may have met its cap at the first bytes of a task, again and again.
+        // The first bytes of the next task may have exceeded the cap, and would in each worker.
         let next = oom != Oom::No && done < worker.window.len() && self.phase == Phase::Running;
-        next.then_some((done, Part::Next))
+        next.then_some((done, TaskProgress::Next))
     }
 
-    /// What becomes of the task that its worker died at; it is given back if it is to be tried
-    /// again.
-    fn judge(
+    /// Decides about the task at which its worker ended. Returns it if it goes back to the queue.
+    fn retry_or_fail(
         &mut self,
         worker: &Worker,
         mut ticket: Ticket,
-        part: Part,
+        part: TaskProgress,
         death: &Death,
     ) -> Option<Ticket> {
         let Death {
             ended, oom, peak, ..
         } = *death;
         if let Phase::Clearing(next) = self.phase {
-            // All are ended because of the template, or because the pool was told to stop at once:
-            // no task has done anything.
+            // All workers are killed because the template has ended or the pool stops at once. No
+            // task is to blame.
             return match next {
-                Next::Restart | Next::RestartAfter(_) => {
-                    self.put_back(ticket, part, Fate::Died(ended), death)
+                Next::Restart(_) => {
+                    self.retry_without_blame(ticket, part, Fate::Died(ended), death)
                 }
                 Next::End(Over::GaveUp) => {
                     ticket.lost = ticket.lost.saturating_add(1);
                     self.give_up(ticket, Fate::StartFailed, death);
                     None
                 }
-                Next::End(_) => self.again(ticket),
+                Next::End(_) => self.unless_stopped(ticket),
             };
         }
         if let Some(peak) = peak.filter(|_| oom != Oom::No || worker.killed == Some(Killed::Budget))
@@ -158,44 +158,44 @@ impl Pool {
             self.learn(ticket.key, peak.minus(worker.base));
         }
         let by_cap = match (oom, part) {
-            // Not our limit, and not this task's doing as far as we know.
+            // The kill was at a limit outside the pool: as far as we know, not for this task.
             (Oom::Elsewhere, _) => Fate::Died(ended),
-            (_, Part::Received) => Fate::CapReceiving,
-            (_, Part::Begun | Part::Next) => Fate::Cap,
+            (_, TaskProgress::Received) => Fate::CapReceiving,
+            (_, TaskProgress::Begun | TaskProgress::Next) => Fate::Cap,
         };
-        // Where others ran beside it, the budget was met by all of them: it is nobody's fault.
+        // All running tasks together exceeded the budget, so that no single one is to blame.
         let crowded = oom == Oom::Budget && self.under_way() > 0;
         if worker.killed == Some(Killed::Budget) || (worker.killed.is_none() && crowded) {
-            return self.put_back(ticket, part, Fate::Cap, death);
+            return self.retry_without_blame(ticket, part, Fate::Cap, death);
         }
         if worker.killed.is_none() && oom != Oom::No {
-            if part == Part::Next {
-                return self.put_back(ticket, part, by_cap, death);
+            if part == TaskProgress::Next {
+                return self.retry_without_blame(ticket, part, by_cap, death);
             }
             ticket.ooms = ticket.ooms.saturating_add(1);
             if ticket.ooms <= self.spec.oom_retries {
-                // In a worker of its own, before anything else.
-                let alone = self.again(ticket);
+                // It runs next, in a new worker of its own.
+                let alone = self.unless_stopped(ticket);
                 self.alone.extend(alone);
             } else {
                 self.give_up(ticket, by_cap, death);
             }
             return None;
         }
-        if worker.killed.is_none() && part != Part::Begun {
-            // It had no effects yet, and its worker was ended by somebody else.
-            return self.put_back(ticket, part, Fate::Died(ended), death);
+        if worker.killed.is_none() && part != TaskProgress::Begun {
+            // The task had not begun, and another process killed its worker.
+            return self.retry_without_blame(ticket, part, Fate::Died(ended), death);
         }
         ticket.failed = ticket.failed.saturating_add(1);
-        // Who stops us may tell our workers as well, as systemd does: what they were at has not
-        // failed by itself.
-        let told = matches!(
+        // A service manager may signal the workers together with us, as systemd does. The tasks
+        // that this ends have not failed.
+        let signalled = matches!(
             ended,
             Ended::Signal(Signal::TERM | Signal::INT | Signal::HUP)
         );
-        let is_stopped = self.stop == Some(Over::Stopped) && told && worker.killed.is_none();
+        let is_stopped = self.stop == Some(Over::Stopped) && signalled && worker.killed.is_none();
         if ticket.failed <= self.spec.retries || is_stopped {
-            return self.again(ticket);
+            return self.unless_stopped(ticket);
         }
         let fate = match worker.killed {
             Some(Killed::Timeout) => Fate::Timeout,
@@ -205,31 +205,30 @@ impl Pool {
         None
     }
 
-    /// The task is run again without blame, but not for ever.
-    fn put_back(
+    /// Puts the task back to be run again, although its attempt failed, up to `LOST_MAX` times.
+    fn retry_without_blame(
         &mut self,
         mut ticket: Ticket,
-        part: Part,
+        part: TaskProgress,
         fate: Fate,
         death: &Death,
     ) -> Option<Ticket> {
         let count = match part {
-            Part::Begun | Part::Received => &mut ticket.lost,
-            // A fresh worker can meet the cap because what the one before it held is not yet given
-            // back.
-            Part::Next => &mut ticket.unbegun,
+            TaskProgress::Begun | TaskProgress::Received => &mut ticket.lost,
+            // A new worker can meet the cap while the memory of the one before it is being freed.
+            TaskProgress::Next => &mut ticket.unbegun,
         };
         *count = count.saturating_add(1);
-        if ticket.put_back() <= LOST_MAX {
-            return self.again(ticket);
+        if ticket.unblamed() <= LOST_MAX {
+            return self.unless_stopped(ticket);
         }
         self.give_up(ticket, fate, death);
         None
     }
 
-    /// The task is to be tried again: it is given back. If the pool was told to stop, it is not
-    /// begun again, and as it is not known how it would have ended, it has no result.
-    pub(super) fn again(&mut self, ticket: Ticket) -> Option<Ticket> {
+    /// Returns a task that should run again. A pool that stops abandons it instead: it begins no
+    /// task, and how this one would have ended is unknown.
+    pub(super) fn unless_stopped(&mut self, ticket: Ticket) -> Option<Ticket> {
         if self.stop.is_none() {
             return Some(ticket);
         }
@@ -251,8 +250,8 @@ impl Pool {
         }
     }
 
-    /// It ended before it could take a task.
-    fn on_stillborn(&mut self, worker: &Worker, ended: Ended, oom: Oom) {
+    /// A worker ended before it was ready for tasks.
+    fn on_start_death(&mut self, worker: &Worker, ended: Ended, oom: Oom) {
         if worker.is_doomed()
             || matches!(
                 self.phase,
@@ -270,13 +269,12 @@ impl Pool {
             self.deaths >= DEATHS_MAX
         };
         if give_up {
-            self.phase = Phase::Clearing(Next::End(Over::GaveUp));
-            self.actions.push_back(Action::EndTemplate);
+            self.clear(Next::End(Over::GaveUp));
         }
     }
 
-    /// Tasks that run for too long, workers that do not go or are old.
-    pub(super) fn mind_times(&mut self, now: Timestamp) {
+    /// Kills tasks over their time limit and workers that do not exit; retires old workers.
+    pub(super) fn check_times(&mut self, now: Timestamp) {
         let (limit, max_age) = (self.spec.task_timeout, self.spec.max_age);
         let mut kills = Vec::new();
         let mut old = Vec::new();
@@ -289,14 +287,14 @@ impl Pool {
                 !worker.window.is_empty() && now.since(worker.front_since) >= limit
             });
             if late && suspended {
-                // It was not let run: its time begins anew.
+                // A suspended task does not run, so its time limit starts again.
                 worker.front_since = now;
             } else if late {
                 worker.killed = Some(Killed::Timeout);
                 kills.push(worker.slot);
             } else if worker.stage == Stage::Leaves && now.since(worker.since) >= LEAVE {
                 worker.killed = Some(Killed::Late);
-                // A pool that is done has waited for it.
+                // A pool that is done waits for this worker only.
                 self.dispatch = true;
                 self.actions.push_back(Action::KillWorker(*id));
             } else if worker.stage == Stage::Serves
@@ -313,7 +311,7 @@ impl Pool {
         }
     }
 
-    /// SIGKILL for a slot, with all that its tasks have started.
+    /// Kills everything in a slot, with all processes that its tasks have started.
     pub(super) fn kill_slot(&mut self, id: SlotId) {
         if let Some(slot) = self.slots.get_mut(&id)
             && slot.nest == Nest::Up
@@ -321,5 +319,41 @@ impl Pool {
             slot.nest = Nest::Doomed;
             self.actions.push_back(Action::KillSlot(id));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::pool::{
+        event::Event,
+        fixture::{handle, ready, running},
+    };
+
+    #[test]
+    fn only_workers_that_met_their_cap_after_they_began_a_task_count_as_its_attempts() {
+        let (mut pool, mut worker) = running(1);
+        let met_its_cap = |worker, begun| Event::WorkerEnded {
+            worker,
+            ended: Ended::Signal(Signal::KILL),
+            oom: Oom::Cap,
+            peak: None,
+            begun,
+            finished: 0,
+            receiving: 0,
+        };
+        for begun in [0, 1] {
+            let actions = handle(&mut pool, met_its_cap(worker, begun));
+            worker = ready(&mut pool, &actions);
+        }
+        let actions = handle(&mut pool, met_its_cap(worker, 1));
+        let attempts = actions.iter().find_map(|it| {
+            if let Action::Fail { attempts, .. } = it {
+                Some(*attempts)
+            } else {
+                None
+            }
+        });
+        assert_eq!(attempts, Some(2), "{actions:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Who gets which task, and who is forked for it.
+//! Which worker gets which task, and when workers are forked and retired.
 
 use super::{
     LEAVE, Phase, Pool,
@@ -7,14 +7,14 @@ use super::{
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
 
-/// A worker's window holds about as many tasks as fit into this; more would only delay results.
+/// A worker's window holds about as many tasks as it runs in this time. More would delay results.
 const WINDOW_MICROS: f64 = 1000.0;
 const WINDOW_MAX: f64 = 64.0;
-/// The weight of a new time in the mean.
+/// The weight of the newest task in the mean time.
 const FRESH: f64 = 0.05;
 
 impl Pool {
-    /// Sends what can be sent, forks who is missing, and ends what is over.
+    /// Sends tasks, forks missing workers, and ends a pool that is done.
     pub(super) fn dispatch(&mut self, now: Timestamp) {
         if self.phase != Phase::Running {
             return;
@@ -30,7 +30,7 @@ impl Pool {
         self.end_if_done(now);
     }
 
-    /// How many tasks are under way at a worker at a time.
+    /// How many tasks a worker has at a time.
     pub(super) fn window(&self) -> usize {
         if let Some(batch) = self.spec.batch {
             return usize::try_from(batch.max(1)).unwrap_or(usize::MAX);
@@ -77,7 +77,7 @@ impl Pool {
             .iter()
             .find(|(_, worker)| worker.slot == slot && worker.stage == Stage::Serves)
             .filter(|(_, worker)| {
-                // It has the slot to itself: the one before it has finished.
+                // The worker before it in this slot has finished its tasks.
                 !self.workers.values().any(|other| {
                     other.slot == slot
                         && other.asked < worker.asked
@@ -130,14 +130,14 @@ impl Pool {
         let (slot, sent) = (worker.slot, worker.sent);
         self.actions.push_back(Action::Send(id, ticket.seq));
         if begins {
-            self.look_soon(now, slot);
+            self.sample_soon(now, slot);
         }
         if max.is_some_and(|max| sent >= max) {
             self.retire(now, id);
         }
     }
 
-    /// It finishes what it has. The next one is forked meanwhile.
+    /// Lets a worker finish its tasks and exit. The next one is forked meanwhile.
     pub(super) fn retire(&mut self, now: Timestamp, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
@@ -148,14 +148,14 @@ impl Pool {
         worker.stage = Stage::Retires;
         worker.since = now;
         self.dispatch = true;
-        // It may go when it has done what it was given: it reads the one after the other.
+        // It reads this after the tasks that it was sent, and so exits when these are done.
         self.actions.push_back(Action::Quit(id));
         if worker.window.is_empty() {
             worker.stage = Stage::Leaves;
         }
     }
 
-    /// Forks a worker where there is none to come, and a nest where there is none.
+    /// Forks the slot's nest if it has none, or else a worker if none is starting or serving.
     fn staff(&mut self, now: Timestamp, slot: SlotId) {
         let idle = self.queue.is_empty() && self.alone.is_empty();
         if self.stop.is_some() || (self.source_ended && idle) {
@@ -164,7 +164,7 @@ impl Pool {
         let Some(place) = self.slots.get_mut(&slot) else {
             return;
         };
-        if place.rests_until.is_some() {
+        if place.backoff_until.is_some() {
             return;
         }
         match place.nest {
@@ -183,7 +183,7 @@ impl Pool {
                         (here, gone + 1)
                     }
                 });
-                // One that goes and one that comes; a third would wait for nothing.
+                // At most two are exiting: a third worker would have nothing to do.
                 if coming == 0 && going < 2 {
                     let worker = self.next_worker;
                     self.next_worker = worker.next();
@@ -195,7 +195,7 @@ impl Pool {
         }
     }
 
-    /// A task that is to be tried alone needs a fresh worker: one that idles makes room for it.
+    /// Retires the least busy worker, to make room for a new one that retries a task alone.
     fn retire_for_alone(&mut self, now: Timestamp) {
         if self.alone.is_empty() {
             return;
@@ -233,10 +233,10 @@ impl Pool {
             && idle
             && self.phase == Phase::Running
         {
-            // Workers run their exit handlers, for which they have until `LEAVE`.
+            // The workers have `LEAVE` for their exit handlers.
             let left: Vec<_> = self.workers.keys().copied().collect();
             for id in left {
-                let told = self.workers.get_mut(&id).is_some_and(|worker| {
+                let was_serving = self.workers.get_mut(&id).is_some_and(|worker| {
                     let serves = worker.stage == Stage::Serves;
                     if serves {
                         worker.stage = Stage::Leaves;
@@ -244,7 +244,7 @@ impl Pool {
                     }
                     serves
                 });
-                if told {
+                if was_serving {
                     self.actions.push_back(Action::Quit(id));
                 }
             }
@@ -252,25 +252,26 @@ impl Pool {
             if self.workers.values().any(leaves) {
                 return;
             }
-            // And so does the template: what imports have made is removed once, by who made it.
+            // So has the template: it alone removes what its imports have made, such as temporary
+            // files.
             self.phase = Phase::Leaving(over, now.later(LEAVE));
             self.actions.push_back(Action::QuitTemplate);
         }
     }
 
-    /// The pool was told to stop before this task was begun.
+    /// A worker has not begun this task, because the pool stops.
     pub(super) fn on_not_begun(&mut self, id: WorkerId, seq: Seq) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
-        // RACE: as in `on_ended`. Before a stop no worker says this.
+        // RACE: as in `on_ended`. No worker sends this before the pool stops.
         if self.stop.is_some() && worker.window.front().is_some_and(|it| it.seq == seq) {
             worker.window.pop_front();
             self.dispatch = true;
         }
     }
 
-    /// A worker has said how a task went.
+    /// A worker has reported how a task ended.
     pub(super) fn on_ended(
         &mut self,
         now: Timestamp,
@@ -280,8 +281,8 @@ impl Pool {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
-        // RACE: what a worker says of a task that is not its own is what its task has written into
-        // our socket. Nobody's result is taken from it.
+        // RACE: a worker reports only its first task. Anything else was written into our socket by
+        // the code of a task, and is no result.
         if worker.window.front().is_none_or(|front| front.seq != seq) {
             return;
         }
@@ -303,12 +304,12 @@ impl Pool {
         let mean = self.mean_micros.unwrap_or(time);
         self.mean_micros = Some(mean + (time - mean) * FRESH);
         if let Some(slot) = next {
-            self.look_soon(now, slot);
+            self.sample_soon(now, slot);
         }
         self.dispatch = true;
         ticket.failed = ticket.failed.saturating_add(1);
         if how == How::Raised && ticket.failed <= self.spec.retries {
-            if let Some(ticket) = self.again(ticket) {
+            if let Some(ticket) = self.unless_stopped(ticket) {
                 self.queue.push_front(ticket);
             }
             return;

@@ -1,4 +1,4 @@
-//! What a pool hears, and what it wants.
+//! The inputs of a pool, and its actions.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::{
     units::{Bytes, WorkerId},
 };
 
-/// A slot of the pool: what lives in it shares a group and a cap.
+/// A slot of the pool. All processes in it share one cgroup and one cap.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SlotId(pub u32);
 
@@ -17,112 +17,112 @@ pub type Seq = u64;
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The deadline that was asked for has passed.
+    /// The deadline of the pool has passed.
     Deadline,
-    /// What the pool may have; before anything else, and when it changes.
+    /// The memory that is available to the pool: before anything else, and when it changes.
     Available(Bytes),
     /// The template has imported everything.
     TemplateReady,
-    /// It has, and workers cannot be forked from it: it is to be started in another way.
+    /// It has imported everything, and workers cannot be forked from it. It must be started in
+    /// another way.
     TemplateUnfit,
-    /// It could not, or it has ended.
+    /// The template could not start, or it has ended.
     TemplateFailed(TemplateEnd),
     /// Everything that the template started is gone.
     TemplateGone,
     /// A nest was forked and is in its group.
     NestUp(SlotId),
-    /// A nest is gone; nobody in its group lives on.
+    /// A nest has ended, and no process is left in its cgroup.
     NestGone(SlotId, Oom),
-    /// A nest, or this worker of it, could not be forked: the system has no more processes or no
-    /// memory for us.
+    /// A nest, or a worker in it, could not be forked: a limit on processes or memory is reached.
     ForkRefused(SlotId, Option<WorkerId>),
     /// A worker was forked.
     Born {
-        /// Where.
+        /// Its slot.
         slot: SlotId,
-        /// As it was asked for.
+        /// The id that [`Action::Fork`] gave it.
         worker: WorkerId,
     },
-    /// It has imported and initialized all.
+    /// A worker has initialized, and takes tasks.
     Ready {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
-        /// What it held then, the template's share included.
+        /// Its memory then, including what it shares with the template.
         base: Bytes,
     },
-    /// Its initializer failed. Its end follows.
+    /// The initializer of this worker failed. `WorkerEnded` follows.
     CouldNotStart(WorkerId),
     /// A task ended.
     Ended {
-        /// At whose hands.
+        /// Its worker.
         worker: WorkerId,
-        /// Which.
+        /// The task.
         seq: Seq,
-        /// It returned; else it raised, or what it returned could not be told.
+        /// Whether it returned.
         how: How,
-        /// For how long it ran.
+        /// Its running time.
         micros: u32,
-        /// The most that its worker held up to now.
+        /// The peak memory of its worker so far.
         peak: Bytes,
     },
     /// A task came to a worker after [`Action::Halt`], and was not begun.
     NotBegun {
-        /// At whose hands.
+        /// The worker.
         worker: WorkerId,
-        /// Which.
+        /// The task.
         seq: Seq,
     },
-    /// A worker is gone. All that it had said was handed in before.
+    /// A worker has ended. All events from what it had sent came before.
     WorkerEnded {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
-        /// How.
+        /// Its exit status or signal.
         ended: Ended,
-        /// Whether it was the kernel's OOM killer.
+        /// Whether the kernel's OOM killer ended it.
         oom: Oom,
-        /// The most that it held.
+        /// Its peak memory.
         peak: Option<Bytes>,
         /// The task that it began last; 0: none.
         begun: Seq,
         /// The task that it finished last; 0: none.
         finished: Seq,
-        /// The task of which it had read a part last; 0: none.
+        /// The task that it received last, wholly or in part; 0: none.
         receiving: Seq,
     },
-    /// What all in a slot hold.
+    /// The memory of all processes in a slot.
     Sampled(SlotId, Bytes),
     /// A task came from the source.
     Came {
-        /// Which.
+        /// The task.
         seq: Seq,
-        /// Whose like it is.
+        /// Tasks with the same key are expected to need the same memory.
         key: u32,
     },
-    /// The source has no more.
+    /// The source has no more tasks.
     SourceEnded,
-    /// Finish what has begun, begin nothing else.
+    /// Finish the tasks that have begun, and begin no others.
     Stop,
-    /// End what is under way as well.
+    /// Kill the running tasks as well.
     StopAtOnce,
 }
 
-/// Why there is no template any more.
+/// Why the template has ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TemplateEnd {
-    /// It cannot be started, or an import raised: it would do so again.
+    /// It cannot be started, or an import raised. The next start would fail in the same way.
     Refused,
-    /// It ended, and did not say why.
+    /// It ended without a reason from itself.
     Died(Ended, Oom),
 }
 
-/// How a task ended in its worker's words.
+/// How a task ended, as its worker reports it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum How {
     /// It returned.
     Returned,
     /// It raised.
     Raised,
-    /// What it returned cannot be encoded.
+    /// It returned a value that cannot be encoded.
     Unserializable,
 }
 
@@ -131,78 +131,78 @@ pub enum How {
 pub enum Action {
     /// Start the template.
     StartTemplate,
-    /// Tell the template to run its exit handlers; `TemplateFailed` follows when it has ended.
+    /// Let the template run its exit handlers and exit. `TemplateFailed` follows.
     QuitTemplate,
-    /// End everything at once; `TemplateGone` follows.
+    /// Kill the template and everything that it started. `TemplateGone` follows.
     EndTemplate,
-    /// Hold this budget over all.
+    /// Set the limit for all slots together.
     Budget(Option<Bytes>),
-    /// Fork a nest into a group with this cap. `NestUp` or `NestGone` follows.
+    /// Fork a nest into a cgroup with this cap. `NestUp`, `NestGone` or `ForkRefused` follows.
     RaiseNest(SlotId, Option<Bytes>),
     /// Fork a worker in this slot.
     Fork(SlotId, WorkerId),
     /// Give this task to that worker.
     Send(WorkerId, Seq),
-    /// No more tasks come; it may end.
+    /// Let this worker exit when it has done the tasks that it was sent.
     Quit(WorkerId),
-    /// It begins no other task of those that it has: each of them is [`Event::NotBegun`].
+    /// Let this worker begin no further task. [`Event::NotBegun`] follows for each that it has.
     Halt(WorkerId),
-    /// SIGKILL for all that lives in a slot, its nest included.
+    /// SIGKILL for all processes in a slot, including its nest.
     KillSlot(SlotId),
     /// SIGKILL for one worker.
     KillWorker(WorkerId),
-    /// Stop all in a slot where it is (SIGSTOP).
+    /// Suspend all workers in a slot (SIGSTOP).
     Suspend(SlotId),
-    /// Let it go on.
+    /// Resume them (SIGCONT).
     Resume(SlotId),
-    /// Look at what a slot holds.
+    /// Measure the memory of a slot. `Sampled` follows.
     Look(SlotId),
-    /// Deliver what the worker has just said of this task.
+    /// Deliver the result that the worker has just sent.
     Deliver {
-        /// Which.
+        /// The task.
         seq: Seq,
-        /// Whose words.
+        /// Its worker.
         worker: WorkerId,
-        /// How often it was begun.
+        /// The number of attempts, including this one.
         attempts: u32,
-        /// For how long it ran in its last attempt, as seen from here.
+        /// How long the last attempt ran, measured here.
         ran: Duration,
     },
-    /// There are no words of a worker: deliver this.
+    /// Deliver this failure: no worker has sent a result.
     Fail {
-        /// Which.
+        /// The task.
         seq: Seq,
-        /// Whose hands it died in, if any.
+        /// The worker that ended at it.
         worker: Option<WorkerId>,
-        /// Why.
+        /// The reason.
         cause: Fate,
-        /// How often it was begun.
+        /// The number of attempts.
         attempts: u32,
-        /// The most that its worker held.
+        /// The peak memory of its worker.
         peak: Option<Bytes>,
-        /// For how long it ran in its last attempt.
+        /// How long the last attempt ran.
         ran: Duration,
     },
-    /// A task that was begun has no result, and shall have none: the pool was told to stop.
+    /// A task that has begun gets no result, because the pool stops.
     Abandon(Seq),
-    /// Say this.
+    /// Print this warning.
     Warn(String),
-    /// A worker ended while it started, and did not say why.
+    /// A worker ended while it started, without a reason from itself.
     StartDied(Ended, Oom),
-    /// The template has ended like this; it is started anew after this time.
+    /// The template has ended like this. It is started again after this time.
     TemplateAnew(TemplateEnd, Duration),
     /// The pool is over.
     Over(Over),
 }
 
-/// Why a task has no answer.
+/// Why a task failed without a result from its worker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fate {
-    /// Its worker met its cap, or the budget, and did so again when it was alone.
+    /// Its worker met its cap or the budget, and again in a worker of its own.
     Cap,
-    /// Its worker met its cap while it received the task, and did so again when it was alone.
+    /// Its worker met its cap while it received the task, and again in a worker of its own.
     CapReceiving,
-    /// It ran for too long.
+    /// It ran longer than its time limit.
     Timeout,
     /// Its worker ended.
     Died(Ended),
@@ -217,7 +217,7 @@ pub enum Over {
     Done,
     /// It was told to stop.
     Stopped,
-    /// The first failure ended it.
+    /// It stopped at the first failure.
     Failed,
     /// No worker could be started.
     GaveUp,

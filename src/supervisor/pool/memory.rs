@@ -1,4 +1,4 @@
-//! What tasks need, what slots hold, and what fits together.
+//! The memory of tasks and slots, and which tasks fit into the budget together.
 
 use std::time::Duration;
 
@@ -9,33 +9,35 @@ use super::{
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
 
-const LOOK: Duration = Duration::from_millis(200);
-/// A long task is looked at for the first time when it is so old, and then whenever a quarter has
-/// been added to its age, so that the most that it holds is seen, and which part of it was files;
-const LOOK_FIRST: Duration = Duration::from_millis(10);
-/// with many slots, first when it is so old for each of them.
-const LOOK_FIRST_SLOT: Duration = Duration::from_millis(2);
-const LOOKS_FOR_AGE: u32 = 4;
-/// Tasks are long if they take so many microseconds on average.
+/// The longest time between two samples of a busy slot.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(200);
+/// The age of a long task at its first sample. Young tasks are sampled often, to see their peak and
+/// how much of it was mapped files.
+const SAMPLE_FIRST: Duration = Duration::from_millis(10);
+/// With many slots, the age at the first sample is this for each of them.
+const SAMPLE_FIRST_SLOT: Duration = Duration::from_millis(2);
+/// A long task is sampled again when its age has grown by one part in this many.
+const SAMPLES_PER_AGE: u32 = 4;
+/// The mean time of a task, in microseconds, from which tasks are long.
 const LONG_MICROS: f64 = 10_000.0;
-/// So often where little is missing to a limit.
-const LOOK_NEAR: Duration = Duration::from_millis(10);
-/// Tasks are begun as long as what is expected of all stays below this part of the budget.
+/// The time between two samples near a limit.
+const SAMPLE_NEAR: Duration = Duration::from_millis(10);
+/// The part of the budget up to which the expected memory of all tasks may grow by a new one.
 const FULL: f64 = 0.9;
-/// Above it the youngest is suspended,
+/// The part of the budget above which the youngest task is suspended.
 const TIGHT: f64 = 0.9;
-/// above this it is killed, and its task is put back,
+/// The part of the budget above which the youngest task is killed and put back.
 const OVER: f64 = 0.96;
-/// and below this it goes on.
+/// The part of the budget below which suspended tasks are resumed.
 const EASED: f64 = 0.75;
-/// The needs of so many keys are remembered.
+/// The number of keys whose needs are remembered.
 const KEYS_MAX: usize = 4096;
 
 impl Pool {
     pub(super) fn learn(&mut self, key: u32, need: Bytes) {
         if self.needs.len() < KEYS_MAX || self.needs.contains_key(&key) {
             let known = self.needs.entry(key).or_default();
-            // A single fat task is forgotten after a while.
+            // The need of a single large task fades with each further task.
             *known = need.max(known.scaled(0.999));
         }
     }
@@ -44,8 +46,8 @@ impl Pool {
         self.needs.get(&key).copied().unwrap_or_default()
     }
 
-    /// Whether this task may be begun in this slot. One may always run, and one that was put back
-    /// for the budget again and again runs when no other does.
+    /// Whether this task may begin in this slot. If no other task runs, it may. One that was put
+    /// back repeatedly may only then.
     pub(super) fn fits(&self, slot: SlotId, ticket: &Ticket) -> bool {
         let Some(budget) = self.limits.budget.bytes else {
             return true;
@@ -71,7 +73,7 @@ impl Pool {
         !others || (fits && !solitary)
     }
 
-    pub(super) fn look_deadline(&self) -> Option<Timestamp> {
+    pub(super) fn sample_deadline(&self) -> Option<Timestamp> {
         if self.phase != Phase::Running {
             return None;
         }
@@ -82,18 +84,18 @@ impl Pool {
         };
         self.slots
             .iter()
-            .filter(|(id, slot)| slot.nest == Nest::Up && !slot.looking && busy(**id))
-            .map(|(_, slot)| slot.look_at)
+            .filter(|(id, slot)| slot.nest == Nest::Up && !slot.sampling && busy(**id))
+            .map(|(_, slot)| slot.sample_at)
             .min()
     }
 
-    pub(super) fn mind_memory(&mut self, now: Timestamp) {
-        if self.look_deadline().is_none_or(|at| at > now) {
+    pub(super) fn request_samples(&mut self, now: Timestamp) {
+        if self.sample_deadline().is_none_or(|at| at > now) {
             return;
         }
         for (&id, slot) in &mut self.slots {
-            if slot.nest == Nest::Up && !slot.looking && slot.look_at <= now {
-                slot.looking = true;
+            if slot.nest == Nest::Up && !slot.sampling && slot.sample_at <= now {
+                slot.sampling = true;
                 self.actions.push_back(Action::Look(id));
             }
         }
@@ -101,13 +103,13 @@ impl Pool {
 
     pub(super) fn on_sampled(&mut self, now: Timestamp, id: SlotId, memory: Bytes) {
         let near = self.is_near(memory);
-        let step = self.step_of_looks(now, id);
+        let step = self.sample_interval(now, id);
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        slot.looking = false;
+        slot.sampling = false;
         slot.memory = memory;
-        slot.look_at = now.later(if near { LOOK_NEAR } else { step });
+        slot.sample_at = now.later(if near { SAMPLE_NEAR } else { step });
         if self
             .limits
             .ceiling
@@ -124,17 +126,17 @@ impl Pool {
                 self.retire(now, fat);
             }
         }
-        self.press();
+        self.enforce_budget();
     }
 
-    /// A task has begun in this slot.
-    pub(super) fn look_soon(&mut self, now: Timestamp, id: SlotId) {
+    /// Samples the slot soon, because a task has begun in it.
+    pub(super) fn sample_soon(&mut self, now: Timestamp, id: SlotId) {
         if self.has_short_tasks() {
             return;
         }
-        let soon = now.later(self.first_look());
+        let soon = now.later(self.first_sample());
         if let Some(slot) = self.slots.get_mut(&id) {
-            slot.look_at = slot.look_at.min(soon);
+            slot.sample_at = slot.sample_at.min(soon);
         }
     }
 
@@ -142,29 +144,29 @@ impl Pool {
         self.mean_micros.is_some_and(|mean| mean < LONG_MICROS)
     }
 
-    /// The time from one look to the next.
-    fn step_of_looks(&self, now: Timestamp, id: SlotId) -> Duration {
-        let first = self.first_look().min(LOOK);
-        match self.age_of_task(now, id) {
+    /// The time until the next sample.
+    fn sample_interval(&self, now: Timestamp, id: SlotId) -> Duration {
+        let first = self.first_sample().min(SAMPLE_INTERVAL);
+        match self.task_age(now, id) {
             Some(age) if age >= first || !self.has_short_tasks() => {
-                (age / LOOKS_FOR_AGE).clamp(first, LOOK)
+                (age / SAMPLES_PER_AGE).clamp(first, SAMPLE_INTERVAL)
             }
-            Some(_) | None => LOOK,
+            Some(_) | None => SAMPLE_INTERVAL,
         }
     }
 
-    fn first_look(&self) -> Duration {
-        LOOK_FIRST.max(LOOK_FIRST_SLOT.saturating_mul(self.spec.workers))
+    fn first_sample(&self) -> Duration {
+        SAMPLE_FIRST.max(SAMPLE_FIRST_SLOT.saturating_mul(self.spec.workers))
     }
 
-    /// How long the task runs that a slot is at.
-    fn age_of_task(&self, now: Timestamp, id: SlotId) -> Option<Duration> {
+    /// How long the current task of a slot has been running.
+    fn task_age(&self, now: Timestamp, id: SlotId) -> Option<Duration> {
         let its = self.workers.values().filter(|worker| worker.slot == id);
         let busy = its.filter(|worker| !worker.window.is_empty());
         busy.map(|worker| now.since(worker.front_begun)).min()
     }
 
-    /// So little is missing to a limit that it must be looked at often.
+    /// Whether a limit is so near that the slot must be sampled often.
     fn is_near(&self, memory: Bytes) -> bool {
         let ceiling = self.limits.ceiling.bytes;
         let budget = self.limits.budget.bytes;
@@ -172,15 +174,15 @@ impl Pool {
             || budget.is_some_and(|budget| self.memory() > budget.scaled(0.6))
     }
 
-    /// What all in its slots hold, as far as it was looked at.
+    /// The memory of all slots, as last sampled.
     pub fn memory(&self) -> Bytes {
         let held = self.slots.values().map(|slot| slot.memory);
         held.fold(Bytes::ZERO, Bytes::plus)
     }
 
-    /// The ladder of the budget: suspend the youngest, kill it and put its task back, let it go
-    /// on. The oldest is never touched, so that there is always progress.
-    fn press(&mut self) {
+    /// Keeps the memory of all slots below the budget: suspends the youngest task, kills it and
+    /// puts it back, or resumes it. The oldest task always runs, so that there is progress.
+    fn enforce_budget(&mut self) {
         let Some(budget) = self.limits.budget.bytes else {
             return;
         };
@@ -240,87 +242,49 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supervisor::{
-        pool::{
-            event::{Event, How},
-            spec::PoolSpec,
-        },
-        spec::MemorySpec,
+    use crate::supervisor::pool::{
+        event::{Event, How},
+        fixture::{at, handle_at, running},
     };
 
     const SLOT: SlotId = SlotId(0);
 
-    fn at(millis: u64) -> Timestamp {
-        Timestamp::default().later(Duration::from_millis(millis))
-    }
-
-    /// A pool of one worker, which is at its first task.
-    fn at_work() -> Pool {
-        let mut pool = Pool::new(PoolSpec {
-            workers: 1,
-            max_tasks: None,
-            max_age: None,
-            memory: MemorySpec::plain(),
-            task_timeout: None,
-            retries: 0,
-            oom_retries: 1,
-            batch: Some(1),
-            stop_on_error: false,
-        });
-        let (worker, base) = (WorkerId::FIRST, Bytes::mib(10));
-        for event in [
-            Event::Available(Bytes::mib(4000)),
-            Event::TemplateReady,
-            Event::Came { seq: 1, key: 0 },
-            Event::Came { seq: 2, key: 0 },
-            Event::NestUp(SLOT),
-            Event::Ready { worker, base },
-        ] {
-            pool.handle_event(at(0), event);
-        }
-        pool
-    }
-
-    /// When its slot is looked at, in milliseconds, up to `end`.
-    fn looks(pool: &mut Pool, begin: u64, end: u64) -> Vec<u64> {
-        let mut looks = Vec::new();
-        for millis in begin..end {
-            pool.handle_event(at(millis), Event::Deadline);
-            while let Some(action) = pool.poll_action() {
-                if action == Action::Look(SLOT) {
-                    looks.push(millis);
-                    let memory = Bytes::mib(20);
-                    pool.handle_event(at(millis), Event::Sampled(SLOT, memory));
-                }
+    /// The times in milliseconds, up to `end`, at which the slot is sampled.
+    fn samples(pool: &mut Pool, end: u64) -> Vec<u64> {
+        let mut samples = Vec::new();
+        for millis in 0..end {
+            if handle_at(pool, at(millis), Event::Deadline).contains(&Action::Look(SLOT)) {
+                samples.push(millis);
+                handle_at(pool, at(millis), Event::Sampled(SLOT, Bytes::mib(20)));
             }
         }
-        looks
+        samples
     }
 
     #[test]
-    fn a_long_task_is_looked_at_often_while_it_is_young() {
-        let mut pool = at_work();
-        let looks = looks(&mut pool, 0, 3000);
-        assert_eq!(looks.get(..6), Some(&[0, 10, 20, 30, 40, 50][..]));
-        // It is never older by more than about a quarter, nor by more than the usual time.
-        for pair in looks.windows(2).skip(2) {
+    fn a_long_task_is_sampled_often_while_it_is_young() {
+        let (mut pool, _) = running(1);
+        let samples = samples(&mut pool, 3000);
+        assert_eq!(samples.get(..6), Some(&[0, 10, 20, 30, 40, 50][..]));
+        // The next sample comes after a quarter of the task's age, and within 200 ms.
+        for pair in samples.windows(2).skip(2) {
             let &[one, next] = pair else { continue };
-            assert!(next - one <= (one / 4 + 1).clamp(10, 200), "{looks:?}");
+            assert!(next - one <= (one / 4 + 1).clamp(10, 200), "{samples:?}");
         }
-        assert_eq!(looks.len(), 29, "{looks:?}");
+        assert_eq!(samples.len(), 29, "{samples:?}");
     }
 
     #[test]
-    fn short_tasks_are_not_looked_at_more_often() {
-        let mut pool = at_work();
+    fn short_tasks_are_not_sampled_more_often() {
+        let (mut pool, worker) = running(2);
         let ended = Event::Ended {
-            worker: WorkerId::FIRST,
+            worker,
             seq: 1,
             how: How::Returned,
             micros: 100,
             peak: Bytes::mib(20),
         };
         pool.handle_event(at(0), ended);
-        assert_eq!(looks(&mut pool, 0, 190).len(), 1);
+        assert_eq!(samples(&mut pool, 190).len(), 1);
     }
 }

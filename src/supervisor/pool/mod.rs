@@ -1,16 +1,19 @@
-//! A pool: workers that are fed with tasks. Events in; actions and a deadline out.
+//! A pool: workers that run tasks. Events go in; actions and a deadline come out.
 //!
 //! A template process imports everything once. Each slot has a *nest*, forked from the template
-//! into the slot's group, which forks the slot's workers, so that they are born under their cap.
-//! A worker has a window of tasks under way; it says what it begins and ends in a page that
-//! outlives it, so that its death is blamed on the one task that it was at.
+//! into the slot's cgroup. The nest forks the slot's workers, so that their cap applies from the
+//! start. A worker has a window of several tasks. It writes which task it begins and finishes into
+//! a page of memory that outlives it, so that its death is attributed to the right task.
 //!
-//! The promise: each task that came is delivered or failed exactly once, unless the pool was told
-//! to stop before its turn came, or before it was known how the task ends: then it has no result.
+//! The guarantee: each task gets exactly one result, a delivery or a failure. The only exception is
+//! a pool that stops: tasks that have not begun get none, and neither do tasks whose attempt was
+//! cut off by the stop.
 
 mod deaths;
 mod dispatch;
 pub mod event;
+#[cfg(test)]
+mod fixture;
 mod life;
 mod memory;
 mod refusals;
@@ -22,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use event::{Action, Event, Over, Seq, SlotId};
+use event::{Action, Event, Over, SlotId};
 use spec::PoolSpec;
 use worker::{Progress, Slot, Stage, Ticket, Worker};
 
@@ -31,16 +34,16 @@ use crate::{
     units::{Bytes, Timestamp, WorkerId},
 };
 
-/// So many starts in a row may fail before the pool is given up.
+/// Failed starts in a row after which the pool gives up.
 const STARTS_MAX: u32 = 3;
-/// So many workers in a row may die while they start.
+/// Workers that die in a row while they start, after which the pool gives up.
 const DEATHS_MAX: u32 = 10;
-/// A worker that was told to go has so long for its exit handlers.
+/// Time limit of the exit handlers of a worker, and of the template.
 const LEAVE: Duration = Duration::from_secs(10);
-/// A task whose result was lost this often is blamed for it.
+/// How often a task is put back without blame. The next time it fails.
 const LOST_MAX: u32 = 5;
 
-/// The whole decision.
+/// The decisions of a pool, without any input or output.
 #[derive(Debug)]
 pub struct Pool {
     spec: PoolSpec,
@@ -49,21 +52,21 @@ pub struct Pool {
     slots: BTreeMap<SlotId, Slot>,
     workers: BTreeMap<WorkerId, Worker>,
     next_worker: WorkerId,
-    /// Tasks that came and were not begun, the retried ones first.
+    /// Tasks that wait to be sent, the retried ones first.
     queue: VecDeque<Ticket>,
-    /// Tasks that are tried again alone.
+    /// Tasks that wait to be retried in a worker of their own.
     alone: VecDeque<Ticket>,
     source_ended: bool,
-    /// It was told to stop, or to end by the first failure.
+    /// The pool stops: on request, or after the first failure.
     stop: Option<Over>,
     /// Mean time of a task, in microseconds; `None` before the first.
     mean_micros: Option<f64>,
-    /// What tasks of a key needed at most.
+    /// The most memory that tasks of a key have needed.
     needs: BTreeMap<u32, Bytes>,
     starts_failed: u32,
     deaths: u32,
     template_failures: u32,
-    /// A template was ready once.
+    /// A template has been ready at least once.
     has_imported: bool,
     actions: VecDeque<Action>,
     /// Something has changed that may let a task be sent.
@@ -72,24 +75,23 @@ pub struct Pool {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Phase {
-    /// What the pool may have is not known.
+    /// The available memory is not known yet.
     Idle,
     Starting,
-    /// The template could not start; it is started again then.
-    Resting(Timestamp),
+    /// The template could not start. It is started again at this time.
+    BackingOff(Timestamp),
     Running,
-    /// All is done, and the workers have left: so does the template, until then at the latest.
+    /// The workers have exited, and the template runs its exit handlers. It is killed at this time.
     Leaving(Over, Timestamp),
-    /// The template has ended or is to end; all that it started goes.
+    /// The template and everything that it started are being killed.
     Clearing(Next),
     Over,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Next {
-    Restart,
-    /// After this time.
-    RestartAfter(Duration),
+    /// Start the template again after this pause.
+    Restart(Duration),
     End(Over),
 }
 
@@ -184,7 +186,7 @@ impl Pool {
         self.actions.pop_front()
     }
 
-    /// So many more tasks are wanted of the source now.
+    /// The number of tasks to read from the source now.
     pub fn wants(&self) -> usize {
         if self.stop.is_some() || self.source_ended || self.phase != Phase::Running {
             return 0;
@@ -193,7 +195,7 @@ impl Pool {
         ahead.saturating_sub(self.queue.len().saturating_add(self.alone.len()))
     }
 
-    /// So many tasks may be under way or at hand at a time: what an executor may hand over.
+    /// The number of unfinished tasks that an executor may have submitted at a time.
     pub fn credit(&self) -> usize {
         let slots = self.slots.len();
         match self.window() {
@@ -202,7 +204,7 @@ impl Pool {
         }
     }
 
-    /// Tasks that are at workers' hands.
+    /// Tasks that were sent to workers and have not ended.
     pub fn under_way(&self) -> usize {
         self.workers
             .values()
@@ -210,13 +212,13 @@ impl Pool {
             .sum()
     }
 
-    /// Workers that are at a task.
+    /// Workers that have a task.
     pub fn busy(&self) -> usize {
         let is_busy = |worker: &&Worker| !worker.window.is_empty();
         self.workers.values().filter(is_busy).count()
     }
 
-    /// What holds.
+    /// The limits in effect.
     pub const fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -238,32 +240,27 @@ impl Pool {
             let all = leaving.into_iter().chain(timeout).chain(old);
             all.filter(|_| !worker.is_doomed()).min()
         });
-        let rested = match self.phase {
-            Phase::Resting(until) | Phase::Leaving(_, until) => Some(until),
+        let phase = match self.phase {
+            Phase::BackingOff(until) | Phase::Leaving(_, until) => Some(until),
             Phase::Idle | Phase::Starting | Phase::Running | Phase::Clearing(_) | Phase::Over => {
                 None
             }
         };
-        let slots = self.slots.values().filter_map(|slot| slot.rests_until);
+        let slots = self.slots.values().filter_map(|slot| slot.backoff_until);
         let slots = slots.filter(|_| self.phase == Phase::Running);
-        let all = running.chain(self.look_deadline()).chain(rested);
+        let all = running.chain(self.sample_deadline()).chain(phase);
         all.chain(slots).min()
     }
 
-    /// All that follows from the time alone, and from what an event has changed.
+    /// Acts on the time that has passed, and on what an event has changed.
     fn on_time(&mut self, now: Timestamp) {
-        self.mind_times(now);
-        self.mind_memory(now);
-        self.start_rested(now);
-        self.wake_rested(now);
-        self.end_late(now);
+        self.check_times(now);
+        self.request_samples(now);
+        self.start_after_backoff(now);
+        self.end_backoff(now);
+        self.kill_late_template(now);
         if std::mem::take(&mut self.dispatch) {
             self.dispatch(now);
         }
-    }
-
-    /// The one who waits in the queue for this; for tests and for telling.
-    pub fn waiting(&self) -> impl Iterator<Item = Seq> {
-        self.queue.iter().chain(&self.alone).map(|it| it.seq)
     }
 }

@@ -1,41 +1,44 @@
-//! Forks that the system refuses: no more processes, or no memory for one.
+//! Forks that the kernel refuses because a limit on processes or memory is reached.
 
 use super::{
     Next, Phase, Pool,
-    event::{Action, Over, SlotId},
-    life::rest_after,
+    event::{Over, SlotId},
+    life::backoff_after,
     worker::Stage,
 };
-use crate::units::{Timestamp, WorkerId};
+use crate::{
+    supervisor::event::Oom,
+    units::{Timestamp, WorkerId},
+};
 
-/// A slot may be refused so often in a row, within some 6 seconds, before the pool is given up.
+/// Refusals in a row, which take about 6 seconds, after which a pool without workers gives up.
 const REFUSALS_MAX: u32 = 7;
 
 impl Pool {
-    /// Asks again after a growing pause. As long as another worker does tasks there is no hurry.
+    /// Tries again after a growing pause. The pool gives up only if no other worker takes tasks.
     pub(super) fn on_fork_refused(&mut self, now: Timestamp, id: SlotId, worker: Option<WorkerId>) {
         match worker {
             Some(worker) => drop(self.workers.remove(&worker)),
-            None => self.on_nest_gone(now, id, crate::supervisor::event::Oom::No),
+            None => self.on_nest_gone(now, id, Oom::No),
         }
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        slot.refused = slot.refused.saturating_add(1);
-        slot.rests_until = Some(now.later(rest_after(slot.refused)));
+        slot.refusals = slot.refusals.saturating_add(1);
+        let refusals = slot.refusals;
+        slot.backoff_until = Some(now.later(backoff_after(refusals)));
         let serves = |stage| matches!(stage, Stage::Serves | Stage::Retires);
-        let alone = !self.workers.values().any(|worker| serves(worker.stage));
-        if slot.refused >= REFUSALS_MAX && alone && self.phase == Phase::Running {
-            self.phase = Phase::Clearing(Next::End(Over::GaveUp));
-            self.actions.push_back(Action::EndTemplate);
+        let is_served = self.workers.values().any(|worker| serves(worker.stage));
+        if refusals >= REFUSALS_MAX && !is_served && self.phase == Phase::Running {
+            self.clear(Next::End(Over::GaveUp));
         }
     }
 
-    /// What has rested is asked again.
-    pub(super) fn wake_rested(&mut self, now: Timestamp) {
+    /// Lets slots fork again whose pause is over.
+    pub(super) fn end_backoff(&mut self, now: Timestamp) {
         for slot in self.slots.values_mut() {
-            if slot.rests_until.is_some_and(|until| until <= now) {
-                slot.rests_until = None;
+            if slot.backoff_until.is_some_and(|until| until <= now) {
+                slot.backoff_until = None;
                 self.dispatch = true;
             }
         }
@@ -44,44 +47,32 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{
-        supervisor::{
-            pool::{event::Event, spec::PoolSpec},
-            spec::MemorySpec,
+        supervisor::pool::{
+            event::{Action, Event},
+            fixture::{at, handle_at, starting},
         },
         units::Bytes,
     };
 
-    /// A pool of two, of which the first works if `works`; the second cannot be forked from now on.
-    /// The result: how often it was asked for up to `seconds`, and whether the pool was given up.
+    /// Runs a pool of two slots for a minute. In slot 1 the fork of the nest is refused if `nests`,
+    /// else the fork of the worker; in slot 0 the fork of the worker is refused unless `works`. The
+    /// result: the number of refusals in slot 1, and whether the pool gave up.
     #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else is answered")]
-    fn refused(works: bool, nests: bool, seconds: u64) -> (usize, bool) {
-        let mut pool = Pool::new(PoolSpec {
-            workers: 2,
-            max_tasks: None,
-            max_age: None,
-            memory: MemorySpec::plain(),
-            task_timeout: None,
-            retries: 0,
-            oom_retries: 1,
-            batch: Some(1),
-            stop_on_error: false,
-        });
-        let begin = Timestamp::default();
-        let end = begin.later(Duration::from_secs(seconds));
-        let mut now = begin;
-        let mut asked = 0;
-        let mut news: Vec<Event> = vec![Event::Available(Bytes::mib(4000)), Event::TemplateReady];
-        news.extend((1..=9).map(|seq| Event::Came { seq, key: 0 }));
-        news.reverse();
+    fn refused(works: bool, nests: bool) -> (usize, bool) {
+        let mut pool = starting(2);
+        let end = at(60_000);
+        let mut now = at(0);
+        let mut refusals = 0;
+        let mut inputs = vec![Event::TemplateReady];
+        inputs.extend((1..=9).map(|seq| Event::Came { seq, key: 0 }));
+        inputs.reverse();
         while now < end {
-            pool.handle_event(now, news.pop().unwrap_or(Event::Deadline));
-            while let Some(action) = pool.poll_action() {
-                let refused = match action {
-                    Action::EndTemplate => return (asked, true),
+            let event = inputs.pop().unwrap_or(Event::Deadline);
+            for action in handle_at(&mut pool, now, event) {
+                let answer = match action {
+                    Action::EndTemplate => return (refusals, true),
                     Action::Look(slot) => Event::Sampled(slot, Bytes::ZERO),
                     Action::RaiseNest(slot, _) if slot.0 == 0 || !nests => Event::NestUp(slot),
                     Action::RaiseNest(slot, _) => Event::ForkRefused(slot, None),
@@ -92,28 +83,26 @@ mod tests {
                     Action::Fork(slot, worker) => Event::ForkRefused(slot, Some(worker)),
                     _ => continue,
                 };
-                asked += usize::from(matches!(refused, Event::ForkRefused(SlotId(1), _)));
-                news.push(refused);
+                refusals += usize::from(matches!(answer, Event::ForkRefused(SlotId(1), _)));
+                inputs.push(answer);
             }
-            if news.is_empty() {
+            if inputs.is_empty() {
                 now = pool.poll_deadline().unwrap_or(end).max(now);
             }
         }
-        (asked, false)
+        (refusals, false)
     }
 
     #[test]
-    fn a_refused_fork_is_asked_for_again_after_growing_pauses() {
+    fn a_refused_fork_is_tried_again_after_growing_pauses() {
         for nests in [true, false] {
-            // 0.1, 0.2, 0.4, 0.8, 1.6 and 3.2 seconds, and then every five.
-            assert_eq!(refused(true, nests, 60), (17, false), "nests: {nests}");
+            // After 0.1, 0.2, 0.4, 0.8, 1.6 and 3.2 seconds, and then every five.
+            assert_eq!(refused(true, nests), (17, false), "nests: {nests}");
         }
     }
 
     #[test]
-    fn without_any_worker_refused_forks_end_the_pool() {
-        let (asked, given_up) = refused(false, false, 60);
-        assert!(given_up);
-        assert_eq!(asked, 7);
+    fn a_pool_without_workers_gives_up_after_seven_refused_forks() {
+        assert_eq!(refused(false, false), (7, true));
     }
 }

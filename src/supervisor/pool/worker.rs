@@ -1,26 +1,26 @@
-//! One worker of a pool, and the tasks at its hands.
+//! One worker of a pool, and its tasks.
 
 use std::collections::VecDeque;
 
 use super::event::{Seq, SlotId};
 use crate::units::{Bytes, Timestamp};
 
-/// A task that was put back this often runs by itself.
+/// A task that was put back this often without blame runs only while no other task runs.
 const SOLITARY: u32 = 2;
 
-/// A task on its way: what is remembered of it until its result is delivered.
+/// A task that has no result yet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Ticket {
     pub(super) seq: Seq,
     pub(super) key: u32,
-    /// So often it failed, or its worker with it.
+    /// How often it failed: it raised, or its worker ended.
     pub(super) failed: u32,
-    /// So often its worker met its cap.
+    /// How often its worker met its cap.
     pub(super) ooms: u32,
-    /// So often it was finished and its result lost with its worker, or its worker was killed for
-    /// the budget.
+    /// How often an attempt was lost without blame: its result was lost with its worker, or the
+    /// worker was killed for the budget.
     pub(super) lost: u32,
-    /// So often its worker ended before it was begun or received.
+    /// How often its worker ended before the task was received or begun.
     pub(super) unbegun: u32,
 }
 
@@ -36,17 +36,17 @@ impl Ticket {
         }
     }
 
-    /// It was put back again and again, and runs when no other does.
+    /// Whether it runs only while no other task runs.
     pub(super) const fn is_solitary(&self) -> bool {
-        self.put_back() >= SOLITARY
+        self.unblamed() >= SOLITARY
     }
 
-    /// So often it was put back without blame.
-    pub(super) const fn put_back(&self) -> u32 {
+    /// How often it was put back without blame.
+    pub(super) const fn unblamed(&self) -> u32 {
         self.lost.saturating_add(self.unbegun)
     }
 
-    /// So often it was begun or received, the attempt that is just over included.
+    /// How often it was begun or received, including the attempt that has just ended.
     pub(super) const fn attempts(&self) -> u32 {
         self.failed
             .saturating_add(self.ooms)
@@ -56,13 +56,13 @@ impl Ticket {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Stage {
-    /// Asked for, or starting.
+    /// It is being forked, or starts.
     Boots,
-    /// Takes tasks.
+    /// It takes tasks.
     Serves,
-    /// Finishes what it has, and goes.
+    /// It finishes its tasks, and then exits.
     Retires,
-    /// Was told to go.
+    /// It has no tasks, and runs its exit handlers.
     Leaves,
 }
 
@@ -74,23 +74,23 @@ pub(super) struct Progress {
     pub(super) receiving: Seq,
 }
 
-/// The part that a task had in the end of its worker.
+/// How far a worker had come with the task at which it ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Part {
-    /// The worker had begun it, and not finished it.
+pub(super) enum TaskProgress {
+    /// The task had begun.
     Begun,
-    /// The worker had read a part of it, and had begun nothing.
+    /// The task was received, wholly or in part.
     Received,
-    /// It was the next to be read or begun.
+    /// The task was the next to be received.
     Next,
 }
 
-/// Why we have killed it.
+/// Why we have killed a worker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Killed {
     Timeout,
     Budget,
-    /// It did not go when it was told to.
+    /// Its exit handlers took too long.
     Late,
 }
 
@@ -99,19 +99,19 @@ pub(super) struct Worker {
     pub(super) slot: SlotId,
     pub(super) stage: Stage,
     pub(super) asked: Timestamp,
-    /// In the order in which they are begun.
+    /// Its tasks, in the order in which it runs them.
     pub(super) window: VecDeque<Ticket>,
-    /// The first of the window was begun then, at the latest.
+    /// The start of the time limit of the first task in the window. A suspension moves it.
     pub(super) front_since: Timestamp,
-    /// The same, however often it was suspended since.
+    /// When the first task in the window began. A suspension does not move it.
     pub(super) front_begun: Timestamp,
     pub(super) sent: u64,
     pub(super) killed: Option<Killed>,
     pub(super) could_not_start: bool,
     pub(super) base: Bytes,
-    /// What came before it in the window had its own memory.
+    /// It runs one task, which is retried in a worker of its own.
     pub(super) alone: bool,
-    /// Since it retires or leaves.
+    /// When it began to retire or leave.
     pub(super) since: Timestamp,
 }
 
@@ -133,7 +133,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn place_of(&self, seq: Seq) -> Option<usize> {
+    pub(super) fn position_of(&self, seq: Seq) -> Option<usize> {
         self.window.iter().position(|ticket| ticket.seq == seq)
     }
 
@@ -141,24 +141,24 @@ impl Worker {
         self.sent == 0 && self.window.is_empty()
     }
 
-    /// It is no more expected to answer.
+    /// It was killed, so that no result is expected of it.
     pub(super) const fn is_doomed(&self) -> bool {
         self.killed.is_some()
     }
 }
 
-/// A slot, and who is in it.
+/// A slot of the pool.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     pub(super) nest: Nest,
     pub(super) memory: Bytes,
-    pub(super) look_at: Timestamp,
-    pub(super) looking: bool,
+    pub(super) sample_at: Timestamp,
+    pub(super) sampling: bool,
     pub(super) suspended: bool,
-    /// Nothing is forked there before.
-    pub(super) rests_until: Option<Timestamp>,
-    /// So often in a row it could not be forked.
-    pub(super) refused: u32,
+    /// The time before which nothing is forked in it.
+    pub(super) backoff_until: Option<Timestamp>,
+    /// The forks that were refused in a row.
+    pub(super) refusals: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -167,6 +167,6 @@ pub(super) enum Nest {
     None,
     Asked,
     Up,
-    /// Was killed, its end is awaited.
+    /// It was killed, and has not ended yet.
     Doomed,
 }
