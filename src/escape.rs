@@ -9,24 +9,23 @@ use std::{borrow::Cow, fmt::Write as _};
 /// For one line: all control and invisible characters are written as `\n`, `\u{1b}`, `\u{202e}`.
 #[must_use]
 pub fn line(text: &str) -> Cow<'_, str> {
-    replace(text, is_unsafe, |letter, into| {
-        into.extend(letter.escape_default());
-    })
+    escape_except(text, &[])
 }
 
 /// For text of several lines: as [`line()`], but line feeds stay.
 #[must_use]
 pub fn lines(text: &str) -> Cow<'_, str> {
-    let is_unsafe = |letter| letter != '\n' && is_unsafe(letter);
-    replace(text, is_unsafe, |letter, into| {
-        into.extend(letter.escape_default());
-    })
+    escape_except(text, &['\n'])
 }
 
-/// For lines that programs print: as [`lines()`], but tabs stay.
+/// For the output of a program: as [`lines()`], but tabs stay.
 #[must_use]
 pub fn prints(text: &str) -> Cow<'_, str> {
-    let is_unsafe = |letter| !matches!(letter, '\n' | '\t') && is_unsafe(letter);
+    escape_except(text, &['\n', '\t'])
+}
+
+fn escape_except<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
+    let is_unsafe = |letter| !kept.contains(&letter) && is_unsafe(letter);
     replace(text, is_unsafe, |letter, into| {
         into.extend(letter.escape_default());
     })
@@ -94,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_orders_a_terminal_about_is_shown_as_what_it_is() {
+    fn control_characters_are_escaped() {
         assert_eq!(line("shop\u{1b}[2J\nw2\r\t"), "shop\\u{1b}[2J\\nw2\\r\\t");
         assert_eq!(lines("a\u{1b}\nb\u{7f}"), "a\\u{1b}\nb\\u{7f}");
         assert_eq!(prints("a\t\u{1b}\r\n"), "a\t\\u{1b}\\r\n");

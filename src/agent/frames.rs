@@ -1,32 +1,32 @@
-//! The words between us and the workers of a pool, and between us and an executor: a header and a
+//! The frames between us and the workers of a pool, and between us and an executor: a header and a
 //! body, little endian, on a stream.
 
-/// Length, kind, task: what is said to a worker.
+/// The header of a frame to a worker: length, kind, task.
 pub const TO_WORKER: usize = 13;
-/// Length, kind, task, microseconds, peak in KiB: what a worker says.
+/// The header of a frame from a worker: length, kind, task, microseconds, peak in KiB.
 pub const FROM_WORKER: usize = 21;
 
-/// What is said to a worker.
+/// A task for a worker.
 pub const TASK: u8 = b'T';
-/// It may go when it has done what came before.
+/// The worker exits when it has done the tasks before this frame.
 pub const QUIT: u8 = b'Q';
-/// An executor's setup, before anything else.
+/// An executor's setup, before any task.
 pub const SETUP: u8 = b'I';
 
-/// What a worker says.
+/// The kind of a frame from a worker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// It is ready.
+    /// The worker is ready.
     Hello,
-    /// What a task returned.
+    /// The return value of a task.
     Result,
-    /// What a task raised.
+    /// The exception that a task raised.
     Raised,
-    /// What a task returned cannot be encoded.
+    /// The return value of a task cannot be encoded.
     Unserializable,
-    /// It cannot start.
+    /// The worker cannot start.
     Failed,
-    /// A task came after the pool was told to stop, and was not begun.
+    /// The worker has not begun a task, because the pool stops.
     NotBegun,
 }
 
@@ -44,24 +44,24 @@ impl Kind {
     }
 }
 
-/// A frame that a worker has said.
+/// A frame from a worker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Frame<'a> {
-    /// What it is.
+    /// The kind.
     pub kind: Kind,
-    /// Of which task.
+    /// The task.
     pub seq: u64,
-    /// For how long it ran.
+    /// The running time of the task.
     pub micros: u32,
-    /// The most that the worker held.
+    /// The peak memory of the worker.
     pub peak_kib: u32,
-    /// The rest.
+    /// The body.
     pub body: &'a [u8],
 }
 
 /// Appends a frame for a worker.
 pub fn write(into: &mut Vec<u8>, kind: u8, seq: u64, body: &[u8]) {
-    // Bodies are lines of at most 64 MiB, or an executor's, whose length came in four bytes.
+    // A body is a line of at most 64 MiB, or came from an executor with a length in four bytes.
     let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
     into.extend_from_slice(&length.to_le_bytes());
     into.push(kind);
@@ -69,10 +69,10 @@ pub fn write(into: &mut Vec<u8>, kind: u8, seq: u64, body: &[u8]) {
     into.extend_from_slice(body);
 }
 
-/// The first whole frame of `bytes` and its length; `Ok(None)` when it is not whole.
+/// The first frame of `bytes` and its length; `Ok(None)`: the frame is not complete.
 ///
 /// # Errors
-/// This is no frame: somebody else has written into the socket.
+/// This is not a frame: the code of a task has written into the socket.
 pub fn read(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, Garbled> {
     let Some((head, rest)) = bytes.split_at_checked(FROM_WORKER) else {
         return Ok(None);
@@ -97,6 +97,6 @@ pub fn read(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, Garbled> {
     Ok(Some((frame, FROM_WORKER + length)))
 }
 
-/// What was read is no frame.
+/// The bytes are not a frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Garbled;

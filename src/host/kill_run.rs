@@ -22,8 +22,8 @@ impl Host {
             return;
         }
         if run.made.is_some() {
-            // RACE: a keeper that was just started may not have blocked signals yet, and this one
-            // would end it without a word. It is told as soon as it has said something.
+            // RACE: a new keeper may not block signals yet, and ours would kill it before it has
+            // killed its processes. `prepare` signals it, after its first message.
             if let Some(run) = &mut self.run {
                 run.ending_since.get_or_insert_with(clock::now);
             }

@@ -1,8 +1,8 @@
 //! Which process the kernel killed in a worker's group: the worker itself, or a child of it.
 //!
 //! With version 2 the kernel kills all of a group that has a cap (`memory.oom.group`). Version 1
-//! kills one process, and a worker that waits for it waits for ever: the pool of a job whose child
-//! is gone. So where the worker itself lives on, the rest of the group is killed from here.
+//! kills one process. A worker that waits for a result of that process, such as a job with a
+//! process pool, would wait for ever. So if the worker itself survives, we kill the whole group.
 
 use std::time::Duration;
 
@@ -18,33 +18,35 @@ const COUNTED_WITHIN: Duration = Duration::from_millis(500);
 /// The kernel counts a kill before it sends the signal (`__oom_kill_process`). A worker that lives
 /// for this time after the count is not the victim.
 const SIGNALLED_WITHIN: Duration = Duration::from_millis(500);
-/// The first look comes this long after the call; each further one waits longer.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// The first pause between two checks for the victim. Each further pause is longer.
+const CHECK_PAUSE: Duration = Duration::from_millis(2);
 
 /// A call of the OOM killer whose victim is not known yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kill {
     called: Timestamp,
+    /// When we first saw that the group had counted it.
     counted: Option<Timestamp>,
-    look_at: Timestamp,
+    check_at: Timestamp,
 }
 
-/// What is known of a kill's victim.
+/// The victim of a kill, as far as it is known.
 #[derive(Debug, Eq, PartialEq)]
 enum Victim {
-    /// Not yet: look again after this time.
+    /// Not known yet: check again after this time.
     Unknown(Duration),
-    /// The worker itself. It gets its cause when its end is reported. RACE: that can take seconds,
-    /// while the kernel frees gigabytes.
+    /// The worker itself. RACE: its end is reported up to seconds later, when the kernel has freed
+    /// its memory.
     Worker,
     /// A child process of the worker.
-    Helper,
-    /// A process of another group.
-    Stranger,
+    ChildProcess,
+    /// A process in another group.
+    Elsewhere,
 }
 
 impl Kill {
-    /// `oom` and `is_ending` are what the group has counted and whether the worker is ending now.
+    /// `oom` is the kill that the group has counted so far; `whole`: a kill of one process must
+    /// become a kill of the whole group.
     fn victim(&mut self, now: Timestamp, oom: Oom, is_ending: bool, whole: bool) -> Victim {
         let (since, within) = if oom == Oom::No {
             (self.called, COUNTED_WITHIN)
@@ -53,12 +55,12 @@ impl Kill {
         };
         let waited = now.since(since);
         match oom {
-            Oom::No if waited >= within => Victim::Stranger,
-            Oom::No => Victim::Unknown(LOOK_AGAIN.max(waited.div_f64(2.0))),
+            Oom::No if waited >= within => Victim::Elsewhere,
+            Oom::No => Victim::Unknown(CHECK_PAUSE.max(waited.div_f64(2.0))),
             _ if is_ending => Victim::Worker,
-            // All of the group is killed now: nothing gets a wrong cause, whoever the victim was.
-            _ if whole || waited >= within => Victim::Helper,
-            _ => Victim::Unknown(LOOK_AGAIN.max(waited.div_f64(2.0))),
+            // We kill the whole group now, so the end of the worker has the same cause in any case.
+            _ if whole || waited >= within => Victim::ChildProcess,
+            _ => Victim::Unknown(CHECK_PAUSE.max(waited.div_f64(2.0))),
         }
     }
 }
@@ -70,20 +72,20 @@ impl Host {
             tracked.kill.get_or_insert(Kill {
                 called: now,
                 counted: None,
-                look_at: now,
+                check_at: now,
             });
         }
     }
 
-    /// When to look for the victim again.
+    /// When to check for a victim again.
     pub(super) fn kills_deadline(&self) -> Option<Timestamp> {
         let kills = self.workers.values().filter_map(|tracked| tracked.kill);
-        kills.map(|kill| kill.look_at).min()
+        kills.map(|kill| kill.check_at).min()
     }
 
     /// Finds the victim of the OOM killer, as soon as the kill is counted.
     pub(super) fn check_kills(&mut self, now: Timestamp) {
-        let due = |kill: &Kill| kill.look_at <= now;
+        let due = |kill: &Kill| kill.check_at <= now;
         let due: Vec<_> = self
             .workers
             .iter()
@@ -107,19 +109,19 @@ impl Host {
         let whole = tracked.group.loses_single_processes();
         match kill.victim(now, oom, is_ending, whole) {
             Victim::Unknown(again) => {
-                kill.look_at = now.later(again);
+                kill.check_at = now.later(again);
                 tracked.kill = Some(kill);
                 return;
             }
-            Victim::Worker | Victim::Stranger => return,
-            Victim::Helper => {}
+            Victim::Worker | Victim::Elsewhere => return,
+            Victim::ChildProcess => {}
         }
         if !whole {
             self.groups.oom(&mut tracked.group);
         }
-        // RACE: a worker that sees the end of its child before this kill goes on for a moment; a
-        // task of a pool may have begun in it that did not allocate anything. Version 2 kills in
-        // one step, version 1 has no such way.
+        // RACE: a worker of a pool may see the end of its child process and begin its next task
+        // before this kill, which then ends a task that has not allocated anything. Version 2 kills
+        // in one step; version 1 cannot.
         if self.pool.is_none() || !whole {
             self.events
                 .push_back(Event::HelperKilled { worker, oom, whole });
@@ -129,7 +131,7 @@ impl Host {
         }
     }
 
-    /// The worker itself is ending or gone, or one of the pool's processes in its group is.
+    /// Whether the worker is ending or gone. A nest counts as ending if one of its workers is.
     fn is_ending(&self, worker: WorkerId) -> bool {
         let Some(tracked) = self.workers.get(&worker) else {
             return true;
@@ -182,24 +184,25 @@ mod tests {
 
     const CALLED: Timestamp = Timestamp::from_nanos(9_000_000_000);
 
-    /// What is known this long after the call, by what was seen before and is seen now.
-    fn check(looks: &[(u64, Oom, bool)], whole: bool, expected: &Victim) {
+    /// Runs checks, each with its time after the call in milliseconds, the kill that the group has
+    /// counted, and whether the worker is ending. The last one must find `expected`.
+    fn check(checks: &[(u64, Oom, bool)], whole: bool, expected: &Victim) {
         let mut kill = Kill {
             called: CALLED,
             counted: None,
-            look_at: CALLED,
+            check_at: CALLED,
         };
         let mut victim = None;
-        for &(after, oom, is_ending) in looks {
+        for &(after, oom, is_ending) in checks {
             let now = CALLED.later(Duration::from_millis(after));
             victim = Some(kill.victim(now, oom, is_ending, whole));
         }
-        assert_eq!(victim.as_ref(), Some(expected), "{looks:?}");
+        assert_eq!(victim.as_ref(), Some(expected), "{checks:?}");
     }
 
     #[test]
-    fn a_kill_without_a_count_was_elsewhere() {
-        let soon = Victim::Unknown(LOOK_AGAIN);
+    fn a_kill_that_its_group_does_not_count_in_time_was_elsewhere() {
+        let soon = Victim::Unknown(CHECK_PAUSE);
         for whole in [false, true] {
             check(&[(0, Oom::No, false)], whole, &soon);
             check(
@@ -207,14 +210,13 @@ mod tests {
                 whole,
                 &Victim::Unknown(Duration::from_micros(249_500)),
             );
-            check(&[(500, Oom::No, false)], whole, &Victim::Stranger);
+            check(&[(500, Oom::No, false)], whole, &Victim::Elsewhere);
         }
     }
 
-    /// The kernel kills all of a version 2 group with a cap, and counts before it kills.
     #[test]
-    fn a_worker_that_lives_when_its_kill_is_counted_may_be_the_victim() {
-        let soon = Victim::Unknown(LOOK_AGAIN);
+    fn a_worker_that_is_still_running_when_a_kill_is_counted_may_be_its_victim() {
+        let soon = Victim::Unknown(CHECK_PAUSE);
         check(&[(0, Oom::Cap, false)], false, &soon);
         check(
             &[(0, Oom::Cap, false), (2, Oom::Cap, true)],
@@ -229,13 +231,13 @@ mod tests {
         check(
             &[(0, Oom::Budget, false), (500, Oom::Budget, false)],
             false,
-            &Victim::Helper,
+            &Victim::ChildProcess,
         );
     }
 
     #[test]
     fn the_rest_of_a_group_that_loses_one_process_is_killed_at_once() {
-        check(&[(0, Oom::Cap, false)], true, &Victim::Helper);
+        check(&[(0, Oom::Cap, false)], true, &Victim::ChildProcess);
         check(&[(0, Oom::Cap, true)], true, &Victim::Worker);
     }
 }

@@ -62,7 +62,7 @@ impl Proc {
         kib(&text, "RssShmem").ok_or_else(|| ProcError::strange(&path, "no `RssShmem` in it"))
     }
 
-    /// Its resident pages that no file backs and those of mapped files (`RssAnon`, `RssFile`).
+    /// Its resident anonymous pages and its resident pages of files (`RssAnon`, `RssFile`).
     pub fn anon_and_files(&self, pid: i32) -> Result<(Bytes, Bytes), ProcError> {
         let path = self.of(pid, "status");
         let text = read(&path)?;

@@ -147,8 +147,8 @@ impl Proc {
         parse_stat(&text).ok_or_else(|| ProcError::strange(&path, "not the fields of proc(5)"))
     }
 
-    /// It is gone; or it was killed, or ends by itself, and may take its time: `PF_EXITING` of
-    /// linux/sched.h in field 9 of its `stat`, or a SIGKILL that it has not taken yet.
+    /// Whether a process has ended or is about to: it is gone, it exits (`PF_EXITING` of
+    /// linux/sched.h in field 9 of its `stat`), or a SIGKILL is pending. Its exit can take seconds.
     pub fn is_ending(&self, pid: i32) -> bool {
         const EXITING: u32 = 0x4;
         const KILL: u64 = 1 << (libc::SIGKILL - 1);
@@ -438,7 +438,7 @@ pub(super) mod tests {
         let proc = Proc::default();
         assert!(!proc.is_ending(us()) && !proc.is_ending(pid));
         drop(child.stdin.take());
-        // Ended, and not buried.
+        // It has ended, and is not reaped.
         let zombie = || proc.stat(pid).is_ok_and(|stat| stat.state == 'Z');
         while !zombie() {
             std::thread::yield_now();

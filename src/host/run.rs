@@ -210,6 +210,7 @@ impl Host {
                 self.fail(error.to_string(), None, Effect::Other);
             }
         }
+        // The run was killed before the keeper's first message.
         if let Some(run) = self.run.as_ref().filter(|run| run.ending_since.is_some()) {
             return self.kill_run(run.id);
         }

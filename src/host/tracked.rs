@@ -28,7 +28,7 @@ const UNNAMED_STEP: Bytes = Bytes::mib(8);
 pub(super) const UNNAMED_WITHIN: Bytes = Bytes::mib(1);
 /// Such readings take at most one part in this many of the time.
 const LOOKS_SHARE: u32 = 50;
-/// Growth since the last reading, as a factor, after which the next one does not wait.
+/// Growth of a slot's shared memory, as a factor, after which it is read again without a pause.
 const GROWN: f64 = 1.25;
 /// A thread that is born while priorities are set back inherits the old one: look again.
 const PASSES: u32 = 3;
@@ -175,11 +175,11 @@ impl Tracked {
 #[derive(Debug)]
 pub(super) struct Unnamed {
     bytes: Bytes,
-    /// All its shared memory when that was so.
+    /// All its shared memory at that reading.
     of: Bytes,
     asked: Option<Bytes>,
-    /// Not looked at again before.
-    rests_until: Option<Timestamp>,
+    /// The time before which it is not read again, unless it grows much.
+    paused_until: Option<Timestamp>,
 }
 
 impl Unnamed {
@@ -188,18 +188,18 @@ impl Unnamed {
             bytes: Bytes::ZERO,
             of: Bytes::ZERO,
             asked: None,
-            rests_until: None,
+            paused_until: None,
         }
     }
 
     /// Whether to ask for an exact reading when all its shared memory is `shmem`. If so, the
     /// request is remembered.
-    pub(super) fn wants_look(&mut self, now: Timestamp, shmem: Bytes) -> bool {
+    pub(super) fn wants_reading(&mut self, now: Timestamp, shmem: Bytes) -> bool {
         let is_far = shmem.get().abs_diff(self.of.get()) >= UNNAMED_STEP.get();
-        // A task that was read while it began to fill its memory soon passes the ceiling.
-        let rests =
-            self.rests_until.is_some_and(|until| now < until) && shmem < self.of.scaled(GROWN);
-        if !is_far || rests || self.asked.is_some() {
+        // Memory that a task had only begun to fill at the last reading may soon exceed a limit.
+        let is_paused =
+            self.paused_until.is_some_and(|until| now < until) && shmem < self.of.scaled(GROWN);
+        if !is_far || is_paused || self.asked.is_some() {
             return false;
         }
         self.asked = Some(shmem);
@@ -213,7 +213,7 @@ impl Unnamed {
         if let Some(seen) = seen {
             self.bytes = seen.private.minus(seen.anon);
             self.of = shmem;
-            self.rests_until = Some(now.later(seen.took * LOOKS_SHARE));
+            self.paused_until = Some(now.later(seen.took * LOOKS_SHARE));
         }
     }
 
@@ -286,11 +286,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shared_memory_is_read_again_after_a_rest_or_when_it_has_grown_much() {
+    fn shared_memory_is_read_again_after_a_pause_or_much_growth() {
         let at = |millis| Timestamp::default().later(Duration::from_millis(millis));
         let mut unnamed = Unnamed::new();
         let mut wants = |millis, mebibytes| {
-            let wants = unnamed.wants_look(at(millis), Bytes::mib(mebibytes));
+            let wants = unnamed.wants_reading(at(millis), Bytes::mib(mebibytes));
             if wants {
                 let seen = Exact {
                     private: Bytes::mib(mebibytes),
@@ -302,7 +302,7 @@ mod tests {
             wants
         };
         assert!(wants(0, 40));
-        // It rests for a second.
+        // A reading that took 20 ms is followed by a pause of a second.
         assert!(!wants(500, 48) && !wants(500, 20));
         assert!(wants(500, 100));
         assert!(!wants(1400, 60) && wants(1500, 60));

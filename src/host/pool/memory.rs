@@ -69,7 +69,7 @@ impl Host {
                 (sample.anon, sample.shmem)
             }
         };
-        if tracked.unnamed.wants_look(now, shmem) {
+        if tracked.unnamed.wants_reading(now, shmem) {
             let pids = tracked.pids(&self.proc, now).to_vec();
             self.looker.ask(Job {
                 worker,
