@@ -1,4 +1,4 @@
-//! One worker of a pool: its socket, its page, what it has said.
+//! One worker of a pool: its socket, and the page of memory that it shares with us.
 
 use std::{
     fs::File,
@@ -9,22 +9,24 @@ use std::{
 
 use bytes::BytesMut;
 
-use super::memory::{Held, Resident};
+use super::memory::{Observed, Reported};
 use crate::{host::pidfd::PidFd, units::Bytes};
 
-/// One worker is listened to for so many bytes before others are heard.
-const AT_ONCE: usize = 16 << 20;
+/// Bytes that are read from one worker before others are read.
+const READ_MAX: usize = 16 << 20;
 
-/// From this word of a worker's page on stands what it says of its memory (`peak.py`).
+/// The byte of a worker's page that stops it from beginning another task (`worker.py`).
+const HALT: u64 = 3 * 8;
+/// The first word of a worker's page with figures of its memory (`peak.py`).
 const MEMORY: u64 = 16;
 
-/// What a socket holds after it was read.
+/// What is left in a socket or pipe after a read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Left {
     Nothing,
-    /// It was not read to its end.
+    /// The read stopped before it was empty.
     Perhaps,
-    /// Nothing more comes.
+    /// All other ends are closed.
     End,
 }
 
@@ -36,25 +38,25 @@ pub(super) struct Child {
     pub(super) socket: UnixStream,
     pub(super) token: Option<u64>,
     pub(super) page: Arc<File>,
-    pub(super) said: BytesMut,
+    pub(super) received: BytesMut,
     pub(super) unsent: BytesMut,
+    /// We wait until the socket has room for `unsent`.
     pub(super) waits: bool,
-    pub(super) held: Held,
+    pub(super) observed: Observed,
 }
 
 impl Child {
-    /// The first words of its page: the task that it has begun last, that it has finished last,
-    /// and that it has read a part of last.
+    /// The first words of its page: the tasks that it has begun, finished and received last.
     pub(super) fn progress(&self) -> [u64; 3] {
         self.words(0)
     }
 
-    /// What its page says of its memory.
-    pub(super) fn resident(&self) -> Resident {
-        // Whatever a task has written there stays a number of bytes.
+    /// The figures of its memory in its page.
+    pub(super) fn reported(&self) -> Reported {
+        // The code of a task may have written anything there: no number may overflow.
         let kib = |word: u64| Bytes(word.min(u64::from(u32::MAX)) * 1024);
         let [most, files, child, base] = self.words(MEMORY).map(kib);
-        Resident {
+        Reported {
             most,
             files,
             child,
@@ -66,27 +68,27 @@ impl Child {
         let mut words = [0; COUNT];
         for (word, at) in words.iter_mut().zip(from..) {
             let mut bytes = [0; 8];
-            // A page that cannot be read blames nobody.
+            // If the page cannot be read, the words are 0, which name no task.
             let _ = self.page.read_exact_at(&mut bytes, at * 8);
             *word = u64::from_ne_bytes(bytes);
         }
         words
     }
 
-    /// Lets it begin no other task: the fourth word of its page. It looks there before each.
+    /// Stops it from beginning another task. It checks this before each one.
     pub(super) fn halt(&self) {
-        // One that does not see it goes on, and is told to go in the end.
-        let _ = self.page.write_all_at(&1_u64.to_ne_bytes(), 24);
+        // If this fails, it runs all its tasks, and exits then.
+        let _ = self.page.write_all_at(&1_u64.to_ne_bytes(), HALT);
     }
 
-    /// Reads what is there, but not for ever.
+    /// Reads what has arrived, up to about `READ_MAX` bytes.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Left {
         let mut read = 0;
-        while read < AT_ONCE {
+        while read < READ_MAX {
             match self.socket.read(buffer) {
                 Ok(0) => return Left::End,
                 Ok(length) => {
-                    self.said
+                    self.received
                         .extend_from_slice(buffer.get(..length).unwrap_or(&[]));
                     read += length;
                     if length < buffer.len() {

@@ -1,4 +1,4 @@
-//! What the template, the nests and the workers say, and how they end.
+//! The messages of the template and the nests, and the ends of nests and workers.
 
 use std::{
     fs::File,
@@ -16,8 +16,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use super::{
     Nest, News,
     child::{Child, Left},
-    memory::Held,
-    words::hear,
+    memory::Observed,
+    words::receive,
 };
 use crate::{
     host::{Host, clock, hear::Source, keeper::ended, pidfd::PidFd},
@@ -32,11 +32,11 @@ impl Host {
     pub(in crate::host) fn on_template(&mut self, token: u64) {
         loop {
             let Some(pool) = &mut self.pool else { return };
-            let Ok((word, fds)) = hear(&pool.control, &mut pool.buffer) else {
+            let Ok((word, fds)) = receive(&pool.control, &mut pool.buffer) else {
                 return;
             };
             if word.is_empty() {
-                // Its end is told by the keeper.
+                // The keeper reports its end.
                 self.sources.remove(&token);
                 return;
             }
@@ -49,7 +49,7 @@ impl Host {
                 }
                 (Some("nest"), Some(slot), Some(pid)) => {
                     if let (Ok(slot), Ok(pid)) = (slot.parse(), pid.parse()) {
-                        self.hold_nest(slot, pid, fds);
+                        self.add_nest(slot, pid, fds);
                     }
                 }
                 (Some("none"), Some(slot), Some(errno)) => {
@@ -66,7 +66,7 @@ impl Host {
         }
     }
 
-    fn hold_nest(&mut self, slot: u32, pid: i32, fds: Vec<OwnedFd>) {
+    fn add_nest(&mut self, slot: u32, pid: i32, fds: Vec<OwnedFd>) {
         let Some(pool) = &mut self.pool else { return };
         let id = pool.next_nest;
         pool.next_nest = id.next();
@@ -89,7 +89,8 @@ impl Host {
             },
         );
         if let Err(error) = self.watch_raw(raw, Source::Nest(slot)) {
-            self.fail(format!("hear of slot {slot}: {error}"), None, Effect::Other);
+            let what = format!("watch the socket of slot {slot}: {error}");
+            self.fail(what, None, Effect::Other);
         }
         if let Some(pool) = &mut self.pool {
             pool.news.push_back(News::NestUp(slot));
@@ -102,11 +103,11 @@ impl Host {
             let Some(nest) = pool.nests.get(&slot) else {
                 return;
             };
-            let Ok((word, fds)) = hear(&nest.socket, &mut pool.buffer) else {
+            let Ok((word, fds)) = receive(&nest.socket, &mut pool.buffer) else {
                 return;
             };
             if word.is_empty() {
-                // Level-triggered: an end that is not unwatched would wake us for ever.
+                // Level-triggered: if it were still watched, its end would wake us again and again.
                 let _ = self.epoll.delete(&nest.socket);
                 return;
             }
@@ -120,7 +121,7 @@ impl Host {
             match (words.first(), number(2), number(3)) {
                 (Some(&"born"), Some(pid), _) => {
                     let secret = words.get(3).copied().unwrap_or_default();
-                    self.hold_child((slot, worker), (pid, secret_of(secret)), fds);
+                    self.add_child((slot, worker), (pid, secret_of(secret)), fds);
                 }
                 (Some(&"ended"), Some(status), Some(peak)) => {
                     let status = i32::try_from(status).unwrap_or(0);
@@ -138,7 +139,7 @@ impl Host {
         }
     }
 
-    fn hold_child(
+    fn add_child(
         &mut self,
         (slot, worker): (u32, WorkerId),
         (pid, secret): (i64, [u8; 16]),
@@ -152,7 +153,7 @@ impl Host {
         let socket = UnixStream::from(socket);
         let _ = socket.set_nonblocking(true);
         let token = self.watch(&socket, Source::Child(worker)).ok();
-        // RACE: it may have ended and been buried by now; its number cannot have come round since.
+        // RACE: it may have been reaped already. Its pid cannot have been used again so soon.
         let process = i32::try_from(pid)
             .ok()
             .and_then(|pid| PidFd::open(pid).ok());
@@ -162,14 +163,14 @@ impl Host {
             socket,
             token,
             page: Arc::clone(&page),
-            said: BytesMut::new(),
+            received: BytesMut::new(),
             unsent: BytesMut::new(),
             waits: false,
-            held: Held::default(),
+            observed: Observed::default(),
         };
         if let Some(pool) = &mut self.pool {
             pool.children.insert(worker, child);
-            pool.outputs.hold(worker, output, page);
+            pool.outputs.add(worker, output, page);
             pool.news.push_back(News::Born(slot, worker, secret));
         }
     }
@@ -189,9 +190,9 @@ impl Host {
                 self.sources.remove(&token);
             }
         }
-        // What was printed before comes before.
-        pool.outputs.read_before(worker, &mut pool.buffer);
-        pool.tell_prints();
+        // What it printed before it sent this is reported first.
+        pool.outputs.read_if_ready(worker, &mut pool.buffer);
+        pool.report_outputs();
         pool.news.push_back(News::Said(worker));
     }
 
@@ -206,7 +207,7 @@ impl Host {
         self.end_child(worker, (how, oom, peak));
     }
 
-    /// What it has said to its last moment is read before its end is told.
+    /// Reads all that a worker has sent and printed, and then reports its end.
     fn end_child(&mut self, worker: WorkerId, (ended, oom, peak): (Ended, Oom, Option<Bytes>)) {
         let Some(pool) = &mut self.pool else { return };
         pool.numbers.retain(|_, known| *known != worker);
@@ -214,15 +215,15 @@ impl Host {
         if let Some(child) = pool.children.get_mut(&worker) {
             while child.read(&mut pool.buffer) == Left::Perhaps {}
             progress = child.progress();
-            let has_said = !child.said.is_empty();
+            let has_sent = !child.received.is_empty();
             stays = pool.outputs.end(worker, progress[0], &mut pool.buffer);
-            pool.tell_prints();
-            if has_said {
+            pool.report_outputs();
+            if has_sent {
                 pool.news.push_back(News::Said(worker));
             }
         }
         if stays && !self.files.has_room(&self.epoll.0) {
-            pool.outputs.close_one();
+            pool.outputs.close_one_ended();
         }
         let [begun, finished, receiving] = progress;
         pool.news.push_back(News::Ended {
@@ -236,8 +237,8 @@ impl Host {
         });
     }
 
-    /// A nest has ended: nobody in its group is to live on. `peak` is the group's, if the kernel
-    /// ended it for its memory.
+    /// A nest has ended: the workers that are left in its group are killed. `peak` is that of the
+    /// group, if the OOM killer ended it.
     pub fn on_nest_gone(&mut self, id: WorkerId, oom: Oom, peak: Option<Bytes>) {
         let Some(pool) = &mut self.pool else { return };
         let slot = pool
@@ -246,7 +247,7 @@ impl Host {
             .find(|(_, nest)| nest.id == id)
             .map(|(slot, _)| *slot);
         let Some(slot) = slot else { return };
-        // Its last words come before its end.
+        // Its last messages are read first.
         self.on_nest(slot);
         let Some(pool) = &mut self.pool else { return };
         let left: Vec<WorkerId> = pool
@@ -269,7 +270,7 @@ impl Host {
     }
 }
 
-/// What marks in a worker's output begin with (`prints.py`).
+/// The bytes that begin each mark in a worker's output (`prints.py`).
 fn secret_of(hex: &str) -> [u8; 16] {
     u128::from_str_radix(hex, 16)
         .unwrap_or_default()

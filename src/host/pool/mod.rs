@@ -1,7 +1,8 @@
-//! The processes of a pool: the template's and the nests' words, the workers' sockets and pages.
+//! The processes of a pool: the messages of the template and the nests, and the workers' sockets,
+//! pages and outputs.
 //!
-//! A nest is tracked as a worker of a server is: it has its group, its cap, its descriptor. What it
-//! forks is born in its group.
+//! A nest is tracked like a worker of a server, with a group, a cap and a descriptor. The workers
+//! that it forks start in its group.
 
 mod child;
 mod hearing;
@@ -30,54 +31,54 @@ use child::Child;
 use prints::Outputs;
 pub use prints::Piece;
 pub(super) use words::adopt_inherited;
-use words::say;
+use words::send_message;
 
-/// A template that cannot import says so in at most so many bytes.
-const WORD_MAX: usize = 256 << 10;
-/// So much of a worker's words is read at a time.
+/// The length of the longest message: why a template cannot import.
+const MESSAGE_MAX: usize = 256 << 10;
+/// The most bytes in one read of a worker's socket or output.
 const CHUNK: usize = 256 << 10;
 
-/// What the pool's processes have said or suffered, oldest first.
+/// Something that happened in the processes of the pool.
 #[derive(Debug)]
 pub enum News {
-    /// The template has imported everything, and says what of it forks cannot share.
+    /// The template has imported everything, and names what its forks cannot share.
     TemplateReady(Vec<u8>),
-    /// It could not: its words.
+    /// The template cannot import: the error.
     TemplateFailed(Vec<u8>),
     /// A nest is in its group.
     NestUp(u32),
-    /// A nest is gone, and all that lived in its group.
+    /// A nest has ended, and so have all processes in its group.
     NestGone(u32, Oom),
-    /// A nest, or a worker of it, could not be forked.
+    /// A nest, or a worker in it, could not be forked.
     NotForked(u32, Option<WorkerId>, io::Error),
-    /// A worker was forked; what marks in its output begin with.
+    /// A worker was forked. The bytes begin each mark in its output.
     Born(u32, WorkerId, [u8; 16]),
-    /// A worker has said something: [`Host::take_said`].
+    /// A worker has sent something: [`Host::take_said`].
     Said(WorkerId),
-    /// A worker, or what it has started, has printed.
+    /// A worker or its child process has printed.
     Printed {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
-        /// What.
+        /// What was read.
         piece: Piece,
     },
-    /// Nobody is left who could print on this worker's output.
+    /// No process has this worker's output open any more.
     PrintsOver(WorkerId),
-    /// A worker has ended; what it said was told before. Then [`Host::forget_child`].
+    /// A worker has ended. News of what it sent came before. [`Host::forget_child`] must follow.
     Ended {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
-        /// How.
+        /// Its exit status or signal.
         ended: Ended,
-        /// Whether it was the OOM killer.
+        /// Whether the kernel's OOM killer ended it.
         oom: Oom,
-        /// Its peak.
+        /// Its peak memory.
         peak: Option<Bytes>,
-        /// The task that it had begun last.
+        /// The task that it began last; 0: none.
         begun: u64,
-        /// The task that it had finished last.
+        /// The task that it finished last; 0: none.
         finished: u64,
-        /// The task that it had read a part of last.
+        /// The task that it received last, wholly or in part; 0: none.
         receiving: u64,
     },
 }
@@ -90,18 +91,18 @@ pub(super) struct PoolHost {
     caps: BTreeMap<u32, Option<Bytes>>,
     next_nest: WorkerId,
     children: BTreeMap<WorkerId, Child>,
-    /// By the number that a nest knows.
+    /// By the number in the messages of a nest.
     numbers: BTreeMap<u64, WorkerId>,
     next_number: u64,
     outputs: Outputs,
     pub(super) news: VecDeque<News>,
     buffer: Vec<u8>,
-    /// A worker was not listened to to its end.
+    /// A socket or output may hold more, which was not read yet.
     pub(super) more: bool,
 }
 
 impl PoolHost {
-    /// The processes that a nest has forked and that were not heard to have ended.
+    /// The processes that a nest has forked and has not reported as ended.
     pub(super) fn children_of(&self, nest: WorkerId) -> Vec<i32> {
         let is_this = |(_, known): &(&u32, &Nest)| known.id == nest;
         let slot = self.nests.iter().find(is_this).map(|(slot, _)| *slot);
@@ -121,7 +122,7 @@ struct Nest {
 }
 
 impl Host {
-    /// Makes the socket to a template; the result is its end, which a command inherits.
+    /// Makes the socket to a template. Returns the template's end, which a command inherits.
     ///
     /// # Errors
     /// No descriptors are left.
@@ -156,25 +157,26 @@ impl Host {
         Ok(theirs.into_raw_fd())
     }
 
-    /// The template has its end of the socket: ours of it is closed, so that its end is seen.
+    /// Closes our copy of the template's end of the socket, so that we see when the template closes
+    /// its own.
     pub fn close_inherited(&mut self, fd: RawFd) {
         drop(adopt_inherited(fd));
     }
 
-    /// The template hears that nothing more comes, and ends.
+    /// Lets the template exit: it reads the end of its socket.
     pub fn quit_template(&self) {
         if let Some(pool) = &self.pool {
-            // One that is gone tells by its end.
+            // The end of a template is reported separately.
             let _ = shutdown(pool.control.as_raw_fd(), Shutdown::Write);
         }
     }
 
-    /// Reads what the template has said by now.
+    /// Reads the messages of the template that have arrived.
     pub fn hear_template(&mut self) {
         self.on_template(u64::MAX);
     }
 
-    /// What has happened in the pool, oldest first.
+    /// Takes the oldest news of the pool.
     pub fn poll_news(&mut self) -> Option<News> {
         self.pool.as_mut()?.news.pop_front()
     }
@@ -183,9 +185,9 @@ impl Host {
     pub fn raise_nest(&mut self, slot: u32, cap: Option<Bytes>) {
         let Some(pool) = &mut self.pool else { return };
         pool.caps.insert(slot, cap);
-        // RACE: a template that is gone tells by its end. Told as the nest's end the nest was asked
-        // for again at once, for ever, and nobody heard of the template's.
-        let _ = say(&pool.control, &format!("nest {slot}"));
+        // RACE: the template may have ended, which is reported separately. If this were the end of
+        // the nest, the pool would ask for the nest again at once, in an endless loop.
+        let _ = send_message(&pool.control, &format!("nest {slot}"));
     }
 
     /// Asks a nest for a worker.
@@ -194,13 +196,13 @@ impl Host {
         let number = pool.next_number;
         pool.next_number += 1;
         pool.numbers.insert(number, worker);
-        // A nest that is gone tells by its end.
+        // The end of a nest is reported separately.
         if let Some(nest) = pool.nests.get(&slot) {
-            let _ = say(&nest.socket, &format!("fork {number}"));
+            let _ = send_message(&nest.socket, &format!("fork {number}"));
         }
     }
 
-    /// Nobody needs what it said any more.
+    /// Removes a worker that has ended.
     pub fn forget_child(&mut self, worker: WorkerId) {
         if let Some(pool) = &mut self.pool
             && let Some(child) = pool.children.remove(&worker)
@@ -210,7 +212,7 @@ impl Host {
         }
     }
 
-    /// A worker begins no other task.
+    /// Stops a worker from beginning another task.
     pub fn halt_child(&self, worker: WorkerId) {
         let child = self.pool.as_ref().and_then(|it| it.children.get(&worker));
         if let Some(child) = child {
@@ -226,14 +228,14 @@ impl Host {
         }
     }
 
-    /// SIGKILL for all in a slot.
+    /// SIGKILL for all processes in a slot.
     pub fn kill_slot(&mut self, now: Timestamp, slot: u32) {
         if let Some(id) = self.nest_of(slot) {
             self.kill_worker(now, id);
         }
     }
 
-    /// A signal for all in a slot but its nest.
+    /// A signal for all workers in a slot, but not its nest.
     pub fn signal_slot(&self, slot: u32, signal: Signal) {
         let Some(pool) = &self.pool else { return };
         for child in pool.children.values().filter(|it| it.slot == slot) {

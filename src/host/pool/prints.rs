@@ -1,7 +1,7 @@
 //! The pipes that are the workers' standard outputs.
 //!
-//! They have an epoll descriptor of their own, so that all can be left alone while whoever reads
-//! our output is behind: the pipes fill up, and the tasks that print wait.
+//! They share an epoll descriptor of their own, so that we can stop reading all of them while the
+//! reader of our own output is slow. Then the pipes fill up, and tasks that print wait.
 
 use std::{
     collections::BTreeMap,
@@ -26,40 +26,40 @@ use crate::{
     units::WorkerId,
 };
 
-/// Pipes that are read in one turn at most: what was read and not passed on yet is bounded.
-const PIPES_AT_ONCE: usize = 8;
-/// Reads and bytes of one pipe before another one is read. A pipe holds 64 KiB, and up to 1 MiB if
-/// its worker wishes (pipe(7)).
+/// The most pipes that are read in one turn. This bounds the memory for what is not passed on yet.
+const PIPES_MAX: usize = 8;
+/// Reads and bytes of one pipe before another one is read. A pipe holds 64 KiB, or up to 1 MiB if
+/// its worker sets that (pipe(7)).
 const READS_MAX: usize = 16;
 const BYTES_MAX: usize = 1 << 20;
-/// Where the word that says that we read is in a worker's page (`prints.py`).
+/// The byte of a worker's page that is not 0 while we read its pipe (`prints.py`).
 const READING: u64 = 32;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Outputs {
     epoll: Epoll,
-    /// By what their events say.
+    /// By the token in the events of their pipes.
     tokens: BTreeMap<u64, WorkerId>,
     next_token: u64,
     pipes: BTreeMap<WorkerId, Output>,
-    /// Its token in the loop's epoll; `None`: nothing is read.
+    /// The token of `epoll` in the epoll of the loop; `None`: nothing is read.
     watched: Option<u64>,
     news: Vec<News>,
 }
 
-/// One worker's pipe. It is kept until nobody has its other end: a process that outlives the worker
-/// would be killed by its next line otherwise (SIGPIPE).
+/// One worker's pipe. It stays open until all processes have closed the other end. Otherwise
+/// SIGPIPE would kill a process that outlives the worker when it prints.
 #[derive(Debug)]
 struct Output {
     pipe: File,
     token: u64,
     /// `None`: the worker has ended.
     page: Option<Arc<File>>,
-    /// The task that it has begun last, once it has ended.
-    last: u64,
-    /// The worker was told that we read.
-    told: bool,
+    /// The task that the worker began last, if it has ended.
+    last_begun: u64,
+    /// The value of `READING` in the page.
+    reading: bool,
 }
 
 impl Outputs {
@@ -74,8 +74,8 @@ impl Outputs {
         })
     }
 
-    pub(super) fn hold(&mut self, worker: WorkerId, pipe: OwnedFd, page: Arc<File>) {
-        // O_NONBLOCK is of our end alone: the other one stays as programs expect it (open(2)).
+    pub(super) fn add(&mut self, worker: WorkerId, pipe: OwnedFd, page: Arc<File>) {
+        // This sets O_NONBLOCK for our end only. Programs expect the other one to block (open(2)).
         if fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_err() {
             return;
         }
@@ -93,16 +93,16 @@ impl Outputs {
             pipe: File::from(pipe),
             token,
             page: Some(page),
-            last: 0,
-            told: false,
+            last_begun: 0,
+            reading: false,
         };
         self.pipes.insert(worker, output);
     }
 
-    /// Reads some of the pipes that have something to read. The result: whether there was one, and
-    /// whether there may be more.
+    /// Reads some of the pipes that have data. Returns whether there was one, and whether there may
+    /// be more.
     fn read_some(&mut self, buffer: &mut [u8]) -> (bool, bool) {
-        let mut wakes = [EpollEvent::empty(); PIPES_AT_ONCE];
+        let mut wakes = [EpollEvent::empty(); PIPES_MAX];
         let wait = self.epoll.wait(&mut wakes, EpollTimeout::ZERO);
         let count = wait.unwrap_or(0);
         let mut more = count == wakes.len();
@@ -132,12 +132,12 @@ impl Outputs {
             }
         }
         if left == Left::End {
-            self.forget(worker);
+            self.remove(worker);
         }
         left
     }
 
-    fn forget(&mut self, worker: WorkerId) {
+    fn remove(&mut self, worker: WorkerId) {
         if let Some(output) = self.pipes.remove(&worker) {
             self.tokens.remove(&output.token);
             let _ = self.epoll.delete(&output.pipe);
@@ -145,8 +145,8 @@ impl Outputs {
         }
     }
 
-    /// Reads what a worker has printed before it said something: it comes first.
-    pub(super) fn read_before(&mut self, worker: WorkerId, buffer: &mut [u8]) {
+    /// Reads what is in the pipe of a worker, unless reading is paused.
+    pub(super) fn read_if_ready(&mut self, worker: WorkerId, buffer: &mut [u8]) {
         let ready = self.watched.is_some()
             && self.pipes.get(&worker).is_some_and(|output| {
                 let mut ask = [PollFd::new(output.pipe.as_fd(), PollFlags::POLLIN)];
@@ -157,50 +157,49 @@ impl Outputs {
         }
     }
 
-    /// The worker has ended: what it printed to its last moment is read, unless no pipe is read
-    /// now. True: the pipe is kept, for a process that has outlived the worker.
+    /// The worker has ended: reads what is in its pipe, unless reading is paused. True: the pipe
+    /// stays open, for a process that outlives the worker or for what is not read yet.
     pub(super) fn end(&mut self, worker: WorkerId, begun: u64, buffer: &mut [u8]) -> bool {
         if let Some(output) = self.pipes.get_mut(&worker) {
             output.page = None;
-            output.last = begun;
+            output.last_begun = begun;
         }
-        self.read_before(worker, buffer);
+        self.read_if_ready(worker, buffer);
         self.pipes.contains_key(&worker)
     }
 
-    /// The oldest pipe of a worker that has ended is closed.
+    /// Closes the pipe of the oldest worker that has ended, because new workers need descriptors.
     ///
-    /// RACE: a process that has outlived it is killed by its next line. There is no descriptor left
-    /// to listen to it, and the workers need theirs.
-    pub(super) fn close_one(&mut self) {
+    /// RACE: a process that has outlived that worker is killed when it prints.
+    pub(super) fn close_one_ended(&mut self) {
         let ended = self.pipes.iter().find(|(_, it)| it.page.is_none());
         if let Some(worker) = ended.map(|(worker, _)| *worker) {
-            self.forget(worker);
+            self.remove(worker);
         }
     }
 }
 
-/// What was read of a worker's output.
+/// What one read of a worker's output has found.
 #[derive(Debug)]
 pub struct Piece {
     /// The bytes.
     pub bytes: Vec<u8>,
     /// The task that the worker had begun last when they were read.
     pub begun: u64,
-    /// What follows the last mark in them is of that task. Else a mark is still to come, or a
-    /// piece that is settled.
+    /// The bytes after the last mark belong to that task. If false, a later piece tells: it has a
+    /// mark, or is settled.
     pub is_settled: bool,
 }
 
 impl Output {
-    /// Reads what is in the pipe by now. The result: nothing if the pipe is at its end.
+    /// Reads what is in the pipe. Returns no piece at the end of the pipe.
     ///
-    /// RACE: tasks end and begin while we read. Each task that ends while the page's word is set
-    /// leaves a mark, even if its output was read before it looked. So after a read that empties
-    /// the pipe, what follows the last mark is of the task that is running, if the page names the
-    /// same task before and after the read. Else the word stays set and the pipe is read again.
+    /// RACE: tasks end and begin while we read. A task that ends while `READING` is set writes a
+    /// mark, even if we have read all its output. So if a read empties the pipe, and the page names
+    /// the same task before and after it, the bytes after the last mark belong to that task.
+    /// Otherwise `READING` stays set, and the pipe is read again.
     fn read(&mut self, buffer: &mut [u8]) -> (Option<Piece>, Left) {
-        self.tell(true);
+        self.set_reading(true);
         let before = self.begun();
         let (length, left) = match self.pipe.read(buffer) {
             Ok(0) => return (None, Left::End),
@@ -213,7 +212,7 @@ impl Output {
         let begun = self.begun();
         let is_settled = left == Left::Nothing && before == begun;
         if is_settled {
-            self.tell(false);
+            self.set_reading(false);
         }
         let piece = Piece {
             bytes: buffer.get(..length).unwrap_or_default().to_vec(),
@@ -223,29 +222,29 @@ impl Output {
         (Some(piece), left)
     }
 
-    fn tell(&mut self, reading: bool) {
+    fn set_reading(&mut self, reading: bool) {
         if let Some(page) = &self.page
-            && self.told != reading
+            && self.reading != reading
         {
-            self.told = reading;
+            self.reading = reading;
             let _ = page.write_all_at(&u64::from(reading).to_ne_bytes(), READING);
         }
     }
 
     fn begun(&self) -> u64 {
         let Some(page) = &self.page else {
-            return self.last;
+            return self.last_begun;
         };
         let mut word = [0; 8];
-        // A page that cannot be read names no task.
+        // If the page cannot be read, the word is 0, which names no task.
         let _ = page.read_exact_at(&mut word, 0);
         u64::from_ne_bytes(word)
     }
 }
 
 impl PoolHost {
-    /// What was read is told in the order in which it was read.
-    pub(super) fn tell_prints(&mut self) {
+    /// Reports what was read of the outputs, in order, after all earlier news.
+    pub(super) fn report_outputs(&mut self) {
         self.news.extend(self.outputs.news.drain(..));
     }
 }
@@ -254,28 +253,28 @@ impl Host {
     pub(in crate::host) fn on_prints(&mut self) {
         if let Some(pool) = &mut self.pool {
             let (_, more) = pool.outputs.read_some(&mut pool.buffer);
-            pool.tell_prints();
+            pool.report_outputs();
             pool.more |= more;
         }
     }
 
-    /// Reads what is left when all processes have ended. False: there is nothing left.
+    /// Reads what is left in the pipes when all processes have ended. False: nothing is left.
     pub fn read_prints(&mut self) -> bool {
         let Some(pool) = &mut self.pool else {
             return false;
         };
         let (some, _) = pool.outputs.read_some(&mut pool.buffer);
-        pool.tell_prints();
+        pool.report_outputs();
         some
     }
 
-    /// From now on prints are taken, or left where they are.
+    /// Starts or pauses the reading of all outputs.
     pub fn take_prints(&mut self, takes: bool) {
         let Some(pool) = &mut self.pool else { return };
         let fd = pool.outputs.epoll.0.as_raw_fd();
         match (pool.outputs.watched, takes) {
             (None, true) => {
-                // Without it no print is seen, and tasks that print would stand still.
+                // If this fails, no output is read, and tasks that print wait.
                 let watched = self.watch_raw(fd, Source::Prints);
                 if let Some(pool) = &mut self.pool {
                     pool.outputs.watched = watched.ok();

@@ -1,20 +1,17 @@
-//! The workers' sockets: what is sent to them, and what they have said.
+//! The workers' sockets: sending, and taking what was received.
 
 use std::io::{self, Write as _};
 
 use bytes::{Buf as _, BytesMut};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
+use super::child::Child;
 use crate::{host::Host, units::WorkerId};
 
 impl Host {
-    /// Sends to a worker, at once or when it can take it.
+    /// Sends to a worker, now or when its socket has room.
     pub fn send_child(&mut self, worker: WorkerId, bytes: &[u8]) {
-        if let Some(child) = self
-            .pool
-            .as_mut()
-            .and_then(|it| it.children.get_mut(&worker))
-        {
+        if let Some(child) = self.child_mut(worker) {
             child.unsent.extend_from_slice(bytes);
         }
         self.push(worker);
@@ -32,7 +29,7 @@ impl Host {
             match child.socket.write(&child.unsent) {
                 Ok(length) => child.unsent.advance(length),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // One that has ended takes nothing more, and its end is on its way.
+                // The socket is full, or the worker has ended, which is reported separately.
                 Err(_) => break,
             }
         }
@@ -48,25 +45,21 @@ impl Host {
         }
     }
 
-    /// What a worker has said and nobody has taken.
+    /// Takes the bytes that were received from a worker.
     pub fn take_said(&mut self, worker: WorkerId) -> BytesMut {
-        let child = self
-            .pool
-            .as_mut()
-            .and_then(|it| it.children.get_mut(&worker));
-        child
-            .map(|it| std::mem::take(&mut it.said))
+        self.child_mut(worker)
+            .map(|child| std::mem::take(&mut child.received))
             .unwrap_or_default()
     }
 
-    /// Gives back what was not yet whole.
+    /// Puts back the bytes of an incomplete frame.
     pub fn return_said(&mut self, worker: WorkerId, rest: BytesMut) {
-        if let Some(child) = self
-            .pool
-            .as_mut()
-            .and_then(|it| it.children.get_mut(&worker))
-        {
-            child.said = rest;
+        if let Some(child) = self.child_mut(worker) {
+            child.received = rest;
         }
+    }
+
+    fn child_mut(&mut self, worker: WorkerId) -> Option<&mut Child> {
+        self.pool.as_mut()?.children.get_mut(&worker)
     }
 }

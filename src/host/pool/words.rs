@@ -1,9 +1,6 @@
-//! Datagrams with descriptors beside them, and descriptors that were inherited.
+//! Messages with descriptors, and inherited descriptors.
 
-#![expect(
-    unsafe_code,
-    reason = "descriptors that come from elsewhere are adopted"
-)]
+#![expect(unsafe_code, reason = "descriptors from other processes are adopted")]
 
 use std::{
     io::{self, IoSliceMut},
@@ -16,33 +13,33 @@ use nix::{
     sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send},
 };
 
-use super::WORD_MAX;
+use super::MESSAGE_MAX;
 
-/// Takes a descriptor that was inherited.
+/// Takes ownership of an inherited descriptor.
 pub(in crate::host) fn adopt_inherited(fd: RawFd) -> io::Result<OwnedFd> {
     if fd <= 2 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    // SAFETY: the descriptor is only looked at.
+    // SAFETY: this only reads the flags of the descriptor.
     let open = unsafe { libc::fcntl(fd, libc::F_GETFD) };
     if open < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, and was left open for us alone; nothing of ours has opened it.
+    // SAFETY: it is open, it was inherited for this purpose, and nothing else here owns it.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     Ok(owned)
 }
 
-pub(super) fn say(socket: &OwnedFd, word: &str) -> io::Result<()> {
-    let sent = send(socket.as_raw_fd(), word.as_bytes(), MsgFlags::MSG_NOSIGNAL);
+pub(super) fn send_message(socket: &OwnedFd, text: &str) -> io::Result<()> {
+    let sent = send(socket.as_raw_fd(), text.as_bytes(), MsgFlags::MSG_NOSIGNAL);
     sent.map(drop).map_err(io::Error::from)
 }
 
-/// One datagram, and the descriptors beside it. Empty at the end.
-pub(super) fn hear(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+/// Receives one message and its descriptors. An empty one is the end.
+pub(super) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut space = cmsg_space!([RawFd; 3]);
-    let length = buffer.len().min(WORD_MAX);
+    let length = buffer.len().min(MESSAGE_MAX);
     let mut parts = [IoSliceMut::new(
         buffer.get_mut(..length).unwrap_or_default(),
     )];
@@ -51,7 +48,7 @@ pub(super) fn hear(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(Vec<u8>, 
     let mut fds = Vec::new();
     for part in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(raw) = part {
-            // SAFETY: the kernel has just opened them for us, and nobody else knows of them.
+            // SAFETY: the kernel has just opened them for us, and nothing else owns them.
             fds.extend(
                 raw.into_iter()
                     .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
