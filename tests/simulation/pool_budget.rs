@@ -1,4 +1,4 @@
-//! What a pool does as its tasks near the budget.
+//! What a pool does when its tasks approach the budget.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -14,9 +14,9 @@ use supervise::{
     units::{Bytes, Size, Timestamp},
 };
 
-/// A pool of four with a budget of 400M whose tasks each grew by `need` so far, and all that it
-/// wanted since it had eight more of them.
-fn pressed(need: Bytes) -> (Pool, Timestamp, Vec<Action>) {
+/// A pool of four workers with a budget of 400M. Its first task has needed `need`; then eight more
+/// come. Returns the pool and its actions.
+fn with_tasks_of(need: Bytes) -> (Pool, Timestamp, Vec<Action>) {
     let size = |text: &str| text.parse::<Size>().map_or(Limit::Auto, Limit::At);
     let mut pool = Pool::new(PoolSpec {
         workers: 4,
@@ -33,70 +33,71 @@ fn pressed(need: Bytes) -> (Pool, Timestamp, Vec<Action>) {
         stop_on_error: false,
     });
     let mut now = Timestamp::default();
-    let mut wanted = Vec::new();
-    let mut news = VecDeque::from([
+    let mut actions = Vec::new();
+    let mut pending = VecDeque::from([
         Event::Available(Bytes::mib(1000)),
         Event::TemplateReady,
         Event::Came { seq: 1, key: 0 },
     ]);
-    news.extend((2..=9).map(|seq| Event::Came { seq, key: 0 }));
+    pending.extend((2..=9).map(|seq| Event::Came { seq, key: 0 }));
     let mut learned = false;
-    while let Some(event) = news.pop_front() {
+    while let Some(event) = pending.pop_front() {
         now = now.later(Duration::from_millis(1));
         pool.handle_event(now, event);
         while let Some(action) = pool.poll_action() {
             match action {
-                Action::RaiseNest(slot, _) => news.push_back(Event::NestUp(slot)),
-                // The first one teaches what the others need, before these are there.
+                Action::RaiseNest(slot, _) => pending.push_back(Event::NestUp(slot)),
+                // The first task ends before the other workers are ready: its need is known then.
                 Action::Fork(_, worker) if !learned => {
                     learned = true;
                     let base = Bytes::ZERO;
-                    news.push_front(Event::Ended {
+                    pending.push_front(Event::Ended {
                         worker,
                         seq: 1,
                         how: How::Returned,
                         micros: 1000,
                         peak: need,
                     });
-                    news.push_front(Event::Ready { worker, base });
+                    pending.push_front(Event::Ready { worker, base });
                 }
-                Action::Fork(_, worker) => news.push_back(Event::Ready {
+                Action::Fork(_, worker) => pending.push_back(Event::Ready {
                     worker,
                     base: Bytes::ZERO,
                 }),
-                other => wanted.push(other),
+                other => actions.push(other),
             }
         }
     }
-    (pool, now, wanted)
+    (pool, now, actions)
 }
 
-fn under_way(wanted: &[Action]) -> usize {
+/// The tasks that were sent after the first one.
+fn sent_together(actions: &[Action]) -> usize {
     let sent = |action: &&Action| matches!(action, Action::Send(..));
-    wanted.iter().filter(sent).count() - 1
+    actions.iter().filter(sent).count() - 1
 }
 
 #[test]
-fn tasks_that_do_not_fit_together_wait() {
+fn tasks_that_do_not_fit_into_the_budget_together_wait() {
     for (need, together) in [(20, 4), (100, 3), (150, 2), (250, 1), (900, 1)] {
-        let (_, _, wanted) = pressed(Bytes::mib(need));
-        assert_eq!(under_way(&wanted), together, "{need} MB each");
+        let (_, _, actions) = with_tasks_of(Bytes::mib(need));
+        assert_eq!(sent_together(&actions), together, "{need} MiB each");
     }
 }
 
 #[test]
-fn under_pressure_the_youngest_is_suspended_then_killed_then_goes_on() {
+fn near_the_budget_the_youngest_task_is_suspended_or_killed_and_resumed_later() {
     let after = |each: u64, then: u64| {
-        let (mut pool, mut now, _) = pressed(Bytes::mib(20));
-        let mut wanted = Vec::new();
+        let (mut pool, mut now, _) = with_tasks_of(Bytes::mib(20));
+        let mut actions = Vec::new();
         for memory in [each, then] {
             for slot in 0..4 {
                 now = now.later(Duration::from_millis(1));
                 pool.handle_event(now, Event::Sampled(SlotId(slot), Bytes::mib(memory)));
-                wanted.extend(std::iter::from_fn(|| pool.poll_action()));
+                actions.extend(std::iter::from_fn(|| pool.poll_action()));
             }
         }
-        let is = |look: fn(&Action) -> bool| wanted.iter().any(look);
+        let is = |look: fn(&Action) -> bool| actions.iter().any(look);
         (
             is(|it| matches!(it, Action::Suspend(_))),
             is(|it| matches!(it, Action::KillSlot(_))),
