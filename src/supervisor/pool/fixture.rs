@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Pool,
-    event::{Action, Event, SlotId},
+    event::{Action, Event, How, SlotId},
     spec::PoolSpec,
 };
 use crate::{
@@ -54,6 +54,17 @@ pub(super) fn ready(pool: &mut Pool, actions: &[Action]) -> WorkerId {
     let sent = handle(pool, Event::Ready { worker, base });
     assert!(sent.contains(&Action::Send(worker, 1)), "{sent:?}");
     worker
+}
+
+/// Task 1 returns after this running time.
+pub(super) const fn returned(worker: WorkerId, micros: u32) -> Event {
+    Event::Ended {
+        worker,
+        seq: 1,
+        how: How::Returned,
+        micros,
+        peak: Bytes::mib(20),
+    }
 }
 
 /// The pool's actions after this event at the time 0.

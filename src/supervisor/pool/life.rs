@@ -241,8 +241,8 @@ mod tests {
     use crate::{
         supervisor::pool::{
             LEAVE,
-            event::{Event, How},
-            fixture::{at, handle, handle_at, running, starting},
+            event::Event,
+            fixture::{at, handle, handle_at, returned, running, starting},
         },
         units::Signal,
     };
@@ -309,14 +309,7 @@ mod tests {
     /// A pool of one worker whose only task has returned, and that worker.
     fn done() -> (Pool, WorkerId) {
         let (mut pool, worker) = running(1);
-        let ended = Event::Ended {
-            worker,
-            seq: 1,
-            how: How::Returned,
-            micros: 10,
-            peak: Bytes::mib(10),
-        };
-        handle(&mut pool, ended);
+        handle(&mut pool, returned(worker, 10));
         (pool, worker)
     }
 

@@ -243,8 +243,8 @@ impl Pool {
 mod tests {
     use super::*;
     use crate::supervisor::pool::{
-        event::{Event, How},
-        fixture::{at, handle_at, running},
+        event::Event,
+        fixture::{at, handle_at, returned, running},
     };
 
     const SLOT: SlotId = SlotId(0);
@@ -277,14 +277,7 @@ mod tests {
     #[test]
     fn short_tasks_are_not_sampled_more_often() {
         let (mut pool, worker) = running(2);
-        let ended = Event::Ended {
-            worker,
-            seq: 1,
-            how: How::Returned,
-            micros: 100,
-            peak: Bytes::mib(20),
-        };
-        pool.handle_event(at(0), ended);
+        pool.handle_event(at(0), returned(worker, 100));
         assert_eq!(samples(&mut pool, 190).len(), 1);
     }
 }
