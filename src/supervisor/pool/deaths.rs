@@ -7,7 +7,6 @@ use super::{
     event::{Action, Fate, Over, SlotId},
     worker::{Killed, Nest, Progress, Stage, TaskProgress, Ticket, Worker},
 };
-
 use crate::{
     supervisor::event::{Ended, Oom},
     units::{Bytes, Signal, Timestamp, WorkerId},
@@ -78,25 +77,25 @@ impl Pool {
             peak,
             ran: now.since(worker.front_begun),
         };
-        let mut again = Vec::with_capacity(worker.window.len());
+        let mut retried = Vec::with_capacity(worker.window.len());
         for (index, mut ticket) in worker.window.iter().copied().enumerate() {
-            let part = blamed.filter(|(position, _)| *position == index);
-            if let Some((_, part)) = part {
-                again.extend(self.retry_or_fail(&worker, ticket, part, &death));
+            let progress = blamed.filter(|(position, _)| *position == index);
+            if let Some((_, progress)) = progress {
+                retried.extend(self.retry_or_fail(&worker, ticket, progress, &death));
             } else if index < before {
                 // It has finished, and its result was lost with the worker.
                 ticket.lost = ticket.lost.saturating_add(1);
                 if ticket.unblamed() > LOST_MAX {
-                    self.give_up(ticket, Fate::Died(ended), &death);
+                    self.fail_task(ticket, Fate::Died(ended), &death);
                 } else {
-                    again.extend(self.unless_stopped(ticket));
+                    retried.extend(self.unless_stopped(ticket));
                 }
             } else {
-                again.push(ticket);
+                retried.push(ticket);
             }
         }
         if self.stop.is_none() {
-            for ticket in again.into_iter().rev() {
+            for ticket in retried.into_iter().rev() {
                 self.queue.push_front(ticket);
             }
         }
@@ -113,14 +112,14 @@ impl Pool {
         let begun = worker
             .position_of(at.begun)
             .filter(|_| at.begun != at.finished);
-        if let Some(place) = begun {
-            return Some((place, TaskProgress::Begun));
+        if let Some(position) = begun {
+            return Some((position, TaskProgress::Begun));
         }
         // The page names the task that was received last. If it has finished since, it is not the
         // first unfinished one.
         let received = worker.position_of(at.receiving).filter(|it| *it == done);
-        if let Some(place) = received {
-            return Some((place, TaskProgress::Received));
+        if let Some(position) = received {
+            return Some((position, TaskProgress::Received));
         }
         // The first bytes of the next task may have exceeded the cap, and would in each worker.
         let next = oom != Oom::No && done < worker.window.len() && self.phase == Phase::Running;
@@ -132,7 +131,7 @@ impl Pool {
         &mut self,
         worker: &Worker,
         mut ticket: Ticket,
-        part: TaskProgress,
+        progress: TaskProgress,
         death: &Death,
     ) -> Option<Ticket> {
         let Death {
@@ -143,11 +142,11 @@ impl Pool {
             // task is to blame.
             return match next {
                 Next::Restart(_) => {
-                    self.retry_without_blame(ticket, part, Fate::Died(ended), death)
+                    self.retry_without_blame(ticket, progress, Fate::Died(ended), death)
                 }
                 Next::End(Over::GaveUp) => {
                     ticket.lost = ticket.lost.saturating_add(1);
-                    self.give_up(ticket, Fate::StartFailed, death);
+                    self.fail_task(ticket, Fate::StartFailed, death);
                     None
                 }
                 Next::End(_) => self.unless_stopped(ticket),
@@ -157,7 +156,7 @@ impl Pool {
         {
             self.learn(ticket.key, peak.minus(worker.base));
         }
-        let by_cap = match (oom, part) {
+        let by_cap = match (oom, progress) {
             // The kill was at a limit outside the pool: as far as we know, not for this task.
             (Oom::Elsewhere, _) => Fate::Died(ended),
             (_, TaskProgress::Received) => Fate::CapReceiving,
@@ -166,11 +165,11 @@ impl Pool {
         // All running tasks together exceeded the budget, so that no single one is to blame.
         let crowded = oom == Oom::Budget && self.under_way() > 0;
         if worker.killed == Some(Killed::Budget) || (worker.killed.is_none() && crowded) {
-            return self.retry_without_blame(ticket, part, Fate::Cap, death);
+            return self.retry_without_blame(ticket, progress, Fate::Cap, death);
         }
         if worker.killed.is_none() && oom != Oom::No {
-            if part == TaskProgress::Next {
-                return self.retry_without_blame(ticket, part, by_cap, death);
+            if progress == TaskProgress::Next {
+                return self.retry_without_blame(ticket, progress, by_cap, death);
             }
             ticket.ooms = ticket.ooms.saturating_add(1);
             if ticket.ooms <= self.spec.oom_retries {
@@ -178,13 +177,13 @@ impl Pool {
                 let alone = self.unless_stopped(ticket);
                 self.alone.extend(alone);
             } else {
-                self.give_up(ticket, by_cap, death);
+                self.fail_task(ticket, by_cap, death);
             }
             return None;
         }
-        if worker.killed.is_none() && part != TaskProgress::Begun {
-            // The task had not begun, and another process killed its worker.
-            return self.retry_without_blame(ticket, part, Fate::Died(ended), death);
+        if worker.killed.is_none() && progress != TaskProgress::Begun {
+            // The task had not begun, so it is not why its worker ended.
+            return self.retry_without_blame(ticket, progress, Fate::Died(ended), death);
         }
         ticket.failed = ticket.failed.saturating_add(1);
         // A service manager may signal the workers together with us, as systemd does. The tasks
@@ -201,7 +200,7 @@ impl Pool {
             Some(Killed::Timeout) => Fate::Timeout,
             Some(Killed::Budget | Killed::Late) | None => Fate::Died(ended),
         };
-        self.give_up(ticket, fate, death);
+        self.fail_task(ticket, fate, death);
         None
     }
 
@@ -209,11 +208,11 @@ impl Pool {
     fn retry_without_blame(
         &mut self,
         mut ticket: Ticket,
-        part: TaskProgress,
+        progress: TaskProgress,
         fate: Fate,
         death: &Death,
     ) -> Option<Ticket> {
-        let count = match part {
+        let count = match progress {
             TaskProgress::Begun | TaskProgress::Received => &mut ticket.lost,
             // A new worker can meet the cap while the memory of the one before it is being freed.
             TaskProgress::Next => &mut ticket.unbegun,
@@ -222,7 +221,7 @@ impl Pool {
         if ticket.unblamed() <= LOST_MAX {
             return self.unless_stopped(ticket);
         }
-        self.give_up(ticket, fate, death);
+        self.fail_task(ticket, fate, death);
         None
     }
 
@@ -236,7 +235,7 @@ impl Pool {
         None
     }
 
-    fn give_up(&mut self, ticket: Ticket, cause: Fate, death: &Death) {
+    fn fail_task(&mut self, ticket: Ticket, cause: Fate, death: &Death) {
         self.actions.push_back(Action::Fail {
             seq: ticket.seq,
             worker: Some(death.id),
@@ -260,7 +259,7 @@ impl Pool {
         {
             return;
         }
-        let give_up = if worker.could_not_start {
+        let gives_up = if worker.could_not_start {
             self.starts_failed = self.starts_failed.saturating_add(1);
             self.starts_failed >= STARTS_MAX
         } else {
@@ -268,7 +267,7 @@ impl Pool {
             self.deaths = self.deaths.saturating_add(1);
             self.deaths >= DEATHS_MAX
         };
-        if give_up {
+        if gives_up {
             self.clear(Next::End(Over::GaveUp));
         }
     }
