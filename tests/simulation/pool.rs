@@ -201,7 +201,6 @@ impl World {
             Action::Budget(_)
             | Action::Suspend(_)
             | Action::Resume(_)
-            | Action::Warn(_)
             | Action::StartDied(..)
             | Action::TemplateAnew(..) => {}
         }

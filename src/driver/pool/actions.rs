@@ -72,7 +72,6 @@ impl PoolDriver {
                 self.tasks.remove(&seq);
                 self.tally.cut += 1;
             }
-            Action::Warn(text) => self.parts.observer.say(&text),
             Action::StartDied(ended, oom) => {
                 let limits = self.pool.limits();
                 let what = "a worker ended while starting";

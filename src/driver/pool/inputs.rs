@@ -113,14 +113,13 @@ impl PoolDriver {
                 self.start_error = Some(start_errors::error_json("OSError", &message));
                 Event::ForkRefused(SlotId(slot), worker)
             }
-            News::Born(slot, worker, secret) => {
+            News::Born(worker, secret) => {
                 self.expect_prints(worker, secret);
                 if let Some(setup) = &self.parts.setup {
                     let to = self.to.entry(worker).or_default();
                     wire::write(to, wire::SETUP, 0, setup);
                 }
-                let slot = SlotId(slot);
-                Event::Born { slot, worker }
+                return;
             }
             News::Said(worker) => {
                 self.read_frames(worker);

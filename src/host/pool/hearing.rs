@@ -171,7 +171,7 @@ impl Host {
         if let Some(pool) = &mut self.pool {
             pool.children.insert(worker, child);
             pool.outputs.add(worker, output, page);
-            pool.news.push_back(News::Born(slot, worker, secret));
+            pool.news.push_back(News::Born(worker, secret));
         }
     }
 

@@ -52,7 +52,7 @@ pub enum News {
     /// A nest, or a worker in it, could not be forked.
     NotForked(u32, Option<WorkerId>, io::Error),
     /// A worker was forked. The bytes begin each mark in its output.
-    Born(u32, WorkerId, [u8; 16]),
+    Born(WorkerId, [u8; 16]),
     /// A worker has sent something: [`Host::take_said`].
     Said(WorkerId),
     /// A worker or its child process has printed.

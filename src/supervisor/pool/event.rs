@@ -36,13 +36,6 @@ pub enum Event {
     NestGone(SlotId, Oom),
     /// A nest, or a worker in it, could not be forked: a limit on processes or memory is reached.
     ForkRefused(SlotId, Option<WorkerId>),
-    /// A worker was forked.
-    Born {
-        /// Its slot.
-        slot: SlotId,
-        /// The id that [`Action::Fork`] gave it.
-        worker: WorkerId,
-    },
     /// A worker has initialized, and takes tasks.
     Ready {
         /// The worker.
@@ -185,8 +178,6 @@ pub enum Action {
     },
     /// A task that has begun gets no result, because the pool stops.
     Abandon(Seq),
-    /// Print this warning.
-    Warn(String),
     /// A worker ended while it started, without a reason from itself.
     StartDied(Ended, Oom),
     /// The template has ended like this. It is started again after this time.

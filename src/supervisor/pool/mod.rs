@@ -135,7 +135,6 @@ impl Pool {
             Event::NestUp(slot) => self.on_nest_up(now, slot),
             Event::NestGone(slot, oom) => self.on_nest_gone(now, slot, oom),
             Event::ForkRefused(slot, worker) => self.on_fork_refused(now, slot, worker),
-            Event::Born { .. } => {}
             Event::Ready { worker, base } => self.on_ready(now, worker, base),
             Event::CouldNotStart(worker) => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
