@@ -78,14 +78,16 @@ mod tests {
 
     use super::*;
 
-    /// Two environments and a system, each with `supervise` and `python3` in its `bin`.
+    /// Two environments and a system, each with a `python3` in its `bin`, and with `supervise`
+    /// unless it is the project's.
     fn machine() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for place in ["own", "project", "usr"] {
             let bin = root.path().join(place).join("bin");
             fs::create_dir_all(&bin).unwrap();
-            for name in ["python3", "supervise"] {
-                fs::write(bin.join(name), "").unwrap();
+            fs::write(bin.join("python3"), "").unwrap();
+            if place != "project" {
+                fs::write(bin.join("supervise"), "").unwrap();
             }
             if place != "usr" {
                 fs::write(root.path().join(place).join("pyvenv.cfg"), "").unwrap();
