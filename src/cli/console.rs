@@ -218,7 +218,7 @@ impl<W: Write> Writer<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, sync::Mutex};
+    use std::{future::poll_fn, sync::Mutex, task::Wake};
 
     use super::*;
 
@@ -264,9 +264,13 @@ mod tests {
         runtime.block_on(limited)
     }
 
-    fn is_pending(console: &mut Console) -> bool {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        console.poll_room(&mut cx).is_pending()
+    /// Notes that a task was woken.
+    struct Woken(Sender<()>);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            let _ = self.0.send(());
+        }
     }
 
     #[test]
@@ -279,11 +283,15 @@ mod tests {
             sent += 1;
         }
         assert_eq!(sent, WAIT_MAX / line.len() + 1);
-        assert!(is_pending(&mut console));
+        let (wakes, woken) = channel();
+        let waker = Arc::new(Woken(wakes)).into();
+        let mut cx = Context::from_waker(&waker);
+        assert!(console.poll_room(&mut cx).is_pending());
         console.say("so\u{1b}");
         for _ in 0..=sent {
             tokens.send(()).unwrap();
         }
+        woken.recv_timeout(SOON).expect("it is woken");
         wait(poll_fn(|cx| console.poll_room(cx)));
         wait(poll_fn(|cx| console.poll_finish(cx)));
         let text = text.lock().unwrap();
