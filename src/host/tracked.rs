@@ -306,5 +306,7 @@ mod tests {
         assert!(!wants(500, 48) && !wants(500, 20));
         assert!(wants(500, 100));
         assert!(!wants(1400, 60) && wants(1500, 60));
+        // It has not changed much.
+        assert!(!wants(9000, 67) && wants(9000, 68));
     }
 }
