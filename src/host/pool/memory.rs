@@ -138,7 +138,7 @@ mod tests {
     fn observed(slot: u64, files: u64) -> Observed {
         Observed {
             slot: Bytes::mib(slot),
-            anon: Bytes::mib(slot.min(20)),
+            anon: Bytes::mib(20),
             files: Bytes::mib(files),
         }
     }
@@ -154,12 +154,16 @@ mod tests {
 
     #[test]
     fn mapped_files_are_no_part_of_a_peak() {
-        let peak = |ours, own| observed(20, ours).peak(reported(330, own, 0), None);
+        let peak = |ours, own| observed(0, ours).peak(reported(330, own, 0), None);
         assert_eq!(peak(310, 10), Bytes::mib(20));
         // It has mapped more after our last sample.
         assert_eq!(peak(200, 10), Bytes::mib(20));
         assert_eq!(peak(10, 310), Bytes::mib(20));
         assert_eq!(peak(10, 10), Bytes::mib(320));
+        assert_eq!(peak(13, 10), Bytes::mib(317));
+        // What it was seen to hold is a lower bound.
+        let peak = held(25, 310).peak(resident(330, 10, 0), None);
+        assert_eq!(peak, Bytes::mib(25));
     }
 
     #[test]
