@@ -150,7 +150,13 @@ fn what_ends_after_the_output_broke_is_in_the_journal() {
     drop(input);
     let journal = Journal::create(&path, "a:b").unwrap();
     let mut results = begun(output, Order::AsTheyEnd, Some(journal), 1..4);
-    for seq in 1..4 {
+    results.put(done(1, "0"));
+    wait(|cx| match results.poll_room(cx) {
+        Poll::Ready(Ok(())) => Poll::Pending,
+        other => other,
+    })
+    .unwrap_err();
+    for seq in 2..4 {
         results.put(done(seq, "0"));
     }
     let error = wait(|cx| results.poll_finish(cx)).unwrap_err();
@@ -221,4 +227,13 @@ fn a_reader_that_closes_the_output_is_noticed_before_the_next_result() {
     let error = wait(|cx| results.poll_room(cx)).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     assert!(wait(|cx| results.poll_room(cx)).is_err(), "and it stays so");
+}
+
+#[test]
+fn a_reader_that_goes_when_all_is_complete_is_no_error() {
+    let gone = ReaderGone(Box::pin(std::future::ready(())));
+    let mut results = begun(Paper::default(), Order::AsTheyEnd, None, 0..0).watching(Some(gone));
+    results.put(done(1, "1"));
+    results.complete();
+    wait(|cx| results.poll_finish(cx)).unwrap();
 }
