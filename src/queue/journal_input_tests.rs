@@ -1,6 +1,11 @@
 //! How a resumed run compares its input with the journal, and which results the journal keeps.
 
-use std::io::{Chain, Read, Write as _, pipe};
+use std::{
+    fs,
+    io::{self, Chain, Read, Write, pipe},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use super::{
     super::{
@@ -23,6 +28,7 @@ fn a_different_input_is_refused_and_the_message_names_the_line() {
     let before = place.text();
     for (other, told) in [
         ("0\n2\n3\n4\n5\n6\n", "one of the lines 1 to 2 differs"),
+        ("12\n\n3\n4\n5\n6\n", "one of the lines 1 to 2 differs"),
         ("1\n2\n0\n4\n5\n6\n", "line 3 differs"),
         ("1\n2\n\n4\n5\n6\n", "line 3 differs"),
         ("1\n2\n3 \n4\n5\n6\n", "line 3 differs"),
@@ -136,4 +142,37 @@ fn a_task_that_failed_because_no_worker_started_runs_again() {
     assert_eq!(journal.failed(), 1);
     drop(journal);
     assert_eq!(place.resume(true).unwrap().failed(), 0, "it is done again");
+}
+
+#[test]
+fn a_result_is_in_the_journal_before_it_is_out() {
+    /// Notes at each write the lines that were written, and the last one of the journal.
+    struct Watched(PathBuf, usize, Arc<Mutex<Vec<(usize, String)>>>);
+    impl Write for Watched {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 += bytes.iter().filter(|byte| **byte == b'\n').count();
+            let text = fs::read_to_string(&self.0)?;
+            let last = text.lines().last().unwrap_or_default().to_owned();
+            self.2.lock().unwrap().push((self.1, last));
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let place = Place::new();
+    let journal = place.create().unwrap();
+    let seen = Arc::default();
+    let output = Watched(place.path.clone(), 0, Arc::clone(&seen));
+    let mut results = begun(output, Order::AsTheyEnd, Some(journal), 1..200);
+    for seq in 1..200 {
+        results.put(outcome(seq, Some("0")));
+    }
+    wait(|cx| results.poll_finish(cx)).unwrap();
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.last().unwrap().0, 199);
+    for (count, last) in &*seen {
+        assert!(last.contains(&format!(",\"line\":{count},")), "{last}");
+    }
 }
