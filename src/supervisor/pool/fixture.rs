@@ -18,6 +18,11 @@ pub(super) fn at(millis: u64) -> Timestamp {
 
 /// A pool whose template is starting.
 pub(super) fn starting(workers: u32) -> Pool {
+    starting_with(workers, 1)
+}
+
+/// As [`starting`], where up to `batch` tasks wait at a worker.
+fn starting_with(workers: u32, batch: u32) -> Pool {
     let mut pool = Pool::new(PoolSpec {
         workers,
         max_tasks: None,
@@ -26,7 +31,7 @@ pub(super) fn starting(workers: u32) -> Pool {
         task_timeout: None,
         retries: 0,
         oom_retries: 1,
-        batch: Some(1),
+        batch: Some(batch),
         stop_on_error: false,
     });
     handle(&mut pool, Event::Available(Bytes::mib(4000)));
@@ -35,7 +40,12 @@ pub(super) fn starting(workers: u32) -> Pool {
 
 /// A pool of one worker, which is running the first of these tasks.
 pub(super) fn running(tasks: u64) -> (Pool, WorkerId) {
-    let mut pool = starting(1);
+    running_with(tasks, 1)
+}
+
+/// As [`running`], where up to `batch` tasks wait at the worker.
+pub(super) fn running_with(tasks: u64, batch: u32) -> (Pool, WorkerId) {
+    let mut pool = starting_with(1, batch);
     handle(&mut pool, Event::TemplateReady);
     for seq in 1..=tasks {
         handle(&mut pool, Event::Came { seq, key: 0 });

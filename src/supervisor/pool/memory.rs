@@ -244,15 +244,15 @@ mod tests {
     use super::*;
     use crate::supervisor::pool::{
         event::Event,
-        fixture::{at, handle_at, returned, running},
+        fixture::{at, handle_at, returned, running, running_with},
     };
 
     const SLOT: SlotId = SlotId(0);
 
-    /// The times in milliseconds, up to `end`, at which the slot is sampled.
-    fn samples(pool: &mut Pool, end: u64) -> Vec<u64> {
+    /// The times in milliseconds, from `begin` up to `end`, at which the slot is sampled.
+    fn samples(pool: &mut Pool, begin: u64, end: u64) -> Vec<u64> {
         let mut samples = Vec::new();
-        for millis in 0..end {
+        for millis in begin..end {
             if handle_at(pool, at(millis), Event::Deadline).contains(&Action::Look(SLOT)) {
                 samples.push(millis);
                 handle_at(pool, at(millis), Event::Sampled(SLOT, Bytes::mib(20)));
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn a_long_task_is_sampled_often_while_it_is_young() {
         let (mut pool, _) = running(1);
-        let samples = samples(&mut pool, 3000);
+        let samples = samples(&mut pool, 0, 3000);
         assert_eq!(samples.get(..6), Some(&[0, 10, 20, 30, 40, 50][..]));
         // The next sample comes after a quarter of the task's age, and within 200 ms.
         for pair in samples.windows(2).skip(2) {
@@ -275,9 +275,21 @@ mod tests {
     }
 
     #[test]
+    fn the_next_long_task_is_sampled_as_soon() {
+        // It is sent when the first one ends, or waits at the worker before.
+        for batch in [1, 2] {
+            let (mut pool, worker) = running_with(2, batch);
+            let last = *samples(&mut pool, 0, 3000).last().unwrap();
+            handle_at(&mut pool, at(last + 1), returned(worker, 3_000_000));
+            let samples = samples(&mut pool, last + 1, last + 30);
+            assert_eq!(samples.first(), Some(&(last + 11)), "batch {batch}");
+        }
+    }
+
+    #[test]
     fn short_tasks_are_not_sampled_more_often() {
         let (mut pool, worker) = running(2);
         pool.handle_event(at(0), returned(worker, 100));
-        assert_eq!(samples(&mut pool, 190).len(), 1);
+        assert_eq!(samples(&mut pool, 0, 190).len(), 1);
     }
 }
