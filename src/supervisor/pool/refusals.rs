@@ -49,9 +49,12 @@ impl Pool {
 mod tests {
     use super::*;
     use crate::{
-        supervisor::pool::{
-            event::{Action, Event},
-            fixture::{at, handle_at, starting},
+        supervisor::{
+            event::{Ended, Oom},
+            pool::{
+                event::{Action, Event},
+                fixture::{at, handle_at, starting},
+            },
         },
         units::Bytes,
     };
@@ -98,6 +101,45 @@ mod tests {
         for nests in [true, false] {
             // After 0.1, 0.2, 0.4, 0.8, 1.6 and 3.2 seconds, and then every five.
             assert_eq!(refused(true, nests), (17, false), "nests: {nests}");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_starts_ends_a_row_of_refusals() {
+        let mut pool = starting(1);
+        let mut now = at(0);
+        let mut forks = 0;
+        let mut inputs = vec![Event::Came { seq: 1, key: 0 }, Event::TemplateReady];
+        while forks < 2 * REFUSALS_MAX {
+            let event = inputs.pop().unwrap_or(Event::Deadline);
+            for action in handle_at(&mut pool, now, event) {
+                assert_ne!(action, Action::EndTemplate, "after {forks} forks");
+                if let Action::RaiseNest(slot, _) = action {
+                    inputs.push(Event::NestUp(slot));
+                }
+                let Action::Fork(slot, worker) = action else {
+                    continue;
+                };
+                forks += 1;
+                if forks != REFUSALS_MAX {
+                    inputs.push(Event::ForkRefused(slot, Some(worker)));
+                    continue;
+                }
+                inputs.push(Event::WorkerEnded {
+                    worker,
+                    ended: Ended::Exit(0),
+                    oom: Oom::No,
+                    peak: None,
+                    begun: 0,
+                    finished: 0,
+                    receiving: 0,
+                });
+                let base = Bytes::ZERO;
+                inputs.push(Event::Ready { worker, base });
+            }
+            if inputs.is_empty() {
+                now = pool.poll_deadline().unwrap_or(now);
+            }
         }
     }
 
