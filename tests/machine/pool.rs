@@ -111,6 +111,8 @@ fn map_of(workers: &str, python: &str, folder: &Path, words: &[&str]) -> Command
         .current_dir(folder)
         .args(["map", "--workers", workers, "--python", python])
         .args(words)
+        // With it, C's standard output has no buffer that must be flushed.
+        .env_remove("PYTHONUNBUFFERED")
         .env("XDG_RUNTIME_DIR", folder)
         .env("RUNTIME_DIRECTORY", folder);
     command
