@@ -150,7 +150,7 @@ def stream(value):
     if value == 4:
         # Some programs that share the descriptor leave it non-blocking.
         os.set_blocking(1, False)
-        print('long ' + 'y' * (300 << 10))
+        print('long ' + 'y' * (8 << 20))
     if value == 5:
         print('\\ud800 \\N{EURO SIGN}')
         os.close(1)
@@ -162,9 +162,12 @@ def stream(value):
 def outlived(value):
     if value == 1:
         os.mkfifo('late')
+        open('pid', 'w').write(str(os.getpid()))
         script = 'echo early; until [ -e go ]; do sleep 0.01; done; echo late; echo done > late'
         subprocess.Popen(['sh', '-c', script])
     if value == 2:
+        while os.path.exists('/proc/' + open('pid').read()):
+            time.sleep(0.01)
         open('go', 'w').close()
         assert open('late').read() == 'done\\n'
     return value
@@ -415,7 +418,7 @@ fn standard_output_is_an_ordinary_stream_in_each_task() {
     let (last, long) = lines["4"].split_last().unwrap();
     assert_eq!(*last, "then 4");
     assert!(long.iter().all(|piece| piece.len() <= 64 << 10));
-    assert_eq!(long.concat().len(), "long ".len() + (300 << 10));
+    assert_eq!(long.concat().len(), "long ".len() + (8 << 20));
     assert_eq!(lines["5"], ["? \u{20ac}", "then 5"]);
     assert_eq!(lines["6"], ["then 6"]);
     assert_eq!(lines["7"], ["then 7"]);
