@@ -64,6 +64,8 @@ struct World {
     is_stopped: bool,
     /// Tasks that have begun and get no result, because the pool was stopped.
     abandoned: BTreeSet<Seq>,
+    /// Tasks that have begun, and were not sent again since.
+    begun: BTreeSet<Seq>,
     /// Each multiple of this number is a task that always exceeds the cap; 0: none.
     oom_every: u64,
     /// How far such a task has come when it does.
@@ -116,6 +118,7 @@ impl World {
             stop_at: None,
             is_stopped: false,
             abandoned: BTreeSet::new(),
+            begun: BTreeSet::new(),
             oom_every,
             oom_at,
             tasks,
@@ -169,6 +172,7 @@ impl World {
             Action::Fork(slot, worker) => self.fork(slot, worker),
             Action::Send(worker, seq) => {
                 assert!(!self.is_stopped, "task {seq} was sent after the stop");
+                self.begun.remove(&seq);
                 if let Some(process) = self.workers.get_mut(&worker) {
                     assert!(
                         process.ready && !process.quits,
@@ -238,6 +242,7 @@ impl World {
         let finished = (0..lost).filter_map(|_| tasks.next()).last().copied();
         let next = tasks.next().copied();
         let moment = self.chance.pick(&MOMENTS);
+        self.begun.extend(moment.of(next).0);
         let event = worker_ended(worker, (ended, oom), finished, moment, next);
         self.pending.push_back(event);
     }
@@ -303,10 +308,12 @@ impl World {
             assert!(self.nests.contains_key(&process.slot));
             self.workers.remove(&worker);
             let met_its_cap = (Ended::Signal(Signal::KILL), Oom::Cap);
+            self.begun.extend(self.oom_at.of(Some(seq)).0);
             let event = worker_ended(worker, met_its_cap, None, self.oom_at, Some(seq));
             return self.hand_in(event);
         }
         process.tasks.pop_front();
+        self.begun.insert(seq);
         let how = self
             .chance
             .pick(&[How::Returned, How::Returned, How::Raised]);
@@ -455,6 +462,13 @@ fn stopped(stop: &Event) -> Vec<World> {
         let turn = world.chance.between(0, 400);
         world.stop_at = Some((turn, stop.clone()));
         world.play();
+        let is_known =
+            |seq: &&Seq| world.results.contains_key(seq) || world.abandoned.contains(seq);
+        let forgotten = world.begun.iter().find(|seq| !is_known(seq));
+        assert_eq!(
+            forgotten, None,
+            "seed {seed}: begun, and nothing is said of it"
+        );
         if is_roomy && world.deadly == 0 && world.oom_every == 0 {
             let died = world.results.values().find(|it| it.starts_with("Died"));
             assert_eq!(died, None, "seed {seed}");
