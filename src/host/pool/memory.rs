@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(peak(10, 10), Bytes::mib(320));
         assert_eq!(peak(13, 10), Bytes::mib(317));
         // What it was seen to hold is a lower bound.
-        let peak = held(25, 310).peak(resident(330, 10, 0), None);
+        let peak = observed(25, 310).peak(reported(330, 10, 0), None);
         assert_eq!(peak, Bytes::mib(25));
     }
 
