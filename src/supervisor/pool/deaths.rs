@@ -90,8 +90,10 @@ impl Pool {
                 } else {
                     retried.extend(self.unless_stopped(ticket));
                 }
-            } else {
+            } else if self.stop.is_none() {
                 retried.push(ticket);
+            } else {
+                self.drop_waiting(ticket);
             }
         }
         if self.stop.is_none() {
@@ -235,6 +237,14 @@ impl Pool {
         None
     }
 
+    /// A task that waits when the pool stops: it has no result. It counts as abandoned if it has
+    /// begun in an earlier attempt.
+    pub(super) fn drop_waiting(&mut self, ticket: Ticket) {
+        if ticket.attempts() > 0 {
+            self.actions.push_back(Action::Abandon(ticket.seq));
+        }
+    }
+
     fn fail_task(&mut self, ticket: Ticket, cause: Fate, death: &Death) {
         self.actions.push_back(Action::Fail {
             seq: ticket.seq,
@@ -329,23 +339,49 @@ mod tests {
         fixture::{handle, ready, running},
     };
 
-    #[test]
-    fn only_workers_that_met_their_cap_after_they_began_a_task_count_as_its_attempts() {
-        let (mut pool, mut worker) = running(1);
-        let met_its_cap = |worker, begun| Event::WorkerEnded {
+    /// A worker ends at its cap, or, without `oom`, with a signal from elsewhere.
+    const fn killed(worker: WorkerId, oom: Oom, begun: u64) -> Event {
+        Event::WorkerEnded {
             worker,
             ended: Ended::Signal(Signal::KILL),
-            oom: Oom::Cap,
+            oom,
             peak: None,
             begun,
             finished: 0,
             receiving: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn a_task_that_waits_for_its_retry_when_the_pool_stops_is_abandoned() {
+        // It waits at its second worker, which has not begun it or ends before it does.
+        for ends in [false, true] {
+            let (mut pool, worker) = running(1);
+            let actions = handle(&mut pool, killed(worker, Oom::Cap, 1));
+            let worker = ready(&mut pool, &actions);
+            let actions = handle(&mut pool, Event::Stop);
+            assert!(actions.starts_with(&[Action::Halt(worker)]), "{actions:?}");
+            let last = if ends {
+                killed(worker, Oom::No, 0)
+            } else {
+                Event::NotBegun { worker, seq: 1 }
+            };
+            let actions = handle(&mut pool, last);
+            assert!(
+                actions.starts_with(&[Action::Abandon(1)]),
+                "{ends} {actions:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_workers_that_met_their_cap_after_they_began_a_task_count_as_its_attempts() {
+        let (mut pool, mut worker) = running(1);
         for begun in [0, 1] {
-            let actions = handle(&mut pool, met_its_cap(worker, begun));
+            let actions = handle(&mut pool, killed(worker, Oom::Cap, begun));
             worker = ready(&mut pool, &actions);
         }
-        let actions = handle(&mut pool, met_its_cap(worker, 1));
+        let actions = handle(&mut pool, killed(worker, Oom::Cap, 1));
         let attempts = actions.iter().find_map(|it| {
             if let Action::Fail { attempts, .. } = it {
                 Some(*attempts)

@@ -265,8 +265,12 @@ impl Pool {
             return;
         };
         // RACE: as in `on_ended`. No worker sends this before the pool stops.
-        if self.stop.is_some() && worker.window.front().is_some_and(|it| it.seq == seq) {
-            worker.window.pop_front();
+        let is_next = worker.window.front().is_some_and(|it| it.seq == seq);
+        if self.stop.is_some()
+            && is_next
+            && let Some(ticket) = worker.window.pop_front()
+        {
+            self.drop_waiting(ticket);
             self.dispatch = true;
         }
     }

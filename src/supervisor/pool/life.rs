@@ -183,10 +183,12 @@ impl Pool {
     pub(super) fn stop(&mut self, over: Over) {
         if self.stop.is_none() {
             self.stop = Some(over);
-            let waiting = self.queue.drain(..).chain(self.alone.drain(..));
-            let begun = waiting.filter(|ticket| ticket.attempts() > 0);
-            let abandoned = begun.map(|ticket| Action::Abandon(ticket.seq));
-            self.actions.extend(abandoned);
+            for ticket in std::mem::take(&mut self.queue) {
+                self.drop_waiting(ticket);
+            }
+            for ticket in std::mem::take(&mut self.alone) {
+                self.drop_waiting(ticket);
+            }
             let busy = self
                 .workers
                 .iter()
