@@ -8,7 +8,10 @@ use super::{
     wish::{Book, Value},
     *,
 };
-use crate::supervisor::spec::{Kind, RestartWhen};
+use crate::{
+    supervisor::spec::{Kind, RestartWhen},
+    units::golden,
+};
 
 const FULL: &str = include_str!("../../config/supervise.toml");
 const MANUAL: &str = include_str!("../../docs/configuration.md");
@@ -146,6 +149,14 @@ fn the_examples_load() {
         (Kind::Single, RestartWhen::Never)
     );
     assert!(judge(&flask, crate::units::Bytes::mib(1)).is_ok());
+}
+
+#[test]
+fn what_is_shown_has_the_keys_that_are_promised() {
+    let least = read("command = [\"python\"]\ncontrol.socket = \"/run/app.sock\"\n");
+    golden::check("effective-defaults.toml", &render(&least));
+    let every = read(include_str!("../../tests/golden/every-key.toml"));
+    golden::check("effective-every-key.toml", &render(&every));
 }
 
 proptest! {

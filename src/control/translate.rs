@@ -336,11 +336,9 @@ fn duration(seconds: f64) -> Duration {
 mod tests {
     use std::collections::BTreeMap;
 
-    use serde_json::json;
-
     use crate::{
         supervisor::report::Cause,
-        units::{ReportId, WorkerId},
+        units::{ReportId, WorkerId, golden},
     };
 
     use super::*;
@@ -437,46 +435,9 @@ mod tests {
 
     #[test]
     fn a_status_has_the_fields_that_are_promised() {
-        let status = serde_json::to_value(Status::of(&snapshot(), &context(1000.0))).unwrap();
-        let expected = json!({
-            "name": "shop", "pid": 38, "version": "0.1.0", "started": 1000.0, "mode": "server",
-            "upgrades": {"done": 0, "failed": 0, "failed_why": null},
-            "command_pid": 40, "ready": true, "stopping": false,
-            "problem": null,
-            "caps": {"mechanism": "cgroup-v1", "enforced": true, "why_not": null, "wire": true},
-            "limits": {
-                "measure": "private", "available": 2_147_483_648_u64,
-                "ceiling": {"bytes": 314_572_800, "from": "given"},
-                "cap": {"bytes": 629_145_600, "from": "twice the ceiling"},
-                "budget": {"bytes": null, "from": ""},
-            },
-            "workers": [{
-                "id": "w1", "pid": 41, "slot": 0, "state": "ready", "age_s": 1.5, "tasks": 120,
-                "tasks_per_s": 2.5, "bytes_per_task": 4096.0, "agent": "absent",
-                "agent_why_not": "python 2.7", "traced": true, "rescues": 1, "processes": 1,
-                "memory": {
-                    "private": 7, "rss": 0, "pss": null, "cgroup": null, "peak": 0,
-                    "baseline": null, "slope_bps": 3.0, "to_ceiling_s": 9.0,
-                },
-            }],
-            "recycling": {
-                "suspended": true, "why": "w3 exited", "suspended_s": 7.0, "failed_in_a_row": 2,
-            },
-            "leftovers": [{
-                "worker": "w1", "pid": 43, "command": "chrome", "memory": 9, "processes": 3,
-                "idle_s": 2.0,
-            }],
-            "totals": {
-                "recycles": {"ceiling": 2}, "ends": {}, "restarts": 0, "rescues": 2,
-                "failed_starts": 4, "leftovers_ended": 4, "tasks": null, "requests": 345,
-            },
-            "ends": [{
-                "worker": "server", "pid": 39, "cause": "exit:3", "memory": 1, "peak": 2,
-                "limit": null, "age_s": 4.0, "tasks": null, "drain_s": 0.3, "killed": false,
-                "at": 1005.0, "report": "r3",
-            }],
-        });
-        assert_eq!(status, expected);
+        let status = Status::of(&snapshot(), &context(1000.0));
+        let text = serde_json::to_string_pretty(&status).unwrap();
+        golden::check("status.json", &(text + "\n"));
     }
 
     #[test]

@@ -266,32 +266,27 @@ pub(super) fn millis(seconds: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
-    use crate::{supervisor::report::Report, units::WorkerId};
+    use crate::{supervisor::tell::samples, units::golden};
 
     use super::*;
 
     #[test]
-    fn an_event_has_its_figures_beside_it() {
-        let told = Told {
-            id: 7,
-            at: 12.5,
-            mono_ns: 7,
-            report: Report::WorkerSeen {
-                worker: WorkerId::FIRST,
-                pid: 41,
-            },
-        };
-        let event = EventDoc::from(&told);
-        assert_eq!(
-            serde_json::to_value(&event).unwrap(),
-            json!({
-                "id": 7, "at": 12.5, "mono_ns": 7, "event": "worker-seen", "message": "w1 seen as pid 41",
-                "worker": "w1", "pid": 41,
-            })
-        );
-        let text = serde_json::to_string(&event).unwrap();
-        assert_eq!(serde_json::from_str::<EventDoc>(&text).unwrap(), event);
+    fn an_event_has_the_kind_and_the_facts_that_are_promised() {
+        let mut id = 0;
+        let lines = samples::all().into_iter().map(|report| {
+            id += 1;
+            let (at, mono_ns) = (12.5, 7);
+            let told = Told {
+                id,
+                at,
+                mono_ns,
+                report,
+            };
+            let event = EventDoc::from(&told);
+            let text = serde_json::to_string(&event).unwrap();
+            assert_eq!(serde_json::from_str::<EventDoc>(&text).unwrap(), event);
+            text + "\n"
+        });
+        golden::check("events.jsonl", &lines.collect::<String>());
     }
 }

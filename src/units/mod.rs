@@ -1,5 +1,7 @@
 //! The words all layers share: bytes, sizes, moments and identities.
 
+#[cfg(test)]
+pub(crate) mod golden;
 mod signal;
 mod size;
 

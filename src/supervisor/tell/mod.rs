@@ -4,6 +4,8 @@
 mod words;
 
 #[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
 mod tests;
 
 use std::time::Duration;

@@ -3,123 +3,16 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    supervisor::report::{Cause, Effective, End, Left, Limits},
-    units::{ReportId, RunId, Timestamp, WorkerId},
+    supervisor::report::{Cause, Effective, Limits},
+    units::{ReportId, WorkerId},
 };
 
-use super::*;
+use super::{
+    samples::{all, end},
+    *,
+};
 
 const DOCUMENT: &str = include_str!("../../../docs/events.md");
-
-fn end(who: Who, cause: Cause) -> End {
-    End {
-        who,
-        pid: 4242,
-        cause,
-        memory: Bytes::mib(301),
-        peak: Bytes::mib(302),
-        limit: Some(Bytes::mib(300)),
-        age: Duration::from_secs(42),
-        tasks: Some(7),
-        drain: Some(Duration::from_millis(300)),
-        killed: false,
-        at: Timestamp::default(),
-        report: None,
-    }
-}
-
-/// Reports about processes that are not workers, and about workers that are not watched.
-fn beside_workers() -> Vec<Report> {
-    let left = Left {
-        worker: WorkerId::FIRST,
-        pid: 4242,
-        command: "chrome --headless".to_owned(),
-        memory: Bytes::mib(80),
-    };
-    vec![
-        Report::ServerHelper {
-            pid: 4242,
-            command: "gunicorn: dirty-arbiter".to_owned(),
-        },
-        Report::LeftBehind(left.clone()),
-        Report::LeftoverEnded(left, Some(Duration::from_secs(5))),
-        unwatched(35),
-        unwatched(0),
-    ]
-}
-
-/// One report of each kind, every optional figure present.
-fn every() -> Vec<Report> {
-    let (worker, run) = (WorkerId::FIRST, RunId(1));
-    let (pid, after, cause) = (4242, Duration::from_millis(1200), Cause::Ceiling);
-    let limit = |from: &str| Effective {
-        bytes: Some(Bytes::mib(300)),
-        from: from.to_owned(),
-    };
-    vec![
-        Report::Limits(Limits {
-            available: Bytes::mib(2048),
-            ceiling: limit("given"),
-            cap: limit("twice the ceiling"),
-            budget: limit("90% of 2G"),
-        }),
-        Report::Started { run, pid },
-        Report::Ready { run, after },
-        Report::WorkerSeen { worker, pid },
-        Report::WorkerReady { worker, after },
-        Report::Due {
-            worker,
-            cause,
-            memory: Bytes::mib(301),
-            limit: Some(Bytes::mib(286)),
-            configured: Some(Bytes::mib(300)),
-            dry_run: false,
-        },
-        Report::Rescued {
-            worker,
-            freed: Bytes::mib(84),
-            memory: Bytes::mib(216),
-            times: 1,
-        },
-        Report::Armed {
-            worker,
-            memory: Bytes::mib(260),
-            baseline: Bytes::mib(200),
-        },
-        Report::Reported {
-            report: ReportId(3),
-            worker,
-            cause,
-            summary: "python: 81M of 90M; app.py:7 remember".to_owned(),
-        },
-        Report::Pressed {
-            memory: Bytes::mib(800),
-            budget: Some(Bytes::mib(900)),
-        },
-        Report::Upgraded {
-            version: "0.2.0".to_owned(),
-            from: "0.1.0".to_owned(),
-        },
-        Report::Raised,
-        Report::Lowered,
-        Report::Draining { worker, cause },
-        Report::Killed { worker },
-        Report::Ended(End {
-            report: Some(ReportId(3)),
-            ..end(Who::Worker(worker), cause)
-        }),
-        Report::Ended(end(Who::Server, Cause::Exit(3))),
-        Report::Restarting { run, after },
-        Report::GaveUp {
-            ends: 6,
-            window: Duration::from_secs(60),
-            last: "status 3".to_owned(),
-        },
-        Report::Stopping,
-        Report::Stopped { status: 0 },
-        Report::Warning("the cap is not held".to_owned()),
-    ]
-}
 
 #[test]
 fn a_suspension_says_what_failed_and_what_follows() {
@@ -137,13 +30,6 @@ fn a_suspension_says_what_failed_and_what_follows() {
         "w3 exited with status 1 before it was ready; recycling is suspended until the service has \
          run for a while",
     );
-}
-
-fn unwatched(workers: u32) -> Report {
-    Report::Unwatched {
-        workers,
-        limit: 1024,
-    }
 }
 
 fn said(report: &Report, message: &str) {
@@ -258,15 +144,8 @@ fn spans_have_at_most_two_units() {
 
 #[test]
 fn the_document_lists_every_kind_with_its_facts_and_no_other() {
-    let why = "w3".to_owned();
-    let more = [
-        Report::Resumed { why: why.clone() },
-        Report::Suspended { why, down: false },
-    ];
-    let told: BTreeSet<String> = every()
+    let told: BTreeSet<String> = all()
         .into_iter()
-        .chain(beside_workers())
-        .chain(more)
         .map(|report| {
             let facts: Vec<_> = report.facts().iter().map(|(name, _)| *name).collect();
             format!("{}: {}", report.kind(), facts.join(" "))
