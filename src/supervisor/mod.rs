@@ -242,10 +242,6 @@ impl Supervisor {
                 .map(|drain| drain.leave.until)
         });
         let looks = self.workers.values().map(|worker| worker.memory.look_at());
-        let windows = self.workers.values().filter_map(|worker| {
-            let asked = worker.asked.asking.is_some() || worker.drain().is_some();
-            worker.tracing.deadline().filter(|_| !asked)
-        });
         drains
             .chain(looks)
             .chain(self.service_deadline())
@@ -254,15 +250,15 @@ impl Supervisor {
             .chain(self.count_deadline())
             .chain(self.suspension_deadline())
             .chain(self.last_words_deadline())
-            .chain(windows)
+            .chain(self.tracing_deadline())
             .min()
     }
 
     /// All that follows from the time alone, and from what an event has changed.
     fn on_time(&mut self, now: Timestamp) {
         self.end_drains(now);
-        self.look(now);
         self.mind_service(now);
+        self.look(now);
         self.mind_asking(now);
         self.mind_counts(now);
         self.mind_suspension(now);

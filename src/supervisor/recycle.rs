@@ -26,16 +26,16 @@ impl Supervisor {
     pub(super) fn mind_recycling(&mut self, now: Timestamp) {
         if matches!(self.spec.kind, Kind::Server(_)) {
             self.mind_leaving(now);
-            let count = self.count();
-            if self.spare.observe(now, count, self.spec.ready.timeout) {
-                self.derive_limits();
-                self.replan = true;
-            }
             if self.spare.raise_failed(now) {
                 self.tell(Report::Warning(
                     "the server was asked for one more worker and forked none; going on without"
                         .to_owned(),
                 ));
+                self.replan = true;
+            }
+            let count = self.count();
+            if self.spare.observe(now, count, self.spec.ready.timeout) {
+                self.derive_limits();
                 self.replan = true;
             }
         }

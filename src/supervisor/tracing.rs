@@ -131,19 +131,24 @@ impl Tracing {
     }
 }
 
+/// Its agent can be asked now.
+fn can_be_traced(worker: &Worker) -> bool {
+    worker.asked.is_loaded() && worker.asked.asking.is_none() && worker.drain().is_none()
+}
+
 impl Supervisor {
     /// Opens and closes the windows that are due.
     pub(super) fn mind_tracing(&mut self, now: Timestamp) {
-        if !self.asks_automatically() {
-            return;
-        }
-        let free = |worker: &&Worker| {
-            worker.asked.is_loaded() && worker.asked.asking.is_none() && worker.drain().is_none()
-        };
-        let free: Vec<_> = self.workers.values().filter(free).map(|w| w.id).collect();
+        let free = self.workers.values().filter(|worker| can_be_traced(worker));
+        let free: Vec<_> = free.map(|worker| worker.id).collect();
         for id in free {
             self.step_tracing(now, id);
         }
+    }
+
+    pub(super) fn tracing_deadline(&self) -> Option<Timestamp> {
+        let free = self.workers.values().filter(|worker| can_be_traced(worker));
+        free.filter_map(|worker| worker.tracing.deadline()).min()
     }
 
     fn step_tracing(&mut self, now: Timestamp, id: WorkerId) {
@@ -151,11 +156,12 @@ impl Supervisor {
             return;
         };
         let room = self.room_of(worker);
+        let may_trace = self.asks_automatically() && self.shares_too_much(worker).is_none();
         match worker.tracing.phase {
             Phase::Idle => {
                 let memory = worker.memory.value();
                 let baseline = worker.memory.baseline().unwrap_or_default();
-                if self.is_to_be_armed(worker) && self.shares_too_much(worker).is_none() {
+                if may_trace && self.is_to_be_armed(worker) {
                     self.tell(Report::Armed {
                         worker: id,
                         memory,
@@ -165,10 +171,10 @@ impl Supervisor {
                 }
             }
             Phase::Pausing { until } if until <= now => {
-                if self.shares_too_much(worker).is_some() {
-                    self.set_phase(id, Phase::Idle);
-                } else {
+                if may_trace {
                     self.open(now, id, room);
+                } else {
+                    self.set_phase(id, Phase::Idle);
                 }
             }
             Phase::Open { until } if until <= now => {

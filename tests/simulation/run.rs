@@ -198,6 +198,10 @@ impl Run {
             return Err(self.failure("chatter", format!("{} turns", self.turns)));
         }
         self.supervisor.handle_event(at, event.clone());
+        if let Some(deadline) = self.supervisor.poll_deadline().filter(|due| *due <= at) {
+            let late = at.since(deadline);
+            return Err(self.failure("deadline", format!("in the past by {late:?}: a busy loop")));
+        }
         let mut turn = Turn {
             at,
             event: Some(event),
