@@ -3,7 +3,12 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use supervise::{
-    supervisor::{Supervisor, event::Event, report::Report, spec::Spec},
+    supervisor::{
+        Supervisor,
+        event::Event,
+        report::Report,
+        spec::{Leaks, Spec},
+    },
     units::{Bytes, Timestamp},
 };
 
@@ -171,6 +176,21 @@ impl Run {
         Ok(())
     }
 
+    /// The other binary reads the configuration, which may have changed.
+    fn change(&mut self, spec: &mut Spec) {
+        const ASKS: [Leaks; 4] = [Leaks::Auto, Leaks::On, Leaks::Always, Leaks::Off];
+        let chance = &mut self.upgrades;
+        if chance.yes(0.5) {
+            spec.leaks.ask = chance.pick(&ASKS);
+        }
+        if chance.yes(0.5) {
+            spec.memory.gc_first = chance.yes(0.5);
+            spec.memory.wire = chance.yes(0.5);
+            spec.recycle.capacity_first = chance.yes(0.5);
+            spec.recycle.at_once = chance.small(1, 3);
+        }
+    }
+
     /// Now and then another binary takes over, by way of the text that it would read.
     fn upgrade(&mut self) {
         let due = self.upgrades.yes(UPGRADES);
@@ -182,7 +202,9 @@ impl Run {
         };
         let text = serde_json::to_string(&self.supervisor.hand_over()).unwrap();
         let handed = serde_json::from_str(&text).unwrap();
-        let spec = self.supervisor.spec().clone();
+        let mut spec = self.supervisor.spec().clone();
+        self.change(&mut spec);
+        self.books.spec = spec.clone();
         self.supervisor = Supervisor::take_over(spec, self.world.now, handed);
         self.world.on_taken_over(available);
         *self.tally.entry("upgraded".to_owned()).or_default() += 1;
