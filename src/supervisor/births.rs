@@ -42,6 +42,7 @@ impl Supervisor {
             proved: false,
             priority: Priority::Normal,
             cap: self.limits.cap.bytes,
+            cap_failed: false,
             wire: None,
         };
         self.workers.insert(id, worker);

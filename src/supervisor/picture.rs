@@ -27,7 +27,7 @@ impl Supervisor {
             caps: machine.caps,
             enforced: self.limits.cap.bytes.is_some()
                 && machine.caps != CapMechanism::Rlimit
-                && !self.warned.contains("cap"),
+                && !self.has_failed_caps(),
             why_not: self.why_not(&machine),
             wire: machine.wire && self.spec.memory.wire,
             measure: self.spec.memory.measure.to_string(),
@@ -54,9 +54,13 @@ impl Supervisor {
         if self.limits.cap.bytes.is_none() {
             return Some("there is no cap to hold: it is switched off".to_owned());
         }
-        if self.warned.contains("cap") {
+        if self.has_failed_caps() {
             return Some("a cap could not be set; the events say which and why".to_owned());
         }
         machine.why_not.clone()
+    }
+
+    fn has_failed_caps(&self) -> bool {
+        self.workers.values().any(|worker| worker.cap_failed)
     }
 }

@@ -205,10 +205,12 @@ impl Supervisor {
             Effect::Look => ("look", ""),
             Effect::Other => ("other", ""),
         };
-        if effect == Effect::Look
-            && let Some(worker) = worker.and_then(|id| self.workers.get_mut(&id))
-        {
-            worker.memory.on_look_failed();
+        if let Some(worker) = worker.and_then(|id| self.workers.get_mut(&id)) {
+            match effect {
+                Effect::Cap => worker.cap_failed = true,
+                Effect::Look => worker.memory.on_look_failed(),
+                Effect::Budget | Effect::Wire | Effect::Signal | Effect::Other => {}
+            }
         }
         let message = format!("failed to {what}{off}");
         if matches!(
@@ -226,7 +228,7 @@ impl Supervisor {
 mod tests {
     use super::*;
     use crate::supervisor::{
-        event::{Event, Exact, Machine},
+        event::{Ended, Event, Exact, Machine, Oom},
         spec::{Limit, MemorySpec, Spec},
     };
     use crate::units::Size;
@@ -317,6 +319,27 @@ mod tests {
         // One that was born in its group has nothing elsewhere.
         assert!(capped.looked(150, 150, None).is_empty());
         assert_eq!(capped.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn caps_are_enforced_again_when_the_worker_whose_cap_failed_has_ended() {
+        let mut capped = Capped::new();
+        let is_enforced = |capped: &Capped| capped.decider.snapshot(Timestamp::default()).enforced;
+        assert!(is_enforced(&capped));
+        let worker = WorkerId::FIRST;
+        capped.happens(Event::Failed {
+            what: "write the cap".to_owned(),
+            worker: Some(worker),
+            effect: Effect::Cap,
+        });
+        assert!(!is_enforced(&capped));
+        capped.happens(Event::WorkerEnded {
+            worker,
+            ended: Ended::Exit(1),
+            oom: Oom::No,
+            peak: None,
+        });
+        assert!(is_enforced(&capped));
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub(super) struct Worker {
     pub(super) priority: Priority,
     /// The cap the kernel was told, so that it is told only of changes.
     pub(super) cap: Option<Bytes>,
+    /// Setting its cap has failed.
+    #[serde(default)]
+    pub(super) cap_failed: bool,
     pub(super) wire: Option<Wire>,
 }
 
