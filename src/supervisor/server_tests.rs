@@ -58,7 +58,11 @@ impl Service {
     }
 
     fn happens(&mut self, second: u64, event: Event) -> Vec<Action> {
-        let now = Timestamp::default().later(Duration::from_secs(second));
+        self.happens_at(second * 1000, event)
+    }
+
+    fn happens_at(&mut self, millis: u64, event: Event) -> Vec<Action> {
+        let now = Timestamp::default().later(Duration::from_millis(millis));
         self.decider.handle_event(now, event);
         let reports = std::iter::from_fn(|| self.decider.poll_report());
         self.reports.extend(reports);
@@ -158,6 +162,59 @@ fn a_worker_that_stays_over_its_ceiling_is_replaced_at_its_age() {
     assert!(!service.due(Cause::Ceiling) && !service.due(Cause::Age));
     service.looked(61, 181);
     assert!(service.due(Cause::Age), "{:?}", service.reports);
+}
+
+#[test]
+fn a_report_that_is_asked_for_during_a_window_is_made_after_the_answer() {
+    use crate::supervisor::{
+        action::AgentAsk,
+        event::{Agent, Said},
+        spec::{AgentLoad, Leaks},
+    };
+    for closing in [false, true] {
+        let mut service = Service::new(|spec| {
+            spec.agent.load = AgentLoad::On;
+            spec.leaks.ask = Leaks::Always;
+        });
+        let worker = WorkerId::FIRST;
+        service.seen(1, 11);
+        service.ready(2, worker);
+        let (agent, expected) = (Agent::Loaded, true);
+        service.happens(
+            3,
+            Event::AgentFound {
+                worker,
+                agent,
+                expected,
+            },
+        );
+        service.looked(3, 20);
+        let mut actions = service.happens_at(3010, Event::Deadline);
+        let mut said = Said::Opened;
+        if closing {
+            service.happens_at(3020, Event::Said { worker, said });
+            actions = service.happens_at(3200, Event::Deadline);
+            said = Said::Closed;
+        }
+        let asks = |actions: &[Action], wanted: fn(&AgentAsk) -> bool| {
+            let asked = |it: &Action| matches!(it, Action::AskAgent { ask, .. } if wanted(ask));
+            actions.iter().any(asked)
+        };
+        assert_eq!(
+            asks(&actions, |ask| *ask == AgentAsk::Close),
+            closing,
+            "{actions:?}"
+        );
+        let ask = Event::Asked {
+            request: RequestId(1),
+            ask: Ask::Report(worker),
+        };
+        let actions = service.happens_at(3210, ask);
+        assert!(!asks(&actions, |_| true), "{actions:?}");
+        let actions = service.happens_at(3220, Event::Said { worker, said });
+        let reports = asks(&actions, |ask| matches!(ask, AgentAsk::Report { .. }));
+        assert!(reports, "closing: {closing} {actions:?}");
+    }
 }
 
 #[test]

@@ -233,6 +233,7 @@ impl Supervisor {
         if opened {
             let until = now.later(WINDOW);
             tracing.phase = Phase::Open { until };
+            self.mind_requests(now, id);
             return;
         }
         tracing.windows = tracing.windows.saturating_add(1);
@@ -244,6 +245,7 @@ impl Supervisor {
             tracing.arm_at = value.plus(value.scaled(GROWTH_PART).max(GROWTH_MIN));
             Phase::Idle
         };
+        self.mind_requests(now, id);
         self.replan = true;
     }
 }
