@@ -289,10 +289,13 @@ impl Supervisor {
         self.workers.get(&id)?.memory.time_to(cap)
     }
 
-    /// How much more a worker may take before its cap.
+    /// How much more a worker may take before its cap. The kernel compares what the group is
+    /// charged with, which the measure may not be.
     pub(super) fn room_of(&self, worker: &Worker) -> Bytes {
         let cap = self.limits.cap.bytes.unwrap_or(self.limits.available);
-        cap.minus(worker.memory.value())
+        let room = cap.minus(worker.memory.value());
+        let by_group = worker.cap.zip(worker.memory.held());
+        by_group.map_or(room, |(cap, held)| room.min(cap.minus(held)))
     }
 
     pub(super) fn ask(&mut self, now: Timestamp, id: WorkerId, what: What, ask: AgentAsk) {

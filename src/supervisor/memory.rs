@@ -219,6 +219,11 @@ impl Memory {
         last.anon.minus(self.private())
     }
 
+    /// What its group was last charged with and the kernel cannot take back.
+    pub(super) const fn held(&self) -> Option<Bytes> {
+        self.held
+    }
+
     /// The value rests on what was seen, not only on an upper bound. A fork shares its pages with
     /// its parent and both count them as anonymous: after one the last exact figure cannot be moved
     /// on.
