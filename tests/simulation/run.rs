@@ -187,7 +187,6 @@ impl Run {
             spec.memory.gc_first = chance.yes(0.5);
             spec.memory.wire = chance.yes(0.5);
             spec.recycle.capacity_first = chance.yes(0.5);
-            spec.recycle.at_once = chance.small(1, 3);
         }
     }
 

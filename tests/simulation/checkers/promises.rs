@@ -1,6 +1,6 @@
 //! The promises that every recycle keeps, whatever it is for.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use supervise::{
     supervisor::{
@@ -9,7 +9,7 @@ use supervise::{
         report::{Cause, Report, Who},
         spec::RestartWhen,
     },
-    units::{Bytes, Signal, Timestamp},
+    units::{Bytes, Signal, Timestamp, WorkerId},
 };
 
 use super::Checker;
@@ -150,6 +150,8 @@ pub(super) struct Jitter;
 
 /// Deadlines come late, and an exact look is waited for.
 const SLACK: Duration = Duration::from_secs(2);
+/// A worker that is over its ceiling by much is recycled so soon after that was seen.
+const SEEN_WITHIN: Duration = Duration::from_secs(2);
 
 impl Jitter {
     fn check_age(
@@ -312,12 +314,14 @@ pub(super) struct BornFat {
     in_vain: u32,
     /// No worker is recycled while the application cannot start.
     suspended: bool,
+    /// Workers that leak and hold too much, and since when.
+    fat: BTreeMap<WorkerId, Timestamp>,
 }
 
 impl BornFat {
     /// A worker born well below the ceiling leaks, and nobody minds: the fleet was whole since it
     /// was due.
-    fn check_leaks(books: &Books, world: &World) -> Result<(), String> {
+    fn check_leaks(&mut self, books: &Books, world: &World) -> Result<(), String> {
         let ceiling = books.limits.ceiling.bytes.unwrap_or(Bytes(u64::MAX));
         let calm = books.up && books.stopping.is_none() && !books.spec.dry_run;
         let whole = books.alive().all(|(_, seen)| {
@@ -328,6 +332,7 @@ impl BornFat {
         let went = |seen: &Seen| seen.gone.is_some_and(went);
         let whole = whole && !books.workers.values().any(went);
         if !calm || !whole || books.spec.restart.when == RestartWhen::Never {
+            self.fat.clear();
             return Ok(());
         }
         for (worker, seen) in books.alive() {
@@ -341,11 +346,14 @@ impl BornFat {
             let high = near.max(ceiling.scaled(1.5));
             let high = seen.value().filter(|value| *value > high);
             let old = books.now.since(seen.at) > books.spec.recycle.min_age.mul_f64(2.0);
-            if let Some(value) = high
-                && leaks
-                && low
-                && old
-            {
+            let Some(value) = high.filter(|_| leaks && low && old) else {
+                self.fat.remove(worker);
+                continue;
+            };
+            // An answer copies what it shares: it may be seen below its ceiling, and next at once
+            // far above it.
+            let since = *self.fat.entry(*worker).or_insert(books.now);
+            if books.now.since(since) > SEEN_WITHIN {
                 return Err(format!("{worker} leaks, holds {value} and stays"));
             }
         }
@@ -361,7 +369,7 @@ impl Checker for BornFat {
     fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
         // A raise that the server never heard is waited for in vain.
         if self.said && !self.suspended && world.lost == 0 {
-            Self::check_leaks(books, world)?;
+            self.check_leaks(books, world)?;
         }
         for (worker, _) in turn.drains().filter(|(_, cause)| *cause == Cause::Budget) {
             let seen = books.workers.get(&worker);
