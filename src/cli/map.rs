@@ -83,7 +83,7 @@ pub struct Workers {
     /// Retry a failed task up to N times
     #[arg(long, value_name = "N", default_value_t = 0)]
     retries: u32,
-    /// Retry a task whose worker exceeded its cap, alone in a fresh worker, up to N times
+    /// Retry a task whose worker reached its cap, alone in a fresh worker, up to N times
     #[arg(long, value_name = "N", default_value_t = 1)]
     oom_retries: u32,
     /// Python interpreter [default: that of the environment in which `supervise` is installed, else

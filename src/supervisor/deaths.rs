@@ -152,7 +152,7 @@ impl Supervisor {
     pub(super) fn on_capped_at_boot(&mut self, id: WorkerId, memory: Bytes) {
         let cap = self.limits.cap.bytes.unwrap_or(memory);
         self.warn_once("capped at boot", || {
-            format!("{id} met its cap of {cap} while it booted: give a larger --cap")
+            format!("{id} reached its cap of {cap} while it booted: give a larger --cap")
         });
         self.capped_at_boot = self.capped_at_boot.saturating_add(1);
         let server = matches!(self.spec.kind, Kind::Server(_));
@@ -206,7 +206,7 @@ impl Supervisor {
     fn cause_of_leaving(&mut self, worker: &Worker) -> Cause {
         let (id, cap) = (worker.id, self.limits.cap.bytes.unwrap_or_default());
         let shared = worker.memory.shared();
-        self.warn_once("met its cap as it ended", || {
+        self.warn_once("reached its cap as it ended", || {
             format!(
                 "{id} reached its cap of {cap} after its last request: its interpreter copied the \
                  {shared} that it shared with its parent process while it exited. No request was \

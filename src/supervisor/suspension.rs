@@ -232,7 +232,7 @@ pub(super) fn why_of(worker: WorkerId, cause: Cause) -> String {
     match cause {
         Cause::Exit(status) => format!("{worker} exited with status {status} before it was ready"),
         Cause::Signal(signal) => format!("{worker} was ended by {signal} before it was ready"),
-        Cause::Cap => format!("{worker} met its cap before it was ready"),
+        Cause::Cap => format!("{worker} reached its cap before it was ready"),
         Cause::BudgetKill => format!("{worker} was killed at the budget before it was ready"),
         Cause::Oom
         | Cause::Budget

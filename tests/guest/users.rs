@@ -32,7 +32,7 @@ pub(crate) fn root(book: &mut Book) {
     let lost = load(1.0).once("/alloc?mb=1000&rate=1000000");
     let end = shop.wait("an end", || ends(&shop.status()?).first().cloned());
     book.check(
-        "a runaway meets its cap",
+        "a runaway reaches its cap",
         lost.is_err() && end["cause"] == "cap",
         &end["cause"],
     );
@@ -114,7 +114,7 @@ pub(crate) fn session(book: &mut Book) {
         read("/tmp/mine.log")
     };
     book.check(
-        "a runaway meets its cap there",
+        "a runaway reaches its cap there",
         is_cap,
         format_args!("{} {said}", end["cause"]),
     );

@@ -54,7 +54,7 @@ fn a_line_over_the_cap_ends_as_cap_and_other_tasks_go_on() {
     assert!(is_over_cap(first), "{first}");
     if cause(first) == "cap" {
         let message = first["error"]["message"].as_str().unwrap();
-        let told = "the worker exceeded its cap of 50M while it received the task's 60";
+        let told = "the worker reached its cap of 50M while it received the task's 60";
         assert!(message.starts_with(told), "{message}");
     }
     for (id, result) in results.iter().skip(1) {

@@ -74,7 +74,7 @@ fn a_worker_that_ends_while_it_starts_says_how() {
         for (how, told) in [
             ("exit", "it exited with status 3"),
             ("segv", "signal SEGV"),
-            ("eat", "it exceeded its memory cap of 100M"),
+            ("eat", "it reached its memory cap of 100M"),
         ] {
             // The budget has room for two workers at their cap, so that they meet the cap first.
             let (output, said) = ends_at((place, how), "400M", words);

@@ -60,7 +60,7 @@ def say(first, last, end=None):
         os._exit(3)
     if end == "is killed":
         kill_self()
-    if end == "meets its cap":
+    if end == "reaches its cap":
         hold(400)
 
 

@@ -386,7 +386,7 @@ class Ending(Case):
             import helpers_for_tasks as t, supervise, sys
             with supervise.Executor(1, cap="100M", max_tasks_per_child=1) as pool:
                 pool.submit(t.say, "one", "two").result()
-                for end in ("exits", "is killed", "meets its cap"):
+                for end in ("exits", "is killed", "reaches its cap"):
                     pool.submit(t.say, "before", end, end).exception()
         """
         done = subprocess.run(
@@ -398,10 +398,10 @@ class Ending(Case):
             env=dict(os.environ, PYTHONPATH=os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])),
         )
         expected = ["[task 1] one", "[task 1] two"]
-        for task, end in enumerate(("exits", "is killed", "meets its cap"), 2):
+        for task, end in enumerate(("exits", "is killed", "reaches its cap"), 2):
             expected += ["[task %d] before" % task, "[task %d] %s" % (task, end)]
         said = [line for line in done.stderr.splitlines() if not line.startswith("supervise: ")]
-        # The task that met its cap may have run twice.
+        # The task that reached its cap may have run twice.
         self.assertEqual(list(dict.fromkeys(said)), expected)
         self.assertEqual(done.stdout, "")
 

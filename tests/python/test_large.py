@@ -31,7 +31,7 @@ class Large(unittest.TestCase):
     def test_an_argument_over_the_cap(self):
         message = self.ends_at_the_cap(len, b"x" * (150 * MEGABYTE))
         if message is not None:
-            self.assertIn("exceeded its cap of 100M while it received the task's 150M", message)
+            self.assertIn("reached its cap of 100M while it received the task's 150M", message)
 
     def test_many_arguments_that_are_over_the_cap_together(self):
         # Large enough for `RLIMIT_DATA`, too, which leaves more room than the limit of a control group.
@@ -54,7 +54,7 @@ class Large(unittest.TestCase):
         with Executor(2, cap="100M", initializer=tasks.capture, initargs=(b"x" * (150 * MEGABYTE),)) as pool:
             with self.assertRaises(BrokenProcessPool) as caught:
                 pool.submit(tasks.square, 2).result(LONG)
-        self.assertRegex(str(caught.exception), "exceeded its memory cap of 100M|MemoryError")
+        self.assertRegex(str(caught.exception), "reached its memory cap of 100M|MemoryError")
 
 
 class Starting(unittest.TestCase):
@@ -62,7 +62,7 @@ class Starting(unittest.TestCase):
         for initializer, argument, said in (
             (os._exit, 3, "it exited with status 3"),
             (tasks.raise_signal, signal.SIGSEGV, "signal SEGV"),
-            (tasks.hold, 300, "it exceeded its memory cap of 100M|MemoryError"),
+            (tasks.hold, 300, "it reached its memory cap of 100M|MemoryError"),
         ):
             with self.subTest(said), Executor(1, cap="100M", initializer=initializer, initargs=(argument,)) as pool:
                 with self.assertRaises(BrokenProcessPool) as caught:

@@ -164,7 +164,7 @@ pub(super) fn cause_and_message(fate: Fate, context: FailureContext<'_>) -> (Str
             } else {
                 ""
             };
-            let message = format!("the worker exceeded its cap{cap}{at}{again}");
+            let message = format!("the worker reached its cap{cap}{at}{again}");
             ("cap".to_owned(), message)
         }
         Fate::Timeout => {

@@ -52,7 +52,7 @@ fn describe_end(ended: Ended, oom: Oom, limits: &Limits) -> String {
             .map_or_else(String::new, |bytes| format!(" of {bytes}"))
     };
     match (oom, ended) {
-        (Oom::Cap, _) => format!("it exceeded its memory cap{}", of(&limits.cap)),
+        (Oom::Cap, _) => format!("it reached its memory cap{}", of(&limits.cap)),
         (Oom::Budget, _) => format!("the memory budget{} was exhausted", of(&limits.budget)),
         (Oom::Elsewhere, _) => {
             "the kernel killed it at a memory limit outside of this pool".to_owned()

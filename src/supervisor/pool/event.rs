@@ -189,9 +189,9 @@ pub enum Action {
 /// Why a task failed without a result from its worker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fate {
-    /// Its worker met its cap or the budget, and again in a worker of its own.
+    /// Its worker reached its cap or the budget, and again in a worker of its own.
     Cap,
-    /// Its worker met its cap while it received the task, and again in a worker of its own.
+    /// Its worker reached its cap while it received the task, and again in a worker of its own.
     CapReceiving,
     /// It ran longer than its time limit.
     Timeout,

@@ -20,7 +20,7 @@ pub struct PoolSpec {
     pub task_timeout: Option<Duration>,
     /// How often a failed task is run again.
     pub retries: u32,
-    /// How often a task whose worker met its cap is run again, in a worker of its own.
+    /// How often a task whose worker reached its cap is run again, in a worker of its own.
     pub oom_retries: u32,
     /// The tasks that a worker has at a time; `None`: as many as it runs in a millisecond.
     pub batch: Option<u32>,

@@ -15,7 +15,7 @@ pub(super) struct Ticket {
     pub(super) key: u32,
     /// How often it failed: it raised, or its worker ended.
     pub(super) failed: u32,
-    /// How often its worker met its cap.
+    /// How often its worker reached its cap.
     pub(super) ooms: u32,
     /// How often an attempt was lost without blame: its result was lost with its worker, or the
     /// worker was killed for the budget.
