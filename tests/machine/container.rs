@@ -232,8 +232,9 @@ fn who_is_killed_with_its_container_has_said_why_before() {
         return;
     };
     let mut house = plan.start();
+    // RACE: the pod is close to its limit before the worker is sampled; then it is said again.
     let said = house.wait("last words", SOON, || {
-        Some(last_words(&house)).filter(|text| !text.is_empty())
+        Some(last_words(&house)).filter(|text| text.contains("The largest: w1 1"))
     });
     // As the kernel does, at the pod's limit: all at once.
     send(init(&house), Signal::SIGKILL);
@@ -241,7 +242,6 @@ fn who_is_killed_with_its_container_has_said_why_before() {
     assert_eq!(last_words(&house), said);
     assert!(said.contains("close to the limit"), "{said}");
     assert!(said.contains("of 200M are in use"), "{said}");
-    assert!(said.contains("The largest: w1 1"), "{said}");
     assert!(
         said.contains("what to do: raise the container's memory limit"),
         "{said}"
