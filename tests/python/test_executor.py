@@ -39,6 +39,11 @@ def alive(pid):
         return False
 
 
+def catch_interrupts():
+    """A process that a shell has started in the background ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Case(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
@@ -424,6 +429,7 @@ class Ending(Case):
             stdout=subprocess.PIPE,
             universal_newlines=True,
             start_new_session=True,
+            preexec_fn=catch_interrupts,
         )
         until(lambda: os.path.exists(self.path("begun")) and os.path.exists(self.path("all")))
         os.killpg(client.pid, signal.SIGINT)
@@ -441,6 +447,7 @@ class Ending(Case):
             stderr=open(self.path("said"), "w"),
             universal_newlines=True,
             start_new_session=True,
+            preexec_fn=catch_interrupts,
         )
         self.addCleanup(client.kill)
         until(lambda: os.path.exists(self.path("begun")) and os.path.exists(self.path("all")))
