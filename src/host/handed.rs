@@ -178,6 +178,7 @@ impl Host {
             made: None,
             discovery,
             looks_for_server: 0,
+            look_for_server_at: Timestamp::default(),
             probe: None,
             ear,
             backlog: None,

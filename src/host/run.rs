@@ -32,7 +32,8 @@ pub(super) const SERVER: &str = "server";
 /// A worker goes before its server does, should all together be too much for the machine.
 const WORKERS_FIRST: i32 = 100;
 
-/// An entrypoint may migrate a database before it starts the server: once a second, for an hour.
+/// An entrypoint may migrate a database before it starts the server: it is looked for once a
+/// second, for an hour. Where there are many processes a look takes long, and looks are fewer.
 const LOOKS_FOR_SERVER: u32 = 3600;
 
 /// See the module.
@@ -53,6 +54,8 @@ pub(super) struct Run {
     pub(super) discovery: Option<Discovery>,
     /// Looks that are left for a server below a command that counts as one worker.
     pub(super) looks_for_server: u32,
+    /// Not looked for before then.
+    pub(super) look_for_server_at: Timestamp,
     pub(super) probe: Option<Probe>,
     pub(super) ear: Option<(Ear, u64)>,
     /// Who still waits to be accepted, while it is about to be told to stop.
@@ -128,6 +131,7 @@ impl Host {
             made: Some(made),
             discovery: None,
             looks_for_server: LOOKS_FOR_SERVER,
+            look_for_server_at: Timestamp::default(),
             probe: None,
             ear,
             backlog: None,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Host, discovery::server_below, tmpfs};
+use super::{Host, clock, discovery::server_below, run::Run, tmpfs};
 use crate::{
     supervisor::{event::Event, spec::Kind},
     units::{Bytes, Timestamp},
@@ -14,6 +14,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(50);
 /// What this service may have is read every so many turns.
 const AVAILABLE: u64 = 5;
+/// Looks for a server take at most this part of the time: one of 60 ms is not repeated for 12 s.
+const SERVER_LOOKS_SHARE: u32 = 200;
 /// Least memory outside of processes that is reported as part of the budget.
 const CONTENTS_MIN: Bytes = Bytes::mib(4);
 /// Files in memory are named when they take this part of the budget.
@@ -59,7 +61,7 @@ impl Host {
         // Helpers that outlive their worker may finish what they do: their group goes after them.
         self.gone
             .retain(|group| group.remove().is_err_and(|error| !error.is_gone()));
-        self.look_for_server();
+        self.look_for_server(now);
         self.hurry_keeper(now);
         self.hold_waiting();
         self.tell_leftovers(now);
@@ -85,17 +87,22 @@ impl Host {
 
     /// Finds a server that a script or an unknown launcher has started, by the running processes.
     /// Reports it once for each start.
-    fn look_for_server(&mut self) {
+    fn look_for_server(&mut self, now: Timestamp) {
         let is_one = matches!(self.spec.kind, Kind::Single) && self.pool.is_none();
         if !is_one || !self.spec.kind_is_guessed || self.is_job() {
             return;
         }
-        let Some(run) = self.run.as_mut().filter(|run| run.looks_for_server > 0) else {
+        let is_due = |run: &&mut Run| run.looks_for_server > 0 && run.look_for_server_at <= now;
+        let Some(run) = self.run.as_mut().filter(is_due) else {
             return;
         };
         run.looks_for_server -= 1;
         let Some(root) = run.root else { return };
-        if let Some(pid) = server_below(&self.proc, root) {
+        let begun = clock::now();
+        let found = server_below(&self.proc, root);
+        let took = clock::now().since(begun);
+        run.look_for_server_at = now.later(took.saturating_mul(SERVER_LOOKS_SHARE));
+        if let Some(pid) = found {
             run.looks_for_server = 0;
             let server = "gunicorn";
             self.events.push_back(Event::ServerFound { pid, server });
