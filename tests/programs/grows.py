@@ -1,7 +1,8 @@
 """Grows at RATE_MB a second and writes down when its private memory passed CEILING bytes.
 
 The line in the file CROSSINGS is `PID MONOTONIC_NS PRIVATE`. The cheap figure (resident less shared)
-is looked at after every step; what it lacks of the private memory is measured from time to time.
+is looked at after every step. The kernel counts it in batches: what it lacks of the anonymous pages is
+measured from time to time.
 """
 
 import mmap
@@ -38,7 +39,7 @@ def anonymous():
 def private():
     with open("/proc/self/smaps_rollup", encoding="ascii") as file:
         lines = [line.split() for line in file]
-    return sum(int(line[1]) << 10 for line in lines if line[0].startswith("Private_"))
+    return sum(int(line[1]) << 10 for line in lines if line[0] == "Anonymous:")
 
 
 # One mapping written page by page: no allocator decides when the memory comes.
@@ -51,8 +52,7 @@ while taken + STEP <= CEILING * 3:
     taken += STEP
     now = time.monotonic_ns()
     left = CEILING - anonymous() - lacks
-    # Pages of a library are private as long as nobody else has it mapped: what the cheap figure
-    # lacks changes whenever another Python starts or ends, and is measured anew close to the ceiling.
+    # What the cheap figure lacks is measured again close to the ceiling.
     if not crossed and (left <= 0 or (left < NEAR and taken % (8 * STEP) == 0)):
         lacks = private() - anonymous()
         crossed = CEILING <= anonymous() + lacks
