@@ -14,8 +14,9 @@ const EVERY: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(50);
 /// What this service may have is read every so many turns.
 const AVAILABLE: u64 = 5;
-/// Looks for a server take at most this part of the time: one of 60 ms is not repeated for 12 s.
-const SERVER_LOOKS_SHARE: u32 = 200;
+/// After a search for a server there is a pause of this many times its duration: 12 s after one of
+/// 60 ms.
+const SERVER_SEARCH_PAUSE: u32 = 200;
 /// Least memory outside of processes that is reported as part of the budget.
 const CONTENTS_MIN: Bytes = Bytes::mib(4);
 /// Files in memory are named when they take this part of the budget.
@@ -101,7 +102,7 @@ impl Host {
         let begun = clock::now();
         let found = server_below(&self.proc, root);
         let took = clock::now().since(begun);
-        run.look_for_server_at = now.later(took.saturating_mul(SERVER_LOOKS_SHARE));
+        run.look_for_server_at = now.later(took.saturating_mul(SERVER_SEARCH_PAUSE));
         if let Some(pid) = found {
             run.looks_for_server = 0;
             let server = "gunicorn";
