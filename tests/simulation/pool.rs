@@ -10,7 +10,7 @@ use supervise::{
         event::{Ended, Oom},
         pool::{
             Pool,
-            event::{Action, Event, How, Over, Seq, SlotId, TemplateEnd},
+            event::{Action, Event, How, Over, Seq, SlotId, TemplateEnd, WorkerEnd},
             spec::PoolSpec,
         },
         spec::{Limit, MemorySpec},
@@ -388,7 +388,7 @@ fn worker_ended(
     next: Option<Seq>,
 ) -> Event {
     let (begun, receiving) = moment.of(next);
-    Event::WorkerEnded {
+    Event::WorkerEnded(WorkerEnd {
         worker,
         ended,
         oom,
@@ -396,7 +396,7 @@ fn worker_ended(
         begun: begun.or(finished).unwrap_or(0),
         finished: finished.unwrap_or(0),
         receiving: receiving.unwrap_or(0),
-    }
+    })
 }
 
 #[expect(clippy::panic, reason = "a run that hangs fails the test")]

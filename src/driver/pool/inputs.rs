@@ -133,28 +133,13 @@ impl PoolDriver {
                 self.on_prints_over(worker);
                 return;
             }
-            News::Ended {
-                worker,
-                ended,
-                oom,
-                peak,
-                begun,
-                finished,
-                receiving,
-            } => {
-                self.end_prints(worker, begun);
+            News::Ended(end) => {
+                let worker = end.worker;
+                self.end_prints(worker, end.begun);
                 self.host.get_mut().forget_child(worker);
                 self.to.remove(&worker);
                 self.peaks.remove(&worker);
-                Event::WorkerEnded {
-                    worker,
-                    ended,
-                    oom,
-                    peak,
-                    begun,
-                    finished,
-                    receiving,
-                }
+                Event::WorkerEnded(end)
             }
         };
         self.hand_in(event);

@@ -24,6 +24,7 @@ use crate::{
     supervisor::{
         action::Action,
         event::{Effect, Ended, Oom},
+        pool::event::WorkerEnd,
     },
     units::{Bytes, Signal, WorkerId},
 };
@@ -226,7 +227,7 @@ impl Host {
             pool.outputs.close_one_ended();
         }
         let [begun, finished, receiving] = progress;
-        pool.news.push_back(News::Ended {
+        pool.news.push_back(News::Ended(WorkerEnd {
             worker,
             ended,
             oom,
@@ -234,7 +235,7 @@ impl Host {
             begun,
             finished,
             receiving,
-        });
+        }));
     }
 
     /// A nest has ended: the workers that are left in its group are killed. `peak` is that of the

@@ -24,7 +24,7 @@ use nix::{
 
 use super::{Host, hear::Source};
 use crate::{
-    supervisor::event::{Ended, Oom},
+    supervisor::{event::Oom, pool::event::WorkerEnd},
     units::{Bytes, Signal, Timestamp, WorkerId},
 };
 use child::Child;
@@ -65,22 +65,7 @@ pub enum News {
     /// No process has this worker's output open any more.
     PrintsOver(WorkerId),
     /// A worker has ended. News of what it sent came before. [`Host::forget_child`] must follow.
-    Ended {
-        /// The worker.
-        worker: WorkerId,
-        /// Its exit status or signal.
-        ended: Ended,
-        /// Whether the kernel's OOM killer ended it.
-        oom: Oom,
-        /// Its peak memory.
-        peak: Option<Bytes>,
-        /// The task that it began last; 0: none.
-        begun: u64,
-        /// The task that it finished last; 0: none.
-        finished: u64,
-        /// The task that it received last, wholly or in part; 0: none.
-        receiving: u64,
-    },
+    Ended(WorkerEnd),
 }
 
 /// See the module.

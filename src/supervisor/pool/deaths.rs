@@ -335,13 +335,13 @@ impl Pool {
 mod tests {
     use super::*;
     use crate::supervisor::pool::{
-        event::Event,
+        event::{Event, WorkerEnd},
         fixture::{handle, ready, running},
     };
 
     /// A worker ends at its cap, or, without `oom`, with a signal from elsewhere.
     const fn killed(worker: WorkerId, oom: Oom, begun: u64) -> Event {
-        Event::WorkerEnded {
+        Event::WorkerEnded(WorkerEnd {
             worker,
             ended: Ended::Signal(Signal::KILL),
             oom,
@@ -349,7 +349,7 @@ mod tests {
             begun,
             finished: 0,
             receiving: 0,
-        }
+        })
     }
 
     #[test]

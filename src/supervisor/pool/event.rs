@@ -14,6 +14,25 @@ pub struct SlotId(pub u32);
 /// A task's place in its source.
 pub type Seq = u64;
 
+/// How a worker ended, and how far it had come with its tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerEnd {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its exit status or signal.
+    pub ended: Ended,
+    /// Whether the kernel's OOM killer ended it.
+    pub oom: Oom,
+    /// Its peak memory.
+    pub peak: Option<Bytes>,
+    /// The task that it began last; 0: none.
+    pub begun: Seq,
+    /// The task that it finished last; 0: none.
+    pub finished: Seq,
+    /// The task that it received last, wholly or in part; 0: none.
+    pub receiving: Seq,
+}
+
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -66,22 +85,7 @@ pub enum Event {
         seq: Seq,
     },
     /// A worker has ended. All events from what it had sent came before.
-    WorkerEnded {
-        /// The worker.
-        worker: WorkerId,
-        /// Its exit status or signal.
-        ended: Ended,
-        /// Whether the kernel's OOM killer ended it.
-        oom: Oom,
-        /// Its peak memory.
-        peak: Option<Bytes>,
-        /// The task that it began last; 0: none.
-        begun: Seq,
-        /// The task that it finished last; 0: none.
-        finished: Seq,
-        /// The task that it received last, wholly or in part; 0: none.
-        receiving: Seq,
-    },
+    WorkerEnded(WorkerEnd),
     /// The memory of all processes in a slot.
     Sampled(SlotId, Bytes),
     /// A task came from the source.

@@ -243,7 +243,7 @@ mod tests {
     use crate::{
         supervisor::pool::{
             LEAVE,
-            event::Event,
+            event::{Event, WorkerEnd},
             fixture::{at, handle, handle_at, returned, running, starting},
         },
         units::Signal,
@@ -320,7 +320,7 @@ mod tests {
         let (mut pool, worker) = done();
         let actions = handle(&mut pool, Event::SourceEnded);
         assert_eq!(actions, [Action::Quit(worker)]);
-        let left = Event::WorkerEnded {
+        let left = Event::WorkerEnded(WorkerEnd {
             worker,
             ended: Ended::Exit(0),
             oom: Oom::No,
@@ -328,7 +328,7 @@ mod tests {
             begun: 1,
             finished: 1,
             receiving: 0,
-        };
+        });
         let actions = handle(&mut pool, left);
         assert_eq!(actions, [Action::QuitTemplate]);
         let end = Event::TemplateFailed(TemplateEnd::Died(Ended::Exit(0), Oom::No));

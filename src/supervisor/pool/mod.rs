@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use event::{Action, Event, Over, SlotId};
+use event::{Action, Event, Over, SlotId, WorkerEnd};
 use spec::PoolSpec;
 use worker::{Progress, Slot, Stage, Ticket, Worker};
 
@@ -149,7 +149,7 @@ impl Pool {
                 peak,
             } => self.on_ended(now, (worker, seq), (how, micros, peak)),
             Event::NotBegun { worker, seq } => self.on_not_begun(worker, seq),
-            Event::WorkerEnded {
+            Event::WorkerEnded(WorkerEnd {
                 worker,
                 ended,
                 oom,
@@ -157,7 +157,7 @@ impl Pool {
                 begun,
                 finished,
                 receiving,
-            } => {
+            }) => {
                 let at = Progress {
                     begun,
                     finished,

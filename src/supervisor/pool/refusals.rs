@@ -52,7 +52,7 @@ mod tests {
         supervisor::{
             event::{Ended, Oom},
             pool::{
-                event::{Action, Event},
+                event::{Action, Event, WorkerEnd},
                 fixture::{at, handle_at, starting},
             },
         },
@@ -125,7 +125,7 @@ mod tests {
                     inputs.push(Event::ForkRefused(slot, Some(worker)));
                     continue;
                 }
-                inputs.push(Event::WorkerEnded {
+                inputs.push(Event::WorkerEnded(WorkerEnd {
                     worker,
                     ended: Ended::Exit(0),
                     oom: Oom::No,
@@ -133,7 +133,7 @@ mod tests {
                     begun: 0,
                     finished: 0,
                     receiving: 0,
-                });
+                }));
                 let base = Bytes::ZERO;
                 inputs.push(Event::Ready { worker, base });
             }
