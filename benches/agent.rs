@@ -1,18 +1,18 @@
-//! What the agent costs: a Flask hello under gunicorn with no agent, with one that counts, and with
-//! one that is armed, second by second in turn.
+//! The cost of the agent: a minimal Flask application under gunicorn without the agent, with an
+//! agent that counts, and with an agent that traces, alternating every second.
 
 use std::time::Duration;
 
 use super::{
     client::{Load, Outcome},
-    house::{Plan, free_port},
+    service::{Plan, free_port},
     venv::{FLASK, NEWEST},
     watch::settled,
 };
 
-/// Started anew so often: an agent is armed for a bounded time only.
+/// How often all three are started. An agent traces for a limited time only.
 const STARTS: usize = 6;
-/// So many seconds each, while the third one is armed.
+/// How many slices each of them runs in a start.
 const ROUNDS: usize = 6;
 const SLICE: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(20);
@@ -28,30 +28,30 @@ pub(crate) fn run(_: &[String]) {
     let mut sums = KINDS.map(|_| Outcome::default());
     let mut ratios = KINDS.map(|_| Vec::new());
     for _ in 0..STARTS {
-        let houses = KINDS.map(|(_, options)| {
+        let services = KINDS.map(|(_, options)| {
             let port = free_port();
             let all = [&["--ceiling", "500M"], options].concat();
-            let house = Plan::supervise(&all, &NEWEST.gunicorn(port, FLASK)).start();
-            (house, port)
+            let service = Plan::supervise(&all, &NEWEST.gunicorn(port, FLASK)).start();
+            (service, port)
         });
-        for (house, port) in &houses {
-            settled(house, &load(*port));
+        for (service, port) in &services {
+            settled(service, &load(*port));
         }
         for round in 0..ROUNDS {
             let mut rates = [0.0; 3];
             for turn in 0..KINDS.len() {
-                // Who is first changes.
-                let who = (turn + round) % KINDS.len();
-                let outcome = load(houses[who].1).run();
-                rates[who] = outcome.rate();
-                sums[who].then(outcome);
+                // The order rotates.
+                let kind = (turn + round) % KINDS.len();
+                let outcome = load(services[kind].1).run();
+                rates[kind] = outcome.rate();
+                sums[kind].then(outcome);
             }
             for (ratio, rate) in ratios.iter_mut().zip(rates) {
                 ratio.push(rate / rates[0]);
             }
         }
-        for (house, _) in houses {
-            house.stop(GRACE);
+        for (service, _) in services {
+            service.stop(GRACE);
         }
     }
     println!("| agent | requests | failed | req/s | of no agent: median | quartiles | p99 ms |");
@@ -74,7 +74,8 @@ pub(crate) fn run(_: &[String]) {
 fn load(port: u16) -> Load {
     Load {
         path: "/pid".to_owned(),
-        // Kept connections fall to the workers by chance, and half the throughput with them.
+        // With keep-alive, connections are distributed to the workers by chance, which affects the
+        // throughput by up to half.
         keep_alive: false,
         lasts: SLICE,
         ..Load::on(port)

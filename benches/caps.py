@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""What a few tasks that take five times their cap cost the machine and the other tasks.
+"""The effect of a few tasks that need five times their cap on the machine and on the other tasks.
 
     python3 benches/caps.py [--rounds N] [--binary PATH]
 
-needs a built `supervise` (target/release/supervise unless `--binary` says otherwise) and root or a delegated
-control group. In each round `supervise map` does 1,000 tasks twice, in turn: all of them good (20 MB and 5 ms
-of work), and with ten in between that want 500 MB, under a cap of 100 MB for each worker and a budget of 300
-MB for two. It prints a Markdown table, median (min-max) of the rounds:
+Needs a built `supervise` (target/release/supervise or `--binary`) and root or a delegated control group. In each round
+`supervise map` runs 1,000 tasks twice, in alternating order: once all of them are good (20 MB and 5 ms of work), and
+once ten of them need 500 MB. The cap is 100 MB for each of two workers, and the budget 300 MB. Prints a Markdown table
+with the median (min-max) of the rounds:
 
-tasks     of the 990 good ones: the median and the 99th percentile of the time in the worker
-wall      of the whole run; and its ratio to the good run of the same round
-held      the most that all workers, nests and the template held at a time, of samples 2 ms apart
-machine   by how much the machine's available memory (MemAvailable) fell at most, in the same samples: coarse,
-          since pages freed a moment ago lie in lists of each CPU and are not counted as free
+tasks     the median and the 99th percentile of the time in the worker, of the 990 good tasks
+wall      the time of the whole run, and its ratio to the run with only good tasks in the same round
+held      the maximum memory of all workers, fork servers and the template together, in samples 2 ms apart
+machine   the maximum decrease of the machine's available memory (MemAvailable) in the same samples. It is coarse, since
+          pages that were just freed are in lists of each CPU and do not count as free
 """
 import argparse
 import json
@@ -43,7 +43,7 @@ def task(number):
 
 
 def group(process):
-    """The folder of the control group that all workers live in, once it is there."""
+    """The folder of the control group of all workers. None if it does not exist yet."""
     lines = Path(f"/proc/{process.pid}/cgroup").read_text().splitlines()
     for line in lines:
         _, controllers, path = line.split(":", 2)
@@ -51,7 +51,7 @@ def group(process):
         if controllers not in ("", "memory"):
             continue
         for root in roots:
-            # In version 2 `supervise` has moved to a leaf beside it.
+            # With cgroup v2 `supervise` has moved itself to a leaf next to it.
             for base in (Path(root + path), Path(root + path).parent):
                 for found in base.glob(f"supervise-*.{process.pid}"):
                     if (found / "memory.stat").is_file():
@@ -60,7 +60,7 @@ def group(process):
 
 
 def held(folder):
-    """Megabytes that cannot be given back, of all in a group."""
+    """The unreclaimable memory of a group in megabytes."""
     entries = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     names = ("total_rss", "total_shmem") if "total_rss" in entries else ("anon", "shmem")
     return sum(int(entries[name]) for name in names) / 2**20
@@ -72,14 +72,14 @@ def available():
 
 
 def play(binary, hogs):
-    """One run: its figures."""
+    """Runs the tasks once. Returns the measurements."""
     numbers = [-number if hogs and number % EACH == EACH // 2 else number for number in range(TASKS)]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "bench_caps.py").write_text(MODULE)
         Path(folder, "in").write_text("".join(f"{number}\n" for number in numbers))
         command = [binary, "map", "--workers", "2", "--cap", "100M", "--budget", f"{BUDGET_MB}M",
                    "-i", "in", "-o", "out", "bench_caps:task"]  # fmt: skip
-        time.sleep(1)  # What the run before held is given back.
+        time.sleep(1)  # Until the memory of the previous run is freed.
         before, start = available(), time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
         most, fell, place = 0.0, 0.0, None
@@ -89,7 +89,7 @@ def play(binary, hogs):
                 place = place or group(process)
                 most = max(most, held(place)) if place else most
             except OSError:
-                pass  # It ends.
+                pass  # The run is ending.
             time.sleep(SAMPLE)
         wall = time.perf_counter() - start
         results = [json.loads(line) for line in Path(folder, "out").read_text().splitlines()]
@@ -99,7 +99,7 @@ def play(binary, hogs):
     if len(results) != TASKS or len(bad) != (TASKS // EACH if hogs else 0) or wrong:
         sys.exit(f"{len(results)} results, {len(bad)} errors: {wrong[:3]}")
     if place is None:
-        sys.exit("no control group was found: it needs root or a delegated one")
+        sys.exit("no control group found. hint: run as root or in a delegated control group")
     peaks = [result["peak"] / 2**20 for result in bad]
     return {
         "p50, ms": good[len(good) // 2],
@@ -117,7 +117,7 @@ def main():
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/supervise", metavar="PATH")
     options = parser.parse_args()
     if not os.access(options.binary, os.X_OK):
-        parser.error(f"{options.binary} is not there: cargo build --release, or --binary PATH")
+        parser.error(f"{options.binary} does not exist. hint: run `cargo build --release`, or give --binary PATH")
     kinds = {"all good": False, "ten want 500 MB": True}
     played = {kind: [] for kind in kinds}
     for number in range(options.rounds):

@@ -1,11 +1,12 @@
-//! Throughput in steps of 100 ms while workers that take 1.5 s to import are recycled, against the
-//! same service left alone.
+//! Throughput in steps of 100 ms while workers with an import of 1.5 s are recycled, compared with
+//! the same service without recycles.
 
 use std::time::Duration;
 
 use super::{
     client::{Load, Outcome},
-    house::{House, Plan, free_port, workers},
+    service::{Plan, Service, free_port},
+    status::workers,
     venv::{Gunicorn, NEWEST},
     watch::rest,
 };
@@ -16,20 +17,20 @@ const RECYCLES: usize = 3;
 pub(crate) fn run(_: &[String]) {
     println!("| run | requests | failed | mean per 100 ms | worst 100 ms | part of the mean |");
     println!("|---|---|---|---|---|---|");
-    show("left alone", &load(|_| rest(Duration::from_secs(12))));
+    show("no recycles", &load(|_| rest(Duration::from_secs(12))));
     show("3 recycles", &load(recycle));
 }
 
-fn load(meanwhile: fn(&House)) -> Outcome {
+fn load(meanwhile: fn(&Service)) -> Outcome {
     let port = free_port();
     let gunicorn = Gunicorn {
         workers: 3,
         ..Gunicorn::of("sync")
     };
-    let house = Plan::supervise(&["--ceiling", "500M"], &NEWEST.gunicorn(port, gunicorn))
+    let service = Plan::supervise(&["--ceiling", "500M"], &NEWEST.gunicorn(port, gunicorn))
         .env("IMPORT_SLEEP", "1.5")
         .start();
-    house.ready(3);
+    service.ready(3);
     let running = Load {
         path: "/sleep?s=0.01".to_owned(),
         lasts: Duration::from_secs(120),
@@ -38,22 +39,22 @@ fn load(meanwhile: fn(&House)) -> Outcome {
     }
     .start();
     rest(Duration::from_secs(2));
-    meanwhile(&house);
+    meanwhile(&service);
     let outcome = running.finish();
-    house.stop(Duration::from_secs(20));
+    service.stop(Duration::from_secs(20));
     outcome
 }
 
-fn recycle(house: &House) {
+fn recycle(service: &Service) {
     for _ in 0..RECYCLES {
-        let status = house.ready(3);
+        let status = service.ready(3);
         let id = workers(&status)[0]["id"]
             .as_str()
             .unwrap_or_default()
             .to_owned();
-        let output = house.client(&["recycle", &id]);
+        let output = service.client(&["recycle", &id]);
         assert!(output.status.success(), "{output:?}");
-        house.ready(3);
+        service.ready(3);
     }
 }
 

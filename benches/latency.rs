@@ -1,12 +1,12 @@
-//! Fifty crossings of a ceiling at 20 MB a second: how long until the recycle is decided, and how
-//! far over the ceiling the worker is by then; by the wire and by forecast alone.
+//! Fifty crossings of a ceiling at 20 MB a second: the time until the decision to recycle, and how
+//! far the worker is over its ceiling then; with the memory threshold and with the forecast alone.
 
 use std::{fs, time::Duration};
 
 use serde_json::Value;
 
 use super::{
-    house::{House, Plan},
+    service::{Plan, Service},
     venv::python,
 };
 
@@ -14,15 +14,15 @@ const CROSSINGS: usize = 50;
 const CEILING: i64 = 60 << 20;
 const RATE_MB: f64 = 20.0;
 
-/// One crossing and its decision.
+/// The decision about one crossing.
 struct Decision {
-    /// After the crossing; before it, if the forecast was early.
+    /// The time after the crossing. Negative if the forecast was early.
     late_ns: i64,
-    /// The memory the decision was made on, less the ceiling.
+    /// The memory in the decision minus the ceiling.
     over: i64,
 }
 
-/// Prints both. A word, if there is one, is the number of crossings.
+/// Prints both. The optional argument is the number of crossings.
 pub(crate) fn run(words: &[String]) {
     let wanted = words
         .first()
@@ -30,33 +30,33 @@ pub(crate) fn run(words: &[String]) {
         .unwrap_or(CROSSINGS);
     println!("| by | crossings | median ms | p99 ms | worst ms | worst overshoot MB | mechanism |");
     println!("|---|---|---|---|---|---|---|");
-    for is_wired in [true, false] {
-        measure(wanted, is_wired);
+    for with_threshold in [true, false] {
+        measure(wanted, with_threshold);
     }
 }
 
-fn measure(wanted: usize, is_wired: bool) {
+fn measure(wanted: usize, with_threshold: bool) {
     let dir = tempfile::tempdir().expect("make a temporary directory");
     let crossings = dir.path().join("crossings");
     let ceiling = CEILING.to_string();
-    let wire = if is_wired { "auto" } else { "off" };
-    let mut options = vec!["--ceiling", &ceiling, "--wire", wire];
+    let threshold = if with_threshold { "auto" } else { "off" };
+    let mut options = vec!["--ceiling", &ceiling, "--threshold", threshold];
     options.extend(["--min-age", "0s", "--jitter", "0"]);
-    let house = Plan::supervise(&options, &[python().as_str(), "grows.py"])
+    let service = Plan::supervise(&options, &[python().as_str(), "grows.py"])
         .env("CEILING", CEILING)
         .env("RATE_MB", RATE_MB)
         .env("CROSSINGS", crossings.display())
         .start();
     let limit = Duration::from_secs(30 + 6 * u64::try_from(wanted).unwrap_or(0));
-    let seen = house.wait("the crossings", limit, || {
+    let seen = service.wait("the crossings", limit, || {
         let seen = lines(&fs::read_to_string(&crossings).unwrap_or_default());
         (seen.len() > wanted).then_some(seen)
     });
-    show(&house, is_wired, &seen[..wanted]);
-    house.stop(Duration::from_secs(10));
+    show(&service, with_threshold, &seen[..wanted]);
+    service.stop(Duration::from_secs(10));
 }
 
-/// `PID MONOTONIC_NS PRIVATE`: the moments.
+/// The times in lines of the form `PID MONOTONIC_NS PRIVATE`.
 fn lines(text: &str) -> Vec<i64> {
     text.lines()
         .filter_map(|line| line.split(' ').nth(1)?.parse().ok())
@@ -67,8 +67,8 @@ fn lines(text: &str) -> Vec<i64> {
     clippy::cast_precision_loss,
     reason = "nanoseconds and bytes of small things"
 )]
-fn show(house: &House, is_wired: bool, crossings: &[i64]) {
-    let due: Vec<_> = house
+fn show(service: &Service, with_threshold: bool, crossings: &[i64]) {
+    let due: Vec<_> = service
         .events()
         .into_iter()
         .filter(|event| event["event"] == "due")
@@ -84,10 +84,14 @@ fn show(house: &House, is_wired: bool, crossings: &[i64]) {
         .map(|decision| decision.over)
         .max()
         .unwrap_or(0);
-    let status = house.status().unwrap_or_default();
+    let status = service.status().unwrap_or_default();
     println!(
         "| {} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {} |",
-        if is_wired { "wire" } else { "forecast" },
+        if with_threshold {
+            "threshold"
+        } else {
+            "forecast"
+        },
         decisions.len(),
         at(50),
         at(99),
@@ -97,7 +101,7 @@ fn show(house: &House, is_wired: bool, crossings: &[i64]) {
     );
 }
 
-/// The decision nearest to a crossing: they are seconds apart.
+/// The decision nearest to a crossing. Crossings are seconds apart.
 #[track_caller]
 fn decision(crossing: i64, due: &[Value]) -> Decision {
     let nearest = due
@@ -105,7 +109,7 @@ fn decision(crossing: i64, due: &[Value]) -> Decision {
         .filter_map(|event| Some((event["mono_ns"].as_i64()? - crossing, event)))
         .min_by_key(|(late, _)| late.abs());
     let Some((late_ns, event)) = nearest else {
-        panic!("no `due` event with its moment `mono_ns`");
+        panic!("no `due` event with its time `mono_ns`");
     };
     Decision {
         late_ns,

@@ -1,9 +1,9 @@
-//! `cargo bench -- NAME`: what is promised of `supervise`, measured. See `benches/README.md`.
+//! `cargo bench -- NAME` measures the promises of `supervise`. See `benches/README.md`.
 #![expect(
     clippy::panic,
-    reason = "a measurement that cannot be made ends where it stands"
+    reason = "a measurement that cannot be made ends in place"
 )]
-#![expect(clippy::print_stdout, reason = "a table is what a measurement is for")]
+#![expect(clippy::print_stdout, reason = "a measurement prints a table")]
 
 mod agent;
 #[path = "../tests/machine/client.rs"]
@@ -12,9 +12,6 @@ mod client;
 #[path = "../tests/machine/clock.rs"]
 mod clock;
 mod dip;
-#[path = "../tests/machine/house.rs"]
-#[expect(dead_code, reason = "the tests use the rest")]
-mod house;
 #[path = "../tests/machine/http.rs"]
 mod http;
 mod latency;
@@ -25,13 +22,19 @@ mod overhead;
 mod proc;
 mod race;
 mod reports;
+#[path = "../tests/machine/service.rs"]
+#[expect(dead_code, reason = "the tests use the rest")]
+mod service;
+#[path = "../tests/machine/status.rs"]
+#[expect(dead_code, reason = "the tests use the rest")]
+mod status;
 mod thousand;
 #[path = "../tests/machine/venv.rs"]
 #[expect(dead_code, reason = "the tests of the machine use the rest")]
 mod venv;
 mod watch;
 
-/// A name, what it measures, and how. It is given the words that follow its name.
+/// The name, a description, and the function, which gets the arguments after the name.
 type Bench = (&'static str, &'static str, fn(&[String]));
 
 const BENCHES: [Bench; 8] = [
@@ -42,23 +45,23 @@ const BENCHES: [Bench; 8] = [
     ),
     (
         "matrix",
-        "gunicorns, classes and keep-alive; words choose rows",
+        "gunicorn versions, classes and keep-alive; arguments choose rows",
         matrix::run,
     ),
     (
         "overhead",
-        "wrapped against bare, and the supervisor at rest",
+        "supervised compared with bare, and the idle supervisor",
         overhead::run,
     ),
-    ("agent", "no agent, counting, armed, in turn", agent::run),
+    ("agent", "no agent, counting, tracing", agent::run),
     (
         "reports",
-        "a thousand reports asked of workers under load",
+        "a thousand reports by workers under load",
         reports::run,
     ),
     (
         "dip",
-        "throughput while slow starters are recycled",
+        "throughput while workers with a slow import are recycled",
         dip::run,
     ),
     (
@@ -74,7 +77,7 @@ const BENCHES: [Bench; 8] = [
 ];
 
 fn main() {
-    // `cargo bench` adds this for its own harness.
+    // `cargo bench` adds this option for its own harness.
     let words: Vec<_> = std::env::args()
         .skip(1)
         .filter(|word| word != "--bench")

@@ -1,6 +1,6 @@
-//! Gunicorns, worker classes and keep-alive: 1 MB leaked a request, 60 s of steady load from 8
-//! connections. The same without the agent, and what a plain TERM of a worker of that class loses,
-//! are measured beside it.
+//! Versions of gunicorn, worker classes and keep-alive: 1 MB leaked a request, 60 s of steady load
+//! from 8 connections. Also the same without the agent, and the requests lost by a SIGTERM to a
+//! worker of bare gunicorn.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use nix::sys::signal::Signal;
 
 use super::{
     client::{Load, Outcome},
-    house::{Plan, free_port, recycles, send},
+    service::{Plan, free_port, recycles, send},
     venv::{G20, G23, Gunicorn, NEWEST, UVICORN, Venv},
     watch::{rest, settled, workers_below},
 };
 
-/// A worker of 110 MB is full in three seconds.
+/// A worker reaches the ceiling of 110 MB in three seconds.
 const OPTIONS: [&str; 4] = ["--ceiling", "110M", "--min-age", "1s"];
 const GRACE: Duration = Duration::from_secs(20);
 const PLAIN: Duration = Duration::from_secs(20);
 const BETWEEN_TERMS: Duration = Duration::from_secs(2);
 
-/// Prints the table. Words choose rows: a number of seconds, names of versions and of classes.
+/// Prints the table. Arguments are a number of seconds, and versions and classes to choose rows.
 pub(crate) fn run(words: &[String]) {
     let seconds = words
         .iter()
@@ -50,7 +50,7 @@ pub(crate) fn run(words: &[String]) {
     }
 }
 
-/// It is named, or none of its kind is.
+/// Whether the arguments name it, or name nothing of its kind.
 fn is_chosen(words: &[String], kind: &[&str], name: &str) -> bool {
     let mut named = words
         .iter()
@@ -90,33 +90,33 @@ fn leaking(
     let port = free_port();
     let command = venv.gunicorn(port, Gunicorn::of(class));
     let options = [&OPTIONS[..], &["--agent", agent]].concat();
-    let house = Plan::supervise(&options, &command)
+    let service = Plan::supervise(&options, &command)
         .env("LEAK_KB", 1024)
         .start();
-    house.ready(2);
+    service.ready(2);
     let outcome = steady(port, keep_alive, lasts).run();
-    let status = house.status().expect("supervise answers after the load");
-    house.stop(GRACE);
+    let status = service.status().expect("supervise answers after the load");
+    service.stop(GRACE);
     (outcome, recycles(&status, "ceiling"))
 }
 
-/// The same server without leak and supervisor; every two seconds a worker is asked to end.
+/// The same server without a leak and a supervisor. Every two seconds a worker gets SIGTERM.
 fn plain_terms(venv: Venv, class: &'static str, keep_alive: bool) -> (Outcome, u32) {
     let port = free_port();
-    let house = Plan::bare(&venv.gunicorn(port, Gunicorn::of(class))).start();
+    let service = Plan::bare(&venv.gunicorn(port, Gunicorn::of(class))).start();
     let load = steady(port, keep_alive, PLAIN);
-    settled(&house, &load);
+    settled(&service, &load);
     let running = load.start();
     let mut terms = 0;
     for _ in 0..(PLAIN.as_secs() / BETWEEN_TERMS.as_secs() - 1) {
         rest(BETWEEN_TERMS);
-        if let Some(pid) = workers_below(house.pid()).first() {
+        if let Some(pid) = workers_below(service.pid()).first() {
             send(*pid, Signal::SIGTERM);
             terms += 1;
         }
     }
     let outcome = running.join();
-    house.stop(GRACE);
+    service.stop(GRACE);
     (outcome, terms)
 }
 

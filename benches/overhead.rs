@@ -1,12 +1,12 @@
-//! Wrapped against bare gunicorn, second by second in turn; then the weight of a supervisor with
-//! four workers at rest.
+//! Supervised gunicorn compared with bare gunicorn, alternating every second; then the memory and
+//! CPU time of a supervisor with four idle workers.
 
 use std::time::Duration;
 
 use super::{
     client::{Load, Outcome},
-    house::{Plan, free_port},
     proc,
+    service::{Plan, free_port},
     venv::{FLASK, Gunicorn, NEWEST},
     watch::{cost_at_rest, settled},
 };
@@ -19,23 +19,24 @@ const REST: Duration = Duration::from_secs(30);
 /// Prints both.
 pub(crate) fn run(_: &[String]) {
     let command = |port| NEWEST.gunicorn(port, FLASK);
-    let (bare, wrapped) = (free_port(), free_port());
+    let (bare, supervised) = (free_port(), free_port());
     let options = ["--ceiling", "500M"];
-    let houses = [
+    let services = [
         Plan::bare(&command(bare)).start(),
-        Plan::supervise(&options, &command(wrapped)).start(),
+        Plan::supervise(&options, &command(supervised)).start(),
     ];
-    for (house, port) in houses.iter().zip([bare, wrapped]) {
-        settled(house, &load(port));
+    for (service, port) in services.iter().zip([bare, supervised]) {
+        settled(service, &load(port));
     }
     let mut ratios = Vec::new();
     let mut sums = [Outcome::default(), Outcome::default()];
     for number in 0..ROUNDS {
-        // Slices so short that a busy machine is as busy for both; who is first changes.
+        // The slices are short, so that other load on the machine affects both. The order
+        // alternates.
         let (first, second) = if number % 2 == 0 { (0, 1) } else { (1, 0) };
         let mut pair = [Outcome::default(), Outcome::default()];
-        for who in [first, second] {
-            pair[who] = load([bare, wrapped][who]).run();
+        for kind in [first, second] {
+            pair[kind] = load([bare, supervised][kind]).run();
         }
         ratios.push(pair[1].rate() / pair[0].rate());
         for (sum, outcome) in sums.iter_mut().zip(pair) {
@@ -45,7 +46,7 @@ pub(crate) fn run(_: &[String]) {
     ratios.sort_by(f64::total_cmp);
     println!("| run | requests | failed | req/s | p50 ms | p99 ms |");
     println!("|---|---|---|---|---|---|");
-    for (name, sum) in ["bare", "wrapped"].iter().zip(&sums) {
+    for (name, sum) in ["bare", "supervised"].iter().zip(&sums) {
         println!(
             "| {name} | {} | {} | {:.0} | {:.2} | {:.2} |",
             sum.ok,
@@ -61,8 +62,8 @@ pub(crate) fn run(_: &[String]) {
         ratios[ROUNDS / 4],
         ratios[ROUNDS * 3 / 4],
     );
-    for house in houses {
-        house.stop(GRACE);
+    for service in services {
+        service.stop(GRACE);
     }
     at_rest();
 }
@@ -70,7 +71,8 @@ pub(crate) fn run(_: &[String]) {
 fn load(port: u16) -> Load {
     Load {
         path: "/pid".to_owned(),
-        // Kept connections fall to the workers by chance, and half the throughput with them.
+        // With keep-alive, connections are distributed to the workers by chance, which affects the
+        // throughput by up to half.
         keep_alive: false,
         lasts: SLICE,
         ..Load::on(port)
@@ -86,10 +88,10 @@ fn at_rest() {
         workers: 4,
         ..FLASK
     };
-    let house =
+    let service =
         Plan::supervise(&["--ceiling", "500M"], &NEWEST.gunicorn(free_port(), four)).start();
-    house.ready(4);
-    let (ours, part) = cost_at_rest(&house, REST);
+    service.ready(4);
+    let (ours, part) = cost_at_rest(&service, REST);
     for pid in &ours {
         let (rss, _) = proc::resident(*pid).unwrap_or_default();
         let (private, pss) = proc::exact(*pid).unwrap_or_default();
@@ -109,5 +111,5 @@ fn at_rest() {
         part * 100.0,
         REST.as_secs()
     );
-    house.stop(GRACE);
+    service.stop(GRACE);
 }

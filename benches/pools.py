@@ -1,23 +1,23 @@
 #!/usr/bin/env python3
-"""Pools of two workers side by side: supervise's and those that Python programs use today.
+"""Compares pools of two workers: those of supervise and those that Python programs use today.
 
     python3 benches/pools.py [--rounds N] [--only NAME,NAME] [--pools NAME,NAME] [--tasks N] [--binary PATH]
                              [--venv PATH]
 
-needs Python 3.11 or newer and a built `supervise` (target/release/supervise unless `--binary` says
-otherwise). It makes an environment with the other pools from PyPI once, and prints a Markdown table for each
-measurement: median (min-max) of the rounds, and the median of the ratios to `mp.Pool` in the same round.
-In each round every contestant runs once, in a process of its own with a time limit, in an order that rotates.
+Needs Python 3.11 or newer and a built `supervise` (target/release/supervise or `--binary`). Makes an environment with
+the other pools from PyPI once. Prints a Markdown table for each measurement: the median (min-max) of the rounds, and
+the median of the ratios to `mp.Pool` in the same round. In each round every pool runs once, in its own process with a
+time limit, in rotating order.
 
-noop       tasks that return what they get, each submitted alone (no chunks), by a pool that is warm
+noop       tasks that return their argument, each submitted alone (no chunks) to a warm pool
 roundtrip  one such task at a time: the median and the 99th percentile
-payload    100 KB of bytes in, and back
-fresh      a process for each task; all pools use their defaults, and those that can import numpy before the fork;
+payload    100 KB of bytes in each direction
+fresh      a process for each task. All pools use their defaults, and import numpy before the fork if they can;
            `--only fresh --pools "mp.Pool,supervise map"` takes a minute
-memory     what `supervise map` itself holds while `--tasks` no-op tasks stream through; one run
+memory     the memory of `supervise map` itself during `--tasks` no-op tasks; one run
 
-`supervise map` reads and writes JSON, packs tasks in batches, and its start and end count, which
-those of the others do not; so it is given more tasks. Its round trip is a line in and a line out.
+`supervise map` reads and writes JSON and packs tasks in batches. Its start and end are part of its time, unlike those
+of the others, so it gets more tasks. Its round trip is a line in and a line out.
 """
 import argparse
 import importlib.metadata
@@ -39,7 +39,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ["numpy", "cloudpickle", "loky", "pebble", "mpire", "billiard"]
 WORKERS = 2
-#: Seconds that a contestant has for a round.
+#: The time limit in seconds for one pool in one round.
 LIMIT = 90
 PAYLOAD = 100_000
 
@@ -60,7 +60,7 @@ def total(_):
     return [os.getpid(), int(numpy.arange(10).sum())]
 """
 
-#: How many tasks each contestant gets, so that a round takes it a second or two.
+#: The number of tasks for each pool, so that a round takes a second or two.
 TASKS = {
     "noop": {
         "mp.Pool": 20_000,
@@ -88,7 +88,7 @@ TASKS = {
         "supervise map": 1_000,
     },
 }  # fmt: skip
-#: The columns of each measurement: what a contestant reports, and its title.
+#: The columns of each measurement: the key of the value, and the title.
 COLUMNS = {"roundtrip": {"p50": "p50, µs", "p99": "p99, µs"}}
 RATES = {"rate": "tasks/s"}
 LABELS = {
@@ -100,7 +100,7 @@ LABELS = {
 }
 
 
-# The contestants. Each is a context of two functions: results of many tasks, and the result of one.
+# The pools. Each is a context of two functions: one for the results of many tasks, and one for a single task.
 
 
 @contextmanager
@@ -129,8 +129,8 @@ def billiard(fresh):
             return (task.get() for task in tasks)
 
         if fresh:
-            time.sleep(2)  # At first it replaces workers more often than later.
-        # Where a worker ends, its `imap_unordered` raises in a thread and never returns.
+            time.sleep(2)  # In the beginning it replaces workers more often than later.
+        # When a worker ends, its `imap_unordered` raises in a thread and never returns.
         yield (
             each if fresh else lambda function, items: pool.imap_unordered(function, items, chunksize=1),
             lambda function, item: pool.apply(function, (item,)),
@@ -138,7 +138,7 @@ def billiard(fresh):
 
 
 def drained(futures):
-    """The results in order; no future is kept."""
+    """The results in order. Keeps no future after its result."""
     futures.reverse()
     while futures:
         yield futures.pop().result()
@@ -223,11 +223,11 @@ OPENERS = {
 }
 
 
-# What runs in the process of a contestant.
+# The code that runs in the process of a pool.
 
 
-def contestant(measurement, name, tasks):
-    """One contestant in one round: prints what it measured as JSON."""
+def run_in_process(measurement, name, tasks):
+    """Runs a pool in one round and prints the measurement as JSON."""
     if name == "supervise map":
         figures = MAPS[measurement](tasks)
     else:
@@ -237,14 +237,14 @@ def contestant(measurement, name, tasks):
 
 
 def warm(many):
-    """Returns when both workers have done something."""
+    """Returns when both workers have run a task."""
     from bench_tasks import nap, same
 
     for _ in range(100):
         if len(set(many(nap, range(2 * WORKERS)))) >= WORKERS:
             break
     else:
-        raise RuntimeError("only one worker works")
+        raise RuntimeError("only one worker runs tasks")
     check(sum(many(same, range(200))) == sum(range(200)))
 
 
@@ -321,7 +321,7 @@ def map_command(function, *options):
 
 
 def map_files(tasks, function, *options):
-    """From a file to a file: the results, and the seconds that it took."""
+    """Runs it from a file to a file. Returns the results and the time in seconds."""
     Path("tasks").write_text("".join(f"{number}\n" for number in range(tasks)))
     command = map_command(function, "--input", "tasks", "--output", "results", *options)
     start = time.perf_counter()
@@ -361,11 +361,11 @@ def map_roundtrip(tasks):
 MAPS = {"noop": map_noop, "fresh": map_fresh, "roundtrip": map_roundtrip}
 
 
-# What runs them in turn.
+# The code that runs the pools in turn.
 
 
 def end(process):
-    """Ends a process with all of its group."""
+    """Kills a process and its process group."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -373,11 +373,11 @@ def end(process):
     process.wait()
 
 
-def bout(measurement, name, tasks, folder):
-    """One contestant in one round, in a process of its own: its figures, or why there are none."""
-    code = "import sys, pools; pools.contestant(sys.argv[1], sys.argv[2], int(sys.argv[3]))"
+def run_pool(measurement, name, tasks, folder):
+    """Runs a pool in one round, in its own process. Returns the measurement, or the reason of the failure."""
+    code = "import sys, pools; pools.run_in_process(sys.argv[1], sys.argv[2], int(sys.argv[3]))"
     command = [sys.executable, "-c", code, measurement, name, str(tasks)]
-    # Files, as whoever outlives the process would keep a pipe open.
+    # Files and not pipes, because a process that outlives this one would keep a pipe open.
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=errors, start_new_session=True)
         try:
@@ -388,24 +388,24 @@ def bout(measurement, name, tasks, folder):
             end(process)
         out.seek(0)
         errors.seek(0)
-        said = errors.read()
+        text = errors.read()
         if code == 0:
             return json.loads(out.read().splitlines()[-1])
     if code is None:
         return "hang"
-    sys.stderr.write(said)
-    reasons = [line for line in said.splitlines() if re.match(r"[\w.]*[A-Z]\w*: ", line)]
+    sys.stderr.write(text)
+    reasons = [line for line in text.splitlines() if re.match(r"[\w.]*[A-Z]\w*: ", line)]
     return reasons[-1] if reasons else f"status {code}"
 
 
 def play(measurement, rounds, names, folder):
-    """All rounds: for each the figures by contestant."""
+    """Runs all rounds. Returns for each round the measurements by pool."""
     played = []
     for number in range(rounds):
         first = number % len(names)
         figures = {}
         for name in names[first:] + names[:first]:
-            figures[name] = bout(measurement, name, TASKS[measurement][name], folder)
+            figures[name] = run_pool(measurement, name, TASKS[measurement][name], folder)
             print(f"{measurement} {number + 1}/{rounds} {name}: {figures[name]}", file=sys.stderr)
         played.append(figures)
     return played
@@ -453,13 +453,13 @@ def report(measurement, played):
 
 
 def resident(process):
-    """Kilobytes that a process holds, without its children."""
+    """The resident memory of a process in kilobytes, without its children."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
 
 
 def memory(tasks, folder):
-    """Streams tasks through `supervise map` and prints what it holds on the way."""
+    """Streams tasks through `supervise map` and prints its memory during the run."""
     command = map_command("bench_tasks:same")
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
@@ -475,7 +475,7 @@ def memory(tasks, folder):
                     if 100 * numbers.stop >= waits[0] * tasks:
                         marks[waits.pop(0)] = resident(process)
         except BrokenPipeError:
-            pass  # Its status says why.
+            pass  # Its exit status is reported below.
 
     feeder = threading.Thread(target=feed, daemon=True)
     feeder.start()
@@ -484,7 +484,7 @@ def memory(tasks, folder):
         try:
             samples.append(resident(process))
             process.wait(1)
-        except (subprocess.TimeoutExpired, TypeError):  # It is late, or a zombie by now.
+        except (subprocess.TimeoutExpired, TypeError):  # The sample is late, or the process is a zombie.
             pass
     took = time.perf_counter() - start
     if process.poll() is None:
@@ -502,7 +502,7 @@ def memory(tasks, folder):
 
 
 def prepare(place):
-    """The Python of an environment with the other pools. What cannot be installed says so in its cells."""
+    """The Python of an environment with the other pools. The tables show which pools cannot be installed."""
     python = place / "bin" / "python"
     stamp = place / "requirements"
     wanted = "\n".join([*REQUIREMENTS, platform.python_version()])
@@ -533,10 +533,11 @@ def arguments():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
-    parser.add_argument("--only", default=",".join(names), metavar="NAME,NAME", help="of " + ", ".join(names))
+    choices = "measurements: " + ", ".join(names)
+    parser.add_argument("--only", default=",".join(names), metavar="NAME,NAME", help=choices)
     pools = list(dict.fromkeys(name for tasks in TASKS.values() for name in tasks))
-    parser.add_argument("--pools", default=",".join(pools), metavar="NAME,NAME", help="of " + ", ".join(pools))
-    parser.add_argument("--tasks", type=int, default=10_000_000, metavar="N", help="of `memory`")
+    parser.add_argument("--pools", default=",".join(pools), metavar="NAME,NAME", help="pools: " + ", ".join(pools))
+    parser.add_argument("--tasks", type=int, default=10_000_000, metavar="N", help="tasks of `memory`")
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/supervise", metavar="PATH")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venvs/pools", metavar="PATH")
     options = parser.parse_args()
@@ -544,11 +545,11 @@ def arguments():
     for chosen, known, what in ((options.only, names, "measurement"), (options.pools, pools, "pool")):
         for name in chosen:
             if name not in known:
-                parser.error(f"no {what} {name!r}: there are {', '.join(known)}")
+                parser.error(f"unknown {what} {name!r}. hint: choose from {', '.join(known)}")
     if options.rounds < 1 or options.tasks < 1:
-        parser.error("--rounds and --tasks are at least 1")
+        parser.error("--rounds and --tasks must be at least 1")
     if not os.access(options.binary, os.X_OK):
-        parser.error(f"{options.binary} is not there: cargo build --release, or --binary PATH")
+        parser.error(f"{options.binary} does not exist. hint: run `cargo build --release`, or give --binary PATH")
     return options
 
 
@@ -566,9 +567,9 @@ def main():
         os.environ["SUPERVISE_BINARY"] = str(options.binary.absolute())
         print(f"Python {platform.python_version()}, {', '.join(versions())}; {WORKERS} workers")
         for measurement in TASKS:
-            contestants = [name for name in TASKS[measurement] if name in options.pools]
-            if measurement in options.only and contestants:
-                report(measurement, play(measurement, options.rounds, contestants, folder))
+            pools = [name for name in TASKS[measurement] if name in options.pools]
+            if measurement in options.only and pools:
+                report(measurement, play(measurement, options.rounds, pools, folder))
         if "memory" in options.only:
             memory(options.tasks, folder)
 

@@ -1,22 +1,23 @@
-//! A thousand reports asked of workers under load: how long each takes, and what it costs others.
+//! A thousand reports by workers under load: how long each takes, and its effect on requests.
 
 use std::time::Duration;
 
 use super::{
     client::Load,
     clock,
-    house::{House, Plan, free_port, workers},
+    service::{Plan, Service, free_port},
+    status::workers,
     venv::{Gunicorn, NEWEST, UVICORN},
 };
 
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Prints the table. A word is the number of reports.
+/// Prints the table. The optional argument is the number of reports.
 pub(crate) fn run(words: &[String]) {
     let count = words.first().and_then(|word| word.parse().ok());
     let classes = ["sync", "gthread", "gevent", UVICORN];
     let each = count.unwrap_or(1000) / classes.len();
-    println!("| class | reports | median ms | worst ms | requests | failed | p99 ms | deaths |");
+    println!("| class | reports | median ms | worst ms | requests | failed | p99 ms | ends |");
     println!("|---|---|---|---|---|---|---|---|");
     for class in classes {
         row(class, each);
@@ -26,8 +27,8 @@ pub(crate) fn run(words: &[String]) {
 fn row(class: &'static str, count: usize) {
     let port = free_port();
     let command = NEWEST.gunicorn(port, Gunicorn::of(class));
-    let house = Plan::supervise(&["--ceiling", "500M"], &command).start();
-    let status = house.ready(2);
+    let service = Plan::supervise(&["--ceiling", "500M"], &command).start();
+    let status = service.ready(2);
     let ids: Vec<String> = (workers(&status).iter())
         .filter_map(|worker| worker["id"].as_str().map(str::to_owned))
         .collect();
@@ -39,14 +40,14 @@ fn row(class: &'static str, count: usize) {
     }
     .start();
     let mut took: Vec<Duration> = (0..count)
-        .map(|number| report(&house, &ids[number % ids.len()]))
+        .map(|number| report(&service, &ids[number % ids.len()]))
         .collect();
     took.sort();
     let outcome = running.finish();
-    let status = house.status().expect("supervise answers after the load");
-    let deaths = status["ends"].as_array().map_or(0, Vec::len);
+    let status = service.status().expect("supervise answers after the load");
+    let ends = status["ends"].as_array().map_or(0, Vec::len);
     println!(
-        "| {} | {count} | {:.1} | {:.1} | {} | **{}** | {:.1} | {deaths} |",
+        "| {} | {count} | {:.1} | {:.1} | {} | **{}** | {:.1} | {ends} |",
         class.rsplit('.').next().unwrap_or(class),
         took[took.len() / 2].as_secs_f64() * 1e3,
         took[took.len() - 1].as_secs_f64() * 1e3,
@@ -54,12 +55,12 @@ fn row(class: &'static str, count: usize) {
         outcome.failed(),
         outcome.quantile(0.99).as_secs_f64() * 1e3,
     );
-    house.stop(GRACE);
+    service.stop(GRACE);
 }
 
-fn report(house: &House, id: &str) -> Duration {
+fn report(service: &Service, id: &str) -> Duration {
     let begun = clock::now();
-    let answer = house.client(&["report", id, "--json"]);
+    let answer = service.client(&["report", id, "--json"]);
     assert!(answer.status.success(), "{answer:?}");
     begun.elapsed()
 }

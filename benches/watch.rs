@@ -1,5 +1,5 @@
-//! Watches the workers of a server from outside, every 5 ms, to see how far over its ceiling any
-//! goes.
+//! Samples the workers of a server from outside every 5 ms, to find how far each exceeds its
+//! ceiling.
 
 use std::{
     collections::BTreeMap,
@@ -11,25 +11,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{client::Load, clock, house::House, proc};
+use super::{client::Load, clock, proc, service::Service};
 
-const LOOK: Duration = Duration::from_millis(5);
+const INTERVAL: Duration = Duration::from_millis(5);
+/// New workers are searched for every tenth time.
 const SEARCH: u32 = 10;
 
-/// The exact figure stalls its target, so it is read at these ages of a worker and then no more: by
-/// then it has written to what it shared with its parent.
+/// Reading the exact value stalls the process, so it is read only at these ages of a worker. After
+/// the last one the worker has copied the pages that it shared with its parent.
 const EXACT_AT: [Duration; 3] = [
     Duration::ZERO,
     Duration::from_secs(1),
     Duration::from_secs(3),
 ];
 
-/// The highest that one process was seen at.
+/// The peaks of one process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Life {
     seen: Instant,
-    exact_looks: usize,
-    /// Anonymous memory less private memory, as of the last exact look.
+    exact_samples: usize,
+    /// Anonymous memory minus private memory, at the last exact sample.
     shared: i64,
     /// Its highest private memory.
     pub private: u64,
@@ -37,7 +38,7 @@ pub(crate) struct Life {
     pub rss: u64,
 }
 
-/// A watch in progress.
+/// Samples in a thread.
 #[derive(Debug)]
 pub(crate) struct Watch {
     stop: Arc<AtomicBool>,
@@ -45,10 +46,10 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch the workers of `house`.
-    pub(crate) fn on(house: &House) -> Self {
+    /// Starts to sample the workers of `service`.
+    pub(crate) fn on(service: &Service) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (root, over) = (house.pid(), Arc::clone(&stop));
+        let (root, over) = (service.pid(), Arc::clone(&stop));
         let thread = thread::spawn(move || {
             let mut lives = BTreeMap::new();
             let mut next = clock::now();
@@ -61,9 +62,9 @@ impl Watch {
                     workers = workers_below(root);
                 }
                 for pid in &workers {
-                    look_at(*pid, &mut lives);
+                    sample(*pid, &mut lives);
                 }
-                next += LOOK;
+                next += INTERVAL;
                 clock::until(next);
             }
             lives
@@ -71,7 +72,7 @@ impl Watch {
         Self { stop, thread }
     }
 
-    /// Ends it: every worker that was seen.
+    /// Stops. Returns the peaks of every worker.
     pub(crate) fn end(self) -> Vec<Life> {
         self.stop.store(true, Ordering::Relaxed);
         let lives = self.thread.join().expect("the watch panicked");
@@ -79,25 +80,25 @@ impl Watch {
     }
 }
 
-fn look_at(pid: i32, lives: &mut BTreeMap<i32, Life>) {
+fn sample(pid: i32, lives: &mut BTreeMap<i32, Life>) {
     let Some((rss, anon)) = proc::resident(pid) else {
         return;
     };
     let now = clock::now();
     let life = lives.entry(pid).or_insert(Life {
         seen: now,
-        exact_looks: 0,
+        exact_samples: 0,
         shared: 0,
         private: 0,
         rss: 0,
     });
     let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     if EXACT_AT
-        .get(life.exact_looks)
+        .get(life.exact_samples)
         .is_some_and(|age| now - life.seen >= *age)
         && let Some((private, _)) = proc::exact(pid)
     {
-        life.exact_looks += 1;
+        life.exact_samples += 1;
         life.shared = signed(anon) - signed(private);
     }
     let private = u64::try_from(signed(anon) - life.shared).unwrap_or(0);
@@ -105,27 +106,27 @@ fn look_at(pid: i32, lives: &mut BTreeMap<i32, Life>) {
     life.rss = life.rss.max(rss);
 }
 
-/// Waits until `load` is answered and all workers are up: connections that are kept stay with the
-/// worker that took them, and would all be the first one's.
-pub(crate) fn settled(house: &House, load: &Load) {
-    house.wait("an answer", Duration::from_secs(20), || {
+/// Waits until `load` is answered and all workers are ready. Otherwise the first worker would
+/// accept all keep-alive connections.
+pub(crate) fn settled(service: &Service, load: &Load) {
+    service.wait("an answer", Duration::from_secs(20), || {
         load.once("/pid").ok()
     });
     rest(Duration::from_secs(2));
 }
 
-/// Returns after `time`: a figure is of a span of time, and nothing is waited for.
+/// Sleeps for `time`, where a measurement needs a span of time and not a condition.
 pub(crate) fn rest(time: Duration) {
     clock::until(clock::now() + time);
 }
 
-/// The processes that are ours, not the command's, and the part of a core that they take in
-/// `lasts`, after a while in which what has started settles.
+/// The processes of `supervise` without those of the command, and the part of a core that they use
+/// during `lasts`, after some time to settle.
 #[expect(clippy::cast_precision_loss, reason = "nanoseconds of seconds")]
-pub(crate) fn cost_at_rest(house: &House, lasts: Duration) -> (Vec<i32>, f64) {
+pub(crate) fn cost_at_rest(service: &Service, lasts: Duration) -> (Vec<i32>, f64) {
     rest(Duration::from_secs(5));
-    let ours: Vec<_> = house
-        .everybody()
+    let ours: Vec<_> = service
+        .processes()
         .into_iter()
         .filter(|pid| !proc::is_python(*pid))
         .collect();
@@ -136,7 +137,8 @@ pub(crate) fn cost_at_rest(house: &House, lasts: Duration) -> (Vec<i32>, f64) {
     (ours, part)
 }
 
-/// Python processes whose parent is a Python process: gunicorn's workers, whoever started gunicorn.
+/// The Python processes with a Python process as parent: the workers of gunicorn, whatever program
+/// started it.
 pub(crate) fn workers_below(root: i32) -> Vec<i32> {
     let mut workers = Vec::new();
     let mut open = vec![root];

@@ -1,24 +1,25 @@
-//! Text that others wrote, made safe for a terminal and for a log.
+//! Makes text from other users and programs safe for a terminal and for a log.
 //!
-//! Names of programs, command lines, paths and the answers of agents are chosen by others. An
-//! escape sequence in them would control the reader's terminal, a line feed would forge a
-//! line, and a bidirectional control (U+202E) would show letters in another order than they have.
+//! Others choose the names of programs, command lines, paths and the answers of agents. An escape
+//! sequence in them would control the reader's terminal, a line feed would forge a line, and a
+//! bidirectional control (U+202E) would show letters in another order.
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// For one line: all control and invisible characters are written as `\n`, `\u{1b}`, `\u{202e}`.
+/// Escapes text for one line. All control and invisible characters are written like `\n`, `\u{1b}`,
+/// `\u{202e}`.
 #[must_use]
 pub fn line(text: &str) -> Cow<'_, str> {
     escape_except(text, &[])
 }
 
-/// For text of several lines: as [`line()`], but line feeds stay.
+/// Escapes text of several lines: like [`line()`], but keeps line feeds.
 #[must_use]
 pub fn lines(text: &str) -> Cow<'_, str> {
     escape_except(text, &['\n'])
 }
 
-/// For the output of a program: as [`lines()`], but tabs stay.
+/// Escapes the output of a program: like [`lines()`], but keeps tabs.
 #[must_use]
 pub fn prints(text: &str) -> Cow<'_, str> {
     escape_except(text, &['\n', '\t'])
@@ -31,8 +32,8 @@ fn escape_except<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
     })
 }
 
-/// For a JSON text. It keeps its meaning, because these characters occur only within strings; line
-/// feeds and tabs between its parts stay.
+/// Escapes a JSON text without changing its meaning, because these characters occur only in
+/// strings. Line feeds and tabs between the parts are kept.
 #[must_use]
 pub fn json(text: &str) -> Cow<'_, str> {
     let is_unsafe = |letter| !matches!(letter, '\n' | '\t') && is_unsafe(letter);
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn json_means_the_same_afterwards() {
+    fn escaped_json_has_the_same_meaning() {
         let value = serde_json::json!({"a\u{202e}": "\u{9b}2J\u{7f}\n\u{e0041}\u{1b}", "b": [1]});
         for text in [
             value.to_string(),

@@ -1,10 +1,10 @@
-//! `supervise` keeps Python processes within their memory, from outside.
+//! `supervise` keeps Python processes within their memory limits, from outside.
 //!
-//! The rooms, in reading order: [`units`] are the words all share, and [`escape`] makes foreign
-//! text safe to show; [`cli`] and [`config`] read
-//! wishes into a `Spec`; [`supervisor`] decides; [`servers`] knows the wrapped programs; [`host`]
-//! touches the kernel; [`agent`] talks to Python; [`control`] talks to operators; [`observe`]
-//! tells; [`driver`] is the one loop between them.
+//! The modules, in reading order: [`units`] has the types that all modules share, and [`escape`]
+//! makes foreign text safe to show; [`cli`] and [`config`] parse settings into a `Spec`;
+//! [`supervisor`] decides; [`servers`] knows the wrapped programs; [`host`] controls the kernel;
+//! [`agent`] talks to Python; [`control`] talks to operators; [`observe`] reports; [`driver`] is
+//! the main loop between them.
 
 pub mod agent;
 pub mod cli;
@@ -15,6 +15,7 @@ pub mod escape;
 pub mod host;
 pub mod observe;
 pub mod private_dir;
+pub mod protocol;
 pub mod queue;
 pub mod servers;
 pub mod supervisor;

@@ -1,4 +1,4 @@
-"""Keeps Python processes within their memory, from outside.
+"""Keeps Python processes within their memory limits, from outside.
 
 `Executor` is a `concurrent.futures.Executor` whose workers `supervise` watches.
 """
@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # Workers import this package too, and must not pay for what only a client needs.
+    # Workers import this package too. Only a client needs these modules, so they are loaded on first use.
+    found: Any
     if name == "Executor":
-        from .executor import Executor as found
+        from . import executor
+
+        found = executor.Executor
     elif name in ("MemoryCapExceeded", "TaskTimeout", "WorkerDied"):
         from . import _errors
 

@@ -1,4 +1,4 @@
-"""Where the binary `supervise` is."""
+"""Finds the binary `supervise`."""
 import os
 import shutil
 import sys
@@ -7,7 +7,7 @@ from typing import Iterator
 
 
 def find() -> str:
-    """The binary that belongs to this package: SUPERVISE_BINARY, beside Python, then PATH."""
+    """The path of the binary: SUPERVISE_BINARY if it is set, else beside the Python interpreter, else in PATH."""
     named = os.environ.get("SUPERVISE_BINARY")
     if named:
         if _runs(named):
@@ -22,7 +22,7 @@ def find() -> str:
         return found
     raise FileNotFoundError(
         "the binary `supervise` is neither beside {} nor in PATH; "
-        "install it by `pip install supervise`, or say where it is by SUPERVISE_BINARY".format(sys.executable)
+        "install it with `pip install supervise`, or set SUPERVISE_BINARY to its path".format(sys.executable)
     )
 
 

@@ -1,14 +1,13 @@
-"""The client of one running `supervise pool`: its process, its socket, and the futures of what it was given.
+"""The client of one running `supervise pool`: its process, its socket, and the futures of its tasks.
 
-`submit` writes tasks straight to the socket if the workers can take them at once. Other tasks wait here, where they
-can be cancelled. One thread reads results and sends the waiting tasks, many at a time, as far as the pool's credit
-allows. No thread blocks in a write: what the socket does not take is written by that one, which goes on reading.
+`submit` writes a task to the socket at once if the workers can take it. Other tasks wait here, where they can be
+cancelled. One thread reads results and sends the waiting tasks in batches, up to the credit that the pool has given.
+No thread blocks in a write: that thread writes later what the socket did not take, and reads results meanwhile.
 """
 import collections
 import itertools
 import pickle
 import signal
-import struct
 import subprocess
 import threading
 import weakref
@@ -17,17 +16,14 @@ from typing import Any, Callable, Deque, Dict, List, NoReturn, Optional, Tuple
 
 from . import _errors, _life, _pickles
 from ._future import TaskFuture
-from ._wire import BROKEN, Wire
+from ._pool import protocol
+from ._pool.protocol import LARGEST, ORDER, TASK
+from ._wire import Wire
 
-_TO_POOL = struct.Struct("<IBQ")
-_SETUP, _TASK, _QUIT = (ord(kind) for kind in "ITQ")
-_RAISED, _UNSAVED, _LOST, _CREDIT = (ord(kind) for kind in "EUDW")
-
-#: A task of more is written beside its header, so that it is not copied.
+#: A task larger than this is written separately from its header, so that it is not copied.
 _LARGE = 64 << 10
-#: So many bytes of waiting tasks are written at once.
+#: Maximum bytes of waiting tasks in one write.
 _BATCH = 128 << 10
-_LARGEST = (1 << 32) - 1
 #: The possible statuses of a pool that was told to stop. RACE: the signal may come before the pool handles
 #: signals, or when it is already ending by itself.
 _STOPPED = (0, -signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -44,20 +40,20 @@ class Client:
         self._running: Dict[int, TaskFuture] = {}
         self._numbers = itertools.count(1)
         self._credit = credit
-        #: So many at most are handed over by `submit` itself: each worker has one more to go on with.
+        #: Maximum tasks that `submit` sends itself: each worker then has one more task to continue with.
         self._at_once = 2 * credit
-        #: Handed over, or about to be.
+        #: The number of tasks that were sent and have no answer yet, or are about to be sent.
         self._under_way = 0
-        #: Of these, how many a caller of `submit` pickles just now.
+        #: The number of these tasks that callers of `submit` are pickling.
         self._packing = 0
         self._closing = False
-        #: The pool was told to begin no other task.
+        #: The pool was told to start no more tasks.
         self._stopped = False
         self._finished = False
         self._ended = False
-        #: The executor, with what happens when it is garbage.
-        self.owner: Optional["weakref.ref[Any]"] = None
-        #: Why no task can be done any more, and the traceback of that.
+        #: The executor. When it is collected as garbage, its pool ends.
+        self.owner: Optional[weakref.ref[Any]] = None
+        #: Why no more tasks can run, and the traceback of that error.
         self.broken: Optional[str] = None
         self._traceback = ""
         self._wire = Wire()
@@ -66,7 +62,7 @@ class Client:
         except BaseException:
             self._wire.release()
             raise
-        self._wire.write([_TO_POOL.pack(len(setup), _SETUP, 0), setup])
+        self._wire.write([ORDER.pack(len(setup), protocol.SETUP, protocol.VERSION), setup])
         self._thread = threading.Thread(target=self._run, name="supervise-executor", daemon=_life.DAEMON)
         try:
             self._thread.start()
@@ -84,21 +80,21 @@ class Client:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[number],
                 env=environment,
-                # Ctrl-C is for the client, which shuts the pool down in order.
+                # The pool must not receive Ctrl-C: the client receives it, and shuts the pool down in order.
                 start_new_session=True,
             )
 
     # Called by any thread.
 
     def submit(self, function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> TaskFuture:
-        """A future for the call; it is with the pool already, if that takes it."""
-        future = TaskFuture()
+        """Returns a future for the call. The task is sent at once if the pool can take it."""
+        future: TaskFuture = TaskFuture()
         with self._lock:
             if self.broken is not None or self._ended:
                 self._refuse()
             if self._waiting or self._under_way >= min(self._credit, self._at_once) or self._wire.out:
-                # What is under way keeps the workers busy. Its answers wake the thread, which hands over many
-                # at a time.
+                # The tasks that were sent keep the workers busy. Their answers wake the thread, which sends the
+                # waiting tasks in batches.
                 self._waiting.append((future, function, args, kwargs))
                 return future
             self._under_way += 1
@@ -117,11 +113,11 @@ class Client:
                 else:
                     self._wire.write(frame if len(frame[1]) > _LARGE else [b"".join(frame)])
                 if self._closing or (frame is None and self._waiting):
-                    self._wire.ring()
+                    self._wire.wake()
         return future
 
     def close(self, cancel: bool, interrupted: bool = False) -> None:
-        """Accepts no more tasks. The pool finishes its tasks (with `cancel`, only those that have begun) and ends.
+        """Accepts no more tasks. The pool finishes its tasks (with `cancel`, only those that have started) and exits.
 
         If the user has `interrupted` the program, the pool says how many tasks it is still finishing.
         """
@@ -130,39 +126,39 @@ class Client:
             if cancel:
                 dropped.extend(self._waiting)
                 self._waiting.clear()
-                # Only one signal: a second one would stop the tasks that have begun.
+                # Only one signal: a second one would stop the tasks that have started.
                 if self._under_way and not self._stopped and not self._ended:
-                    # Tasks that it does not begin any more are cancelled when it has ended: `_end`.
+                    # `_end` cancels the tasks that the pool has not started.
                     self._stopped = True
                     self._process.send_signal(signal.SIGINT if interrupted else signal.SIGTERM)
             self._closing = True
-            self._wire.ring()
+            self._wire.wake()
         for item in dropped:
             if item[0].cancel():
                 item[0].set_running_or_notify_cancel()
 
     def abandon(self) -> None:
-        """Closes, from where no lock may be taken: the executor is garbage."""
+        """Closes the client without taking a lock. Called by the garbage collector, which may interrupt any code."""
         self._closing = True
-        self._wire.ring()
+        self._wire.wake()
 
     def join(self) -> None:
-        """Waits until the pool has ended."""
+        """Waits until the pool has exited."""
         if self._thread is not threading.current_thread():
             self._thread.join()
 
     def kill(self) -> None:
-        """Ends the pool at once, tasks and all."""
+        """Stops the pool and its tasks at once."""
         self._stopped = False
         self._wire.shut()
 
     def forked(self) -> None:
-        """In a child of the client: lets go of the pool, so that it sees when the client itself ends."""
+        """Closes the sockets in a fork of the client, so that the pool still notices when the client itself exits."""
         self._process.returncode = 0
         self._wire.release()
 
     def _refuse(self) -> NoReturn:
-        raise BrokenProcessPool(self.broken or "the pool has ended") from self._why()
+        raise BrokenProcessPool(self.broken or "the pool has exited") from self._why()
 
     def _why(self) -> Optional[BaseException]:
         return _errors.remote(self._traceback) if self._traceback else None
@@ -170,11 +166,11 @@ class Client:
     def _pack(
         self, future: TaskFuture, function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]
     ) -> Optional[List[bytes]]:
-        """The frame of a task that is handed over now; none if that failed, and its future says why."""
+        """The frame of a task that is sent now. None if it cannot be pickled: its future has the error."""
         try:
             body, tail = _pickles.dumps_task(function, args, kwargs)
             size = len(body) + len(tail)
-            if size > _LARGEST:
+            if size > LARGEST:
                 raise ValueError("a task of {} bytes is too large".format(size))
         except Exception as error:
             future.set_exception(error)
@@ -184,7 +180,7 @@ class Client:
             raise
         number = next(self._numbers)
         self._running[number] = future
-        header = _TO_POOL.pack(size, _TASK, number)
+        header = ORDER.pack(size, TASK, number)
         return [header, body, tail]
 
     # The thread.
@@ -218,17 +214,18 @@ class Client:
                 self._finish()
 
     def _take(self, kind: int, number: int, body: memoryview) -> int:
-        """Takes a frame that is no result: how many tasks it answers."""
-        if kind in (_RAISED, _UNSAVED, _LOST):
+        """Handles a frame that is not a result. Returns how many tasks it answers."""
+        if kind in (protocol.RAISED, protocol.UNSERIALIZABLE, protocol.LOST):
             return self._fail(number, kind, bytes(body))
-        if kind == _CREDIT:
+        if kind == protocol.CREDIT:
             self._credit = number
-        elif kind == BROKEN:
+        elif kind == protocol.BROKEN:
             self.broken, self._traceback = _errors.of_start(bytes(body))
             _life.LOG.critical("%s\n%s", self.broken, self._traceback)
         return 0
 
-    # Nothing in these may stay referred to while the thread waits: hence so many functions.
+    # A waiting thread must not keep a result or an error alive. So each is handled in a function of its own, whose
+    # variables end with it.
 
     def _answer(self, number: int, body: memoryview) -> int:
         future = self._running.pop(number, None)
@@ -243,9 +240,9 @@ class Client:
         return 1
 
     def _fail(self, number: int, kind: int, body: bytes) -> int:
-        error = _errors.of_answer(body) if kind == _LOST else _errors.of_exception(body)
+        error = _errors.of_answer(body) if kind == protocol.LOST else _errors.of_exception(body)
         if error is None:
-            return 0  # It ends with the pool, which says why.
+            return 0  # The pool is about to fail with the reason, and this task with it.
         future = self._running.pop(number, None)
         if future is None:
             return 0
@@ -253,7 +250,7 @@ class Client:
         return 1
 
     def _hand_over(self) -> None:
-        """Hands over what waits, as far as the credit goes and the socket takes it."""
+        """Sends waiting tasks, as many as the credit allows and the socket takes."""
         while not self._wire.out:
             with self._lock:
                 count = min(self._credit - self._under_way, len(self._waiting))
@@ -267,7 +264,7 @@ class Client:
                     self._wire.write(parts)
 
     def _pack_waiting(self, count: int) -> Tuple[List[bytes], int]:
-        """The frames of so many tasks that wait, or of fewer if these are much to write; and how many they are."""
+        """The frames of up to `count` waiting tasks, fewer if the tasks are large, and the number of frames."""
         small: List[bytes] = []
         size, packed = 0, 0
         waiting = self._waiting
@@ -276,13 +273,13 @@ class Client:
             try:
                 future, function, args, kwargs = waiting.popleft()
             except IndexError:
-                break  # Cancelled by a shutdown meanwhile.
+                break  # A shutdown has cancelled the others meanwhile.
             if not future.begin():
                 continue
             try:
                 frame = self._pack(future, function, args, kwargs)
             except BaseException:
-                continue  # SystemExit of a `__reduce__`: the future has it.
+                continue  # A `__reduce__` has raised SystemExit, which is now the result of the future.
             if frame is None:
                 continue
             packed += 1
@@ -297,17 +294,17 @@ class Client:
             if self._waiting or self._wire.out or self._packing:
                 return
             self._finished = True
-            self._wire.write([_TO_POOL.pack(0, _QUIT, 0)])
+            self._wire.write([ORDER.pack(0, protocol.QUIT, 0)])
 
     def _end(self) -> None:
-        """The pool is gone: so are the tasks without an answer."""
+        """Called when the pool has exited: tasks without an answer fail."""
         code = self._reap() if self.broken is None else None
         with self._lock:
             stopped = self._stopped and code in _STOPPED
             left = self._running or self._waiting or self._packing or not self._closing
             if self.broken is None and left and not stopped:
                 how = "by signal {}".format(-code) if code and code < 0 else "with status {}".format(code)
-                self.broken = "the process `supervise pool` ended {} before its work was done".format(how)
+                self.broken = "`supervise pool` exited {} before its tasks were done".format(how)
             self._ended = True
             lost = list(self._running.values())
             waiting = list(self._waiting)
@@ -333,5 +330,5 @@ class Client:
 
 
 def abandoning(client: Client) -> Callable[["weakref.ref[Any]"], None]:
-    """What ends the pool of an executor that nobody refers to."""
+    """A callback that stops the pool of an executor when the executor is collected as garbage."""
     return lambda _: client.abandon()

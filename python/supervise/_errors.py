@@ -1,10 +1,9 @@
-"""What a future raises when its task did not return, and how the pool's answers become that."""
+"""The exceptions of failed tasks, and how they are made from the pool's answers."""
 import json
 import pickle
-import struct
 from typing import Any, Dict, Optional, Tuple
 
-_LENGTH = struct.Struct("<I")
+from ._pool import protocol
 
 try:
     from concurrent.futures.process import _RemoteTraceback as RemoteTraceback
@@ -22,15 +21,15 @@ except ImportError:
 
 
 class _Lost(Exception):
-    """A task that has no result, because of what happened to its worker."""
+    """A task has no result because its worker ended."""
 
     def __init__(self, message: str = "", cause: str = "", attempts: int = 1, peak: Optional[int] = None) -> None:
         super().__init__(message)
         #: `cap`, `timeout`, `exit:N`, `signal:NAME` or `start-failed`.
         self.cause = cause
-        #: How often the task was tried.
+        #: The number of attempts to run the task.
         self.attempts = attempts
-        #: The most memory its worker held, in bytes, where it is known.
+        #: The peak memory of the worker in bytes, or None if it is not known.
         self.peak = peak
 
     def __reduce__(self) -> Tuple[Any, ...]:
@@ -38,38 +37,37 @@ class _Lost(Exception):
 
 
 class MemoryCapExceeded(_Lost, MemoryError):
-    """The task needs more memory than the cap of a worker: it was stopped at it, also when it ran alone."""
+    """The task needs more memory than the cap of a worker: it reached the cap even when no other task ran."""
 
 
 class TaskTimeout(_Lost, TimeoutError):
-    """The task ran longer than `task_timeout`, and was stopped."""
+    """The task ran longer than `task_timeout` and was stopped."""
 
 
 class WorkerDied(_Lost, RuntimeError):
-    """The worker ended in the middle of the task. Only this task is lost: the pool goes on with a new worker."""
+    """The worker exited while it ran the task. Only this task is lost: the pool starts a new worker."""
 
 
 def of_answer(body: bytes) -> Optional[BaseException]:
-    """The exception that stands for a task without an answer (frame D); none if no worker can start."""
+    """The exception for a task that has no answer (frame D). None if no worker can start: the pool fails with that."""
     said: Dict[str, Any] = json.loads(body)
     cause = said.get("cause") or ""
     if cause == "start-failed":
         return None
     kind = {"cap": MemoryCapExceeded, "timeout": TaskTimeout}.get(cause, WorkerDied)
-    message = said.get("message") or "the worker ended: {}".format(cause)
+    message = said.get("message") or "the worker exited: {}".format(cause)
     return kind(message, cause, said.get("attempts") or 1, said.get("peak"))
 
 
 def of_exception(body: bytes) -> BaseException:
-    """The exception that a task raised in its worker (frames E and U), the traceback there as its cause."""
-    (length,) = _LENGTH.unpack_from(body)
-    end = _LENGTH.size + length
-    said: Dict[str, Any] = json.loads(body[_LENGTH.size : end])
+    """The exception that a task raised in its worker (frames E and U). Its cause is the traceback in the worker."""
+    text, pickled = protocol.without_length(body)
+    said: Dict[str, Any] = json.loads(text)
     raised = None
-    if len(body) > end:
+    if pickled:
         try:
-            raised = pickle.loads(body[end:])
-        except BaseException:  # Whatever a constructor raises: the text of it is known in any case.
+            raised = pickle.loads(pickled)
+        except BaseException:  # A constructor may raise anything. The text of the exception is known in any case.
             pass
     if not isinstance(raised, BaseException):
         raised = RuntimeError("{}: {}".format(said.get("type"), said.get("message")))
@@ -78,19 +76,19 @@ def of_exception(body: bytes) -> BaseException:
 
 
 def of_start(body: bytes) -> Tuple[str, str]:
-    """Why the pool cannot go on (frame X): the message, and the traceback."""
+    """Why the pool failed (frame X): the message and the traceback."""
     try:
         said = json.loads(body)
     except ValueError:
         said = None
     if not isinstance(said, dict):
-        return "a worker could not start, and did not say why", ""
+        return "a worker could not start; it sent no reason", ""
     why = ": ".join(part for part in (said.get("type"), said.get("message")) if part)
     return "a worker could not start: {}".format(why), said.get("traceback") or ""
 
 
 def remote(traceback: str) -> BaseException:
-    """A traceback of another process, as something that can be the cause of an exception."""
+    """Makes an exception of a traceback of another process, for use as the cause of another exception."""
     cause = RemoteTraceback.__new__(RemoteTraceback)
     cause.tb = '\n"""\n{}"""'.format(traceback)
     return cause

@@ -1,4 +1,4 @@
-"""A future that costs little as long as nobody waits for it."""
+"""A future that is cheap until another thread waits for it."""
 import threading
 from concurrent.futures import Future
 from typing import Any, Optional
@@ -10,10 +10,10 @@ _lock = threading.Lock()
 
 
 class TaskFuture(Future):  # type: ignore[type-arg]
-    """A future whose condition is made when somebody wants it: to wait, to cancel, to add a callback.
+    """A future that makes its condition variable when it is needed: to wait, to cancel or to add a callback.
 
-    RACE: whoever wants the condition makes it under the lock under which the state changes as long as there
-    is none. So either it sees the new state, or the change sees the condition, and notifies.
+    RACE: one lock protects both the making of the condition and, as long as there is none, changes of the state. So
+    a waiting thread either sees the new state, or its condition exists before the change and is notified.
     """
 
     _made: Optional[threading.Condition] = None
@@ -21,7 +21,7 @@ class TaskFuture(Future):  # type: ignore[type-arg]
     _result = None
     _exception = None
 
-    # Not that of the base, which makes the condition. What goes with that comes with it.
+    # The `__init__` of the base class would make the condition. `_condition` sets the other attributes of it.
     __init__ = object.__init__
 
     @property
@@ -35,13 +35,14 @@ class TaskFuture(Future):  # type: ignore[type-arg]
             return made
 
     def start(self) -> None:
-        """It is handed over now, and nobody else has it yet."""
+        """The task is being sent. No other thread has this future yet, so it takes no lock."""
         self._state = _RUNNING
 
-    # Called by the thread of the client only, which no signal interrupts: there `with` costs twice as much.
+    # `begin` and `finish` are called only by the thread of the client. Signals do not interrupt that thread, so they
+    # need no `with`, which takes twice as long.
 
     def begin(self) -> bool:
-        """It is handed over now. False if it was cancelled."""
+        """The task is being sent. False if it was cancelled."""
         _lock.acquire()
         try:
             if self._made is None:
@@ -52,7 +53,7 @@ class TaskFuture(Future):  # type: ignore[type-arg]
         return self.set_running_or_notify_cancel()
 
     def finish(self, result: Any) -> None:
-        """It has returned."""
+        """Sets the result."""
         _lock.acquire()
         try:
             if self._made is None:
@@ -64,7 +65,7 @@ class TaskFuture(Future):  # type: ignore[type-arg]
         self.set_result(result)
 
     def drop(self) -> None:
-        """Cancels a task that the pool has received but not begun, because the pool was told to stop."""
+        """Cancels a task that the pool has received but not started, because the pool was told to stop."""
         with self._condition:
             self._state = _PENDING
         if self.cancel():
@@ -73,13 +74,13 @@ class TaskFuture(Future):  # type: ignore[type-arg]
     # Called by any thread.
 
     def result(self, timeout: Optional[float] = None) -> Any:
-        """What the call returned; raises what it raised."""
+        """Returns what the call returned, or raises what it raised."""
         if self._state == _FINISHED and self._exception is None:
             return self._result
         return super().result(timeout)
 
     def cancel(self) -> bool:
-        """Whether nothing will become of it; never so once it was handed over."""
+        """Cancels the task unless it was sent to the pool; returns whether it is cancelled."""
         if self._state in (_RUNNING, _FINISHED):
             return False
         return super().cancel()

@@ -1,4 +1,4 @@
-"""What happens to executors when the interpreter ends, or forks."""
+"""Closes executors when the interpreter exits, and detaches them after a fork."""
 import atexit
 import logging
 import os
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("concurrent.futures")
 
 _register: "Callable[[Callable[[], None]], object]" = getattr(threading, "_register_atexit", atexit.register)
-#: Before Python 3.9 other threads are waited for before anything can tell them to end.
+#: Python 3.8 waits for threads that are not daemons before it runs exit handlers, which would tell them to end.
 DAEMON = not hasattr(threading, "_register_atexit")
 
 clients: "weakref.WeakSet[Client]" = weakref.WeakSet()
-#: No process can be started any more.
+#: The interpreter is exiting: no process can be started.
 exiting = False
-#: How often this process is the child of a fork, counted from the one that imported this.
+#: The number of forks between the process that imported this module and this process.
 forks = 0
 
 
@@ -27,8 +27,8 @@ def _exit() -> None:
     global exiting
     exiting = True
     ending = list(clients)
-    # If an uncaught Ctrl-C ends the program, no other task is begun. An interactive session goes on after a Ctrl-C,
-    # so there it does not count.
+    # If an uncaught Ctrl-C ends the program, no more tasks are started. In an interactive session the last Ctrl-C may
+    # be long past, because the session continues after it.
     last = getattr(sys, "last_type", None)
     interrupted = isinstance(last, type) and issubclass(last, KeyboardInterrupt) and not hasattr(sys, "ps1")
     for client in ending:

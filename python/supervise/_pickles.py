@@ -1,25 +1,28 @@
-"""How tasks and results are pickled: by reference where the other process can import them, else by value.
+"""Pickles tasks and results: by reference if the other process can import them, otherwise by value.
 
-What is defined in `__main__` (a script, a notebook, `python -c`) cannot be imported by a worker, nor can a
-lambda: cloudpickle pickles those by value. The pickle of a function is kept, for as long as nothing
-that it uses can have changed. Workers import this module to load, so that it imports next to nothing.
+A worker cannot import a lambda, nor anything that is defined in `__main__` (a script, a notebook, `python -c`).
+cloudpickle pickles these by value. The pickle of a function is cached as long as nothing that the function uses has
+changed. Workers import this module to load tasks, so it imports as little as possible.
 """
 import io
 import pickle
-import struct
 import sys
 import types
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
+
+from ._pool.protocol import LENGTH
 
 _PROTOCOL = 5
 _MAIN = b"__main__"
 _MANAGERS = "multiprocessing.managers"
 _UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
 _NOTHING = object()
-_LENGTH = struct.Struct("<I")
-#: Behind the pickle of a task whose function does not come by itself.
-_WHOLE = _LENGTH.pack(0)
-_PLAIN = (int, float, complex, bool, str, bytes, type(None), type(Ellipsis), types.BuiltinFunctionType, types.ModuleType)
+#: Stands at the end of a task whose function is in one pickle with the arguments.
+_WHOLE = LENGTH.pack(0)
+_PLAIN = (
+    *(int, float, complex, bool, str, bytes, type(None), type(Ellipsis)),
+    *(types.BuiltinFunctionType, types.ModuleType),
+)
 
 
 class Spread:
@@ -39,7 +42,7 @@ class Spread:
 
 
 def dumps(value: Any) -> bytes:
-    """A value, in a form that a process without this `__main__` can load."""
+    """Pickles a value so that a process with another `__main__` can load it."""
     try:
         body = pickle.dumps(value, _PROTOCOL)
     except _UNPICKLABLE as error:
@@ -48,18 +51,20 @@ def dumps(value: Any) -> bytes:
 
 
 def dumps_setup(initializer: Optional[Callable[..., object]], args: Tuple[Any, ...]) -> bytes:
-    """What each worker begins with."""
+    """Pickles the initializer that each worker calls when it starts."""
     return _with_key(dumps((initializer, args)))
 
 
 def dumps_task(function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Tuple[bytes, bytes]:
-    """The body of a task, in two parts: the pickle of its arguments; that of its function, and how long that is.
+    """The body of a task in two parts: the pickle of its arguments; the pickle of its function and its length.
 
-    Most tasks call what the task before them called, and to find a function by its name takes longer than all
-    else here and there. Whatever cannot be imported comes with the arguments, and 0 is behind them.
+    Most tasks call the same function as the task before them, and the lookup of a function by name takes longer than
+    everything else in client and worker. A function that cannot be imported is pickled with the arguments; the length
+    is then 0.
     """
-    found: Optional[_Found] = _newest
-    if found.function is not function or found.scope.get(found.name) is not function:
+    newest = _newest
+    found: Optional[_Found] = newest
+    if newest.function is not function or newest.scope.get(newest.name) is not function:
         found = _find(function)
     if found is None:
         return _with_key(_dumps_call(function, args, kwargs)), _WHOLE
@@ -73,23 +78,23 @@ def dumps_task(function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict
 
 
 def load_task(body: Union[bytes, bytearray]) -> Any:
-    """A function, its arguments, its keywords: what `dumps_task` made of them."""
+    """Loads the function, arguments and keyword arguments of a task from `dumps_task`."""
     newest = _newest
     function = newest.function
-    if not body.endswith(newest.tail) or not newest.is_still(function):
-        size = _LENGTH.unpack_from(body, len(body) - _LENGTH.size)[0]
+    if not body.endswith(newest.tail) or not newest.is_current(function):
+        size = LENGTH.unpack_from(body, len(body) - LENGTH.size)[0]
         if size == 0:
             return pickle.loads(body)
-        tail = bytes(body[-size - _LENGTH.size :])
+        tail = bytes(body[-size - LENGTH.size :])
         function = pickle.loads(tail)
         _found(function, tail)
-    # It ends before the tail.
+    # `loads` stops at the end of the first pickle and ignores the tail.
     args, kwargs = pickle.loads(body)
     return function, args, kwargs
 
 
 class _Found:
-    """An imported function, and whether its name still stands for it."""
+    """An imported function, with what is needed to check that its name still refers to it."""
 
     __slots__ = ("function", "tail", "scope", "name")
 
@@ -99,22 +104,22 @@ class _Found:
         self.scope = scope
         self.name = name
 
-    def is_still(self, function: Any) -> bool:
+    def is_current(self, function: Any) -> bool:
         return self.function is function and self.scope.get(self.name) is function
 
 
-#: The function of the newest task, in the client or in a worker.
+#: The function of the last task, in the client or in a worker.
 _newest = _Found(_NOTHING, b"", {}, "")
 
 
 def _found(function: Any, tail: bytes) -> Optional[_Found]:
-    """Keeps it, if what its name stands for can be looked at."""
+    """Remembers a function as the one of the last task, if it is possible to check what its name refers to."""
     global _newest
-    # Where it is loaded anything may have that name.
+    # In a worker, the name may refer to another object.
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     name = getattr(function, "__qualname__", "")
     found = _Found(function, tail, getattr(module, "__dict__", {}), name)
-    if not found.is_still(function):
+    if not found.is_current(function):
         return None
     _newest = found
     return found
@@ -126,12 +131,12 @@ def _find(function: Any) -> Optional[_Found]:
     try:
         body = pickle.dumps(function, _PROTOCOL)
     except _UNPICKLABLE:
-        return None  # The pickle of the whole task says why.
-    return None if _MAIN in body else _found(function, body + _LENGTH.pack(len(body)))
+        return None  # Pickling the whole task will raise the reason.
+    return None if _MAIN in body else _found(function, body + LENGTH.pack(len(body)))
 
 
 def _with_key(body: bytes) -> bytes:
-    """With the key that lets the proxies of a manager in it, if it has any, connect to their manager."""
+    """Adds the key of this process, if the pickle has proxies of a manager: they need it to connect to the manager."""
     if _MANAGERS not in sys.modules or _MANAGERS.encode() not in body:
         return body
     from multiprocessing import process
@@ -149,15 +154,15 @@ def _dumps_call(function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dic
         body = pickle.dumps((called, args, kwargs), _PROTOCOL)
     except _UNPICKLABLE as error:
         return _dumps_by_value((function, args, kwargs), error)
-    # More of `__main__` than what the kept pickle says of it: the arguments are from there too.
+    # If `__main__` is named more often than in the cached pickle, the arguments refer to it, too.
     return body if body.count(_MAIN) == kept.mains else _dumps_by_value((function, args, kwargs), None)
 
 
-# Where the pickle is loaded.
+# Loading.
 
-#: What functions of the client's `__main__` see as their globals here, all of them the same.
+#: The globals, in this process, of all functions of the client's `__main__`.
 _globals: Dict[str, Any] = {}
-#: What of it came from the client; a name bound to anything else was bound by code that ran here.
+#: The values in `_globals` that came from the client. Code that ran here has set a name with another value.
 _sent: Dict[str, Any] = {}
 _loaded: Dict[bytes, Any] = {}
 
@@ -168,7 +173,7 @@ def main_globals() -> Dict[str, Any]:
 
 
 def load(blob: bytes) -> Any:
-    """Loads what was pickled by value. A global that code here has bound (an initializer's `global model`) stays."""
+    """Loads a pickle by value. Keeps globals that code in this process has set (an initializer's `global model`)."""
     own = {name: value for name, value in _globals.items() if _sent.get(name, _NOTHING) is not value}
     value = pickle.loads(blob)
     _globals.update(own)
@@ -179,7 +184,7 @@ def load(blob: bytes) -> Any:
 
 
 def load_keyed(key: bytes, body: bytes) -> Any:
-    """Loads what has proxies in it: this process is known to their managers from now on."""
+    """Loads a pickle with proxies. From now on this process uses the key of their managers."""
     from multiprocessing import process
 
     process.current_process().authkey = key
@@ -187,7 +192,7 @@ def load_keyed(key: bytes, body: bytes) -> Any:
 
 
 def load_kept(blob: bytes) -> Any:
-    """Loads a function that many tasks call, once."""
+    """Loads a function that many tasks call, and caches it."""
     function = _loaded.get(blob, _NOTHING)
     if function is _NOTHING:
         function = load(blob)
@@ -197,11 +202,11 @@ def load_kept(blob: bytes) -> Any:
     return function
 
 
-# Where it is made.
+# Pickling.
 
 
 class _Blob:
-    """Stands in a pickle for what was pickled by value."""
+    """Takes the place, in a pickle, of an object that was pickled by value."""
 
     def __init__(self, blob: bytes, loader: Callable[[bytes], Any] = load) -> None:
         self.blob = blob
@@ -210,14 +215,14 @@ class _Blob:
         self.uses: Optional[_Uses] = None
 
     def __call__(self) -> None:
-        """Never called: it is its function once it is loaded."""
+        """Never called. It makes this object callable, as a stand-in for a function must be."""
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return self.loader, (self.blob,)
 
 
 class _Keyed:
-    """Stands in a pickle for one that has proxies of managers in it."""
+    """Wraps a pickle that has proxies of managers, with the key for these managers."""
 
     def __init__(self, key: bytes, body: bytes) -> None:
         self.key = key
@@ -228,7 +233,7 @@ class _Keyed:
 
 
 class _MainGlobals:
-    """Stands in a pickle for the globals of `__main__`."""
+    """Takes the place, in a pickle, of the globals of `__main__`."""
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return main_globals, ()
@@ -255,16 +260,17 @@ def _dumps_by_value(value: Any, failed: Optional[BaseException]) -> bytes:
     except Exception:
         if failed is None or "__main__" in str(failed):
             raise
-    # What says best why it cannot be pickled.
+    # The first error is the better explanation.
     raise failed
 
 
-#: The newest functions pickled by value. What one uses may lead back to it, so weak references would not do.
+#: Cached functions that were pickled by value. A function's values may refer back to it, so a weak dictionary would
+#: never drop one.
 _keeping: Dict[Any, _Blob] = {}
 
 
 def _kept(function: Any) -> Optional[_Blob]:
-    """The pickle by value of a function that cannot be imported; none for everything else."""
+    """The cached pickle by value of a function that cannot be imported; None for everything else."""
     if not by_value(function):
         return None
     kept = _keeping.get(function)
@@ -276,7 +282,7 @@ def _kept(function: Any) -> Optional[_Blob]:
     try:
         kept = _Blob(_cloud(function), load_kept)
     except Exception:
-        return None  # The pickle of the whole task says why.
+        return None  # Pickling the whole task will raise the reason.
     kept.uses = uses
     if len(_keeping) >= 64:
         _keeping.clear()
@@ -285,7 +291,7 @@ def _kept(function: Any) -> Optional[_Blob]:
 
 
 def by_value(function: Any) -> bool:
-    """Whether it is a function that no other process can import."""
+    """Whether this is a function that another process cannot import."""
     return type(function) is types.FunctionType and not _imports(function)
 
 
@@ -294,7 +300,7 @@ def _imports(value: Any) -> bool:
 
 
 class _Uses:
-    """All that the pickle of a function holds beside its code, to see whether it is still so."""
+    """All values that the pickle of a function contains beside its code, to check whether they have changed."""
 
     def __init__(self) -> None:
         self.functions: List[Tuple[Any, Any, Any, Any]] = []
@@ -303,7 +309,7 @@ class _Uses:
         self.seen: Set[int] = set()
 
     def add(self, function: Any) -> bool:
-        """Whether all that it uses is fixed, or a name that can be looked at."""
+        """Records what a function uses. False if a change of that could not be noticed."""
         if id(function) in self.seen:
             return True
         self.seen.add(id(function))
@@ -325,7 +331,7 @@ class _Uses:
         return all(self.fixed(value) for value in values)
 
     def fixed(self, value: Any) -> bool:
-        """Whether it cannot change without another object in its place."""
+        """Whether a change of this value replaces the object, so that a comparison of identity notices it."""
         if value is _NOTHING or type(value) in _PLAIN:
             return True
         if type(value) in (tuple, frozenset):
@@ -335,7 +341,7 @@ class _Uses:
         return isinstance(value, type) and _imports(value)
 
     def unchanged(self) -> bool:
-        """Whether every name still stands for the same object."""
+        """Whether every name still refers to the same object."""
         for function, code, defaults, keywords in self.functions:
             if function.__code__ is not code or function.__defaults__ is not defaults:
                 return False

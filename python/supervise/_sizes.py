@@ -1,4 +1,4 @@
-"""Checks the sizes of limits on memory before anything is started. `Size::limit` in src/units/size.rs does the same."""
+"""Checks memory limits before a process is started. `Size::limit` in src/units/size.rs has the same rules."""
 import operator
 import os
 import re
@@ -11,7 +11,7 @@ _MOST = 1 << 53
 
 
 def limit(name: str, value: object) -> Optional[str]:
-    """The size as the pool reads it, or None for None. Raises ValueError for anything else."""
+    """The value as an option of `supervise pool`, or None for None. Raises ValueError if it is not a valid size."""
     if value is None:
         return None
     text = _text(name, value)
@@ -24,18 +24,18 @@ def limit(name: str, value: object) -> Optional[str]:
     if unit == "%":
         if not 0 < number <= 100:
             raise ValueError("{}={!r}: a percentage is above 0 and at most 100".format(name, value))
-        # This process may have less than the machine; the pool knows that when it starts.
+        # A container may have less memory than the machine. The pool checks that when it starts.
         size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * number / 100
         if size < _LEAST:
-            raise ValueError("{}={!r} of this machine is below 1M".format(name, value))
+            raise ValueError("{}={!r} of this machine's memory is below the minimum of 1M".format(name, value))
         return text
     size = number * _UNITS.get(unit[:1], 1)
     if size < _LEAST:
         meant = '; did you mean "{}M"?'.format(found.group(1)) if 1 <= number <= 65536 else ""
-        least = "{}={!r} is {:.0f} bytes, and a limit on memory is at least 1M{}"
+        least = "{}={!r} is {:.0f} bytes; the minimum of a memory limit is 1M{}"
         raise ValueError(least.format(name, value, size, meant))
     if size > _MOST:
-        raise ValueError("{}={!r} is larger than any machine".format(name, value))
+        raise ValueError("{}={!r} is too large".format(name, value))
     return text
 
 
@@ -44,7 +44,7 @@ def _text(name: str, value: object) -> str:
         return value.strip()
     if not isinstance(value, bool):
         try:
-            return str(operator.index(value))  # type: ignore[call-overload]
+            return str(operator.index(value))  # type: ignore[arg-type]
         except TypeError:
             pass
         if isinstance(value, float) and value.is_integer():

@@ -1,57 +1,55 @@
-"""The socket to the pool, as the client sees it: frames in, bytes out, and nobody blocks in a write."""
+"""The client's socket to its pool. No thread blocks in a write."""
 import collections
 import itertools
 import select
 import socket
-import struct
 from typing import Callable, Deque, List, Optional
 
-_FRAME = struct.Struct("<IBQII")
-#: The frames that this looks at itself: no more comes after the second.
-RESULT, BROKEN = ord("K"), ord("X")
+from ._pool import protocol
+
 _BUFFER = 256 << 10
 
 
 class Wire:
-    """Both ends of a new socket, and a bell to wake the thread that waits at it."""
+    """A new pair of sockets to the pool, and a second pair that wakes the thread in `wait`."""
 
     def __init__(self) -> None:
-        self._bell, self._rings = socket.socketpair()
-        #: `theirs` is for the pool.
+        self._waker, self._wakes = socket.socketpair()
+        #: `theirs` is the end of the pool.
         self._socket, self.theirs = socket.socketpair()
-        for end in (self._bell, self._rings, self._socket):
+        for end in (self._waker, self._wakes, self._socket):
             end.setblocking(False)
-        #: What the socket did not take yet.
+        #: Data that the socket has not taken yet.
         self.out: Deque[memoryview] = collections.deque()
         self._buffer = bytearray(_BUFFER)
         self._filled = 0
         self._poll = select.poll()
-        self._poll.register(self._rings, select.POLLIN)
+        self._poll.register(self._wakes, select.POLLIN)
         self._poll.register(self._socket, select.POLLIN)
         self._number = self._socket.fileno()
         self._writing = False
 
-    def ring(self) -> None:
-        """Wakes the thread. Takes no lock."""
+    def wake(self) -> None:
+        """Wakes the thread in `wait`. Takes no lock."""
         try:
-            self._bell.send(b"!")
+            self._waker.send(b"!")
         except OSError:
-            pass  # It rings already, or the thread is gone.
+            pass  # The buffer is full, so the thread will wake; or the socket is closed.
 
     def shut(self) -> None:
-        """Says that nothing is wanted any more."""
+        """Shuts the connection down: the pool then stops at once."""
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # The pool is gone.
+            pass  # The pool has exited.
 
     def release(self) -> None:
-        """Closes what this process has of it."""
-        for end in (self._socket, self.theirs, self._bell, self._rings):
+        """Closes all sockets of this process."""
+        for end in (self._socket, self.theirs, self._waker, self._wakes):
             end.close()
 
     def write(self, parts: List[bytes]) -> None:
-        """Writes what the socket takes; `flush` writes the rest. Under the lock of the client."""
+        """Writes what the socket takes; `flush` writes the rest. The caller holds the lock of the client."""
         if self.out:
             self.out.extend(map(memoryview, parts))
             return
@@ -60,16 +58,16 @@ class Wire:
         except BlockingIOError:
             sent = 0
         except OSError:
-            return  # The pool is gone, which the next read says.
+            return  # The pool has exited. The next read notices that.
         for part in parts:
             if sent < len(part):
                 self.out.append(memoryview(part)[sent:])
             sent = max(0, sent - len(part))
         if self.out:
-            self.ring()
+            self.wake()
 
     def flush(self) -> None:
-        """Writes more of what waits. Under the lock of the client."""
+        """Writes more of `out`. The caller holds the lock of the client."""
         out = self.out
         try:
             while out:
@@ -82,10 +80,10 @@ class Wire:
         except BlockingIOError:
             pass
         except OSError:
-            out.clear()  # The pool is gone, which the next read says.
+            out.clear()  # The pool has exited. The next read notices that.
 
     def wait(self) -> bool:
-        """Waits for the pool or the bell. True if there is something to read."""
+        """Waits for the pool or for `wake`. True if there is data to read."""
         if bool(self.out) != self._writing:
             self._writing = not self._writing
             events = select.POLLIN | select.POLLOUT if self._writing else select.POLLIN
@@ -93,7 +91,7 @@ class Wire:
         readable = False
         for number, event in self._poll.poll():
             if number != self._number:
-                self._rings.recv(4096)
+                self._wakes.recv(4096)
             elif event & ~select.POLLOUT:
                 readable = True
         return readable
@@ -101,9 +99,9 @@ class Wire:
     def receive(
         self, answer: Callable[[int, memoryview], int], take: Callable[[int, int, memoryview], int]
     ) -> Optional[int]:
-        """Reads what there is; `answer` takes each result, `take` the other frames: the sum of what they say.
+        """Reads what has arrived. Calls `answer` for each result, and `take` for each other frame.
 
-        None at the end.
+        Returns the sum of what they returned, or None at the end of the connection.
         """
         try:
             count = self._socket.recv_into(memoryview(self._buffer)[self._filled :])
@@ -115,7 +113,8 @@ class Wire:
             return None
         filled = self._filled = self._filled + count
         at, needed, answered = 0, 0, 0
-        head, unpack = _FRAME.size, _FRAME.unpack_from
+        head, unpack = protocol.REPLY.size, protocol.REPLY.unpack_from
+        result, broken = protocol.RESULT, protocol.BROKEN
         with memoryview(self._buffer) as view:
             while filled - at >= head:
                 length, kind, number, _, _ = unpack(view, at)
@@ -124,17 +123,17 @@ class Wire:
                     needed = head + length
                     break
                 at = body + length
-                if kind == RESULT:
+                if kind == result:
                     answered += answer(number, view[body:at])
                     continue
                 answered += take(kind, number, view[body:at])
-                if kind == BROKEN:
+                if kind == broken:
                     return None
             self._keep(view, at, needed)
         return answered
 
     def _keep(self, view: memoryview, at: int, needed: int) -> None:
-        """Keeps the part of a frame that came, with room for the rest of it."""
+        """Moves the first part of an incomplete frame to the start of the buffer, with room for the rest."""
         rest = self._filled - at
         wanted = max(_BUFFER, needed)
         if wanted > len(view) or (wanted < len(view) and rest <= _BUFFER // 2):

@@ -1,4 +1,4 @@
-"""`Executor`: a `concurrent.futures.Executor` whose workers `supervise` keeps within their memory."""
+"""`Executor`: a `concurrent.futures.Executor` with memory limits for its workers."""
 import concurrent.futures
 import itertools
 import json
@@ -6,10 +6,10 @@ import os
 import sys
 import threading
 import weakref
-from datetime import timedelta
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from datetime import timedelta
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Literal, Optional, Sequence, Tuple, Union
 
 from . import _binary, _life, _pickles, _sizes
 from ._client import Client, abandoning
@@ -21,17 +21,17 @@ Size = Union[int, str]
 
 
 class Executor(concurrent.futures.Executor):
-    """Runs calls in worker processes, as `ProcessPoolExecutor` does, and watches their memory.
+    """Runs calls in worker processes, as `ProcessPoolExecutor` does, and limits their memory.
 
-    A worker over its `ceiling` is replaced between two tasks; one that reaches its `cap` ends, and its task
-    is tried again alone `oom_retries` times, then raises `MemoryCapExceeded`. `budget` holds for all
-    workers together. A worker that dies takes only its own task with it (`WorkerDied`): the pool goes on.
-    Sizes are bytes, or texts such as "300M", "1.5G" and "80%", and at least 1M.
+    A worker over its `ceiling` is replaced between two tasks. A worker that reaches its `cap` is stopped. Its task is
+    tried again `oom_retries` times while no other task runs, and then raises `MemoryCapExceeded`. `budget` limits all
+    workers together. If a worker dies, only its own task is lost (`WorkerDied`), and the pool starts a new worker.
+    Sizes are bytes or strings such as "300M", "1.5G" and "80%", and at least 1M.
 
-    With `start="template"` the modules of `preload` are imported once, and workers are forked from there;
-    with "fresh" each worker imports by itself; "auto" forks unless imports hold something that forks cannot share,
-    such as connections or threads. `task_timeout` is in seconds. `initializer(*initargs)` runs once in each worker; if it
-    fails the pool is broken.
+    With `start="template"` the modules of `preload` are imported once, and workers are forked from that process. With
+    "fresh" each worker imports them. "auto" forks unless the imports hold something that forks cannot share, such as
+    connections or threads. `task_timeout` is in seconds. `initializer(*initargs)` runs once in each worker; if it
+    fails, the pool is broken.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Executor(concurrent.futures.Executor):
         if start not in ("auto", "template", "fresh"):
             raise ValueError("start must be 'auto', 'template' or 'fresh', not {!r}".format(start))
         if isinstance(preload, str):
-            raise TypeError("preload must be the names of modules, not one text")
+            raise TypeError("preload must be a sequence of module names, not a string")
         self._max_workers = max_workers
         self._options: List[str] = ["--workers", str(max_workers), "--start", start]
         self._options += ["--oom-retries", str(int(oom_retries))]
@@ -85,7 +85,7 @@ class Executor(concurrent.futures.Executor):
         self._client: Optional[Client] = None
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        """A future for `fn(*args, **kwargs)`, which a worker runs."""
+        """Returns a future for `fn(*args, **kwargs)`, which a worker runs."""
         client = self._client
         if client is None or self._shut or _life.exiting or self._forks != _life.forks:
             client = self._start(fn)
@@ -99,7 +99,7 @@ class Executor(concurrent.futures.Executor):
         chunksize: int = 1,
         **more: Any,
     ) -> Iterator[Any]:
-        """`fn` of each tuple of the iterables, in order; `chunksize` of them are one task."""
+        """Calls `fn` with each tuple of the iterables. Results are in order. A task makes `chunksize` calls."""
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         if chunksize == 1:
@@ -108,9 +108,9 @@ class Executor(concurrent.futures.Executor):
         return _flat(super().map(_pickles.Spread(fn), chunks, timeout=timeout, **more))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Accepts no more tasks and finishes those that were submitted; `cancel_futures` cancels those not begun.
+        """Accepts no more tasks and finishes those that were submitted; `cancel_futures` cancels those not started.
 
-        Ctrl-C while this waits kills the pool.
+        Ctrl-C during the wait kills the pool.
         """
         if self._forks != _life.forks:
             return
@@ -127,8 +127,8 @@ class Executor(concurrent.futures.Executor):
                 client.kill()
                 raise
 
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> Optional[bool]:
-        # On Ctrl-C and SystemExit no other task is begun.
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> Literal[False]:
+        # After Ctrl-C and SystemExit no more tasks are started.
         cancel = kind is not None and not issubclass(kind, Exception)
         self._interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         self.shutdown(wait=True, cancel_futures=cancel)
@@ -139,9 +139,9 @@ class Executor(concurrent.futures.Executor):
         return self._client.broken if self._client is not None else None
 
     def _start(self, fn: Callable[..., Any]) -> Client:
-        """The client, started if it was not; or why there can be none."""
+        """Returns the client, and starts it if necessary. Raises the reason if it cannot run."""
         if self._forks != _life.forks:
-            raise RuntimeError("this executor belongs to the parent of this process: make one after the fork")
+            raise RuntimeError("this executor belongs to the parent of this process; create one after the fork")
         with self._lock:
             if self._client is not None and self._client.broken is not None:
                 self._client.submit(fn, (), {})  # Raises, with the reason.
@@ -158,7 +158,7 @@ class Executor(concurrent.futures.Executor):
     def _command(self, fn: Callable[..., Any]) -> Tuple[List[str], Dict[str, str]]:
         preload = list(self._preload)
         if _pickles.by_value(fn) or b"cloudpickle" in self._setup:
-            preload.append("cloudpickle")  # Each worker would import it.
+            preload.append("cloudpickle")  # Otherwise each worker would import it to load its first task.
         imports = itertools.chain.from_iterable(("--import", name) for name in preload)
         environment = dict(os.environ)
         environment["SUPERVISE_SYS_PATH"] = json.dumps([os.fspath(path) for path in sys.path])
@@ -187,4 +187,4 @@ def _flat(chunks: Iterator[List[Any]]) -> Iterator[Any]:
     for chunk in chunks:
         chunk.reverse()
         while chunk:
-            yield chunk.pop()  # Nothing keeps it here.
+            yield chunk.pop()  # Removed from the chunk, so that the caller holds the only reference.

@@ -1,45 +1,38 @@
-//! What an agent's answer says.
+//! The meaning of an agent's answer.
 
 use serde_json::{Value, json};
 
-use crate::{supervisor::event::Said, units::Bytes};
+use crate::{protocol::question::Content, supervisor::input::AgentAnswer, units::Bytes};
 
-/// A process with less than this part of its worker's memory says little about the worker.
+/// A process with less than this part of its worker's memory does not represent the worker.
 const OWN_SHARE: f64 = 0.5;
-/// Maximum letters of a worker's own text in an event.
+/// Maximum characters of a worker's own text in an event.
 const TEXT_MAX: usize = 400;
 
-/// The report in an answer, if it is one and it could be made.
-pub(super) fn report(answer: &Value) -> Option<Value> {
-    let report = answer.get("report").filter(|_| is_ok(answer))?;
-    report.is_object().then(|| report.clone())
-}
-
-/// Any other answer.
-pub(super) fn read(answer: &Value) -> Said {
-    let number = |name: &str| answer.get(name).and_then(Value::as_u64);
-    if !is_ok(answer) {
-        let why = answer.get("error").and_then(Value::as_str);
-        return Said::Failed(short(why.unwrap_or("its agent could not")));
-    }
-    match answer.get("do").and_then(Value::as_str) {
-        Some("gc") => Said::Collected {
-            before: Bytes(number("private_before").unwrap_or(0)),
-            after: Bytes(number("private_after").unwrap_or(0)),
+/// Translates an answer for the decider. A report that was not requested counts as malformed.
+pub(super) fn said(content: Content) -> AgentAnswer {
+    match content {
+        Content::Collected { before, after } => AgentAnswer::Collected {
+            before: Bytes(before),
+            after: Bytes(after),
         },
-        Some("open") => Said::Opened,
-        Some("close") => Said::Closed,
-        _ => Said::Failed("its agent's answer is not understood".to_owned()),
+        Content::Busy => AgentAnswer::Busy,
+        Content::Base { taken } => AgentAnswer::Base { taken },
+        Content::Opened => AgentAnswer::Opened,
+        Content::Closed => AgentAnswer::Closed,
+        Content::Failed(why) => {
+            let why = why.unwrap_or_else(|| "its agent failed without a reason".to_owned());
+            AgentAnswer::Failed(short(&why))
+        }
+        Content::Report(_) | Content::NotUnderstood => {
+            AgentAnswer::Failed("its agent sent a malformed answer".to_owned())
+        }
     }
 }
 
-fn is_ok(answer: &Value) -> bool {
-    answer.get("ok").and_then(Value::as_bool) == Some(true)
-}
-
-/// Scales a report to the whole worker: one process made it, and `explained` is a part of the
-/// growth of that process. It says nothing about the memory of the worker's other processes.
-pub(super) fn hold_against_worker(report: &mut Value) {
+/// Scales a report to the whole worker. One process made it, and `explained` is a part of the
+/// growth of that process only. It does not cover the memory of the worker's other processes.
+pub(super) fn scale_to_worker(report: &mut Value) {
     let is_tree = report["process"]["processes"].as_u64() > Some(1);
     let whole = report["process"]["private"].as_u64();
     let own = report["private"].as_u64();
@@ -55,17 +48,17 @@ pub(super) fn hold_against_worker(report: &mut Value) {
     report["verdict"] = json!("mixed");
     let (own, whole) = (Bytes(own), Bytes(whole));
     report["next"] = json!(format!(
-        "the process that was asked holds {own} of {whole}: the rest is in its child processes, \
-         which this report does not look into"
+        "the reporting process has {own} of {whole}; the rest is in its child processes, which \
+         this report does not cover"
     ));
-    let note = format!("the process that was asked holds {own} of {whole}");
+    let note = format!("the reporting process has {own} of {whole}");
     match report["missing"].as_array_mut() {
         Some(missing) => missing.push(json!(note)),
         None => report["missing"] = json!([note]),
     }
 }
 
-/// Cuts a worker's text: a thousand events are kept, each with its text.
+/// Truncates a worker's text, because a thousand events are kept, each with its text.
 fn short(text: &str) -> String {
     match text.char_indices().nth(TEXT_MAX) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
@@ -73,7 +66,7 @@ fn short(text: &str) -> String {
     }
 }
 
-/// A report in one line: verdict, how much of the growth, and the first suspect.
+/// A report in one line: the verdict, the explained part of the growth, and the first suspect.
 pub(super) fn summary(report: &Value) -> String {
     let text = |value: &Value, name: &str| {
         let text = value.get(name).and_then(Value::as_str);
@@ -106,30 +99,70 @@ pub(super) fn summary(report: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::question::Answer;
 
-    #[test]
-    fn answers_are_what_they_say() {
-        let gc = json!({"id": 1, "do": "gc", "ok": true, "collected": 9,
-                        "private_before": 100, "private_after": 40});
-        let collected = Said::Collected {
-            before: Bytes(100),
-            after: Bytes(40),
-        };
-        assert_eq!(read(&gc), collected);
-        assert_eq!(read(&json!({"do": "open", "ok": true})), Said::Opened);
-        let failed = json!({"do": "open", "ok": false, "error": "no room"});
-        assert_eq!(read(&failed), Said::Failed("no room".to_owned()));
-        assert!(matches!(read(&json!({})), Said::Failed(_)));
-        let endless = json!({"do": "open", "ok": false, "error": "é".repeat(1 << 16)});
-        let Said::Failed(why) = read(&endless) else {
-            panic!("it failed");
-        };
-        assert_eq!(why.chars().count(), TEXT_MAX + 1);
-        assert_eq!(report(&json!({"ok": true, "report": 7})), None);
+    fn read(answer: Value) -> AgentAnswer {
+        let mut answer = answer;
+        answer["id"] = json!(1);
+        let answer = Answer::read(answer.to_string().as_bytes()).expect("it has an id");
+        said(answer.content)
     }
 
     #[test]
-    fn one_process_explains_only_what_it_grew_by_itself() {
+    fn each_answer_is_translated_by_its_kind() {
+        let gc = json!({"do": "gc", "ok": true, "collected": 9,
+                        "private_before": 100, "private_after": 40});
+        let collected = AgentAnswer::Collected {
+            before: Bytes(100),
+            after: Bytes(40),
+        };
+        assert_eq!(read(gc), collected);
+        assert_eq!(read(json!({"do": "open", "ok": true})), AgentAnswer::Opened);
+        let failed = json!({"do": "open", "ok": false, "error": "no room"});
+        assert_eq!(read(failed), AgentAnswer::Failed("no room".to_owned()));
+        assert!(matches!(read(json!({})), AgentAnswer::Failed(_)));
+        let endless = json!({"do": "open", "ok": false, "error": "é".repeat(1 << 16)});
+        let AgentAnswer::Failed(why) = read(endless) else {
+            panic!("it failed");
+        };
+        assert_eq!(why.chars().count(), TEXT_MAX + 1);
+        for report in [
+            json!({"ok": true, "report": 7}),
+            json!({"ok": true, "report": {}}),
+        ] {
+            assert!(matches!(read(report), AgentAnswer::Failed(_)));
+        }
+    }
+
+    #[test]
+    fn a_report_of_any_shape_has_a_summary() {
+        let shapes = [
+            json!(null),
+            json!(-1),
+            json!(1e300),
+            json!("é".repeat(999)),
+            json!([[]]),
+            json!({"0": {}}),
+        ];
+        for one in &shapes {
+            for other in &shapes {
+                let mut report = json!({
+                    "verdict": one, "explained": other, "private": one, "suspects": other,
+                    "missing": one, "next": other,
+                    "process": {"processes": 2, "private": 100, "growth": 50},
+                });
+                scale_to_worker(&mut report);
+                assert!(summary(&report).chars().count() < 2000);
+                report["suspects"] = json!([{"where": one, "holder": other, "function": one}]);
+                report["private"] = json!(u64::MAX);
+                scale_to_worker(&mut report);
+                assert!(summary(&report).chars().count() < 2000);
+            }
+        }
+    }
+
+    #[test]
+    fn the_report_of_one_process_explains_only_the_growth_of_that_process() {
         let tree = |own: u64, processes: u32| {
             let mut report = json!({
                 "verdict": "freed", "explained": 1.0, "missing": [],
@@ -139,7 +172,7 @@ mod tests {
                     "growth": 118_u64 << 20, "private": 200_u64 << 20, "processes": processes,
                 },
             });
-            hold_against_worker(&mut report);
+            scale_to_worker(&mut report);
             report
         };
         let report = tree(20, 6);

@@ -1,4 +1,4 @@
-//! The agent's directory: its code for the workers to load, questions to them, answers from them.
+//! The agent's directory: its code, which workers load, and the files of questions and answers.
 
 use std::{
     fs, io,
@@ -7,16 +7,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::private_dir::{Claimed, Contents, Create, PrivateDir};
-
-use serde_json::Value;
-
 use super::Place;
+use crate::{
+    private_dir::{Claimed, Contents, Create, PrivateDir},
+    protocol::question::Answer,
+};
 
-/// Found first by every interpreter that has the directory in its PYTHONPATH.
+/// Every interpreter that has the directory first in its PYTHONPATH executes this file.
 const LOADER: &str = include_str!("../../python/supervise/_agent/sitecustomize.py");
 
-/// The package beside it.
+/// The package in the same directory.
 const PACKAGE: &str = "_supervise_agent";
 
 macro_rules! modules {
@@ -25,16 +25,17 @@ macro_rules! modules {
     };
 }
 
-/// Its modules.
-const MODULES: [(&str, &str); 32] = modules![
+/// The modules of the package.
+pub(super) const MODULES: [(&str, &str); 41] = modules![
     "__init__.py",
     "advice.py",
+    "after_drain.py",
     "allocators.py",
     "ask.py",
-    "books.py",
+    "base.py",
     "boot.py",
     "boot_failures.py",
-    "box.py",
+    "causes.py",
     "census.py",
     "counting.py",
     "drain.py",
@@ -42,48 +43,56 @@ const MODULES: [(&str, &str); 32] = modules![
     "drain_hypercorn.py",
     "drain_uvicorn.py",
     "drain_waitress.py",
+    "fills.py",
     "first.py",
     "garbage.py",
     "heap.py",
-    "holders.py",
     "hooks.py",
+    "introspect.py",
     "lines.py",
-    "looks.py",
     "page.py",
-    "places.py",
+    "protocol.py",
     "report.py",
+    "retention_paths.py",
+    "roots.py",
+    "routes.py",
     "running.py",
     "servers.py",
+    "serving.py",
+    "source_locations.py",
+    "state.py",
+    "steps.py",
     "suspects.py",
     "targets.py",
+    "time_budget.py",
     "tracer.py",
     "verdict.py",
     "windows.py"
 ];
 
-/// Read by interpreters of any user.
+/// Interpreters of any user read the files.
 const OPEN: u32 = 0o755;
 const READABLE: u32 = 0o644;
 
-/// An answer is no longer: a report has at most ten suspects.
-const ANSWER_MAX: u64 = 1 << 20;
+/// The maximum length of an answer. A report has ten suspects at most.
+pub(super) const ANSWER_MAX: u64 = 1 << 20;
 
-const SAID: &str = "said";
+const ANSWERS: &str = "said";
 const ASK: &str = "ask";
 const PAGE: &str = "page";
 const STACKS: &str = "stacks";
 
-/// The directory. Workers may run as another user: files that they only read belong to us, and
-/// links that they made are not followed.
+/// The directory. Workers may run as another user, so the files that they only read belong to us,
+/// and links made by them are not followed.
 #[derive(Debug)]
 pub(super) struct Directory {
     claimed: Claimed,
     asks: PrivateDir,
-    said: PrivateDir,
+    answers: PrivateDir,
 }
 
 impl Directory {
-    /// Makes it anew: what an earlier life left has nothing to say.
+    /// Makes a new directory, and removes one that an earlier run has left behind.
     pub(super) fn install(place: &Place) -> io::Result<Self> {
         let below = PrivateDir::make(&place.below, 0o711)?;
         below.sweep();
@@ -91,18 +100,18 @@ impl Directory {
         let directory = claimed.directory();
         directory.subdirectory(PACKAGE, OPEN)?;
         let asks = directory.subdirectory(ASK, OPEN)?;
-        let said = directory.subdirectory(SAID, OPEN)?;
+        let answers = directory.subdirectory(ANSWERS, OPEN)?;
         let directory = Self {
             claimed,
             asks,
-            said,
+            answers,
         };
         directory.write_code()?;
         Ok(directory)
     }
 
-    /// The one that is there, with this binary's code for interpreters that start from now on.
-    /// `handed` is its name and the descriptor of its lock, unless an earlier version made it.
+    /// Continues with the directory of the previous binary. Interpreters that start from now on
+    /// load this binary's code. `handed` is the directory's name and the descriptor of its lock.
     pub(super) fn take_over(
         place: &Place,
         handed: (Option<&str>, Option<OwnedFd>),
@@ -113,14 +122,14 @@ impl Directory {
         let claimed = below.claimed(name, lock.map(fs::File::from), Contents::Removed)?;
         let directory = Self {
             asks: claimed.directory().existing(ASK)?,
-            said: claimed.directory().given_directory(SAID)?,
+            answers: claimed.directory().given_directory(ANSWERS)?,
             claimed,
         };
         directory.write_code()?;
         Ok(directory)
     }
 
-    /// An interpreter may read it at any moment: each file is whole or the one before.
+    /// RACE: interpreters may read a file at any moment, so each file is replaced as a whole.
     fn write_code(&self) -> io::Result<()> {
         let directory = self.claimed.directory();
         directory.replace("sitecustomize.py", LOADER.as_bytes(), READABLE)?;
@@ -130,12 +139,12 @@ impl Directory {
             .try_for_each(|(name, text)| package.replace(name, text.as_bytes(), READABLE))
     }
 
-    /// What workers write is theirs, where they are somebody else; the rest they only read.
+    /// Gives the files that workers write to their user. Workers only read the other files.
     pub(super) fn give(&self, owner: Option<(u32, u32)>) -> io::Result<()> {
         let Some(owner) = owner else {
             return Ok(());
         };
-        [PAGE, STACKS, SAID]
+        [PAGE, STACKS, ANSWERS]
             .into_iter()
             .try_for_each(|name| self.claimed.directory().give(name, owner))
     }
@@ -148,7 +157,7 @@ impl Directory {
         self.claimed.name()
     }
 
-    /// The descriptor of its lock, to be left open for a successor.
+    /// The descriptor of its lock, which stays open for the next binary.
     pub(super) fn lock(&self) -> Option<RawFd> {
         self.claimed.lock().map(fs::File::as_raw_fd)
     }
@@ -158,7 +167,20 @@ impl Directory {
         self.create(PAGE, content)
     }
 
-    /// The page that a predecessor made.
+    /// Removes the page that the previous binary has made. Workers keep it open.
+    pub(super) fn remove_page(&self) -> io::Result<()> {
+        self.claimed.directory().remove(PAGE)
+    }
+
+    /// Gives a new page to the workers' user, as [`Self::give`] does.
+    pub(super) fn give_page(&self, owner: Option<(u32, u32)>) -> io::Result<()> {
+        match owner {
+            Some(owner) => self.claimed.directory().give(PAGE, owner),
+            None => Ok(()),
+        }
+    }
+
+    /// The page that the previous binary has made.
     pub(super) fn page(&self) -> io::Result<fs::File> {
         self.claimed.directory().given_file(PAGE)
     }
@@ -168,7 +190,7 @@ impl Directory {
         self.create(STACKS, b"")
     }
 
-    /// The stacks that a predecessor asked for.
+    /// The file for stacks that the previous binary has made.
     pub(super) fn stacks(&self) -> io::Result<fs::File> {
         self.claimed.directory().given_file(STACKS)
     }
@@ -180,32 +202,34 @@ impl Directory {
         Ok(file)
     }
 
-    pub(super) fn said(&self) -> PathBuf {
-        self.said.path().to_owned()
+    /// The directory that agents write their answers to.
+    pub(super) fn answers(&self) -> PathBuf {
+        self.answers.path().to_owned()
     }
 
-    /// Leaves a question. Renamed into place, so that it is never read by halves.
+    /// Writes a question. The file is renamed into place, so that the agent never reads a part of
+    /// it.
     pub(super) fn write_ask(&self, pid: i32, text: &str) -> io::Result<()> {
         self.asks
             .replace(&pid.to_string(), text.as_bytes(), READABLE)
     }
 
-    /// The question of a process that has ended is nobody's: its pid may be another's soon.
+    /// Removes the question of a process that has ended, because another process may get its pid.
     pub(super) fn remove_ask(&self, pid: i32) {
         let _gone = self.asks.remove(&pid.to_string());
     }
 
-    /// The answer to question `id`, if it is there; read once.
-    pub(super) fn read_answer(&self, pid: i32, id: u64) -> Option<Value> {
+    /// The answer to question `id`, if there is one. It is removed after it was read.
+    pub(super) fn read_answer(&self, pid: i32, id: u64) -> Option<Answer> {
         let name = format!("{pid}.json");
-        let text = self.said.read(&name, ANSWER_MAX).ok()?;
-        let answer: Value = serde_json::from_slice(&text).ok()?;
-        // RACE: an answer to a question that we have given up on is read in place of the one to
-        // come, and left for it to be overwritten.
-        if answer.get("id").and_then(Value::as_u64) != Some(id) {
+        let text = self.answers.read(&name, ANSWER_MAX).ok()?;
+        let answer = Answer::read(&text)?;
+        // RACE: this may be a late answer to an earlier question. The answer to this one will
+        // replace it.
+        if answer.id != id {
             return None;
         }
-        let _gone = self.said.remove(&name);
+        let _gone = self.answers.remove(&name);
         Some(answer)
     }
 }
@@ -227,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read_once_and_only_if_it_answers() {
+    fn an_answer_is_read_once_and_only_for_its_question() {
         let home = tempfile::tempdir().unwrap();
         let place = Place {
             below: home.path().to_owned(),
@@ -237,22 +261,26 @@ mod tests {
         let directory = Directory::install(&place).unwrap();
         directory.write_ask(7, "{}").unwrap();
         assert_eq!(directory.read_answer(7, 3), None);
-        fs::write(directory.said().join("7.json"), r#"{"id": 3, "ok": true}"#).unwrap();
+        fs::write(
+            directory.answers().join("7.json"),
+            r#"{"id": 3, "ok": true}"#,
+        )
+        .unwrap();
         assert_eq!(directory.read_answer(7, 4), None);
         assert!(directory.read_answer(7, 3).is_some());
         assert_eq!(directory.read_answer(7, 3), None);
         fs::write(home.path().join("other"), r#"{"id": 4}"#).unwrap();
-        let link = directory.said().join("7.json");
+        let link = directory.answers().join("7.json");
         std::os::unix::fs::symlink(home.path().join("other"), link).unwrap();
         assert_eq!(directory.read_answer(7, 4), None);
-        fs::remove_file(directory.said().join("7.json")).unwrap();
-        let pipe = directory.said().join("7.json");
+        fs::remove_file(directory.answers().join("7.json")).unwrap();
+        let pipe = directory.answers().join("7.json");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(directory.read_answer(7, 4), None);
     }
 
     #[test]
-    fn two_services_of_one_name_have_two_directories_and_a_successor_keeps_its_own() {
+    fn two_services_of_one_name_have_two_directories_and_an_upgrade_keeps_its_own() {
         let home = tempfile::tempdir().unwrap();
         let place = Place {
             below: home.path().to_owned(),

@@ -1,18 +1,18 @@
-//! TALKS TO PYTHON: puts the agent's files where the workers find them, asks, reads the answers,
-//! and keeps what workers said.
+//! TALKS TO PYTHON: installs the agent's files for the workers, writes questions, reads answers and
+//! counters, and keeps memory reports.
 //!
-//! The agent itself is `python/supervise/_agent`. This room writes files and reads files: which
-//! process is asked, and the signal that makes it look, is the host's (the driver holds both).
+//! The agent itself is `python/supervise/_agent`. This module only writes and reads files. The host
+//! chooses the process and sends it the signal; the driver connects the two.
 
 mod answers;
 mod channel;
 mod files;
-pub mod frames;
 pub mod kept;
 mod outside;
 mod page;
 pub mod pool;
 pub mod prints;
+mod routes;
 mod stacks;
 
 use std::{
@@ -21,98 +21,96 @@ use std::{
     io,
     os::fd::{OwnedFd, RawFd},
     path::PathBuf,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
+    protocol::{
+        agent_page,
+        question::{Answer, Content, Question},
+    },
     supervisor::{
-        action::{About, AgentAsk},
-        event::{Counts, Said},
+        action::{About, AgentAsk, ReportWhen},
+        input::{AgentAnswer, Counts},
         spec::Spec,
     },
     units::{Bytes, WorkerId},
 };
-use channel::Channel;
+use channel::{Channel, ChannelState};
 use kept::Kept;
 
-/// Our end of the agents.
+/// The supervisor's side of the agents.
 #[derive(Debug)]
 pub struct Agent {
-    /// `None`: nothing is put into the workers.
+    /// `None`: no worker loads the agent.
     channel: Option<Channel>,
     kept: Kept,
+    /// The growth by route, for the next report.
+    routes: Value,
 }
 
-/// What our end hands to its successor.
+/// The state of the supervisor's side, for the next binary in an upgrade.
 #[derive(Debug, Deserialize, Serialize)]
-pub struct Handed(Option<channel::Handed>);
+pub struct AgentState(Option<ChannelState>);
 
-/// Where the agent's directory is to be, and whose what workers write there is.
+/// The directory for the agent's directory, and the owner of the files that workers write.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// The directory that it is made in.
+    /// The parent directory.
     pub below: PathBuf,
-    /// Its name; a number is added while another service uses it.
+    /// Its name. A number is added while another service uses the name.
     pub name: String,
-    /// The user and group of the command, where they are not ours.
+    /// The user and group of the command, if they differ from the supervisor's.
     pub owner: Option<(u32, u32)>,
 }
 
 impl Agent {
-    /// Keeps reports, and asks nobody.
-    pub const fn mute(kept: Kept) -> Self {
+    /// Without agents: reports and events are only kept.
+    pub const fn without_channel(kept: Kept) -> Self {
         Self {
             channel: None,
             kept,
+            routes: Value::Null,
         }
     }
 
-    /// Puts the files in place. Nothing loads them before an environment says so.
+    /// Writes the files. Interpreters load them if PYTHONPATH has the directory.
     pub fn install(&mut self, place: &Place) -> io::Result<()> {
         self.channel = Some(Channel::install(place)?);
         Ok(())
     }
 
-    /// What a successor needs to go on.
-    pub fn hand_over(&self) -> Handed {
-        Handed(self.channel.as_ref().map(Channel::hand_over))
+    /// The state for the next binary.
+    pub fn hand_over(&self) -> AgentState {
+        AgentState(self.channel.as_ref().map(Channel::hand_over))
     }
 
-    /// Descriptors that stay open for a successor.
+    /// Descriptors that stay open for the next binary.
     pub fn descriptors(&self) -> Vec<RawFd> {
         let channel = self.channel.as_ref().and_then(Channel::lock);
         let kept = self.kept.hand_over().and_then(|kept| kept.lock());
         channel.into_iter().chain(kept).collect()
     }
 
-    /// Keeps an event, a JSON object in one line.
-    pub fn keep_event(&mut self, line: String) {
-        self.kept.keep_event(line);
-    }
-
-    /// Waits until what is kept is on disk, for a second at most.
-    pub fn flush(&mut self) {
-        self.kept.flush();
-    }
-
-    /// Goes on with the directory that a predecessor has put in place; false if it had none.
-    /// `adopt` takes over a descriptor that the predecessor left open.
+    /// Continues with the directory of the previous binary; false if it had none. `adopt` takes a
+    /// descriptor that it left open.
     pub fn take_over(
         &mut self,
         place: &Place,
-        handed: Handed,
+        state: AgentState,
         adopt: fn(RawFd) -> Option<OwnedFd>,
     ) -> io::Result<bool> {
-        if let Some(handed) = handed.0 {
-            self.channel = Some(Channel::take_over(place, handed, adopt)?);
+        if let Some(state) = state.0 {
+            self.channel = Some(Channel::take_over(place, state, adopt)?);
         }
         Ok(self.channel.is_some())
     }
 
-    /// What the command's environment has to say, so that its interpreters load the agent.
-    /// `before` is the PYTHONPATH it would have.
+    /// The variables that make the interpreters of the command load the agent. `before` is the
+    /// PYTHONPATH that the command would have without it.
     pub fn environment(&self, spec: &Spec, before: Option<OsString>) -> Vec<(OsString, OsString)> {
         let Some(channel) = &self.channel else {
             return Vec::new();
@@ -138,12 +136,12 @@ impl Agent {
         variables
     }
 
-    /// Where answers appear.
+    /// The directory of the answers.
     pub fn answers(&self) -> Option<PathBuf> {
         self.channel.as_ref().map(Channel::answers)
     }
 
-    /// Leaves a question for a process; the signal that makes it look is the caller's.
+    /// Writes a question for a process. The caller sends the signal that makes the agent read it.
     pub fn ask(&mut self, worker: WorkerId, pid: i32, ask: &AgentAsk) -> io::Result<()> {
         match &mut self.channel {
             Some(channel) => channel.ask(worker, pid, ask),
@@ -151,8 +149,32 @@ impl Agent {
         }
     }
 
-    /// The answers that have come; it is `at` now, in Unix seconds.
-    pub fn collect(&mut self, at: f64) -> Vec<(WorkerId, Said)> {
+    /// Removes the question of a worker that it has not answered yet.
+    pub fn withdraw(&mut self, worker: WorkerId) {
+        if let Some(channel) = &mut self.channel {
+            channel.withdraw(worker);
+        }
+    }
+
+    /// Whether the agent in this process of a worker can be asked and counted.
+    ///
+    /// # Errors
+    ///
+    /// It speaks an unsupported protocol.
+    pub fn understands(&mut self, worker: WorkerId, pid: i32) -> Result<(), String> {
+        match &mut self.channel {
+            Some(channel) => channel.understands(worker, pid),
+            None => Ok(()),
+        }
+    }
+
+    /// A worker whose agent was found to speak an unsupported protocol, and the reason.
+    pub fn poll_foreign(&mut self) -> Option<(WorkerId, String)> {
+        self.channel.as_mut()?.poll_foreign()
+    }
+
+    /// Reads new answers. `at` is the time, in Unix seconds.
+    pub fn collect(&mut self, at: f64) -> Vec<(WorkerId, AgentAnswer)> {
         let Some(channel) = &mut self.channel else {
             return Vec::new();
         };
@@ -160,36 +182,66 @@ impl Agent {
         answers
             .into_iter()
             .map(|(worker, about, answer)| {
-                let said = match (answers::report(&answer), about) {
-                    (Some(report), Some(about)) => self.keep(&about, report, at),
-                    (None, _) | (Some(_), None) => answers::read(&answer),
-                };
+                let said = self.on_answer(about.as_ref(), answer, at);
                 (worker, said)
             })
             .collect()
     }
 
-    /// The file that stacks are written to, by its inode.
+    fn on_answer(&mut self, about: Option<&About>, answer: Answer, at: f64) -> AgentAnswer {
+        match (
+            agent_page::understand(answer.protocol),
+            answer.content,
+            about,
+        ) {
+            (Err(why), _, _) => AgentAnswer::Failed(why),
+            (Ok(()), Content::Report(report), Some(about)) => self.keep(about, report, at),
+            (Ok(()), content, _) => answers::said(content),
+        }
+    }
+
+    /// The text of a request for a report, to a worker of a pool.
+    pub fn request_for_report(about: &About, room: Bytes, time_box: Duration) -> String {
+        let ask = AgentAsk::Report {
+            about: about.clone(),
+            room,
+            time_box,
+            when: ReportWhen::Now,
+        };
+        Question::encode(about.report.0, channel::question(&ask))
+    }
+
+    /// Takes the answer of a worker of a pool, and keeps the report. `at` is the time, in Unix
+    /// seconds.
+    pub fn on_report(&mut self, about: &About, answer: &[u8], at: f64) -> AgentAnswer {
+        let is_short = u64::try_from(answer.len()).is_ok_and(|length| length <= files::ANSWER_MAX);
+        match Some(answer).filter(|_| is_short).and_then(Answer::read) {
+            Some(answer) => self.on_answer(Some(about), answer, at),
+            None => AgentAnswer::Failed("its answer is malformed".to_owned()),
+        }
+    }
+
+    /// The inode of the stacks file.
     pub fn stacks_file(&self) -> Option<u64> {
         let channel = self.channel.as_ref()?;
         Some(channel.stacks.inode())
     }
 
-    /// Notes that a process of a worker that holds `memory` is about to write its stacks.
+    /// Notes that a process of a worker with this much memory is about to write its stacks.
     pub fn note_stack(&mut self, worker: WorkerId, memory: Bytes) {
         if let Some(channel) = &mut self.channel {
             channel.stacks.note(worker, memory);
         }
     }
 
-    /// Keeps a report of what is known of a worker that does not answer.
+    /// Makes and keeps a report about a worker that does not answer.
     pub fn keep_outside(
         &mut self,
         about: &About,
         silent: &str,
         mappings: &[(String, Bytes)],
         at: f64,
-    ) -> Said {
+    ) -> AgentAnswer {
         let channel = self.channel.as_ref();
         let stacks = channel.map(|channel| channel.stacks.of(about.worker));
         let stacks = stacks.unwrap_or_default();
@@ -197,7 +249,12 @@ impl Agent {
         self.keep(about, report, at)
     }
 
-    fn keep(&mut self, about: &About, mut report: Value, at: f64) -> Said {
+    /// What a worker ran when its stack was recorded last, near its cap: `etl.py:7 load, at 92M`.
+    pub fn ran(&self, worker: WorkerId) -> Option<String> {
+        outside::ran(&self.channel.as_ref()?.stacks.of(worker))
+    }
+
+    fn keep(&mut self, about: &About, mut report: Value, at: f64) -> AgentAnswer {
         let baseline = about.baseline;
         let growth = baseline.map(|baseline| about.private.minus(baseline).get());
         report["id"] = json!(about.report.to_string());
@@ -212,35 +269,41 @@ impl Agent {
             "growth": growth,
             "processes": about.processes,
         });
-        answers::hold_against_worker(&mut report);
+        report["routes"] = self.routes.clone();
+        answers::scale_to_worker(&mut report);
         let summary = answers::summary(&report);
         self.kept.keep(about.report, report);
-        Said::Reported {
+        AgentAnswer::Reported {
             report: about.report,
             cause: about.cause,
             summary,
         }
     }
 
-    /// What went wrong in keeping reports since it was last asked.
+    /// The next warning about reports and events that could not be kept.
     pub fn poll_warning(&mut self) -> Option<String> {
         self.kept.poll_warning()
     }
 
-    /// What has been kept.
+    /// The kept reports.
     pub const fn kept(&self) -> &Kept {
         &self.kept
     }
 
-    /// What workers have counted, by whose each process is.
+    /// What is kept, to keep more.
+    pub const fn kept_mut(&mut self) -> &mut Kept {
+        &mut self.kept
+    }
+
+    /// The counters of all workers. `owners` has the worker of each process.
     pub fn counts(&mut self, owners: &BTreeMap<i32, WorkerId>) -> Vec<(WorkerId, Counts)> {
         match &mut self.channel {
-            Some(channel) => channel.page.read(owners),
+            Some(channel) => channel.counts(owners),
             None => Vec::new(),
         }
     }
 
-    /// Listening sockets by inode, each with the process that reported it for its server.
+    /// The inodes of listening sockets, each with the process that has named it as its server's.
     pub fn listeners(&mut self) -> Vec<(i32, u64)> {
         match &mut self.channel {
             Some(channel) => channel.page.listeners(),
@@ -248,10 +311,10 @@ impl Agent {
         }
     }
 
-    /// The last figures of a worker that has ended; it is asked nothing any more.
+    /// The last counters of a worker that has ended. Its question is removed.
     pub fn last_counts(&mut self, worker: WorkerId) -> Option<Counts> {
         let channel = self.channel.as_mut()?;
         channel.forget(worker);
-        channel.page.bury(worker)
+        channel.page.take_last(worker)
     }
 }

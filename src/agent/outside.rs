@@ -1,4 +1,4 @@
-//! A report without its worker: what can be said of one that has ended, or does not answer.
+//! A memory report about a worker that has ended or does not answer.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +8,17 @@ use crate::{supervisor::action::About, units::Bytes};
 
 use super::stacks::{Frame, Stack};
 
-/// So many lines that ran while it grew are named.
+/// Maximum suspects: lines that ran while the worker grew.
 const SUSPECTS_MAX: usize = 5;
+/// Maximum length of a line in the event of an end.
+const RAN_MAX: usize = 200;
 
-/// The report. Its suspects are the lines that ran while memory came, each with the growth up to
-/// the next look. From outside nobody can tell objects from other memory: where a line of Python
-/// ran the verdict is a guess, and without one it is `mixed`.
+/// Makes the report. Its suspects are the lines that ran while the worker grew, each with the
+/// growth up to the next sample. Without the worker's help, objects cannot be distinguished from
+/// other memory. So the verdict is a guess if a line of Python ran, and `mixed` otherwise.
 pub(super) fn compose(
     about: &About,
-    silent: &str,
+    why: &str,
     mappings: &[(String, Bytes)],
     stacks: &[Stack],
 ) -> Value {
@@ -42,89 +44,116 @@ pub(super) fn compose(
         "explained": (explained * 100.0).round() / 100.0,
         "suspects": suspects,
         "mappings": maps,
-        "next": next(lines.first(), silent),
+        "next": next_step(lines.first(), why),
         "base": "none",
-        "missing": [format!("nothing was said from inside: {silent}")],
+        "missing": [format!("figures from inside the worker: {why}")],
     })
 }
 
-/// One line of the application, and what grew while it ran.
+/// One line of the application, and the growth while it ran.
 #[derive(Debug)]
 struct Line {
-    at: Frame,
+    frame: Frame,
+    /// The sum of the growth from each sample with this line to the sample after it.
     grew: Bytes,
-    times: u32,
+    /// How many samples had this line.
+    samples: u32,
+    /// The stack of the first of them, the innermost frame first.
     chain: Vec<String>,
 }
 
 impl Line {
     fn document(&self) -> Value {
         json!({
-            "where": format!("{}:{}", self.at.file, self.at.line),
-            "function": self.at.function,
+            "where": format!("{}:{}", self.frame.file, self.frame.line),
+            "function": self.frame.function,
             "type": Value::Null,
-            "count": self.times,
+            "count": self.samples,
             "bytes": self.grew.get(),
             "growth_bytes": self.grew.get(),
             "holder": Value::Null,
             "chain": self.chain,
-            "note": "ran while it grew",
+            "note": "ran while memory grew",
         })
     }
 }
 
-/// The lines that ran, by what came until the next look, the most first.
+/// The lines that ran, sorted by the growth until the next sample, the largest first.
 fn lines(last: Bytes, stacks: &[Stack]) -> Vec<Line> {
     let mut lines: BTreeMap<(String, u32), Line> = BTreeMap::new();
-    for (at, stack) in stacks.iter().enumerate() {
+    for (index, stack) in stacks.iter().enumerate() {
         let Some(own) = own_line(&stack.frames) else {
             continue;
         };
-        let until = stacks.get(at + 1).map_or(last, |next| next.memory);
+        let until = stacks.get(index + 1).map_or(last, |next| next.memory);
         let key = (own.file.clone(), own.line);
         let line = lines.entry(key).or_insert_with(|| Line {
-            at: own.clone(),
+            frame: own.clone(),
             grew: Bytes::ZERO,
-            times: 0,
+            samples: 0,
             chain: stack.frames.iter().map(shown).collect(),
         });
         line.grew = line.grew.plus(until.minus(stack.memory));
-        line.times = line.times.saturating_add(1);
+        line.samples = line.samples.saturating_add(1);
     }
     let mut lines: Vec<Line> = lines.into_values().collect();
-    lines.sort_by_key(|line| std::cmp::Reverse((line.grew, line.times)));
+    lines.sort_by_key(|line| std::cmp::Reverse((line.grew, line.samples)));
     lines.truncate(SUSPECTS_MAX);
     lines
 }
 
-/// The innermost line of the application itself; of a library, if there is no other.
+/// The last line of the application that ran, and the memory then.
+pub(super) fn ran(stacks: &[Stack]) -> Option<String> {
+    let last = stacks.last()?;
+    let Frame {
+        file,
+        line,
+        function,
+    } = own_line(&last.frames)?;
+    let place: String = format!("{file}:{line} {function}")
+        .chars()
+        .take(RAN_MAX)
+        .collect();
+    Some(format!("{place}, at {}", last.memory))
+}
+
+/// The innermost line of the application itself; of a library, if there is no line of the
+/// application.
 fn own_line(frames: &[Frame]) -> Option<&Frame> {
     let is_own = |frame: &&Frame| {
-        let library = frame.file.contains("/lib/python") || frame.file.starts_with('<');
+        // A program in `bin` only starts the server.
+        let library = ["/lib/python", "/bin/"]
+            .iter()
+            .any(|part| frame.file.contains(part))
+            || frame.file.starts_with('<');
         !library && !frame.file.contains("/_supervise_agent/")
     };
     frames.iter().find(is_own).or_else(|| frames.first())
 }
 
+/// A frame as text for people.
 fn shown(frame: &Frame) -> String {
     format!("{}:{} in {}", frame.file, frame.line, frame.function)
 }
 
-fn next(first: Option<&Line>, silent: &str) -> String {
+/// What the operator can do next.
+fn next_step(first: Option<&Line>, why: &str) -> String {
     match first {
-        Some(Line { at, .. }) => format!(
-            "look at {}:{} in {}: it ran while memory grew; read or build in parts what it takes \
-             as a whole, or give a larger cap",
-            at.file, at.line, at.function
+        Some(Line { frame, .. }) => format!(
+            "look at {}:{} in {}, which ran while memory grew; process its data in parts, or raise \
+             the cap",
+            frame.file, frame.line, frame.function
         ),
-        None => format!("nothing is known from inside ({silent}); `supervise status` says why"),
+        None => format!(
+            "there are no figures from inside the worker ({why}); `supervise status` shows why"
+        ),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use crate::{
-        supervisor::report::Cause,
+        supervisor::cause::Cause,
         units::{ReportId, WorkerId},
     };
 
@@ -146,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_under_which_most_memory_came_is_the_first_suspect() {
+    fn the_line_with_the_most_growth_is_the_first_suspect() {
         let about = About {
             report: ReportId(1),
             worker: WorkerId::FIRST,
@@ -159,6 +188,12 @@ mod tests {
         };
         let stacks = [stack(80, 3), stack(90, 7), stack(110, 7)];
         let report = compose(&about, "the kernel ended it", &[], &stacks);
+        assert_eq!(ran(&stacks).unwrap(), "/srv/etl.py:7 load, at 110M");
+        assert_eq!(ran(&[]), None);
+        let mut idle = stack(120, 7);
+        idle.frames[1].file = "/srv/.venv/bin/gunicorn".to_owned();
+        let decoder = "/usr/lib/python3.11/json/decoder.py:353 load, at 120M";
+        assert_eq!(ran(&[idle]).unwrap(), decoder);
         assert_eq!(report["suspects"][0]["where"], "/srv/etl.py:7");
         assert_eq!(report["suspects"][0]["growth_bytes"], 110 << 20);
         assert_eq!(report["suspects"][1]["where"], "/srv/etl.py:3");

@@ -1,177 +1,239 @@
-//! The shared page: what each process of the workers has counted. The processes write their own
-//! slots, we read all of them, without a call into anybody.
+//! The counters of each worker process, read from the page of counters
+//! ([`crate::protocol::agent_page`]).
 //!
-//! Read with pread(2) of a tmpfs file: a store to a shared mapping is seen by read at once
-//! (mmap(2), MAP_SHARED), and a slot's words are whole.
+//! The page is a file on a tmpfs, read with pread(2): a store to a shared mapping is visible to a
+//! read at once (mmap(2), MAP_SHARED), and the words of a slot are read whole.
 
-use std::{collections::BTreeMap, fs::File, ops::Range, os::unix::fs::FileExt as _, path::Path};
+use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt as _, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{supervisor::event::Counts, units::WorkerId};
-
-/// `SUP1`, read as a number.
-const MAGIC: u64 = 0x3150_5553;
-/// So many processes can count at the same time; those who come later do not.
-const SLOTS: usize = 512;
-/// A slot, and the header before the first: two cache lines, so that no two processes share one.
-const SLOT: usize = 128;
-const WORDS: usize = SLOT / 8;
-
-/// What stands where in a slot.
-const PID: usize = 0;
-const DONE: usize = 2;
-const ERRORS: usize = 7;
-/// The inodes of the sockets that its server accepts from; unused words are zero.
-const LISTENERS: Range<usize> = 12..16;
+use super::routes::{Done, RouteCounts};
+use crate::{
+    protocol::{
+        agent_page::{self, LENGTH, SLOT, SLOTS, Slot},
+        agent_routes,
+    },
+    supervisor::input::Counts,
+    units::WorkerId,
+};
 
 /// The page.
 #[derive(Debug)]
 pub(super) struct Page {
     file: File,
     bytes: Vec<u8>,
-    /// Whose each process that counted was when last seen.
+    /// The worker of each process that has counted, as last seen.
     owners: BTreeMap<i32, WorkerId>,
-    /// What processes of a worker had counted that have ended before it.
+    /// The counters of processes that have ended before their worker.
     retired: BTreeMap<WorkerId, Counts>,
+    routes: RouteCounts,
 }
 
-/// What is known of the page's slots beside what stands in them.
+/// The state for the next binary in an upgrade.
 #[derive(Debug, Deserialize, Serialize)]
-pub(super) struct Handed {
+pub(super) struct PageState {
     owners: BTreeMap<i32, WorkerId>,
     retired: BTreeMap<WorkerId, Counts>,
+    /// The version of the page's layout. It is not read from the page's header, because workers can
+    /// write there.
+    #[serde(default)]
+    version: u64,
+    /// The version of the page's areas for routes. 0: it has none.
+    #[serde(default)]
+    routes: u64,
+}
+
+impl PageState {
+    /// Whether the page has a layout that this supervisor reads.
+    pub(super) fn is_understood(&self) -> bool {
+        agent_page::understand(self.version).is_ok()
+    }
 }
 
 impl Page {
-    pub(super) fn hand_over(&self) -> Handed {
-        Handed {
+    pub(super) fn hand_over(&self) -> PageState {
+        PageState {
             owners: self.owners.clone(),
             retired: self.retired.clone(),
+            version: agent_page::VERSION,
+            routes: agent_routes::VERSION,
         }
     }
 
-    /// The page that a predecessor made and that the workers hold.
-    pub(super) fn take_over(file: File, handed: Handed) -> Self {
-        Self {
+    /// The page that the previous binary has made, and that the workers have mapped.
+    pub(super) fn take_over(file: File, state: PageState) -> Self {
+        let mut page = Self {
+            routes: RouteCounts::of_page(&file, state.routes),
             file,
-            bytes: vec![0; SLOT * (1 + SLOTS)],
-            owners: handed.owners,
-            retired: handed.retired,
+            bytes: vec![0; LENGTH],
+            owners: state.owners,
+            retired: state.retired,
+        };
+        // The previous binary has counted the requests until now.
+        page.load();
+        for (slot, pid) in page.pids() {
+            page.routes.read(&page.file, slot, pid);
         }
+        page
     }
 
-    /// A page in a file that holds [`empty`].
+    /// A page in a file that contains [`agent_page::empty`].
     pub(super) fn create(file: File) -> Self {
         Self {
+            routes: RouteCounts::of_page(&file, 0),
             file,
-            bytes: empty(),
+            bytes: agent_page::empty(),
             owners: BTreeMap::new(),
             retired: BTreeMap::new(),
         }
     }
 
-    /// What each worker has counted by now; `owners` says whose each live process is.
-    pub(super) fn read(&mut self, owners: &BTreeMap<i32, WorkerId>) -> Vec<(WorkerId, Counts)> {
+    /// The counters of each worker. `running` has the worker of each running process. `foreign` is
+    /// called for workers whose agent has an unsupported version, with that version.
+    pub(super) fn read(
+        &mut self,
+        running: &BTreeMap<i32, WorkerId>,
+        foreign: &mut dyn FnMut(WorkerId, u64),
+    ) -> Vec<(WorkerId, Counts)> {
         self.load();
         let mut all: BTreeMap<WorkerId, Counts> = BTreeMap::new();
         for slot in 0..SLOTS {
-            let Some((pid, counts)) = self.slot(slot) else {
+            let Some((pid, counts)) = self.counts(slot) else {
                 continue;
             };
-            if let Some(&worker) = owners.get(&pid) {
-                self.owners.insert(pid, worker);
-                let sum = all.entry(worker).or_default();
-                *sum = together(*sum, counts);
-            } else if !Path::new("/proc").join(pid.to_string()).exists() {
-                self.retire(slot, pid, counts);
+            match (running.get(&pid), counts) {
+                (Some(&worker), Ok(counts)) => {
+                    self.owners.insert(pid, worker);
+                    let sum = all.entry(worker).or_default();
+                    *sum = sum_of(*sum, counts);
+                }
+                (Some(&worker), Err(version)) => foreign(worker, version),
+                // No running process of a worker. If it has ended, its counters stay with its
+                // worker.
+                (None, counts) => {
+                    if !Path::new("/proc").join(pid.to_string()).exists() {
+                        self.retire(slot, pid, counts.unwrap_or_default());
+                    }
+                }
             }
         }
         for (worker, sum) in &mut all {
             if let Some(retired) = self.retired.get(worker) {
-                *sum = together(*sum, *retired);
+                *sum = sum_of(*sum, *retired);
             }
         }
         all.into_iter().collect()
     }
 
-    /// The last figures of a worker that has ended. Its processes are gone, or soon will be.
-    pub(super) fn bury(&mut self, worker: WorkerId) -> Option<Counts> {
+    /// The requests of each worker by route since the last call.
+    pub(super) fn routes(&mut self, running: &BTreeMap<i32, WorkerId>) -> Vec<(WorkerId, Done)> {
+        self.load();
+        let mut all: BTreeMap<WorkerId, Done> = BTreeMap::new();
+        for (slot, pid) in self.pids() {
+            if let Some(&worker) = running.get(&pid) {
+                let done = self.routes.read(&self.file, slot, pid);
+                all.entry(worker).or_default().extend(done);
+            }
+        }
+        all.into_iter().collect()
+    }
+
+    /// The requests by route of a worker that has ended, before [`Self::take_last`].
+    pub(super) fn last_routes(&mut self, worker: WorkerId) -> Done {
+        self.load();
+        let mut last = Vec::new();
+        for (slot, pid) in self.pids() {
+            if self.owners.get(&pid) == Some(&worker) {
+                last.extend(self.routes.read(&self.file, slot, pid));
+            }
+        }
+        last
+    }
+
+    /// The slots of processes whose agent is understood.
+    fn pids(&self) -> Vec<(usize, i32)> {
+        let slots = (0..SLOTS).filter_map(|slot| Some((slot, self.counts(slot)?)));
+        slots
+            .filter(|(_, (_, counts))| counts.is_ok())
+            .map(|(slot, (pid, _))| (slot, pid))
+            .collect()
+    }
+
+    /// The last counters of a worker that has ended. Its processes have ended or are ending.
+    pub(super) fn take_last(&mut self, worker: WorkerId) -> Option<Counts> {
         self.load();
         let mut last = self.retired.remove(&worker);
         for slot in 0..SLOTS {
-            let Some((pid, counts)) = self.slot(slot) else {
+            let Some((pid, Ok(counts))) = self.counts(slot) else {
                 continue;
             };
             if self.owners.get(&pid) == Some(&worker) {
-                last = Some(together(last.unwrap_or_default(), counts));
+                last = Some(sum_of(last.unwrap_or_default(), counts));
             }
         }
         self.owners.retain(|_, owner| *owner != worker);
         last
     }
 
-    /// A process that has ended leaves its slot to others, and its figures to its worker.
+    /// Keeps the counters of a process that has ended for its worker, and frees its slot.
     fn retire(&mut self, slot: usize, pid: i32, counts: Counts) {
         if let Some(worker) = self.owners.remove(&pid) {
             let sum = self.retired.entry(worker).or_default();
-            *sum = together(*sum, counts);
+            *sum = sum_of(*sum, counts);
         }
-        // One that cannot be freed is one that nobody else gets.
-        let at = SLOT * (1 + slot);
+        // If this fails, no other process can use the slot.
+        let at = agent_page::offset(slot);
         let _ = self.file.write_all_at(&[0; SLOT], at as u64);
     }
 
     fn load(&mut self) {
-        // A page that cannot be read says what it said before.
+        // If the page cannot be read, the counters keep their last values.
         let _ = self.file.read_exact_at(&mut self.bytes, 0);
     }
 
-    /// The sockets that each process has named as its server's. It may be gone.
+    /// The sockets that each process has named as those of its server. The process may have ended.
     pub(super) fn listeners(&mut self) -> Vec<(i32, u64)> {
         self.load();
         let mut all = Vec::new();
-        for (pid, words) in (0..SLOTS).filter_map(|slot| self.words(slot)) {
-            let named = words[LISTENERS].iter().filter(|inode| **inode > 0);
-            all.extend(named.map(|inode| (pid, *inode)));
+        for slot in (0..SLOTS).filter_map(|number| self.slot(number)) {
+            if agent_page::understand(slot.version).is_err() {
+                continue;
+            }
+            let named = slot.listeners.iter().filter(|inode| **inode > 0);
+            all.extend(named.map(|inode| (slot.pid, *inode)));
         }
         all
     }
 
-    /// What stands in a slot, and which process has written it.
-    fn words(&self, slot: usize) -> Option<(i32, [u64; WORDS])> {
-        let at = SLOT * (1 + slot);
-        let mut words = [0; WORDS];
-        for (word, bytes) in words
-            .iter_mut()
-            .zip(self.bytes[at..at + SLOT].chunks_exact(8))
-        {
-            *word = u64::from_ne_bytes(bytes.try_into().unwrap_or_default());
-        }
-        let pid = i32::try_from(words[PID]).ok().filter(|pid| *pid > 0)?;
-        Some((pid, words))
+    /// The version of the agent in a process, if the process has a slot.
+    pub(super) fn version_of(&mut self, pid: i32) -> Option<u64> {
+        self.load();
+        let mut slots = (0..SLOTS).filter_map(|number| self.slot(number));
+        slots.find(|slot| slot.pid == pid).map(|slot| slot.version)
     }
 
-    fn slot(&self, slot: usize) -> Option<(i32, Counts)> {
-        let (pid, words) = self.words(slot)?;
+    fn slot(&self, number: usize) -> Option<Slot> {
+        Slot::read(agent_page::slot(&self.bytes, number))
+    }
+
+    /// The process of a slot and its counters; instead of the counters, the version of its agent if
+    /// that is unsupported.
+    fn counts(&self, number: usize) -> Option<(i32, Result<Counts, u64>)> {
+        let slot = self.slot(number)?;
         let counts = Counts {
-            done: words[DONE],
-            errors: words[ERRORS],
+            done: slot.finished,
+            errors: slot.errors,
         };
-        Some((pid, counts))
+        let understood = agent_page::understand(slot.version);
+        Some((
+            slot.pid,
+            understood.map(|()| counts).map_err(|_| slot.version),
+        ))
     }
 }
 
-/// The content of a page without counts.
-pub(super) fn empty() -> Vec<u8> {
-    let mut bytes = vec![0; SLOT * (1 + SLOTS)];
-    for (at, word) in [MAGIC, SLOTS as u64, SLOT as u64].into_iter().enumerate() {
-        bytes[at * 8..at * 8 + 8].copy_from_slice(&word.to_ne_bytes());
-    }
-    bytes
-}
-
-const fn together(one: Counts, other: Counts) -> Counts {
+const fn sum_of(one: Counts, other: Counts) -> Counts {
     Counts {
         done: one.done.saturating_add(other.done),
         errors: one.errors.saturating_add(other.errors),
@@ -182,40 +244,127 @@ const fn together(one: Counts, other: Counts) -> Counts {
 mod tests {
     use super::*;
 
-    /// Above every pid there can be (proc(5), pid_max).
+    /// Above every possible pid (proc(5), pid_max).
     const DEAD: i32 = 1 << 30;
 
-    fn write(page: &Page, slot: usize, pid: i32, done: u64) {
-        let mut words = [0u64; WORDS];
-        (words[PID], words[DONE]) = (u64::try_from(pid).unwrap(), done);
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let at = SLOT * (1 + slot);
-        page.file.write_all_at(&bytes, at as u64).unwrap();
+    fn slot(pid: i32, finished: u64, version: u64) -> Slot {
+        Slot {
+            pid,
+            finished,
+            errors: 0,
+            version,
+            listeners: [0, 7, 0, 0],
+        }
+    }
+
+    fn put(page: &Page, number: usize, slot: &Slot) {
+        let at = agent_page::offset(number);
+        page.file.write_all_at(&slot.bytes(), at as u64).unwrap();
+    }
+
+    fn write(page: &Page, number: usize, pid: i32, finished: u64) {
+        put(page, number, &slot(pid, finished, agent_page::VERSION));
     }
 
     #[test]
-    fn a_worker_has_what_all_its_processes_counted_the_dead_ones_too() {
+    fn a_process_whose_agent_has_another_version_is_not_counted_and_frees_its_slot_at_its_end() {
+        let mut page = Page::create(tempfile::tempfile().unwrap());
+        page.file.write_all_at(&agent_page::empty(), 0).unwrap();
+        let us = i32::try_from(std::process::id()).unwrap();
+        let newer = agent_page::VERSION + 1;
+        put(&page, 0, &slot(us, 5, newer));
+        put(&page, 1, &slot(DEAD, 7, newer));
+        // An agent from before agents wrote their version.
+        put(&page, 2, &slot(DEAD + 1, 9, 0));
+        let (w1, w2) = (WorkerId::FIRST, WorkerId::FIRST.next());
+        let running = BTreeMap::from([(us, w1), (DEAD + 1, w2)]);
+        let expected = Counts { done: 9, errors: 0 };
+        let mut foreign = Vec::new();
+        let read = page.read(&running, &mut |worker, version| {
+            foreign.push((worker, version))
+        });
+        assert_eq!((read, foreign), (vec![(w2, expected)], vec![(w1, newer)]));
+        assert_eq!(page.version_of(us), Some(newer));
+        assert_eq!(page.version_of(DEAD), None);
+        assert_eq!(page.listeners(), [(DEAD + 1, 7)]);
+        assert_eq!(page.take_last(w1), None);
+    }
+
+    #[test]
+    fn any_bytes_in_a_page_are_read_without_an_error() {
+        let mut page = Page::create(tempfile::tempfile().unwrap());
+        let us = i32::try_from(std::process::id()).unwrap();
+        let running = BTreeMap::from([(us, WorkerId::FIRST)]);
+        for byte in [0, 1, 0x7F, 0x80, 0xFF] {
+            page.file.write_all_at(&vec![byte; LENGTH], 0).unwrap();
+            write(&page, 3, us, u64::MAX);
+            write(&page, 4, us, u64::MAX);
+            let read = page.read(&running, &mut |_, _| {});
+            assert_eq!(read[0].1.done, u64::MAX);
+            let _ = page.listeners();
+        }
+    }
+
+    #[test]
+    fn requests_by_route_are_counted_from_the_upgrade_on_and_to_the_end_of_a_worker() {
         let file = tempfile::tempfile().unwrap();
-        file.write_all_at(&empty(), 0).unwrap();
+        file.write_all_at(&agent_page::empty(), 0).unwrap();
+        let page = Page::create(file.try_clone().unwrap());
+        let us = i32::try_from(std::process::id()).unwrap();
+        let count = |slot: usize, number: u64| {
+            let other = agent_routes::offset(slot) + agent_routes::COUNTS - 8;
+            file.write_all_at(&number.to_ne_bytes(), other as u64)
+                .unwrap();
+        };
+        write(&page, 0, us, 5);
+        write(&page, 1, DEAD, 5);
+        count(0, 5);
+        count(1, 2);
+        let running = BTreeMap::from([(us, WorkerId::FIRST), (DEAD, WorkerId::FIRST.next())]);
+        let mut page = Page::take_over(file.try_clone().unwrap(), page.hand_over());
+        let _ = page.read(&running, &mut |_, _| {});
+        let first = vec![
+            (WorkerId::FIRST, Vec::new()),
+            (WorkerId::FIRST.next(), Vec::new()),
+        ];
+        assert_eq!(page.routes(&running), first);
+        count(0, 6);
+        count(1, 4);
+        assert_eq!(
+            page.last_routes(WorkerId::FIRST.next()),
+            [("other".into(), 2)]
+        );
+        let _ = page.take_last(WorkerId::FIRST.next());
+        assert_eq!(page.last_routes(WorkerId::FIRST.next()), []);
+        assert_eq!(
+            page.routes(&running)[0],
+            (WorkerId::FIRST, vec![("other".into(), 1)])
+        );
+    }
+
+    #[test]
+    fn the_counters_of_a_worker_include_processes_that_have_ended() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&agent_page::empty(), 0).unwrap();
         let mut page = Page::create(file);
         let (w1, w2) = (WorkerId::FIRST, WorkerId::FIRST.next());
         let us = i32::try_from(std::process::id()).unwrap();
         write(&page, 0, us, 5);
         write(&page, 3, DEAD, 7);
-        let owners = BTreeMap::from([(us, w1), (DEAD, w1)]);
-        let done = |page: &mut Page, owners: &BTreeMap<i32, WorkerId>| {
-            let read = page.read(owners);
+        let running = BTreeMap::from([(us, w1), (DEAD, w1)]);
+        let done = |page: &mut Page, running: &BTreeMap<i32, WorkerId>| {
+            let read = page.read(running, &mut |_, _| panic!("all versions are supported"));
             read.iter().map(|(id, c)| (*id, c.done)).collect::<Vec<_>>()
         };
-        assert_eq!(done(&mut page, &owners), [(w1, 12)]);
-        // One of the two has ended: its slot is free, its figures stay.
-        let owners = BTreeMap::from([(us, w1)]);
-        assert_eq!(done(&mut page, &owners), [(w1, 12)]);
-        assert_eq!(done(&mut page, &owners), [(w1, 12)]);
+        assert_eq!(done(&mut page, &running), [(w1, 12)]);
+        // One of the two processes has ended: its slot is free, and its counters are kept.
+        let running = BTreeMap::from([(us, w1)]);
+        assert_eq!(done(&mut page, &running), [(w1, 12)]);
+        assert_eq!(done(&mut page, &running), [(w1, 12)]);
         write(&page, 3, DEAD + 1, 1);
-        let owners = BTreeMap::from([(us, w1), (DEAD + 1, w2)]);
-        assert_eq!(done(&mut page, &owners), [(w1, 12), (w2, 1)]);
-        assert_eq!(page.bury(w1).unwrap().done, 12);
-        assert_eq!(page.bury(w1), None);
+        let running = BTreeMap::from([(us, w1), (DEAD + 1, w2)]);
+        assert_eq!(done(&mut page, &running), [(w1, 12), (w2, 1)]);
+        assert_eq!(page.take_last(w1).unwrap().done, 12);
+        assert_eq!(page.take_last(w1), None);
     }
 }

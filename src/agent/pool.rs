@@ -2,9 +2,14 @@
 
 use std::{ffi::OsString, io, path::Path};
 
-use serde_json::json;
-
-use crate::private_dir::{Claimed, Contents, PrivateDir};
+use super::files;
+use crate::{
+    private_dir::{Claimed, Contents, PrivateDir},
+    protocol::{
+        frame,
+        template::{self, Codec, Settings},
+    },
+};
 
 macro_rules! modules {
     ($($name:literal),* $(,)?) => {
@@ -12,22 +17,26 @@ macro_rules! modules {
     };
 }
 
-const MODULES: [(&str, &str); 11] = modules![
+const MODULES: [(&str, &str); 12] = modules![
     "__init__.py",
     "codec.py",
     "fork_check.py",
     "fork_renew.py",
+    "fork_server.py",
     "fork_threads.py",
     "large.py",
-    "nest.py",
     "peak.py",
     "prints.py",
+    "protocol.py",
     "template.py",
     "worker.py"
 ];
 
-/// The package as tasks would see it in a traceback.
+/// The name of the package, which tasks may see in a traceback.
 const PACKAGE: &str = "_supervise_pool";
+
+/// The package in it that makes memory reports.
+const AGENT: &str = "agent";
 
 const RUN: &str = "import sys; sys.path.insert(0, sys.argv[2]); \
                    from _supervise_pool import template; template.run()";
@@ -41,7 +50,7 @@ pub struct Orders {
     pub call: String,
     /// Modules to import first.
     pub imports: Vec<String>,
-    /// `MODULE:FUNCTION` that each worker begins with.
+    /// `MODULE:FUNCTION` that each worker calls first.
     pub initializer: Option<String>,
     /// The template imports this many modules, in their order; each worker imports the rest.
     pub warm: u32,
@@ -59,17 +68,17 @@ impl Orders {
     }
 }
 
-/// The files, for as long as it lives.
+/// The files. They are removed when this is dropped.
 #[derive(Debug)]
 pub struct Files {
     claimed: Claimed,
 }
 
 impl Files {
-    /// Writes them into a new directory that is ours alone.
+    /// Writes the files into a new private directory.
     ///
     /// # Errors
-    /// Names the file that could not be written.
+    /// The file that could not be written.
     pub fn install(below: &Path, name: &str) -> io::Result<Self> {
         let below = PrivateDir::make(below, 0o700)?;
         sweep(&below);
@@ -81,29 +90,46 @@ impl Files {
         Ok(Self { claimed })
     }
 
+    /// Writes the files that a worker imports to make its first report. Most pools need none.
+    ///
+    /// # Errors
+    /// The file that could not be written.
+    pub fn install_agent(&self) -> io::Result<()> {
+        let package = self.claimed.directory().subdirectory(PACKAGE, 0o700)?;
+        let agent = package.subdirectory(AGENT, 0o700)?;
+        for (name, text) in files::MODULES {
+            agent.replace(name, text.as_bytes(), 0o600)?;
+        }
+        Ok(())
+    }
+
     /// The command line of the template; `control` is its end of our socket.
     pub fn argv(&self, python: &Path, orders: &Orders, control: i32) -> Vec<OsString> {
-        let words = json!({
-            "control": control,
-            "codec": if orders.function.is_some() { "json" } else { "pickle" },
-            "function": orders.function,
-            "call": orders.call,
-            "imports": orders.imports,
-            "initializer": orders.initializer,
-            "warm": orders.warm,
-        });
+        let settings = Settings {
+            protocol: frame::VERSION,
+            control,
+            codec: match orders.function {
+                Some(_) => Codec::Json,
+                None => Codec::Pickle,
+            },
+            function: orders.function.clone(),
+            call: orders.call.clone(),
+            imports: orders.imports.clone(),
+            initializer: orders.initializer.clone(),
+            warm: orders.warm,
+        };
         vec![
             python.into(),
             "-c".into(),
             RUN.into(),
-            words.to_string().into(),
+            template::encode(&settings).into(),
             self.claimed.directory().path().into(),
         ]
     }
 }
 
-/// Removes directories of killed pools. The pid in the name means another process or none here if
-/// the pool runs in another pid namespace, so the lock decides.
+/// Removes directories of killed pools. In another pid namespace, the pid in a name is another
+/// process or none, so the lock decides.
 fn sweep(below: &PrivateDir) {
     below.sweep();
     let names = below.names().unwrap_or_default();
@@ -136,10 +162,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_pool_has_left_is_removed() {
+    fn the_directory_of_a_killed_pool_is_removed() {
         let below = tempfile::tempdir().unwrap();
         let living = format!("map-{}.pool", std::process::id());
-        // No process has this number: proc(5), pid_max is 2^22.
+        // No process has this pid: the maximum is 2^22 (proc(5), pid_max).
         for name in ["map-4194305.pool", living.as_str(), "map-shop.pool"] {
             fs::create_dir(below.path().join(name)).unwrap();
         }
@@ -148,11 +174,11 @@ mod tests {
         assert!(below.path().join(living).exists());
         assert!(below.path().join("map-shop.pool").exists());
         drop(files);
-        // A pool in another pid namespace: here no process has its pid.
+        // A pool in another pid namespace. In this one, no process has its pid.
         let files = Files::install(below.path(), "map-4194305").unwrap();
         drop(Files::install(below.path(), "map-1").unwrap());
         assert!(below.path().join("map-4194305.pool").exists());
-        // Another one, with our own pid there.
+        // Another pool with the same pid, in yet another pid namespace.
         let same = Files::install(below.path(), "map-4194305").unwrap();
         assert_ne!(
             files.claimed.directory().path(),

@@ -1,20 +1,17 @@
-//! Cuts the output of a worker into lines, and finds the task of each line.
+//! Splits the output of a worker into lines, and finds the task of each line.
 //!
-//! `prints.py` writes a mark into the stream after each task: a secret and the number of the task.
-//! The output is not trusted: a task that finds the secret in its memory can attribute its output
-//! to another task of its pool, but cannot do more than that.
+//! The worker writes a mark into the stream after each task ([`crate::protocol::mark`]).
+//! The output is not trusted. A task that finds the secret in its memory can attribute its output
+//! to another task of its pool, and nothing more.
 
-use memchr::{memchr, memmem};
+use memchr::memchr;
 
-/// The first 16 bytes of a mark, different for each worker.
-pub type Secret = [u8; 16];
+use crate::protocol::mark::{self, Secret};
 
-/// A longer line is split into pieces of at most this length.
+/// A longer line is split into parts of at most this length.
 pub const LINE_MAX: usize = 64 << 10;
-/// More bytes are not held back until a mark arrives.
+/// Maximum bytes that are held back until a mark arrives.
 const HELD_MAX: usize = 256 << 10;
-/// The length of the task's number, which is little endian.
-const NUMBER: usize = 8;
 
 /// Receives lines: the task, and the line without its end.
 pub type Lines<'a> = &'a mut dyn FnMut(u64, &[u8]);
@@ -23,9 +20,9 @@ pub type Lines<'a> = &'a mut dyn FnMut(u64, &[u8]);
 #[derive(Debug)]
 pub struct Stream {
     secret: Secret,
-    /// Output of which the task is not known yet.
+    /// Output whose task is not known yet.
     held: Vec<u8>,
-    /// The start of a line whose end is not printed yet.
+    /// The start of a line whose end has not arrived yet.
     line: Vec<u8>,
     /// The task that has printed `line`.
     task: u64,
@@ -42,9 +39,9 @@ impl Stream {
         }
     }
 
-    /// Takes bytes that were read. `is_settled`: the pipe was empty while the task `begun` was the
-    /// current one, so the bytes after the last mark belong to it. Otherwise they are held until
-    /// the next mark, of which a part may have arrived already, or the next settled read.
+    /// Takes bytes that were read. `is_settled`: the pipe was empty while `begun` was the current
+    /// task, so the bytes after the last mark belong to that task. Otherwise they are held until
+    /// the next mark, which may have arrived in part, or until the next settled read.
     pub fn feed(&mut self, bytes: &[u8], begun: u64, is_settled: bool, lines: Lines<'_>) {
         let mut before = std::mem::take(&mut self.held);
         let mut rest = if before.is_empty() {
@@ -53,15 +50,10 @@ impl Stream {
             before.extend_from_slice(bytes);
             before.as_slice()
         };
-        while let Some(at) = memmem::find(rest, &self.secret) {
-            let (printed, mark) = rest.split_at(at);
-            let number = mark.get(self.secret.len()..self.secret.len() + NUMBER);
-            let Some(number) = number.and_then(|it| it.try_into().ok()) else {
-                break;
-            };
-            self.put(u64::from_le_bytes(number), printed, lines);
+        while let Some(found) = mark::find(rest, &self.secret) {
+            self.put(found.task, found.before, lines);
             self.end_line(lines);
-            rest = mark.get(self.secret.len() + NUMBER..).unwrap_or_default();
+            rest = found.after;
         }
         if is_settled || rest.len() > HELD_MAX {
             self.put(begun, rest, lines);
@@ -70,19 +62,21 @@ impl Stream {
         }
     }
 
-    /// Whether the last line of `task` has no end yet.
+    /// Whether the last line of `task` is not complete yet.
     pub const fn has_line_of(&self, task: u64) -> bool {
         self.task == task && !self.line.is_empty() && self.held.is_empty()
     }
 
-    /// A task has ended and all its output was read: emits its last line even without an end.
+    /// Emits the last line of a task that has ended and whose output was read, even if the line is
+    /// not complete.
     pub fn end_task(&mut self, task: u64, lines: Lines<'_>) {
         if self.has_line_of(task) {
             self.end_line(lines);
         }
     }
 
-    /// The worker has ended in the task `begun`, or no more output comes: emits all that is held.
+    /// Emits everything that is held, because the worker has ended in the task `begun` or no more
+    /// output comes.
     pub fn end(&mut self, begun: u64, lines: Lines<'_>) {
         let held = std::mem::take(&mut self.held);
         self.put(begun, &held, lines);
@@ -160,12 +154,14 @@ fn char_boundary(bytes: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const SECRET: Secret = *b"0123456789abcdef";
 
     fn mark(task: u64) -> Vec<u8> {
-        [&SECRET[..], &task.to_le_bytes()].concat()
+        mark::of(SECRET, task)
     }
 
     fn stream() -> Stream {
@@ -197,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_belongs_to_the_task_of_the_next_mark_wherever_reads_end() {
+    fn each_line_belongs_to_the_task_of_the_next_mark_for_any_split_of_the_reads() {
         let all = [
             &b"one\ntwo"[..],
             &mark(3),
@@ -218,10 +214,40 @@ mod tests {
                 ];
                 let said = fed(&mut stream, &pieces);
                 assert_eq!(said, lines(&expected), "cut at {first} and {second}");
-                // Bytes like the start of a mark are not held back: marks are written whole.
+                // Bytes like the start of a mark are not held back, because marks are written
+                // whole.
                 let rest = fed(&mut stream, &[(b"seven\n", 7, true)]);
                 assert_eq!(rest, lines(&[(6, "0"), (7, "seven")]));
             }
+        }
+    }
+
+    proptest! {
+        /// A task can write anything to its output, including parts of marks.
+        #[test]
+        fn any_output_is_emitted_completely_and_in_short_lines(
+            parts in prop::collection::vec(
+                prop_oneof![
+                    prop::collection::vec(any::<u8>(), 0..40),
+                    (0..=mark(7).len()).prop_map(|length| mark(7)[..length].to_vec()),
+                    Just(b"\n".to_vec()),
+                ],
+                0..8,
+            ),
+            settled in any::<[bool; 8]>(),
+        ) {
+            let mut stream = stream();
+            let mut length = 0;
+            let mut lines = |_, line: &[u8]| {
+                assert!(line.len() <= LINE_MAX);
+                length += line.len();
+            };
+            for (part, settled) in parts.iter().zip(settled) {
+                stream.feed(part, 7, settled, &mut lines);
+            }
+            stream.end(7, &mut lines);
+            prop_assert!(length <= parts.concat().len());
+            prop_assert!(stream.held.is_empty() && stream.line.is_empty());
         }
     }
 
@@ -244,7 +270,7 @@ mod tests {
         // No mark has followed, so the output belongs to the running task.
         assert_eq!(fed(&mut stream, &[(b"y\n", 3, false)]), lines(&[]));
         assert_eq!(fed(&mut stream, &[(b"", 3, true)]), lines(&[(3, "y")]));
-        // A worker that never writes marks is not waited for.
+        // Output of a worker that never writes marks is not held back for ever.
         let said = fed(&mut stream, &[(&vec![b'\n'; HELD_MAX + 1], 4, false)]);
         assert_eq!(said.len(), HELD_MAX + 1);
     }
@@ -261,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_ends_ends_its_line_and_no_other() {
+    fn the_end_of_a_task_emits_its_own_line_only() {
         let mut stream = stream();
         let mut said = Vec::new();
         let mut end = |stream: &mut Stream, task| {

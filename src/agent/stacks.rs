@@ -1,5 +1,5 @@
-//! Stacks that `faulthandler` wrote while a worker grew, and what it held then: the lines that ran
-//! while memory came, though no Python could.
+//! Stacks that `faulthandler` wrote while a worker grew, and the memory of the worker at that time.
+//! `faulthandler` writes them even if the interpreter is busy in a C call.
 
 use std::{
     fs::File,
@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Bytes, WorkerId};
 
-/// When it has grown to this, what nobody waits for any more is thrown away.
+/// Size at which the file is emptied.
 const SIZE_MAX: u64 = 1 << 20;
-/// One dump is no longer (faulthandler stops after 100 frames).
+/// The maximum length of a dump (faulthandler stops after 100 frames).
 const DUMP_MAX: u64 = 64 << 10;
 
-/// The file that all agents append to, and whose each part of it is.
+/// The file to which all agents append, and the worker of each part of it.
 #[derive(Debug)]
 pub(super) struct Stacks {
     file: File,
@@ -25,20 +25,20 @@ pub(super) struct Stacks {
     notes: Vec<Note>,
 }
 
-/// Whose a part of the file is.
+/// The worker of a part of the file.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Note {
     worker: WorkerId,
     memory: Bytes,
-    /// Where in the file its stacks begin.
+    /// The offset in the file where its stacks begin.
     from: u64,
 }
 
-/// What a worker ran when it held so much.
+/// What a worker ran, and its memory at that time.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Stack {
     pub(super) memory: Bytes,
-    /// Of the main thread, innermost first.
+    /// The frames of the main thread, the innermost first.
     pub(super) frames: Vec<Frame>,
 }
 
@@ -55,7 +55,7 @@ impl Stacks {
         Self::of_file(file, Vec::new())
     }
 
-    /// The file that a predecessor made and that the workers hold.
+    /// The file that the previous binary has made, and that the workers have open.
     pub(super) fn take_over(file: File, notes: Vec<Note>) -> io::Result<Self> {
         Self::of_file(file, notes)
     }
@@ -73,11 +73,11 @@ impl Stacks {
         self.inode
     }
 
-    /// A worker is about to write its stacks.
+    /// Notes that a worker is about to write its stacks.
     pub(super) fn note(&mut self, worker: WorkerId, memory: Bytes) {
         let mut from = self.size();
         if from > SIZE_MAX {
-            // Writers append, so that they go on at the new end.
+            // Workers append, so they continue at the new end.
             self.notes.clear();
             from = self.file.set_len(0).map_or(from, |()| 0);
         }
@@ -88,10 +88,10 @@ impl Stacks {
         });
     }
 
-    /// What a worker ran as it grew, oldest first.
+    /// The stacks of a worker while it grew, the oldest first.
     ///
     /// RACE: two workers that are asked within the same millisecond write one after the other, and
-    /// the first one's part may hold both. So only the first dump of a part counts.
+    /// the part of the first may contain both. So only the first dump of a part counts.
     pub(super) fn of(&self, worker: WorkerId) -> Vec<Stack> {
         let mut stacks = Vec::new();
         for (at, note) in self.notes.iter().enumerate() {
@@ -121,8 +121,8 @@ impl Stacks {
     }
 }
 
-/// The frames of the first dump: of the thread that the signal met, which is the main one unless
-/// that blocks it.
+/// The frames of the first dump. It is of the thread that received the signal: the main thread,
+/// unless that blocks the signal.
 fn first(dumps: &str) -> Vec<Frame> {
     let mut lines = dumps.lines();
     lines.find(|line| line.starts_with("Stack"));
@@ -145,6 +145,8 @@ fn frame(line: &str) -> Option<Frame> {
 mod tests {
     use std::io::Write as _;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     const DUMP: &str = "\
@@ -154,7 +156,7 @@ Stack (most recent call first):
 ";
 
     #[test]
-    fn the_first_dump_is_the_one_that_counts() {
+    fn only_the_first_dump_is_parsed() {
         let frames = first(&[DUMP, DUMP].concat());
         let lines: Vec<_> = frames
             .iter()
@@ -163,6 +165,21 @@ Stack (most recent call first):
         assert_eq!(lines, [(7, "load"), (12, "<module>")]);
         assert_eq!(frames[0].file, "/srv/etl.py");
         assert_eq!(first(""), []);
+    }
+
+    proptest! {
+        /// Each worker can write anything into the file.
+        #[test]
+        fn any_text_is_frames_or_nothing(
+            lines in prop::collection::vec(
+                r#"Stack|( *File ")?[^\n]{0,9}(", line )?[0-9]{0,12}( in )?[^\n]{0,9}"#,
+                0..6,
+            ),
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let _ = first(&lines.join("\n"));
+            prop_assert_eq!(first(&String::from_utf8_lossy(&bytes)), []);
+        }
     }
 
     #[test]

@@ -1,108 +1,117 @@
-//! What a command line asks for.
+//! The parsed command line.
 
 use std::{path::PathBuf, str::FromStr};
 
 use crate::{
-    config::Wishes,
+    config::{CommandLine, Mode},
     units::{ReportId, WorkerId},
 };
 
-/// What is to be done.
+/// A command.
 #[derive(Debug)]
 pub enum Command {
-    /// Keep a program running within its memory.
-    Run(Box<Wishes>),
+    /// Run a service.
+    Run(Box<CommandLine>),
     /// Run a function over lines, in a pool.
     Map(Box<super::map::MapArgs>),
-    /// Be the pool of an executor.
+    /// Run the pool of an executor.
     Pool(Box<super::map::PoolArgs>),
-    /// Judge the wishes, and print what would hold.
-    Check(Box<Wishes>),
-    /// Print workers, memory, limits and recent ends.
+    /// Validate the settings, and print the effective configuration.
+    Check(Box<CommandLine>),
+    /// Print a configuration file with every key.
+    Config(Mode),
+    /// Print workers, memory, limits and recent exits.
     Status {
-        /// Which service.
+        /// The service.
         client: Client,
-        /// As JSON.
+        /// Print JSON.
         json: bool,
     },
-    /// Print what happened, oldest first.
+    /// Print events, oldest first.
     Events {
-        /// Which service.
+        /// The service.
         client: Client,
-        /// Go on with what happens next.
+        /// Continue with new events.
         follow: bool,
-        /// As JSON.
+        /// Print JSON.
         json: bool,
     },
-    /// Say why a worker is fat.
+    /// Explain a worker's memory.
     Report {
-        /// Which service.
+        /// The service.
         client: Client,
-        /// Whose, or which.
+        /// The report or the worker.
         subject: Subject,
-        /// In which form.
+        /// The format.
         form: Form,
+    },
+    /// Suggest limits that fit.
+    Suggest {
+        /// The service.
+        client: Client,
+        /// Print JSON.
+        json: bool,
     },
     /// Replace workers gracefully.
     Recycle {
-        /// Which service.
+        /// The service.
         client: Client,
-        /// Which of its workers.
+        /// The workers.
         target: Target,
     },
-    /// Replace all that runs by what its files say now.
+    /// Replace all workers, to load new code.
     Reload {
-        /// Which service.
+        /// The service.
         client: Client,
     },
-    /// Let the installed binary take over.
+    /// Switch to the newly installed binary.
     Upgrade {
-        /// Which service.
+        /// The service.
         client: Client,
     },
-    /// End the service.
+    /// Stop the service.
     Stop {
-        /// Which service.
+        /// The service.
         client: Client,
-        /// Without waiting for what is in flight.
+        /// Kill it without a grace period.
         now: bool,
     },
-    /// Say what this machine lets us enforce.
+    /// Report what can be enforced on this machine.
     Doctor,
     /// Print the manual page.
     Man,
-    /// Print what a shell needs to complete our words.
+    /// Print completions for a shell.
     Completions(clap_complete::Shell),
 }
 
-/// How a client finds its service; with neither, the one that runs.
+/// How a client finds its service. With neither name nor socket, it is the only one that runs.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Client {
-    /// By its name.
+    /// The name of the service.
     pub name: Option<String>,
-    /// By its control socket.
+    /// The control socket of the service.
     pub socket: Option<PathBuf>,
-    /// The directory with its kept reports and events, if not one of the usual ones.
+    /// The directory of kept reports and events, if it is not one of the default directories.
     pub kept: Option<PathBuf>,
 }
 
-/// Whom to recycle.
+/// The workers to recycle.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Target {
-    /// One after the other.
+    /// All workers, one after the other.
     All,
-    /// One.
+    /// This worker.
     Worker(WorkerId),
 }
 
-/// Which report is meant.
+/// The report to show.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Subject {
-    /// The last one that is kept.
+    /// The last kept report.
     Last,
-    /// This one.
+    /// This kept report.
     Kept(ReportId),
-    /// A new one, of this worker.
+    /// A new report of this worker.
     Live(WorkerId),
 }
 
@@ -113,32 +122,43 @@ impl FromStr for Subject {
         let worker = || text.parse().map(Self::Live);
         let report = text.parse().map(Self::Kept);
         report.or_else(|_| worker()).map_err(|_: String| {
-            format!("`{text}` is neither a worker, like w7, nor a report, like r3")
+            format!("`{text}` is neither a worker (such as w7) nor a report (such as r3)")
         })
     }
 }
 
-/// How a report is shown.
+/// The format of a report.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Form {
-    /// For people.
+    /// Text for people.
     Page,
-    /// As it is kept.
+    /// JSON, as the report is stored.
     Json,
-    /// Its references, for graphviz.
+    /// The references as a graph for Graphviz.
     Dot,
 }
 
-/// What to print instead of doing anything: a mistake, or the help that was asked for.
+impl Form {
+    /// The format that these flags choose.
+    pub(super) const fn of(json: bool, dot: bool) -> Self {
+        match (json, dot) {
+            (true, _) => Self::Json,
+            (false, true) => Self::Dot,
+            (false, false) => Self::Page,
+        }
+    }
+}
+
+/// A text to print instead of running a command: an error, or help.
 #[derive(Debug)]
 pub struct Usage {
-    /// The whole text; for standard output if `status` is 0, else for standard error.
+    /// The text, for standard output if `status` is 0, otherwise for standard error.
     pub text: String,
     /// The exit status.
     pub status: i32,
 }
 
-/// `[NAME] [WORKER|REPORT]`. A single word that reads as a worker or a report is not a name.
+/// Parses `[NAME] [WORKER|REPORT]`. A single word that can be a worker or a report is not a name.
 pub(super) fn report_words(
     words: &[String],
     is_named: bool,
@@ -150,7 +170,7 @@ pub(super) fn report_words(
             Err(wrong) if is_named => Err(wrong),
             Err(_) => Ok((Some(one.clone()), Subject::Last)),
         },
-        [_, _, ..] if is_named => Err("the service is named twice; give one name".to_owned()),
+        [_, _, ..] if is_named => Err("the service is named twice; use one name".to_owned()),
         [name, subject, ..] => Ok((Some(name.clone()), subject.parse()?)),
     }
 }

@@ -1,7 +1,7 @@
-//! Standard error of a pool: messages, the progress bar, and what tasks print.
+//! The standard error of a pool: messages, the progress bar, and the output of tasks.
 //!
-//! A thread writes, so that the loop never waits for a reader that is slow or stopped. Before it
-//! prints the output of tasks, the loop asks whether there is room.
+//! A thread writes, so that the event loop never waits for a slow or stopped reader. Before the
+//! loop prints the output of tasks, it checks whether there is room.
 
 use std::{
     io::{self, Write},
@@ -22,9 +22,9 @@ use crate::escape;
 
 /// Above this number of waiting bytes, there is no room for the output of tasks.
 const WAIT_MAX: usize = 1 << 20;
-/// Room that has run out returns at this number of waiting bytes.
+/// After that, there is room again when this number of bytes wait.
 const WAIT_LOW: usize = WAIT_MAX / 2;
-/// Our own messages do not need room. Above this number of waiting bytes, they are dropped.
+/// Messages of `supervise` do not need room. Above this number of waiting bytes, they are dropped.
 const DROP_ABOVE: usize = 2 * WAIT_MAX;
 /// The pause before a write to a full, non-blocking output is retried.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
@@ -32,11 +32,11 @@ const RETRY_AFTER: Duration = Duration::from_millis(10);
 /// Writes to standard error in a thread.
 #[derive(Debug)]
 pub(super) struct Console {
-    /// `None`: no more messages come.
+    /// `None`: there are no more messages.
     messages: Option<Sender<Message>>,
     /// Bytes that are not written yet.
     waiting: Arc<AtomicUsize>,
-    /// Gets a message each time that room returns; closed when everything is written.
+    /// Receives a message each time that there is room again. Closed when all text is written.
     room: UnboundedReceiver<()>,
     escapes: bool,
 }
@@ -60,8 +60,8 @@ impl Message {
 }
 
 impl Console {
-    /// Writes to `output` in a thread, above the line of `bar` if there is one. `escapes`: control
-    /// characters in the output of tasks are escaped, as a terminal needs it.
+    /// Writes to `output` in a thread, above the line of `bar` if there is one. With `escapes`,
+    /// control characters in the output of tasks are escaped, for a terminal.
     ///
     /// # Errors
     /// No thread can be started.
@@ -110,7 +110,7 @@ impl Console {
         }
     }
 
-    /// Writes output of tasks, in whole lines.
+    /// Writes complete lines of the output of tasks.
     pub(super) fn print(&self, lines: &[u8]) {
         let text = String::from_utf8_lossy(lines);
         let text = if self.escapes {
@@ -121,7 +121,7 @@ impl Console {
         self.send(Message::Text(text.into_bytes()));
     }
 
-    /// Updates the bar; `position` is from 0 to 1000. A reader that is behind gets no update.
+    /// Updates the bar; `position` is from 0 to 1000. Omitted if too many bytes wait.
     pub(super) fn show_bar(&self, position: u64, text: String) {
         if self.waiting() <= WAIT_LOW {
             self.send(Message::Bar(position, text));
@@ -199,7 +199,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Writes what it can. Text that cannot be written is dropped; no task fails because of it.
+    /// Writes a text. If that fails, drops the text, so that no task fails because of it.
     fn write(&mut self, mut text: &[u8]) {
         while !text.is_empty() {
             match self.output.write(text) {
@@ -264,7 +264,7 @@ mod tests {
         runtime.block_on(limited)
     }
 
-    /// Notes that a task was woken.
+    /// Records that a task was woken.
     struct Woken(Sender<()>);
 
     impl Wake for Woken {
@@ -291,7 +291,7 @@ mod tests {
         for _ in 0..=sent {
             tokens.send(()).unwrap();
         }
-        woken.recv_timeout(SOON).expect("it is woken");
+        woken.recv_timeout(SOON).expect("the task is woken");
         wait(poll_fn(|cx| console.poll_room(cx)));
         wait(poll_fn(|cx| console.poll_finish(cx)));
         let text = text.lock().unwrap();

@@ -6,10 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The names of a Python interpreter in an environment, best first.
+/// The names of a Python interpreter in an environment, the preferred name first.
 const NAMES: [&str; 2] = ["python3", "python"];
 
-/// What the choice depends on.
+/// The facts on which the choice depends.
 #[derive(Debug, Default)]
 struct Surroundings {
     /// The name or path by which `supervise` was called.
@@ -45,7 +45,7 @@ fn default(here: &Surroundings) -> Option<PathBuf> {
     let python3 = || on_path(Path::new(NAMES[0]), &here.path);
     let by_name = here.called.components().count() == 1;
     if by_name && here.activated.is_some() {
-        // `supervise` may have an environment of its own (pipx), without the functions to call.
+        // `supervise` may have its own environment (pipx), which does not contain the functions.
         return python3();
     }
     let called = on_path(&here.called, &here.path);
@@ -96,7 +96,7 @@ mod tests {
         root
     }
 
-    /// The directory whose Python is chosen.
+    /// The name of the directory that contains the chosen interpreter.
     fn chosen(called: &str, own: &str, path: &[&str], activated: Option<&str>) -> String {
         let root = machine();
         let at = |place: &str| root.path().join(place).join("bin");

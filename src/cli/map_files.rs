@@ -27,7 +27,7 @@ const CLOSE_DELAY: Duration = Duration::from_millis(100);
 /// Opens the input: a file, or standard input.
 pub(super) fn open_input(path: Option<&Path>) -> Result<File, String> {
     match path {
-        Some(path) => File::open(path).map_err(|error| named(path, &error)),
+        Some(path) => File::open(path).map_err(|error| message_with_path(path, &error)),
         None => copy_of(&io::stdin()),
     }
 }
@@ -36,7 +36,7 @@ pub(super) fn open_input(path: Option<&Path>) -> Result<File, String> {
 #[derive(Debug)]
 pub(super) struct Output {
     path: Option<PathBuf>,
-    /// `None`: it does not exist yet.
+    /// `None`: the file does not exist yet.
     file: Option<File>,
     is_prepared: bool,
 }
@@ -54,10 +54,10 @@ impl Output {
         let file = match OpenOptions::new().write(true).open(path) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                check_parent(path).map_err(|error| named(path, &error))?;
+                check_parent(path).map_err(|error| message_with_path(path, &error))?;
                 None
             }
-            Err(error) => return Err(named(path, &error)),
+            Err(error) => return Err(message_with_path(path, &error)),
         };
         Ok(Self {
             path: Some(path.to_owned()),
@@ -66,7 +66,7 @@ impl Output {
         })
     }
 
-    /// Checks that the output is not the file `other`, also if the names differ.
+    /// Checks that the output and `other` are different files, even if their names differ.
     pub(super) fn check_differs(&self, other: &File, what: &str) -> Result<(), String> {
         let same = self
             .file
@@ -82,12 +82,13 @@ impl Output {
         Err(format!("{name}: the output is {what}"))
     }
 
-    /// Whether it is standard output, which is never truncated.
+    /// Whether the output is standard output, which is never truncated.
     pub(super) const fn is_stream(&self) -> bool {
         self.path.is_none()
     }
 
-    /// Reports when the reader of the output is gone. Only pipes can tell before the next write.
+    /// A future that is ready when the reader of the output has gone. `None` for other files than
+    /// pipes, where only the next write can show that.
     pub(super) fn reader_gone(&self) -> Option<ReaderGone> {
         let file = self.file.as_ref()?;
         if !file.metadata().ok()?.file_type().is_fifo() {
@@ -97,14 +98,15 @@ impl Output {
         let (sender, receiver) = oneshot::channel();
         let watcher = thread::Builder::new().name("reader".to_owned());
         let watch = move || {
-            // Once a pipe has no reader, poll(2) returns POLLERR. It waits for nothing else here.
+            // poll(2) returns POLLERR when a pipe has no reader. Without requested events it waits
+            // for nothing else.
             let mut fds = [PollFd::new(copy.as_fd(), PollFlags::empty())];
             while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
             let is_gone = fds[0]
                 .revents()
                 .is_some_and(|it| it.contains(PollFlags::POLLERR));
-            // RACE: a program that has all its results may close our input and then the output.
-            // The delay lets the loop see the end of the input first and finish normally.
+            // RACE: a program that has all its results may close the input and then the output.
+            // With the delay, the loop sees the end of the input first and finishes normally.
             thread::park_timeout(CLOSE_DELAY);
             let _ = sender.send(is_gone);
         };
@@ -117,7 +119,7 @@ impl Output {
         })))
     }
 
-    /// The file, which is created or truncated before the first write.
+    /// The file. It is created or truncated before the first write.
     fn prepared(&mut self) -> io::Result<&mut File> {
         if !self.is_prepared {
             match (&self.file, &self.path) {
@@ -125,8 +127,9 @@ impl Output {
                 (Some(file), _) if file.metadata()?.is_file() => file.set_len(0)?,
                 (None, Some(path)) => {
                     let created = File::create(path);
-                    let named =
-                        |error: io::Error| io::Error::new(error.kind(), named(path, &error));
+                    let named = |error: io::Error| {
+                        io::Error::new(error.kind(), message_with_path(path, &error))
+                    };
                     self.file = Some(created.map_err(named)?);
                 }
                 (Some(_), _) | (None, None) => {}
@@ -148,7 +151,7 @@ impl Write for Output {
     }
 }
 
-/// Checks that a file can be created, so that the run fails now and not at the first results.
+/// Checks that a file can be created, so that the run fails now and not at its first results.
 fn check_parent(path: &Path) -> io::Result<()> {
     let path = resolve_links(path);
     let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
@@ -159,7 +162,7 @@ fn check_parent(path: &Path) -> io::Result<()> {
 
 /// Follows symbolic links to a file that does not exist.
 fn resolve_links(path: &Path) -> PathBuf {
-    /// The kernel follows at most this many (path_resolution(7)).
+    /// The kernel follows at most this many links (path_resolution(7)).
     const LINKS_MAX: usize = 40;
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
@@ -177,7 +180,7 @@ fn is_same(one: Option<Metadata>, other: Option<Metadata>) -> bool {
         return false;
     };
     let kind = one.file_type();
-    // A terminal, a socket or /dev/null may be input and output at once.
+    // A terminal, a socket or /dev/null may be both input and output.
     (kind.is_file() || kind.is_fifo() || kind.is_block_device())
         && (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
@@ -187,11 +190,11 @@ fn copy_of(fd: &impl AsFd) -> Result<File, String> {
     owned.map(File::from).map_err(|error| error.to_string())
 }
 
-pub(super) fn named(path: &Path, error: &io::Error) -> String {
+pub(super) fn message_with_path(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}", path.display())
 }
 
-/// Seeks to `to`, where reading began. False: the file cannot seek.
+/// Seeks to `to`, the position where reading began. False: the file cannot seek.
 pub(super) fn seek_back(file: &mut File, to: Option<u64>) -> io::Result<bool> {
     match to {
         Some(offset) if file.metadata()?.is_file() => {

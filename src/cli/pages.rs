@@ -1,5 +1,4 @@
-//! What the definitions of the command line are made into for others to read: the manual page, and
-//! completions for shells.
+//! The manual page and the completions for shells, from the definitions of the command line.
 
 use std::io;
 
@@ -13,20 +12,20 @@ use clap_mangen::{
     roff::{Roff, bold, roman},
 };
 
-use super::Line;
-use crate::config::KEYS;
+use super::Cli;
+use crate::config::keys;
 
-/// What no definition says, in the language of man(7): a description, and the sections that follow
-/// the subcommands.
+/// The parts that are not in the definitions, in the language of man(7): the description, and the
+/// sections after the subcommands.
 const SECTIONS: &str = include_str!("manual.roff");
 const AFTER: &str = ".SH EXAMPLES";
 
-/// These take the options of a service, which are listed once.
+/// Subcommands with the options of a service. The page lists these options only once.
 const LIKE_A_SERVICE: [&str; 2] = ["run", "check"];
 
-/// The manual page, in the language of man(7): one for all subcommands.
+/// The manual page for all subcommands, in the language of man(7).
 pub(super) fn man() -> io::Result<Vec<u8>> {
-    let mut all = Line::command().disable_help_subcommand(true);
+    let mut all = Cli::command().disable_help_subcommand(true);
     all.build();
     let page = Man::new(all.clone()).title("SUPERVISE");
     let mut out = Vec::new();
@@ -41,15 +40,15 @@ pub(super) fn man() -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
-/// The words that a shell evaluates to complete ours.
+/// The script that a shell evaluates for completions.
 pub(super) fn completions(shell: Shell) -> Vec<u8> {
-    let mut command = told(Line::command());
+    let mut command = with_value_hints(Cli::command());
     let mut out = Vec::new();
     generate(shell, &mut command, "supervise", &mut out);
     out
 }
 
-/// What each subcommand does, and the options that only it has.
+/// Writes the description of each subcommand, and the options that only it has.
 fn subcommands(all: &Command, out: &mut Vec<u8>) -> io::Result<()> {
     let mut heading = Roff::new();
     heading.control("SH", ["SUBCOMMANDS"]);
@@ -57,11 +56,11 @@ fn subcommands(all: &Command, out: &mut Vec<u8>) -> io::Result<()> {
     for word in all.get_subcommands().filter(|word| !word.is_hide_set()) {
         let mut text = Roff::new();
         text.control("SS", [word.get_name()]);
-        let usage = plain(&word.clone().render_usage());
+        let usage = plain_text(&word.clone().render_usage());
         let usage = usage.trim_start_matches("Usage: ");
         let (name, rest) = usage.split_at(usage.find([' ', '[', '<']).unwrap_or(0));
         text.text([bold(name), roman(rest)]);
-        for line in word.get_about().map(plain).unwrap_or_default().lines() {
+        for line in word.get_about().map(plain_text).unwrap_or_default().lines() {
             text.control("PP", []);
             text.text([roman(format!("{}.", line.trim_end_matches('.')))]);
         }
@@ -72,34 +71,34 @@ fn subcommands(all: &Command, out: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// A subcommand's options, without a heading of their own. Those of a service are said once.
+/// Writes the options of a subcommand without a separate heading. Options of a service are omitted.
 fn own_options(word: &Command, out: &mut Vec<u8>) -> io::Result<()> {
     let takes_all = LIKE_A_SERVICE.contains(&word.get_name());
     let hidden = |arg: Arg| {
         let is_help = arg.get_id() == "help" || arg.get_id() == "version";
-        let is_said = takes_all && !arg.is_positional();
-        arg.hide(is_help || is_said).help_heading(None::<&str>)
+        let is_listed = takes_all && !arg.is_positional();
+        arg.hide(is_help || is_listed).help_heading(None::<&str>)
     };
     if takes_all {
         let mut text = Roff::new();
         text.control("PP", []);
         text.text([roman(
-            "All options that are listed above may stand here too.",
+            "All options that are listed above are allowed here, too.",
         )]);
         text.to_writer(out)?;
     }
     let mut text = Vec::new();
     Man::new(word.clone().mut_args(hidden)).render_options_section(&mut text)?;
     let text = String::from_utf8_lossy(&text).into_owned();
-    // The preamble of each rendering is that of the page already.
+    // The page already has the preamble that precedes each rendered section.
     let from = text.find(".SH OPTIONS").map_or(text.len(), |at| at + 12);
     out.extend(text.get(from..).unwrap_or_default().bytes());
     Ok(())
 }
 
-/// Text that stands below the options in `--help`.
+/// Writes the text that `--help` shows below the options.
 fn paragraphs(text: Option<&StyledStr>, out: &mut Vec<u8>) -> io::Result<()> {
-    let text = text.map(plain).unwrap_or_default();
+    let text = text.map(plain_text).unwrap_or_default();
     let mut roff = Roff::new();
     for paragraph in text.split("\n\n").filter(|part| !part.is_empty()) {
         roff.control("PP", []);
@@ -108,15 +107,15 @@ fn paragraphs(text: Option<&StyledStr>, out: &mut Vec<u8>) -> io::Result<()> {
     roff.to_writer(out)
 }
 
-fn plain(text: &StyledStr) -> String {
+fn plain_text(text: &StyledStr) -> String {
     text.to_string()
 }
 
-/// With the words that an option may have, and what kind of thing it names: only a shell wants to
-/// know, for the complaints of `config` say more than clap's do.
-fn told(command: Command) -> Command {
+/// Adds the possible values of each option, and whether it is a path. Only completions use these,
+/// because the errors of `config` are better than clap's.
+fn with_value_hints(command: Command) -> Command {
     let command = command.mut_args(|arg| {
-        let key = KEYS.iter().find(|key| arg.get_long() == Some(key.flag));
+        let key = keys().find(|key| arg.get_long() == Some(key.flag));
         let name = key.map_or_else(|| value_name(&arg), |key| key.value.to_owned());
         match (name.as_str(), key) {
             ("FILE" | "CONFIG" | "PATH", _) => arg.value_hint(ValueHint::FilePath),
@@ -129,7 +128,7 @@ fn told(command: Command) -> Command {
             _ => arg,
         }
     });
-    command.mut_subcommands(told)
+    command.mut_subcommands(with_value_hints)
 }
 
 fn value_name(arg: &Arg) -> String {
@@ -137,7 +136,7 @@ fn value_name(arg: &Arg) -> String {
     names.first().map(ToString::to_string).unwrap_or_default()
 }
 
-/// A shell by its name, or the names there are.
+/// Parses the name of a shell.
 pub(super) fn shell(text: &str) -> Result<Shell, String> {
     let known = [Shell::Bash, Shell::Zsh, Shell::Fish];
     let found = known.into_iter().find(|shell| shell.to_string() == text);

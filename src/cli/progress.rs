@@ -1,4 +1,4 @@
-//! Shows the progress of a pool: a bar on a terminal, else a line a minute.
+//! Shows the progress of a pool: a bar on a terminal, otherwise one line per minute.
 
 use std::{
     fs::File,
@@ -17,16 +17,16 @@ use memchr::memchr_iter;
 use super::{console::Console, map_files::seek_back};
 use crate::{
     driver::pool::{Observer, Progress},
-    queue::{self, Skip},
+    queue::{self, SeqSet},
     units::Signal,
 };
 
 const BAR_INTERVAL: Duration = Duration::from_millis(200);
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
-/// The weight of the newest rate on a bar, which is smoothed so that it does not flicker.
+/// The weight of the newest rate. The rate on a bar is smoothed, so that it does not flicker.
 const NEWEST_WEIGHT: f64 = 0.2;
 
-/// An input that counts what is read from it.
+/// An input that counts the bytes and lines that are read.
 #[derive(Debug)]
 pub(super) struct Input {
     file: File,
@@ -35,7 +35,7 @@ pub(super) struct Input {
     position: Position,
 }
 
-/// How much of an input was read.
+/// The amount of an input that was read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Position {
     bytes: Arc<AtomicU64>,
@@ -43,11 +43,11 @@ pub(super) struct Position {
     /// The size in bytes; `None` for a pipe.
     total: Option<u64>,
     /// Lines that earlier runs have done.
-    done: Arc<Skip>,
+    done: Arc<SeqSet>,
 }
 
 impl Input {
-    pub(super) fn new(mut file: File, done: Arc<Skip>) -> Self {
+    pub(super) fn new(mut file: File, done: Arc<SeqSet>) -> Self {
         let regular = file.metadata().ok().filter(|it| it.is_file());
         let position = Position {
             total: regular.map(|it| it.len()).filter(|length| *length > 0),
@@ -90,8 +90,8 @@ impl queue::Input for Input {
 }
 
 impl Position {
-    /// The share of the input that is done, from 0 to 1, after `ended` tasks. It assumes that the
-    /// lines read so far are equally long.
+    /// The share of the input that is done after `ended` tasks, from 0 to 1. This assumes that the
+    /// lines that were read are equally long.
     #[expect(clippy::cast_precision_loss, reason = "a share for people")]
     fn share(&self, ended: u64) -> Option<f64> {
         let total = self.total?;
@@ -111,10 +111,11 @@ pub(super) struct ProgressDisplay {
     has_bar: bool,
     /// The time between two updates. `None`: progress is not shown.
     interval: Option<Duration>,
-    /// Tasks a second.
+    /// Tasks per second.
     rate: Option<f64>,
     /// Ended tasks and elapsed time when the rate was updated.
-    before: (u64, Duration),
+    last_update: (u64, Duration),
+    /// Whether progress was shown.
     shown: bool,
 }
 
@@ -125,7 +126,7 @@ impl ProgressDisplay {
                 Some(_) => "{bar:24} {percent:>3}%  {msg}",
                 None => "{spinner} {msg}",
             };
-            // An invalid template is a bug, and no reason to fail.
+            // An invalid template is a bug, but the run must not fail because of it.
             let style = ProgressStyle::with_template(template)
                 .unwrap_or_else(|_| ProgressStyle::default_spinner());
             ProgressBar::new(1000).with_style(style)
@@ -138,7 +139,8 @@ impl ProgressDisplay {
         Self::start(position, bar, Some(interval))
     }
 
-    /// Shows messages and task output but no progress: the client of an executor counts itself.
+    /// Shows messages and the output of tasks, but no progress: that is left to the program that
+    /// uses the executor.
     pub(super) fn quiet() -> io::Result<Self> {
         Self::start(Position::default(), None, None)
     }
@@ -155,23 +157,23 @@ impl ProgressDisplay {
             has_bar,
             interval,
             rate: None,
-            before: (0, Duration::ZERO),
+            last_update: (0, Duration::ZERO),
             shown: false,
         })
     }
 
     fn update_rate(&mut self, now: &Progress) {
         let ended = now.done + now.failed;
-        let (before, then) = self.before;
-        let time = now.elapsed.saturating_sub(then).as_secs_f64();
+        let (ended_before, elapsed_before) = self.last_update;
+        let time = now.elapsed.saturating_sub(elapsed_before).as_secs_f64();
         if time <= 0.0 {
             return;
         }
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-        let newest = ended.saturating_sub(before) as f64 / time;
+        let newest = ended.saturating_sub(ended_before) as f64 / time;
         let smooth = self.rate.filter(|_| self.has_bar);
         self.rate = Some(smooth.map_or(newest, |rate| rate + (newest - rate) * NEWEST_WEIGHT));
-        self.before = (ended, now.elapsed);
+        self.last_update = (ended, now.elapsed);
     }
 
     fn summary(&self, now: &Progress) -> String {
@@ -218,7 +220,7 @@ impl Observer for ProgressDisplay {
         let is_needed = self.interval.is_some() || by == Signal::INT;
         if tasks > 0 && is_needed {
             self.console.say(&format!(
-                "finishing the tasks under way: {tasks}; press Ctrl-C again to stop now"
+                "finishing the running tasks: {tasks}; press Ctrl-C again to stop now"
             ));
         }
     }
@@ -250,10 +252,10 @@ impl Observer for ProgressDisplay {
 
     fn finish(&mut self, now: &Progress) {
         self.console.clear_bar();
-        if now.cut > 0 {
+        if now.abandoned > 0 {
             self.console.say(&format!(
                 "tasks stopped without a result: {}",
-                grouped(now.cut)
+                grouped(now.abandoned)
             ));
         }
         if self.shown {
@@ -267,7 +269,7 @@ impl Observer for ProgressDisplay {
     }
 }
 
-/// In whole seconds, because smaller units would flicker.
+/// A time in whole seconds, because smaller units would flicker.
 fn seconds(time: Duration) -> String {
     let whole = Duration::from_secs(time.as_secs());
     humantime::format_duration(whole).to_string()
@@ -308,7 +310,7 @@ mod tests {
         Progress {
             done,
             failed: 2,
-            cut: 0,
+            abandoned: 0,
             memory: Bytes(300 << 20),
             elapsed: Duration::from_secs(seconds),
         }
@@ -326,7 +328,7 @@ mod tests {
             has_bar: false,
             interval: None,
             rate: None,
-            before: (0, Duration::ZERO),
+            last_update: (0, Duration::ZERO),
             shown: false,
         }
     }
@@ -349,7 +351,7 @@ mod tests {
 
     #[test]
     fn lines_of_earlier_runs_count_as_done() {
-        let mut done = Skip::default();
+        let mut done = SeqSet::default();
         for line in 1..=50 {
             done.insert(line);
         }

@@ -1,20 +1,25 @@
-//! Fetches a report and shows it in the form that was wished for.
+//! Fetches a report and shows it in the requested format.
 
-use std::path::Path;
+use std::{env, path::Path};
 
 use serde_json::Value;
 
 use crate::{
     control::client::{Client, ClientError},
-    observe::page,
+    host::terminal,
+    observe::report_page,
 };
 
 use super::{
     Form, Subject,
-    run::{self, OUR_BUG, WIDTH, fail, refusal},
+    run::{self, INTERNAL_ERROR, WIDTH, fail, refusal},
 };
 
-/// Shows it; the result is the exit status.
+/// The width of a page if the width of the terminal is unknown, and the smallest width.
+const WIDTH_UNKNOWN: usize = 80;
+const WIDTH_MIN: usize = 40;
+
+/// Shows a report. Returns the exit status.
 pub(super) async fn show(socket: &Path, subject: Subject, form: Form) -> Result<i32, ClientError> {
     let client = Client::connect(socket).await?;
     let (code, body) = match subject {
@@ -34,26 +39,35 @@ pub(super) async fn show(socket: &Path, subject: Subject, form: Form) -> Result<
     let document = match (subject, serde_json::from_str(&body)) {
         (Subject::Last, Ok(Value::Array(mut all))) => all.pop(),
         (Subject::Kept(_) | Subject::Live(_), Ok(document @ Value::Object(_))) => Some(document),
-        (_, Ok(_)) => return Ok(fail("read the report: it is none", OUR_BUG)),
-        (_, Err(error)) => return Ok(fail(&format!("read the report: {error}"), OUR_BUG)),
+        (_, Ok(_)) => return Ok(fail("read the report: not a report", INTERNAL_ERROR)),
+        (_, Err(error)) => return Ok(fail(&format!("read the report: {error}"), INTERNAL_ERROR)),
     };
     let Some(document) = document else {
-        let text = "no report is kept yet; ask a worker now with `supervise report WORKER`";
+        let text = "no report is kept yet. hint: make one with `supervise report WORKER`";
         return Ok(fail(text, 1));
     };
     Ok(print(&document, form))
 }
 
-/// Prints one report.
+/// Prints a report.
 pub(super) fn print(document: &Value, form: Form) -> i32 {
     match form {
         Form::Json => print_json(document),
-        Form::Dot => run::print(&page::dot(document)),
-        Form::Page => run::print(&page::report(document, WIDTH)),
+        Form::Dot => run::print(&report_page::dot(document)),
+        Form::Page => {
+            let here = env::current_dir().unwrap_or_default();
+            run::print(&report_page::report(document, page_width(), &here))
+        }
     }
 }
 
-/// Prints a document as it is.
+/// The width of the terminal, within bounds.
+pub(super) fn page_width() -> usize {
+    let width = terminal::width().unwrap_or(WIDTH_UNKNOWN);
+    width.clamp(WIDTH_MIN, WIDTH)
+}
+
+/// Prints a document as JSON.
 pub(super) fn print_json(document: &Value) -> i32 {
     run::print_json(&document.to_string())
 }

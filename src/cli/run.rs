@@ -1,4 +1,4 @@
-//! Wires each command to the rooms that carry it out.
+//! Runs the commands.
 
 use std::{
     env,
@@ -11,44 +11,50 @@ use std::{
 use super::{
     Client, Command, Target, Usage,
     kept::{self, Elsewhere},
-    pages, report, upgrade,
+    pages, report, suggest, upgrade,
 };
 use crate::{
     agent::kept::Archive,
-    config::{self, ConfigError, Loaded, Machine, Wishes},
+    config::{self, CommandLine, ConfigError, Loaded, Machine},
     control::{
         self,
         client::{self, ClientError},
-        doors::Doors,
-        wire,
+        documents,
+        listeners::Listeners,
     },
     driver::{
         Driver,
         upgrade::{State, read_or_go_back},
     },
     escape,
-    host::{clock, doctor, exec::Inherited, users},
-    observe::{log::Log, view},
+    host::{
+        clock,
+        diagnosis::doctor,
+        process::{exec::Inherited, users},
+    },
+    observe::{log::Log, status_page},
     private_dir,
-    supervisor::{report::Snapshot, spec::Spec},
+    supervisor::{snapshot::Snapshot, spec::Spec},
     units::{Bytes, Timestamp},
 };
 
-pub(super) const WRONG_USE: i32 = 2;
-pub(super) const OUR_BUG: i32 = 70;
-const NOT_SET_UP: i32 = 125;
-/// The last lines of the log are waited for as long; standard error may be a pipe nobody reads.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// A page is no wider than this.
+pub(super) const WRONG_USAGE: i32 = 2;
+pub(super) const INTERNAL_ERROR: i32 = 70;
+const BAD_CONFIGURATION: i32 = 78;
+const SETUP_FAILED: i32 = 125;
+/// Maximum wait for the last lines of the log: standard error may be a pipe without a reader.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum width of a page.
 pub(super) const WIDTH: usize = 120;
 
-/// Carries out a command; the result is the exit status.
+/// Runs a command. Returns the exit status.
 pub fn run(command: Command) -> i32 {
     match command {
-        Command::Run(wishes) => supervise(&wishes),
+        Command::Run(command_line) => supervise(&command_line),
         Command::Map(args) => super::map::map(&args),
         Command::Pool(args) => super::map::pool(&args),
-        Command::Check(wishes) => check(&wishes),
+        Command::Check(command_line) => check(&command_line),
+        Command::Config(mode) => print(&config::template(mode)),
         Command::Status { client, json } => {
             ask(&client, async |socket| status(&socket, json).await)
         }
@@ -56,7 +62,7 @@ pub fn run(command: Command) -> i32 {
             client,
             follow,
             json,
-        } => ask_or_look(
+        } => ask_or_read_kept(
             &client,
             async |socket| events(&socket, follow, json).await,
             |archive| kept::events(archive, follow, json),
@@ -65,10 +71,15 @@ pub fn run(command: Command) -> i32 {
             client,
             subject,
             form,
-        } => ask_or_look(
+        } => ask_or_read_kept(
             &client,
             async |socket| report::show(&socket, subject, form).await,
             |archive| kept::report(archive, subject, form),
+        ),
+        Command::Suggest { client, json } => ask_or_read_kept(
+            &client,
+            async |socket| suggest::show(&socket, json).await,
+            |archive| suggest::of_ended(archive, json),
         ),
         Command::Recycle { client, target } => {
             let path = match target {
@@ -88,7 +99,7 @@ pub fn run(command: Command) -> i32 {
         Command::Doctor => diagnose(),
         Command::Man => match pages::man() {
             Ok(page) => write_out(&String::from_utf8_lossy(&page)),
-            Err(error) => fail(&error.to_string(), OUR_BUG),
+            Err(error) => fail(&error.to_string(), INTERNAL_ERROR),
         },
         Command::Completions(shell) => {
             write_out(&String::from_utf8_lossy(&pages::completions(shell)))
@@ -96,7 +107,7 @@ pub fn run(command: Command) -> i32 {
     }
 }
 
-/// What is wrong with the words of the command line, or the help that they asked for.
+/// Prints an error of the command line, or help. Returns the exit status.
 pub fn explain(usage: &Usage) -> i32 {
     if usage.status == 0 {
         print(&usage.text)
@@ -109,22 +120,26 @@ pub fn explain(usage: &Usage) -> i32 {
     }
 }
 
-/// Runs a service from its beginning, or goes on with one that another binary has handed over.
-fn supervise(wishes: &Wishes) -> i32 {
+/// Starts a service, or takes over a service from another binary.
+fn supervise(command_line: &CommandLine) -> i32 {
     let inherited = Inherited::find();
     let refuse = |message: &str, status: i32| {
         fail(&upgrade::or_go_back(inherited.as_ref(), message), status)
     };
-    let spec = match load(wishes) {
-        Ok(Loaded { spec, warnings }) => {
-            warnings.iter().for_each(|warning| complain(warning));
+    let spec = match load(command_line) {
+        Ok(Loaded { spec, warnings, .. }) => {
+            warnings.iter().for_each(|warning| print_error(warning));
             spec
         }
         Err(error) => return refuse(&error.to_string(), error.status()),
     };
+    if spec.pool.is_some() {
+        let text = "the file configures a pool. hint: run it with `supervise map --config FILE`";
+        return refuse(text, BAD_CONFIGURATION);
+    }
     let available = match doctor::available() {
         Ok(available) => available,
-        Err(error) => return refuse(&error.to_string(), NOT_SET_UP),
+        Err(error) => return refuse(&error.to_string(), SETUP_FAILED),
     };
     if let Err(error) = config::judge(&spec, available) {
         return refuse(&error.to_string(), error.status());
@@ -134,44 +149,46 @@ fn supervise(wishes: &Wishes) -> i32 {
         .map(|inherited| read_or_go_back(inherited, &spec));
     let state = match state.transpose() {
         Ok(state) => state,
-        Err(why) => return fail(&why, NOT_SET_UP),
+        Err(why) => return fail(&why, SETUP_FAILED),
     };
     match Log::start(spec.log) {
         Ok(log) => {
             let failed = inherited.and_then(|inherited| inherited.failed);
             in_runtime(serve(spec, log, state.map(|state| (state, failed))))
         }
-        Err(error) => refuse(&error.to_string(), NOT_SET_UP),
+        Err(error) => refuse(&error.to_string(), SETUP_FAILED),
     }
 }
 
 async fn serve(spec: Spec, log: Log, mut handed: Option<(State, Option<String>)>) -> i32 {
-    let kept = handed.as_mut().and_then(|(state, _)| state.doors());
-    let (doors, keys) = match Doors::open(&spec.control, &spec.name, kept) {
+    let kept = handed.as_mut().and_then(|(state, _)| state.listeners());
+    let (listeners, gate) = match Listeners::open(&spec.control, &spec.name, kept) {
         Ok(opened) => opened,
-        Err(error) => return fail(&error.to_string(), NOT_SET_UP),
+        Err(error) => return fail(&error.to_string(), SETUP_FAILED),
     };
     let driver = match handed {
-        None => Driver::new(spec, log, keys),
-        Some((state, failed)) => Driver::take_over(spec, (log, keys), state, failed),
+        None => Driver::new(spec, log, gate),
+        Some((state, failed)) => Driver::take_over(spec, (log, gate), state, failed),
     };
     let (driver, questions) = match driver {
         Ok(driver) => driver,
-        Err(error) => return fail(&format!("take hold of this machine: {error}"), NOT_SET_UP),
+        Err(error) => return fail(&format!("failed to initialise: {error}"), SETUP_FAILED),
     };
-    let doors = tokio::spawn(control::server::run(doors, questions));
+    let server = tokio::spawn(control::server::run(listeners, questions));
     let (status, log) = driver.run().await;
-    // The driver is gone, so that the doors close; answers under way are still delivered.
-    let _ = doors.await;
-    log.flush(FAREWELL);
+    // The driver was dropped, so the listeners close. Answers that have begun are still sent.
+    let _ = server.await;
+    log.flush(LOG_FLUSH_TIMEOUT);
     status
 }
 
-fn check(wishes: &Wishes) -> i32 {
-    let spec = match load(wishes) {
-        Ok(Loaded { spec, warnings }) => {
-            warnings.iter().for_each(|warning| complain(warning));
-            spec
+fn check(command_line: &CommandLine) -> i32 {
+    let spec = match load(command_line) {
+        Ok(loaded) => {
+            let hints = loaded.hints.iter().map(|hint| format!("hint: {hint}"));
+            let all = loaded.warnings.into_iter().chain(hints);
+            all.for_each(|line| print_error(&line));
+            loaded.spec
         }
         Err(error) => return fail(&error.to_string(), error.status()),
     };
@@ -182,16 +199,19 @@ fn check(wishes: &Wishes) -> i32 {
     }
 }
 
-pub(super) fn load(wishes: &Wishes) -> Result<Loaded, ConfigError> {
-    let machine = Machine {
+pub(super) fn load(command_line: &CommandLine) -> Result<Loaded, ConfigError> {
+    config::load(command_line, env::vars_os(), &machine())
+}
+
+pub(super) fn machine() -> Machine {
+    Machine {
         uid: users::own_id(),
         user_exists: users::exists,
         unusable,
-    };
-    config::load(wishes, env::vars_os(), &machine)
+    }
 }
 
-/// Why a directory cannot hold our files; `None`: it can.
+/// Why a directory cannot be used for files of `supervise`; `None`: it can.
 pub(super) fn unusable(directory: &Path) -> Option<String> {
     private_dir::check(directory)
         .err()
@@ -201,7 +221,7 @@ pub(super) fn unusable(directory: &Path) -> Option<String> {
 fn diagnose() -> i32 {
     match doctor::examine() {
         Ok(diagnosis) => print(&diagnosis.to_string()),
-        Err(error) => fail(&error.to_string(), NOT_SET_UP),
+        Err(error) => fail(&error.to_string(), SETUP_FAILED),
     }
 }
 
@@ -216,21 +236,21 @@ async fn status(socket: &Path, json: bool) -> Result<i32, ClientError> {
     if json {
         return Ok(print_json(&body));
     }
-    let status: wire::Status = match serde_json::from_str(&body) {
+    let status: documents::Status = match serde_json::from_str(&body) {
         Ok(status) => status,
-        Err(error) => return Ok(fail(&format!("read the status: {error}"), OUR_BUG)),
+        Err(error) => return Ok(fail(&format!("read the status: {error}"), INTERNAL_ERROR)),
     };
     let now = Duration::try_from_secs_f64(clock::unix_seconds()).unwrap_or_default();
     let started = Duration::try_from_secs_f64(status.started).unwrap_or_default();
-    let about = view::About {
+    let about = status_page::About {
         pid: status.pid,
         version: status.version.clone(),
         up: now.saturating_sub(started),
         now: Timestamp::default().later(now),
     };
     match Snapshot::try_from(status) {
-        Ok(snapshot) => Ok(print(&view::table(&snapshot, &about, WIDTH))),
-        Err(error) => Ok(fail(&error.to_string(), OUR_BUG)),
+        Ok(snapshot) => Ok(print(&status_page::table(&snapshot, &about, WIDTH))),
+        Err(error) => Ok(fail(&error.to_string(), INTERNAL_ERROR)),
     }
 }
 
@@ -253,17 +273,17 @@ async fn events(socket: &Path, follow: bool, json: bool) -> Result<i32, ClientEr
     Ok(0)
 }
 
-/// Shows events until the reader closes the pipe.
+/// Shows events until all are shown or the reader closes the pipe.
 pub(super) fn show_events(documents: impl IntoIterator<Item = String>, json: bool) {
     let mut documents = documents.into_iter();
-    let _enough = documents.try_for_each(|document| show_event(&document, json));
+    let _ = documents.try_for_each(|document| show_event(&document, json));
 }
 
 fn show_event(document: &str, json: bool) -> ControlFlow<()> {
     let status = if json {
         print_json(document)
     } else {
-        print(&format!("{}\n", in_words(document)))
+        print(&format!("{}\n", event_line(document)))
     };
     if status == 0 {
         ControlFlow::Continue(())
@@ -272,13 +292,13 @@ fn show_event(document: &str, json: bool) -> ControlFlow<()> {
     }
 }
 
-/// One event for people; what cannot be read is shown as it is.
-fn in_words(document: &str) -> String {
-    match serde_json::from_str::<wire::EventDoc>(document) {
+/// An event as a line of text. A document that cannot be parsed is shown unchanged.
+fn event_line(document: &str) -> String {
+    match serde_json::from_str::<documents::EventDoc>(document) {
         Ok(event) => {
             let at = Duration::try_from_secs_f64(event.at).unwrap_or_default();
             let at = humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + at);
-            // A line feed in text of another program must not look like the next event.
+            // Text of other programs may contain a line feed, which must not look like a new event.
             let (kind, message) = (escape::line(&event.event), escape::line(&event.message));
             format!("{at} {kind:<13} {message}")
         }
@@ -286,57 +306,57 @@ fn in_words(document: &str) -> String {
     }
 }
 
-/// Asks for a change and waits until it is made or refused.
+/// Requests a change, and waits until it is done or refused.
 async fn change(socket: &Path, path: &str) -> Result<i32, ClientError> {
     let (code, body) = client::Client::connect(socket)
         .await?
         .post(path, "")
         .await?;
     if code == 200 {
-        Ok(print(&format!("{}\n", word("done", body))))
+        Ok(print(&format!("{}\n", field_of("done", body))))
     } else {
         Ok(fail(&refusal(body), 1))
     }
 }
 
-/// Why something was not done.
+/// The error message of a response.
 pub(super) fn refusal(body: String) -> String {
-    word("error", body)
+    field_of("error", body)
 }
 
-/// One word of a document; what cannot be read is shown as it is.
-fn word(name: &str, body: String) -> String {
+/// A text field of a document. A document without it is shown unchanged.
+fn field_of(name: &str, body: String) -> String {
     let document: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
-    let word = document.get(name).and_then(serde_json::Value::as_str);
-    escape::line(word.unwrap_or(body.trim_end())).into_owned()
+    let text = document.get(name).and_then(serde_json::Value::as_str);
+    escape::line(text.unwrap_or(body.trim_end())).into_owned()
 }
 
-/// Asks a running service, or shows what a service that has ended has kept.
-fn ask_or_look(
+/// Sends a request to a running service, or uses the archive of a service that has ended.
+fn ask_or_read_kept(
     wanted: &Client,
-    question: impl AsyncFnOnce(PathBuf) -> Result<i32, ClientError>,
-    over: impl FnOnce(&Archive) -> i32,
+    request: impl AsyncFnOnce(PathBuf) -> Result<i32, ClientError>,
+    read_kept: impl FnOnce(&Archive) -> i32,
 ) -> i32 {
     let not_found = match find(wanted) {
-        Ok(socket) => return ask_at(socket, question),
+        Ok(socket) => return ask_at(socket, request),
         Err(not_found) => not_found,
     };
-    match kept::look(wanted, &not_found) {
-        Ok(Elsewhere::Running(socket)) => ask_at(socket, question),
-        Ok(Elsewhere::Over(archive)) => over(&archive),
-        Err(message) => fail(&message, WRONG_USE),
+    match kept::find_on_disk(wanted, &not_found) {
+        Ok(Elsewhere::Running(socket)) => ask_at(socket, request),
+        Ok(Elsewhere::Ended(archive)) => read_kept(&archive),
+        Err(message) => fail(&message, WRONG_USAGE),
     }
 }
 
-fn ask(wanted: &Client, question: impl AsyncFnOnce(PathBuf) -> Result<i32, ClientError>) -> i32 {
+fn ask(wanted: &Client, request: impl AsyncFnOnce(PathBuf) -> Result<i32, ClientError>) -> i32 {
     match find(wanted) {
-        Ok(socket) => ask_at(socket, question),
-        Err(not_found) => fail(&not_found.why, WRONG_USE),
+        Ok(socket) => ask_at(socket, request),
+        Err(not_found) => fail(&not_found.why, WRONG_USAGE),
     }
 }
 
-fn ask_at(socket: PathBuf, question: impl AsyncFnOnce(PathBuf) -> Result<i32, ClientError>) -> i32 {
-    match in_runtime(question(socket)) {
+fn ask_at(socket: PathBuf, request: impl AsyncFnOnce(PathBuf) -> Result<i32, ClientError>) -> i32 {
+    match in_runtime(request(socket)) {
         Ok(status) => status,
         Err(error) => fail(&error.to_string(), 1),
     }
@@ -346,11 +366,11 @@ fn ask_at(socket: PathBuf, question: impl AsyncFnOnce(PathBuf) -> Result<i32, Cl
 #[derive(Debug)]
 pub(super) struct NotFound {
     pub(super) why: String,
-    /// Several services run, and it is not clear which one is meant.
+    /// Several services run, and the command line does not name one.
     pub(super) others_run: bool,
 }
 
-/// The service that is meant: the one of that socket or name, or the only one that runs.
+/// Finds the service by its socket or name. Without both, it must be the only one that runs.
 fn find(wanted: &Client) -> Result<PathBuf, NotFound> {
     if let Some(socket) = &wanted.socket {
         return Ok(socket.clone());
@@ -360,7 +380,7 @@ fn find(wanted: &Client) -> Result<PathBuf, NotFound> {
     let mut first_error = None;
     let mut others_run = false;
     for directory in &directories {
-        // In a directory that another user can change, any process may answer.
+        // In a directory that another user can change, a process of that user may answer.
         if let Some(why) = unsafe_for_clients(directory) {
             first_error.get_or_insert(why);
             continue;
@@ -373,59 +393,59 @@ fn find(wanted: &Client) -> Result<PathBuf, NotFound> {
             }
         }
     }
-    let none = || "no directory to look for services in".to_owned();
+    let none = || "no runtime directory".to_owned();
     Err(NotFound {
         why: first_error.unwrap_or_else(none),
         others_run,
     })
 }
 
-/// Why another user can put sockets there; `None`: none can.
+/// Why another user can put sockets into a directory; `None`: no other user can.
 fn unsafe_for_clients(directory: &Path) -> Option<String> {
     let opened = private_dir::PrivateDir::open(directory).err();
     let refused = opened.filter(|error| error.kind() == io::ErrorKind::PermissionDenied);
     refused.map(|error| error.to_string())
 }
 
-/// One thread: the command dies with the one that started it, and that must be one that lives.
+/// Runs `work` on this thread. When a thread ends, the kernel signals the processes that it has
+/// started (`PR_SET_PDEATHSIG`), so no other thread may start one.
 pub(super) fn in_runtime<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     match runtime {
         Ok(runtime) => runtime.block_on(work),
-        Err(error) => unreachable!("the kernel gives us no epoll: {error}"),
+        Err(error) => unreachable!("no epoll instance: {error}"),
     }
 }
 
-/// Prints text for people. Control characters are escaped: parts of it come from other programs,
-/// and must not control the terminal.
+/// Prints text for people. Parts of it come from other programs, so control characters are escaped.
 pub(super) fn print(text: &str) -> i32 {
     write_out(&escape::lines(text))
 }
 
-/// Prints a JSON document, which a terminal may show as well.
+/// Prints a JSON document. Control characters are escaped, because a terminal may show it.
 pub(super) fn print_json(document: &str) -> i32 {
     write_out(&format!("{}\n", escape::json(document)))
 }
 
-/// A broken pipe is a quiet success: the reader has seen enough.
+/// Writes to standard output. A broken pipe is a success: the reader needs no more.
 fn write_out(text: &str) -> i32 {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => 0,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-        Err(error) => fail(&format!("write the answer: {error}"), 1),
+        Err(error) => fail(&format!("write to standard output: {error}"), 1),
     }
 }
 
 pub(super) fn fail(message: &str, status: i32) -> i32 {
-    complain(message);
+    print_error(message);
     status
 }
 
-pub(super) fn complain(message: &str) {
-    // Where standard error is closed nobody can be told.
+pub(super) fn print_error(message: &str) {
+    // If standard error is closed, the message is lost.
     let message = escape::lines(message.trim_end());
     let _ = writeln!(io::stderr(), "supervise: {message}");
 }

@@ -1,5 +1,5 @@
-//! `supervise upgrade`, and its two sides that are no client's: a binary that is asked whether it
-//! could take over, and one that cannot and goes back.
+//! `supervise upgrade`, and two parts of an upgrade that the new binary runs: the check whether it
+//! can take over, and the return to the old binary if it cannot.
 
 use std::{
     ffi::OsString,
@@ -16,23 +16,23 @@ use crate::{
     config::{self, Loaded},
     control::{
         client::{Client, ClientError},
-        wire::{Status, UpgradesDoc},
+        documents::{Status, UpgradesDoc},
     },
     driver::{VERSION, upgrade},
     host::{
-        doctor,
-        exec::{CAN, Inherited},
+        diagnosis::doctor,
+        process::exec::{CAN, Inherited},
     },
 };
 
-/// A binary that has taken over answers within about 50 ms.
-const ANSWERS: Duration = Duration::from_secs(15);
-const AGAIN: Duration = Duration::from_millis(20);
+/// Maximum wait for the new binary. It usually answers within about 50 ms.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(15);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Answers whether this binary could take over the state on standard input, with this command line.
+/// Checks whether this binary could take over the state on standard input, with this command line.
 pub fn check(args: impl Iterator<Item = OsString>) -> u8 {
     let words = std::iter::once(OsString::from("supervise")).chain(args);
-    match could(words) {
+    match try_take_over(words) {
         Ok(()) => {
             print(&format!("{CAN}{VERSION}\n"));
             0
@@ -44,11 +44,11 @@ pub fn check(args: impl Iterator<Item = OsString>) -> u8 {
     }
 }
 
-fn could(words: impl Iterator<Item = OsString>) -> Result<(), String> {
-    let Command::Run(wishes) = super::parse(words).map_err(|usage| usage.text)? else {
-        return Err("this command line is not a service's".to_owned());
+fn try_take_over(words: impl Iterator<Item = OsString>) -> Result<(), String> {
+    let Command::Run(command_line) = super::parse(words).map_err(|usage| usage.text)? else {
+        return Err("this is not the command line of a service".to_owned());
     };
-    let Loaded { spec, .. } = load(&wishes).map_err(|error| error.to_string())?;
+    let Loaded { spec, .. } = load(&command_line).map_err(|error| error.to_string())?;
     let available = doctor::available().map_err(|error| error.to_string())?;
     config::judge(&spec, available).map_err(|error| error.to_string())?;
     let mut text = Vec::new();
@@ -57,8 +57,8 @@ fn could(words: impl Iterator<Item = OsString>) -> Result<(), String> {
     upgrade::State::read(&text, &spec).map(drop)
 }
 
-/// Where this process was another binary before, that one goes on; else the message stays what is
-/// to be said.
+/// If another binary has executed this one, returns to that binary. Otherwise returns the message,
+/// which the caller prints.
 pub(super) fn or_go_back(inherited: Option<&Inherited>, message: &str) -> String {
     match inherited {
         None => message.to_owned(),
@@ -66,7 +66,7 @@ pub(super) fn or_go_back(inherited: Option<&Inherited>, message: &str) -> String
     }
 }
 
-/// Asks a service to go on as the installed binary, and waits until that one answers.
+/// Requests an upgrade of a service, and waits until the new binary answers.
 pub(super) async fn ask(socket: &Path) -> Result<i32, ClientError> {
     let before = status(socket).await?.map(|status| status.upgrades);
     let before = before.unwrap_or_default();
@@ -77,22 +77,22 @@ pub(super) async fn ask(socket: &Path) -> Result<i32, ClientError> {
     if code != 200 {
         return Ok(fail(&super::run::refusal(body), 1));
     }
-    let taken = tokio::time::timeout(ANSWERS, taken_over(socket, &before)).await;
+    let taken = tokio::time::timeout(UPGRADE_TIMEOUT, taken_over(socket, &before)).await;
     Ok(match taken {
         Ok(Ok(status)) => print(&format!(
-            "supervise {} goes on, with {} workers\n",
+            "supervise {} has taken over; workers: {}\n",
             status.version,
             status.workers.len()
         )),
         Ok(Err(why)) => fail(
-            &format!("the upgrade failed: {why}; the old one goes on"),
+            &format!("the upgrade failed: {why}; the old binary continues"),
             1,
         ),
         Err(_) => fail("the service does not answer any more", 1),
     })
 }
 
-/// The status as the new binary tells it, or why there is no new one.
+/// The status of the new binary, or why the upgrade failed.
 async fn taken_over(socket: &Path, before: &UpgradesDoc) -> Result<Status, String> {
     loop {
         if let Ok(Some(status)) = status(socket).await {
@@ -103,11 +103,11 @@ async fn taken_over(socket: &Path, before: &UpgradesDoc) -> Result<Status, Strin
                 return Err(status.upgrades.failed_why.unwrap_or_default());
             }
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// `None`: it says something else.
+/// The status of a service; `None`: the response is not a status.
 async fn status(socket: &Path) -> Result<Option<Status>, ClientError> {
     let (_, body) = Client::connect(socket).await?.get("/v1/status").await?;
     Ok(serde_json::from_str(&body).ok())

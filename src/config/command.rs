@@ -1,4 +1,4 @@
-//! What is run: the program found, its directory and its user checked.
+//! Finds the program of COMMAND, and checks its directory and its user.
 
 use std::{
     collections::BTreeMap,
@@ -14,20 +14,19 @@ use crate::{
 
 use super::{
     Facts,
-    complaint::{Blame, Complaint},
+    diagnostic::{Diagnostic, ErrorKind},
     environment::Environ,
-    listen, place,
-    wish::{Book, Origin, Wishes},
-    words,
+    listen, parsers, paths,
+    settings::{CommandLine, Origin, Settings},
 };
 
-/// Where programs are looked for without a PATH (execvp(3)).
+/// The directories in which programs are searched without a PATH (execvp(3)).
 const PATH_DEFAULT: &str = "/bin:/usr/bin";
 
-/// What is at a path.
+/// The kind of file at a path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Entry {
-    /// Nothing, or nothing we may see.
+    /// No file, or none that is visible to this user.
     Nothing,
     /// A directory.
     Directory,
@@ -37,29 +36,29 @@ pub enum Entry {
     Other,
 }
 
-/// The command as it will be executed. After a complaint it is only good for judging the rest.
-pub(super) fn lower(
-    wishes: &Wishes,
+/// The command as it will be executed. The result is valid only if no error was recorded.
+pub(super) fn build(
+    command_line: &CommandLine,
     environ: &Environ,
     facts: &dyn Facts,
-    book: &mut Book,
+    settings: &mut Settings,
 ) -> CommandSpec {
-    let env = environment(book);
-    let directory = directory(facts, book);
-    let user = book.optional("user", words::text);
+    let env = environment(settings);
+    let directory = directory(facts, settings);
+    let user = settings.optional("user", parsers::text);
     if let Some(name) = user.as_deref().filter(|name| !facts.user_exists(name)) {
-        book.complain(
-            &book.origin("user"),
+        settings.error(
+            &settings.origin("user"),
             "user",
             format!("there is no user `{name}`"),
         );
     }
     if user.is_some() && facts.uid() != 0 {
-        let text = "user: only root may run COMMAND as another user; under systemd take `User=`, \
-                    or the drop-in root.conf";
-        book.warnings.push(text.to_owned());
+        let text = "user: only root can run COMMAND as another user; under systemd, use `User=` or \
+                    the drop-in root.conf";
+        settings.warnings.push(text.to_owned());
     }
-    let (argv, origin) = argv(wishes, book);
+    let (argv, origin) = argv(command_line, settings);
     let path = env
         .get(OsStr::new("PATH"))
         .or_else(|| environ.get(OsStr::new("PATH")))
@@ -67,9 +66,11 @@ pub(super) fn lower(
     let here = directory.clone().unwrap_or_else(|| facts.here());
     let program = match argv.first().map(|typed| find(typed, path, &here, facts)) {
         Some(Ok(program)) => program,
-        Some(Err((blame, why))) => {
+        Some(Err((kind, why))) => {
             let text = format!("{}: {why}", origin.naming("command"));
-            book.complaints.push(Complaint::new(blame, origin, text));
+            settings
+                .diagnostics
+                .push(Diagnostic::new(kind, origin, text));
             PathBuf::new()
         }
         None => PathBuf::new(),
@@ -80,96 +81,109 @@ pub(super) fn lower(
         env,
         directory,
         user,
-        listen: listen(facts, book),
+        listen: listen(facts, settings),
     }
 }
 
-/// Relative paths are from where we are.
-fn listen(facts: &dyn Facts, book: &mut Book) -> Vec<Listen> {
-    let wished = book.optional("listen", listen::listen).unwrap_or_default();
-    let whole = |one| match one {
+/// The addresses to listen on. Relative paths are relative to the current directory.
+fn listen(facts: &dyn Facts, settings: &mut Settings) -> Vec<Listen> {
+    let listen = settings
+        .optional("listen", listen::listen)
+        .unwrap_or_default();
+    let absolute = |one| match one {
         Listen::Unix(path) => Listen::Unix(facts.here().join(path)),
         Listen::Tcp(_) => one,
     };
-    let wished: Vec<_> = wished.into_iter().map(whole).collect();
-    for address in &wished {
+    let listen: Vec<_> = listen.into_iter().map(absolute).collect();
+    for address in &listen {
         if let Listen::Unix(path) = address
-            && let Err(text) = place::check_socket(path)
+            && let Err(text) = paths::check_socket(path)
         {
-            book.complain(&book.origin("listen"), "listen", text);
+            settings.error(&settings.origin("listen"), "listen", text);
         }
     }
-    wished
+    listen
 }
 
-/// How the command is understood.
-/// And whether that was guessed from the command line.
-pub(super) fn kind(argv: &[OsString], book: &mut Book) -> (Kind, bool) {
-    let said = book.value("server", |value| words::choice(value, &words::SERVERS));
-    let kind = said.unwrap_or_else(|| {
+/// The kind of the command, and whether it was guessed from the command line.
+pub(super) fn kind(argv: &[OsString], settings: &mut Settings) -> (Kind, bool) {
+    let set = settings
+        .optional("server", |value| parsers::choice(value, &parsers::SERVERS))
+        .flatten();
+    let kind = set.unwrap_or_else(|| {
         let argv: Vec<String> = argv
             .iter()
             .map(|word| word.to_string_lossy().into_owned())
             .collect();
-        servers::recognise(&argv).map_or(Kind::Single, |kind| Kind::Server(servers::habits(kind)))
+        servers::recognise(&argv).map_or(Kind::Single, Kind::Server)
     });
-    (kind, said.is_none())
+    (kind, set.is_none())
 }
 
-fn argv(wishes: &Wishes, book: &mut Book) -> (Vec<OsString>, Origin) {
-    if !wishes.command.is_empty() {
-        return (wishes.command.clone(), Origin::Flag("COMMAND".to_owned()));
-    }
-    let origin = book.origin("command");
-    if origin == Origin::Default {
-        book.complain(
-            &origin,
-            "command",
-            "nothing says what to run; write command = [\"PROGRAM\", \"ARGUMENT\"], \
-             or COMMAND after `--`",
+fn argv(command_line: &CommandLine, settings: &mut Settings) -> (Vec<OsString>, Origin) {
+    if !command_line.command.is_empty() {
+        return (
+            command_line.command.clone(),
+            Origin::Flag("COMMAND".to_owned()),
         );
     }
-    let words = book.optional("command", words::words).unwrap_or_default();
+    let origin = settings.origin("command");
+    if origin == Origin::Default {
+        settings.error(
+            &origin,
+            "command",
+            "no command to run; write command = [\"PROGRAM\", \"ARGUMENT\"], or put COMMAND after \
+             `--`",
+        );
+    }
+    let words = settings
+        .optional("command", parsers::words)
+        .unwrap_or_default();
     (words.into_iter().map(OsString::from).collect(), origin)
 }
 
-fn environment(book: &mut Book) -> BTreeMap<OsString, OsString> {
+fn environment(settings: &mut Settings) -> BTreeMap<OsString, OsString> {
     let mut env = BTreeMap::new();
-    for name in book.names("env") {
+    for name in settings.names("env") {
         let key = format!("env.{name}");
         if name.is_empty() || name.contains(['=', '\0']) {
-            book.complain(
-                &book.origin(&key),
+            settings.error(
+                &settings.origin(&key),
                 &key,
-                "a variable's name has no `=` and is not empty",
+                "the name of a variable must not be empty and must not contain `=`",
             );
         }
-        if let Some(value) = book.optional(&key, words::variable) {
+        if let Some(value) = settings.optional(&key, parsers::variable) {
             env.insert(name.into(), value.into());
         }
     }
     env
 }
 
-fn directory(facts: &dyn Facts, book: &mut Book) -> Option<PathBuf> {
-    let directory = facts.here().join(book.optional("directory", words::path)?);
+fn directory(facts: &dyn Facts, settings: &mut Settings) -> Option<PathBuf> {
+    let directory = facts
+        .here()
+        .join(settings.optional("directory", parsers::path)?);
     if facts.entry(&directory) != Entry::Directory {
         let text = format!("{} is not a directory", directory.display());
-        book.complain(&book.origin("directory"), "directory", text);
+        settings.error(&settings.origin("directory"), "directory", text);
     }
     Some(directory)
 }
 
-/// Finds a program as execvp(3) does from within `here`.
+/// Finds a program like execvp(3) with `here` as the current directory.
 fn find(
     typed: &OsStr,
     path: &OsStr,
     here: &Path,
     facts: &dyn Facts,
-) -> Result<PathBuf, (Blame, String)> {
+) -> Result<PathBuf, (ErrorKind, String)> {
     let shown = typed.to_string_lossy();
     if typed.is_empty() {
-        return Err((Blame::NotFound, "the program's name is empty".to_owned()));
+        return Err((
+            ErrorKind::NotFound,
+            "the name of the program is empty".to_owned(),
+        ));
     }
     let is_path = typed.as_bytes().contains(&b'/');
     let places: Vec<PathBuf> = if is_path {
@@ -189,19 +203,19 @@ fn find(
         .iter()
         .find(|place| facts.entry(place) == Entry::Other)
     {
-        let why = format!("{} is not executable; chmod +x it", found.display());
-        return Err((Blame::NotExecutable, why));
+        let why = format!("{0} is not executable; run `chmod +x {0}`", found.display());
+        return Err((ErrorKind::NotExecutable, why));
     }
     if is_path && facts.entry(&here.join(typed)) == Entry::Directory {
         let why = format!("`{shown}` is a directory, not a program");
-        return Err((Blame::NotExecutable, why));
+        return Err((ErrorKind::NotExecutable, why));
     }
     let hint = if is_path {
-        "is not there"
+        "does not exist"
     } else if typed.as_bytes().contains(&b' ') {
-        "is not in PATH; write the words apart, without quotes around all of them"
+        "is not in PATH; write program and arguments as separate words, not quoted together"
     } else {
-        "is not in PATH; install it, or write its whole path"
+        "is not in PATH; install it, or write its full path"
     };
-    Err((Blame::NotFound, format!("`{shown}` {hint}")))
+    Err((ErrorKind::NotFound, format!("`{shown}` {hint}")))
 }

@@ -1,5 +1,5 @@
-//! Whether the limits on memory make sense: ceiling, cap and budget do not cross, and none is so
-//! small that nothing can live in it.
+//! Checks the memory limits: a ceiling must not be above its cap, a cap must not be above the
+//! budget, and no limit may be too small.
 
 use crate::{
     supervisor::spec::{Limit, MemorySpec, Spec},
@@ -7,11 +7,11 @@ use crate::{
 };
 
 use super::{
-    complaint::ConfigError,
-    wish::{Book, Origin},
+    diagnostic::ConfigError,
+    settings::{Origin, Settings},
 };
 
-/// One limit above another that must not be.
+/// A limit that is above another one but must not be.
 #[derive(Debug)]
 struct Crossing {
     low: &'static str,
@@ -20,42 +20,51 @@ struct Crossing {
     high_size: Size,
 }
 
-/// Complains about what crosses wherever it runs. What depends on the machine is [`judge`]d there.
-pub(super) fn check(memory: &MemorySpec, book: &mut Book) {
-    for crossing in crossings(memory, None) {
-        book.complain_of_both(crossing.low, crossing.high, crossing.says(None));
+/// Records errors for limits that contradict each other on every machine. [`judge`] finds the
+/// others.
+pub(super) fn check(memory: &MemorySpec, settings: &mut Settings) {
+    // A default that contradicts a setting is not the user's error.
+    let is_set = |key: &str| settings.origin(key) != Origin::Default;
+    let mut crossings = crossings(memory, None);
+    crossings.retain(|it| is_set(it.low) && is_set(it.high));
+    for crossing in crossings {
+        settings.error_of_both(crossing.low, crossing.high, crossing.message(None));
     }
 }
 
-/// Complains about limits that make no sense where the service may have `available`: they cross,
-/// one in bytes and the other in percent, or a percentage of it is next to nothing.
+/// Checks limits with `available` memory: a limit in bytes may contradict one in percent, or a
+/// percentage may be too small.
 pub fn judge(spec: &Spec, available: Bytes) -> Result<(), ConfigError> {
-    let crossings = crossings(&spec.memory, Some(available));
+    // A pool itself keeps its cap below its budget.
+    let crossings = match spec.pool {
+        Some(_) => Vec::new(),
+        None => crossings(&spec.memory, Some(available)),
+    };
     let crossing = crossings
         .iter()
-        .map(|crossing| (crossing.low, crossing.says(Some(available))));
-    let complaints = too_small(&spec.memory, available)
+        .map(|crossing| (crossing.low, crossing.message(Some(available))));
+    let diagnostics = too_small(&spec.memory, available)
         .into_iter()
         .map(|(name, text)| (name.key(), text))
         .chain(crossing)
-        .map(|(key, text)| Origin::Default.complain(key, text))
+        .map(|(key, text)| Origin::Default.error(key, text))
         .collect();
-    ConfigError::from_all(complaints).map_or(Ok(()), Err)
+    ConfigError::from_all(diagnostics).map_or(Ok(()), Err)
 }
 
 /// One of the three limits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LimitName {
-    /// For each worker, graceful.
+    /// The limit of a worker above which it is recycled.
     Ceiling,
-    /// For each worker, by the kernel.
+    /// The limit of a worker that the kernel enforces.
     Cap,
-    /// For all together.
+    /// The limit of all workers together.
     Budget,
 }
 
 impl LimitName {
-    /// Its key in a file.
+    /// The key in a file.
     const fn key(self) -> &'static str {
         match self {
             Self::Ceiling => "memory.ceiling",
@@ -64,7 +73,7 @@ impl LimitName {
         }
     }
 
-    /// Its flag on the command line.
+    /// The flag on the command line.
     pub const fn flag(self) -> &'static str {
         match self {
             Self::Ceiling => "--ceiling",
@@ -74,7 +83,7 @@ impl LimitName {
     }
 }
 
-/// The limits that come out too small where the service may have `available`, each with why.
+/// The limits that are too small with `available` memory, each with the reason.
 pub fn too_small(memory: &MemorySpec, available: Bytes) -> Vec<(LimitName, String)> {
     let limits = [
         (LimitName::Ceiling, memory.ceiling),
@@ -124,13 +133,13 @@ fn is_above(one: Size, other: Size, available: Option<Bytes>) -> bool {
 }
 
 impl Crossing {
-    fn says(&self, available: Option<Bytes>) -> String {
+    fn message(&self, available: Option<Bytes>) -> String {
         let shown = |size: Size| match (size, available) {
             (Size::Percent(_), Some(all)) => format!("{size} of {all} ({})", size.of(all)),
             _ => size.to_string(),
         };
         format!(
-            "{} {} is above {} {}; lower the one or raise the other",
+            "{} {} is above {} {}; lower the first or raise the second",
             self.low,
             shown(self.low_size),
             self.high,

@@ -1,43 +1,27 @@
-//! Where the command is listened for.
+//! Parses the addresses of listening sockets, and the names of hosts.
 
 use super::{
-    wish::Value,
-    words::{as_text, host_and_port, wrong},
+    parsers::{Parsed, host_and_port, list},
+    settings::Value,
 };
 use crate::supervisor::spec::Listen;
 
-type Read<T> = Result<T, String>;
-
-/// Addresses: a list in a file, with commas between them in a flag.
-pub(super) fn listen(value: &Value) -> Read<Vec<Listen>> {
-    const RIGHT: &str = "a list of addresses, such as [\":8000\"]";
-    let list: Vec<&str> = match value {
-        Value::List(list) => list
-            .iter()
-            .map(|one| as_text(one, "each address in quotes"))
-            .collect::<Read<_>>()?,
-        Value::Words(text) => text.split(',').map(str::trim).collect(),
-        _ => return Err(wrong(value, RIGHT)),
-    };
-    let read: Vec<Listen> = list.into_iter().map(one).collect::<Read<_>>()?;
+/// Addresses: a list in a file, separated by commas in a flag.
+pub(super) fn listen(value: &Value) -> Parsed<Vec<Listen>> {
+    const EXPECTED: &str = "a list of addresses, such as [\":8000\"]";
+    let list = list(value, "address", EXPECTED)?;
+    let read: Vec<Listen> = list.into_iter().map(one).collect::<Parsed<_>>()?;
     for (at, address) in read.iter().enumerate() {
         if read.iter().take(at).any(|earlier| earlier == address) {
-            return Err(format!("`{address}` is there twice"));
+            return Err(format!("`{address}` is listed twice"));
         }
     }
     Ok(read)
 }
 
-/// Names of hosts: a list in a file, with commas between them in a flag.
-pub(super) fn hosts(value: &Value) -> Read<Vec<String>> {
-    let list: Vec<&str> = match value {
-        Value::List(list) => list
-            .iter()
-            .map(|one| as_text(one, "each name in quotes"))
-            .collect::<Read<_>>()?,
-        Value::Words(text) => text.split(',').map(str::trim).collect(),
-        _ => return Err(wrong(value, "a list of names, such as [\"shop.example\"]")),
-    };
+/// Names of hosts: a list in a file, separated by commas in a flag.
+pub(super) fn hosts(value: &Value) -> Parsed<Vec<String>> {
+    let list = list(value, "name", "a list of names, such as [\"shop.example\"]")?;
     let host = |text: &&str| {
         let label = |label: &str| {
             let is_letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -54,13 +38,11 @@ pub(super) fn hosts(value: &Value) -> Read<Vec<String>> {
     list.iter().map(host).collect()
 }
 
-/// `:8000` is on all IPv4 addresses, as gunicorn has it, and `8000` on loopback.
-fn one(text: &str) -> Read<Listen> {
+/// Parses an address. `:8000` is on all IPv4 addresses, as in gunicorn, and `8000` on loopback.
+fn one(text: &str) -> Parsed<Listen> {
     if let Some(path) = text.strip_prefix("unix:") {
         if path.is_empty() || path.contains('\0') {
-            return Err(format!(
-                "`{text}` names no path; write `unix:/run/shop.http`"
-            ));
+            return Err(format!("`{text}` has no path; write `unix:/run/shop.http`"));
         }
         return Ok(Listen::Unix(path.into()));
     }
@@ -72,8 +54,8 @@ fn one(text: &str) -> Read<Listen> {
     };
     host_and_port(&whole, None).map(Listen::Tcp).map_err(|_| {
         format!(
-            "`{text}` is no address to listen on; write `127.0.0.1:8000`, `:8000` (all of IPv4), \
-             `[::]:8000` (all), `8000` (loopback) or `unix:/PATH`"
+            "`{text}` is not an address to listen on; write `127.0.0.1:8000`, `:8000` (all IPv4 \
+             addresses), `[::]:8000` (all addresses), `8000` (loopback) or `unix:/PATH`"
         )
     })
 }
@@ -83,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_read_in_each_of_its_forms() {
+    fn each_form_of_an_address_is_parsed() {
         for (text, shown) in [
             (":8000", "0.0.0.0:8000"),
             ("8000", "127.0.0.1:8000"),
@@ -102,12 +84,12 @@ mod tests {
     }
 
     #[test]
-    fn several_stand_in_a_list_or_between_commas() {
-        let said = listen(&Value::Words(":80, unix:/x".to_owned()));
+    fn several_addresses_are_a_list_or_separated_by_commas() {
+        let separated = listen(&Value::Untyped(":80, unix:/x".to_owned()));
         let listed = [":80", "unix:/x"].map(|one| Value::Text(one.to_owned()));
-        assert_eq!(said, listen(&Value::List(listed.into())));
-        assert_eq!(said.unwrap().len(), 2);
-        let twice = listen(&Value::Words(":80,0.0.0.0:80".to_owned()));
+        assert_eq!(separated, listen(&Value::List(listed.into())));
+        assert_eq!(separated.unwrap().len(), 2);
+        let twice = listen(&Value::Untyped(":80,0.0.0.0:80".to_owned()));
         assert!(twice.unwrap_err().contains("twice"));
         assert!(listen(&Value::Text(":80".to_owned())).is_err());
     }

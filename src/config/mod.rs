@@ -1,25 +1,30 @@
-//! READS WISHES: flags, file and environment become one validated `Spec`.
+//! READS SETTINGS from flags, file and environment, and makes one validated `Spec` of them.
 //!
-//! Defaults < `SUPERVISE_*` variables < file < flags. Every wish is a key, a value as it was
-//! written and its place ([`Wish`]); the last one for a key counts, and all are read by the same
-//! rules. Everything that is wrong is said at once.
+//! Flags override the file, the file overrides `SUPERVISE_*` variables, variables override
+//! defaults. A [`Setting`] is a key, a value as written, and its origin. All errors are reported at
+//! once.
 
+mod build;
 mod command;
-mod complaint;
+mod diagnostic;
 #[cfg(test)]
-mod documents;
+mod documents_tests;
 mod environment;
 mod file;
 mod keys;
+#[cfg(test)]
+mod layers_tests;
 mod limits;
 mod listen;
-mod lower;
-mod place;
+mod parsers;
+mod paths;
+#[cfg(test)]
+mod pool_tests;
 mod render;
+mod settings;
 #[cfg(test)]
 mod tests;
-mod wish;
-mod words;
+mod types;
 
 use std::{
     ffi::OsString,
@@ -30,43 +35,46 @@ use std::{
 use crate::supervisor::spec::Spec;
 
 pub use command::Entry;
-pub use complaint::ConfigError;
-pub use keys::{KEYS, Key, nearest};
+pub use diagnostic::ConfigError;
+pub use keys::{Key, Mode, keys, nearest};
 pub use limits::{judge, too_small};
-pub use place::{check_name, runtime_dir, runtime_dirs, socket_in, state_dirs};
-pub use render::render;
-pub use wish::{Origin, Value, Wish, Wishes};
+pub use paths::{check_name, runtime_dir, runtime_dirs, socket_in, state_dirs};
+pub use render::{render, template};
+pub use settings::{CommandLine, Origin, Setting, Value};
 
-/// What was loaded.
+/// A validated configuration.
 #[derive(Debug)]
 pub struct Loaded {
-    /// What the service is to be.
+    /// The configuration.
     pub spec: Spec,
-    /// What is odd and no mistake, one sentence each.
+    /// Warnings.
     pub warnings: Vec<String>,
+    /// Hints that only `supervise check` shows.
+    pub hints: Vec<String>,
 }
 
-/// What has to be known of the world to judge a wish.
+/// The facts about this machine that validation needs.
 pub trait Facts {
-    /// Our effective user id.
+    /// The effective user id of `supervise`.
     fn uid(&self) -> u32;
-    /// Our current directory.
+    /// The current directory.
     fn here(&self) -> PathBuf;
-    /// Whether there is a user of this name.
+    /// Whether there is a user with this name.
     fn user_exists(&self, name: &str) -> bool;
-    /// What is at this path.
+    /// The kind of file at this path.
     fn entry(&self, path: &Path) -> Entry;
-    /// Why a directory cannot hold our files: another user can change it, or one on the way to it.
-    /// `None`: it can. Of a directory that does not exist yet, the part that exists is checked.
+    /// Why a directory cannot be used for files of `supervise`: another user can change it or a
+    /// directory above it. `None`: it can be used. If the directory does not exist yet, its
+    /// existing ancestors are checked.
     fn unusable(&self, path: &Path) -> Option<String>;
 }
 
-/// This machine. What only system calls tell is told by the caller.
+/// This machine. The caller provides the functions that need system calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine {
-    /// Our effective user id.
+    /// The effective user id of `supervise`.
     pub uid: u32,
-    /// Whether there is a user of this name.
+    /// Whether there is a user with this name.
     pub user_exists: fn(&str) -> bool,
     /// See [`Facts::unusable`].
     pub unusable: fn(&Path) -> Option<String>,
@@ -78,7 +86,7 @@ impl Facts for Machine {
     }
 
     fn here(&self) -> PathBuf {
-        // Without a current directory relative paths stay so, and fail where they are used.
+        // Without a current directory, relative paths stay relative, and fail where they are used.
         std::env::current_dir().unwrap_or_default()
     }
 
@@ -102,27 +110,41 @@ impl Facts for Machine {
     }
 }
 
-/// Makes the spec, or says all that is wrong with the wishes.
+/// Loads and validates a configuration.
+///
+/// # Errors
+/// There are errors in the settings. All of them are reported.
 pub fn load(
-    wishes: &Wishes,
+    command_line: &CommandLine,
     environ: impl IntoIterator<Item = (OsString, OsString)>,
     facts: &dyn Facts,
 ) -> Result<Loaded, ConfigError> {
     let environ = environ.into_iter().collect();
-    let mut book = wish::Book::of_defaults();
-    environment::read(&environ, &mut book);
-    if let Some(path) = &wishes.config {
-        file::read(path, &mut book)?;
+    let mut settings = settings::Settings::default();
+    environment::read(&environ, &mut settings);
+    if let Some(path) = &command_line.config {
+        file::read(path, &mut settings)?;
     }
-    for flag in &wishes.flags {
-        book.add(flag.clone());
+    for flag in &command_line.flags {
+        settings.add(flag.clone());
     }
-    let spec = lower::lower(wishes, &environ, facts, &mut book);
-    match ConfigError::from_all(book.complaints) {
+    let mode = if command_line.is_pool || settings.has_pool {
+        Mode::Pool
+    } else {
+        Mode::Service
+    };
+    settings.complete(mode);
+    let spec = match mode {
+        Mode::Service => build::service(command_line, &environ, facts, &mut settings),
+        Mode::Pool => build::pool(&environ, facts, &mut settings),
+    };
+    settings.hints.sort();
+    match ConfigError::from_all(settings.diagnostics) {
         Some(error) => Err(error),
         None => Ok(Loaded {
             spec,
-            warnings: book.warnings,
+            warnings: settings.warnings,
+            hints: settings.hints.into_iter().map(|(_, hint)| hint).collect(),
         }),
     }
 }

@@ -1,15 +1,15 @@
-//! Loading as a whole: layers, complaints, defaults, and that the documents say the same.
+//! Tests of loading a configuration: errors and defaults.
 
 use std::{fs, time::Duration};
 
 use super::*;
 use crate::{
     supervisor::spec::{Kind, Limit, Measure, RestartWhen},
-    units::{Bytes, Signal, Size},
+    units::{Bytes, Signal},
 };
 
-/// A pretend machine: programs in /bin and /x, one file that is none, one user.
-struct Pretend;
+/// A fake machine: programs in /bin and /x, a file that is not executable, and a user.
+pub(super) struct Pretend;
 
 impl Facts for Pretend {
     fn uid(&self) -> u32 {
@@ -40,8 +40,8 @@ impl Facts for Pretend {
     }
 }
 
-/// Loads a file's text below flags and above variables.
-fn load_all(
+/// Loads a file with this text, flags and variables.
+pub(super) fn load_all(
     text: Option<&str>,
     flags: &[(&str, &str)],
     environ: &[(&str, &str)],
@@ -53,26 +53,27 @@ fn load_all(
         fs::write(&path, text).unwrap();
         path
     });
-    let by_flag = |flag: &str| KEYS.iter().find(|key| key.flag == flag);
-    let wishes = Wishes {
+    let by_flag = |flag: &str| keys().find(|key| key.flag == flag);
+    let command_line = CommandLine {
+        is_pool: false,
         config,
         command: command.iter().map(OsString::from).collect(),
         flags: flags
             .iter()
             .map(|(flag, text)| match by_flag(flag) {
-                Some(key) => Wish::flag(key.name, flag, *text),
-                None => Wish::flag(*flag, "rlimit", *text),
+                Some(key) => Setting::flag(key.name, flag, *text),
+                None => Setting::flag(*flag, "rlimit", *text),
             })
             .collect(),
     };
     let environ = environ
         .iter()
         .map(|(name, value)| (name.into(), value.into()));
-    load(&wishes, environ, &Pretend)
+    load(&command_line, environ, &Pretend)
 }
 
-/// What a file is complained about, its directory cut off, and the exit status.
-fn complaints(text: &str) -> (String, i32) {
+/// The errors in a file, without its directory, and the exit status.
+fn diagnostics(text: &str) -> (String, i32) {
     let command: &[&str] = if text.contains("command") {
         &[]
     } else {
@@ -87,19 +88,19 @@ fn complaints(text: &str) -> (String, i32) {
     (lines.join("\n"), error.status())
 }
 
-/// Each line of a file, and what is said of it; all of it is in one file and said at once.
+/// Checks the error in each line of a file. All errors are reported at once.
 fn check(table: &str, cases: &[(&str, &str)]) {
     let lines: Vec<&str> = cases.iter().map(|(line, _)| *line).collect();
-    let (said, status) = complaints(&format!("{table}\n{}", lines.join("\n")));
+    let (errors, status) = diagnostics(&format!("{table}\n{}", lines.join("\n")));
     assert_eq!(status, 78);
     for (at, (line, expected)) in cases.iter().enumerate() {
-        let place = format!("shop.toml:{}: ", at + 2);
-        let found = said.lines().find(|one| one.starts_with(&place));
-        let found = found.unwrap_or_else(|| panic!("nothing is said of `{line}` in\n{said}"));
+        let location = format!("shop.toml:{}: ", at + 2);
+        let found = errors.lines().find(|one| one.starts_with(&location));
+        let found = found.unwrap_or_else(|| panic!("no error for `{line}` in\n{errors}"));
         let key = line.split(['=', ' ']).next().unwrap();
         assert!(found.contains(key) && found.contains(expected), "{found}");
     }
-    assert_eq!(said.lines().count(), cases.len(), "{said}");
+    assert_eq!(errors.lines().count(), cases.len(), "{errors}");
 }
 
 fn spec(text: &str) -> Spec {
@@ -107,10 +108,10 @@ fn spec(text: &str) -> Spec {
 }
 
 #[test]
-fn without_a_wish_the_defaults_hold() {
-    let Loaded { spec, warnings } = load_all(None, &[], &[], &["gunicorn", "app"]).unwrap();
+fn without_settings_a_service_has_the_defaults() {
+    let Loaded { spec, warnings, .. } = load_all(None, &[], &[], &["gunicorn", "app"]).unwrap();
     assert_eq!(spec.name, "app");
-    assert_eq!(spec.kind, Kind::Server(crate::servers::gunicorn::HABITS));
+    assert_eq!(spec.kind, Kind::Server(&crate::servers::gunicorn::PROFILE));
     assert_eq!(spec.command.program, Path::new("/bin/gunicorn"));
     assert_eq!(spec.command.argv, ["gunicorn", "app"]);
     assert_eq!(
@@ -118,7 +119,7 @@ fn without_a_wish_the_defaults_hold() {
         (Limit::Auto, Limit::Off)
     );
     assert_eq!(
-        (spec.memory.measure, spec.memory.wire),
+        (spec.memory.measure, spec.memory.threshold),
         (Measure::Private, true)
     );
     assert_eq!((spec.recycle.max_age, spec.recycle.jitter), (None, 0.1));
@@ -133,63 +134,7 @@ fn without_a_wish_the_defaults_hold() {
 }
 
 #[test]
-fn flags_override_the_file_which_overrides_variables() {
-    let file = "[memory]\nceiling = \"2M\"\ncap = \"20M\"";
-    let flags = [("cap", "30M")];
-    let environ = [
-        ("SUPERVISE_CEILING", "1M"),
-        ("SUPERVISE_BUDGET", "90M"),
-        ("OTHER", "x"),
-    ];
-    let spec = load_all(Some(file), &flags, &environ, &["python"])
-        .unwrap()
-        .spec;
-    let at = |mib| Limit::At(Size::Bytes(Bytes::mib(mib)));
-    assert_eq!(spec.memory.ceiling, at(2));
-    assert_eq!(spec.memory.cap, at(30));
-    assert_eq!(spec.memory.budget, at(90));
-}
-
-#[test]
-fn variables_and_flags_are_complained_about_by_their_names() {
-    let environ = [("SUPERVISE_CAP", "x"), ("SUPERVISE_DRY_RUN", "maybe")];
-    let said = |flags: &[_], environ: &[_]| {
-        let error = load_all(None, flags, environ, &["python"]).unwrap_err();
-        (error.to_string(), error.status())
-    };
-    let (text, status) = said(&[], &environ);
-    assert!(
-        text.starts_with("SUPERVISE_CAP: `x` is not a size"),
-        "{text}"
-    );
-    assert!(
-        text.contains("\nSUPERVISE_DRY_RUN: `maybe` is neither"),
-        "{text}"
-    );
-    assert_eq!(status, 78);
-    let flags = [
-        ("ceiling", "300Q"),
-        ("at-once", "0"),
-        ("rlimit.nofiles", "3"),
-    ];
-    let (text, status) = said(&flags, &[]);
-    assert!(text.contains("--ceiling: `300Q` is not a size"), "{text}");
-    assert!(text.contains("--at-once: `0` is not"), "{text}");
-    assert_eq!((text.lines().count(), status), (3, 2));
-    assert_eq!(said(&flags, &environ).1, 78);
-}
-
-#[test]
-fn an_unknown_variable_is_only_warned_of() {
-    let loaded = load_all(None, &[], &[("SUPERVISE_CELING", "1")], &["python"]).unwrap();
-    assert_eq!(
-        loaded.warnings,
-        ["unknown variable `SUPERVISE_CELING`; did you mean `SUPERVISE_CEILING`?"]
-    );
-}
-
-#[test]
-fn every_bad_value_is_complained_about_in_its_line() {
+fn every_bad_value_is_an_error_with_its_line() {
     check(
         "[memory]",
         &[
@@ -201,8 +146,11 @@ fn every_bad_value_is_complained_about_in_its_line() {
             ("budget = 0", "above zero"),
             ("swap = \"1e99\"", "not a size"),
             ("measure = \"rs\"", "did you mean `rss`?"),
-            ("strikes = 0", "0 is not a whole number from 1"),
-            ("wire = true", "true is a boolean; write one of auto, off"),
+            ("consecutive_samples = 0", "0 is not a whole number from 1"),
+            (
+                "threshold = true",
+                "true is a boolean; write one of auto, off",
+            ),
         ],
     );
     check(
@@ -220,21 +168,21 @@ fn every_bad_value_is_complained_about_in_its_line() {
             ("ceiling = \"101%\"", "at most 100"),
             ("cap = 1.5", "write a size in quotes"),
             ("budget = \"\"", "no number"),
-            ("swap = \"auto\"", "no amount of swap"),
+            ("swap = \"auto\"", "does not apply to swap"),
             ("measure = 3", "one of private, rss, pss, cgroup"),
-            ("strikes = \"3\"", "without quotes"),
-            ("wire = 1979-05-27", "it is a date"),
+            ("consecutive_samples = \"3\"", "without quotes"),
+            ("threshold = 1979-05-27", "it is a date"),
         ],
     );
     check(
         "[recycle]",
         &[
-            ("at_once = -1", "whole number"),
+            ("max_unavailable = -1", "whole number"),
             ("min_age = \"30\"", "its unit"),
             ("max_age = 30", "with its unit in quotes"),
             ("jitter = 10", "from 0 to 1"),
-            ("settle = true", "duration"),
-            ("capacity_first = \"yes\"", "without quotes"),
+            ("surge_idle = true", "duration"),
+            ("surge = \"yes\"", "without quotes"),
         ],
     );
     check(
@@ -258,17 +206,17 @@ fn every_bad_value_is_complained_about_in_its_line() {
 }
 
 #[test]
-fn every_bad_value_of_the_service_is_complained_about_in_its_line() {
+fn every_bad_value_of_the_service_is_an_error_with_its_line() {
     check(
         "# The service",
         &[
-            ("name = \"a/b\"", "no `.` first"),
+            ("name = \"a/b\"", "no `.` at the start"),
             ("user = \"nobody\"", "there is no user `nobody`"),
             ("directory = \"/nowhere\"", "/nowhere is not a directory"),
             ("server = \"unicorn\"", "did you mean `gunicorn`?"),
             ("dry_run = 1", "true or false"),
             ("memory = 3", "write [memory]"),
-            ("env = { A = [1] }", "a text in quotes"),
+            ("env = { A = [1] }", "a string in quotes"),
             ("rlimit = { nofiles = 3 }", "did you mean `nofile`?"),
             ("stop = { signal = \"NOPE\" }", "TERM, INT, QUIT"),
             ("ready = { when = \"up\" }", "tcp:HOST:PORT"),
@@ -278,15 +226,15 @@ fn every_bad_value_of_the_service_is_complained_about_in_its_line() {
     check(
         "[rlimit]",
         &[
-            ("zzz = 3", "there are as, core"),
+            ("zzz = 3", "known rlimits: as, core"),
             ("core = \"x\"", "`unlimited`"),
-            ("nofile = \"3:2\"", "above the hard one"),
+            ("nofile = \"3:2\"", "above the hard limit"),
         ],
     );
 }
 
 #[test]
-fn an_unknown_key_is_answered_by_the_nearest_one() {
+fn the_error_of_an_unknown_key_suggests_the_nearest_one() {
     check(
         "[memory]",
         &[
@@ -311,8 +259,8 @@ fn an_unknown_key_is_answered_by_the_nearest_one() {
 }
 
 #[test]
-fn two_keys_that_do_not_fit_are_complained_of_where_it_was_said_last() {
-    for (text, place) in [
+fn the_error_of_two_contradicting_keys_is_located_at_the_later_one() {
+    for (text, location) in [
         (
             "[memory]\nceiling = \"3G\"\ncap = \"2G\"",
             "3: memory.cap: memory.ceiling 3G",
@@ -338,10 +286,10 @@ fn two_keys_that_do_not_fit_are_complained_of_where_it_was_said_last() {
             "2: restart.delay_min: restart.delay_max is below",
         ),
     ] {
-        let (said, status) = complaints(text);
-        let place = format!("shop.toml:{place}");
-        assert!(said.starts_with(&place), "{said}");
-        assert_eq!((said.lines().count(), status), (1, 78), "{said}");
+        let (errors, status) = diagnostics(text);
+        let location = format!("shop.toml:{location}");
+        assert!(errors.starts_with(&location), "{errors}");
+        assert_eq!((errors.lines().count(), status), (1, 78), "{errors}");
     }
     let error = load_all(
         Some("[memory]\ncap = \"1G\""),
@@ -353,7 +301,7 @@ fn two_keys_that_do_not_fit_are_complained_of_where_it_was_said_last() {
 }
 
 #[test]
-fn bytes_and_percent_are_judged_where_the_memory_is_known() {
+fn limits_in_bytes_and_in_percent_are_compared_when_the_memory_is_known() {
     let spec = spec("[memory]\nceiling = \"50%\"\ncap = \"1G\"\nbudget = \"90%\"");
     assert!(judge(&spec, Bytes::mib(2048)).is_ok());
     let error = judge(&spec, Bytes::mib(4096)).unwrap_err();
@@ -372,7 +320,7 @@ fn bytes_and_percent_are_judged_where_the_memory_is_known() {
 }
 
 #[test]
-fn what_is_not_toml_is_shown_by_its_line() {
+fn a_syntax_error_is_reported_with_its_line() {
     for (text, expected) in [
         (
             "[memory]\nceiling = 300M",
@@ -382,14 +330,14 @@ fn what_is_not_toml_is_shown_by_its_line() {
         ("[memory\nx = 1", "shop.toml:1: not TOML: unclosed table"),
         ("a = 1\na = 2", "shop.toml:2: not TOML: duplicate key"),
     ] {
-        let (said, status) = complaints(text);
-        assert!(said.contains(expected), "{said}");
+        let (errors, status) = diagnostics(text);
+        assert!(errors.contains(expected), "{errors}");
         assert_eq!(status, 78);
     }
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_a_bad_configuration() {
+fn a_file_that_cannot_be_read_is_an_error_with_status_78() {
     let directory = tempfile::tempdir().unwrap();
     let binary = directory.path().join("binary.toml");
     fs::write(&binary, b"\xff\xfe").unwrap();
@@ -398,18 +346,18 @@ fn a_file_that_cannot_be_read_is_a_bad_configuration() {
         (directory.path().to_owned(), "directory"),
         (binary, "utf-8"),
     ] {
-        let wishes = Wishes {
+        let command_line = CommandLine {
             config: Some(path),
-            ..Wishes::default()
+            ..CommandLine::default()
         };
-        let error = load(&wishes, [], &Pretend).unwrap_err();
+        let error = load(&command_line, [], &Pretend).unwrap_err();
         assert!(error.to_string().contains(why), "{error}");
         assert_eq!((error.to_string().lines().count(), error.status()), (1, 78));
     }
 }
 
 #[test]
-fn a_program_is_found_as_the_shell_finds_it() {
+fn a_program_is_found_like_in_a_shell() {
     let found = |command: &str, text: &str| {
         let loaded = load_all(Some(text), &[], &[("PATH", "/none:/bin")], &[command]);
         loaded.map(|loaded| loaded.spec.command.program)
@@ -430,8 +378,8 @@ fn a_program_is_found_as_the_shell_finds_it() {
     }
     for (command, why, status) in [
         ("gunicon", "`gunicon` is not in PATH", 127),
-        ("gunicorn app", "write the words apart", 127),
-        ("/x/none", "is not there", 127),
+        ("gunicorn app", "as separate words", 127),
+        ("/x/none", "does not exist", 127),
         ("", "empty", 127),
         ("notes", "/bin/notes is not executable", 126),
         ("/bin/notes", "/bin/notes is not executable", 126),
@@ -460,16 +408,16 @@ fn a_command_in_a_file_is_a_list_of_words() {
             "shop.toml:1: command: `none` is not in PATH",
             127,
         ),
-        ("# no command", "command: nothing says what to run", 78),
+        ("# no command", "command: no command to run", 78),
     ] {
-        let (said, found) = complaints(text);
-        assert!(said.contains(why), "{said}");
-        assert_eq!((said.lines().count(), found), (1, status), "{said}");
+        let (errors, found) = diagnostics(text);
+        assert!(errors.contains(why), "{errors}");
+        assert_eq!((errors.lines().count(), found), (1, status), "{errors}");
     }
 }
 
 #[test]
-fn a_service_is_called_after_its_file_else_after_its_program() {
+fn a_service_is_named_after_its_file_or_its_program() {
     assert_eq!(spec("").name, "shop");
     assert_eq!(spec("name = \"till\"").name, "till");
     assert_eq!(
@@ -483,7 +431,7 @@ fn a_service_is_called_after_its_file_else_after_its_program() {
 }
 
 #[test]
-fn this_machine_tells_a_program_from_what_is_none() {
+fn this_machine_distinguishes_programs_from_other_files() {
     let machine = Machine {
         uid: 0,
         user_exists: |_| false,

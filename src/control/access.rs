@@ -1,8 +1,8 @@
 //! Access control of the TCP port (DESIGN §8).
 //!
-//! Probes and metrics are open to all clients. Other requests need a `Host` that names us: after
-//! DNS rebinding, a page in a browser sends its own host name. Events and reports show data of the
-//! application, so they need a token as well.
+//! Probes and metrics are open to all clients. Other requests need a `Host` that names this
+//! service, because after DNS rebinding a page in a browser sends its own host name. Events,
+//! reports and the history contain data of the application, so they need a token as well.
 
 use std::{
     fs::OpenOptions,
@@ -18,7 +18,7 @@ use hyper::{
     http::request::Parts,
 };
 
-use super::{Question, door::ControlError, routes::Refusal};
+use super::{Question, listener::ControlError, routes::Refusal};
 use crate::supervisor::spec::ControlSpec;
 
 /// Maximum length of a token in bytes.
@@ -26,9 +26,18 @@ const TOKEN_MAX: usize = 4096;
 /// Minimum length of a token in bytes, so that it cannot be guessed.
 const TOKEN_MIN: usize = 16;
 
+/// What a client may do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Access {
+    /// Everything, for clients of the control socket.
+    Full,
+    /// No changes, and only what the [`AccessRules`] allow, for clients of the TCP port.
+    ReadOnly,
+}
+
 /// The allowed hosts and the token.
 #[derive(Debug)]
-pub(super) struct Access {
+pub(super) struct AccessRules {
     hosts: Vec<String>,
     token: Option<Token>,
 }
@@ -41,7 +50,7 @@ impl std::fmt::Debug for Token {
     }
 }
 
-impl Access {
+impl AccessRules {
     pub(super) fn of(spec: &ControlSpec) -> Result<Self, ControlError> {
         let token = spec.token_file.as_deref().map(|path| {
             Token::read(path).map_err(|why| ControlError::Token {
@@ -55,12 +64,15 @@ impl Access {
         })
     }
 
-    /// Whether a request by TCP is answered.
+    /// Whether a request over TCP is allowed.
     pub(super) fn check(&self, question: &Question, head: &Parts) -> Result<(), Refusal> {
         match question {
             Question::Metrics | Question::Health | Question::Readiness => Ok(()),
             Question::Status => self.check_host(head),
-            Question::Events { .. } | Question::Reports | Question::Report(_) => {
+            Question::Events { .. }
+            | Question::Reports
+            | Question::Report(_)
+            | Question::History => {
                 self.check_host(head)?;
                 self.check_token(head)
             }
@@ -75,10 +87,10 @@ impl Access {
             return refuse("exactly one `Host` header is needed".to_owned());
         };
         let host = host.to_str().unwrap_or_default();
-        // A request in the form for proxies names the host twice (RFC 9112, section 3.2.2).
+        // A request in the form for proxies has the host twice (RFC 9112, section 3.2.2).
         let all = std::iter::once(host).chain(head.uri.authority().map(|name| name.as_str()));
         for host in all {
-            if !self.is_ours(host) {
+            if !self.is_allowed_host(host) {
                 return refuse(format!(
                     "the host `{host}` is not allowed: use the IP address, or add the host to \
                      control.hosts"
@@ -88,7 +100,7 @@ impl Access {
         Ok(())
     }
 
-    fn is_ours(&self, host: &str) -> bool {
+    fn is_allowed_host(&self, host: &str) -> bool {
         let name = match host.strip_prefix('[') {
             Some(rest) => {
                 let Some((address, port)) = rest.split_once(']') else {
@@ -124,7 +136,7 @@ impl Access {
             scheme.eq_ignore_ascii_case(b"bearer ").then_some(rest)
         });
         match given {
-            Some(given) if token.is(given.trim_ascii()) => Ok(()),
+            Some(given) if token.matches(given.trim_ascii()) => Ok(()),
             Some(_) => Err(Refusal::unauthorized("wrong token")),
             None => Err(Refusal::unauthorized(
                 "events and reports need `Authorization: Bearer` with the token of \
@@ -134,7 +146,7 @@ impl Access {
     }
 }
 
-/// Refuses a change, which TCP clients may not make.
+/// The refusal of a change, which TCP clients must not make.
 pub(super) fn read_only() -> Refusal {
     let why = "this port is read-only; use the control socket";
     Refusal::new(StatusCode::FORBIDDEN, why)
@@ -149,7 +161,7 @@ impl Token {
     fn read(path: &Path) -> Result<Self, String> {
         let file = OpenOptions::new()
             .read(true)
-            // A link could lead elsewhere, and opening a FIFO could block.
+            // A link could point elsewhere, and opening a FIFO could block.
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path)
             .map_err(|error| format!("cannot be read ({error}); it must be a regular file"))?;
@@ -186,7 +198,7 @@ impl Token {
     }
 
     /// Compares in constant time, so that the token cannot be found byte by byte.
-    fn is(&self, given: &[u8]) -> bool {
+    fn matches(&self, given: &[u8]) -> bool {
         let mut differs = u8::from(given.len() != self.0.len());
         for (at, byte) in self.0.iter().enumerate() {
             differs |= byte ^ given.get(at).copied().unwrap_or(!byte);
@@ -205,8 +217,8 @@ mod tests {
 
     const SECRET: &str = "correct-horse-battery";
 
-    fn access(token: bool) -> Access {
-        Access {
+    fn rules(token: bool) -> AccessRules {
+        AccessRules {
             hosts: vec!["shop.example".to_owned()],
             token: token.then(|| Token(SECRET.into())),
         }
@@ -221,8 +233,8 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_an_address_or_a_name_that_was_given() {
-        let access = access(true);
+    fn a_host_must_be_an_address_or_a_configured_name() {
+        let rules = rules(true);
         for (host, is_ours) in [
             ("127.0.0.1:9100", true),
             ("10.1.2.3", true),
@@ -244,14 +256,14 @@ mod tests {
             ("::1", false),
             ("", false),
         ] {
-            assert_eq!(access.is_ours(host), is_ours, "{host}");
+            assert_eq!(rules.is_allowed_host(host), is_ours, "{host}");
             let head = head("/v1/status", &[("host", host)]);
-            assert_eq!(access.check(&Question::Status, &head).is_ok(), is_ours);
-            assert!(access.check(&Question::Metrics, &head).is_ok());
-            assert!(access.check(&Question::Health, &head).is_ok());
-            assert!(access.check(&Question::Readiness, &head).is_ok());
+            assert_eq!(rules.check(&Question::Status, &head).is_ok(), is_ours);
+            assert!(rules.check(&Question::Metrics, &head).is_ok());
+            assert!(rules.check(&Question::Health, &head).is_ok());
+            assert!(rules.check(&Question::Readiness, &head).is_ok());
         }
-        let refused = |head: &Parts| access.check(&Question::Status, head).is_err();
+        let refused = |head: &Parts| rules.check(&Question::Status, head).is_err();
         assert!(refused(&head("/v1/status", &[])));
         let twice = [("host", "localhost"), ("host", "evil.example")];
         assert!(refused(&head("/v1/status", &twice)));
@@ -260,27 +272,27 @@ mod tests {
     }
 
     #[test]
-    fn events_and_reports_take_the_token_and_nothing_else() {
+    fn events_and_reports_need_the_right_token() {
         let events = Question::Events {
             after: None,
             follow: true,
         };
-        let status = |access: &Access, question: &Question, given: Option<&str>| {
+        let status = |rules: &AccessRules, question: &Question, given: Option<&str>| {
             let given = given.map(|given| ("authorization", given));
             let headers: Vec<_> = [("host", "localhost")].into_iter().chain(given).collect();
-            let checked = access.check(question, &head("/v1/events", &headers));
+            let checked = rules.check(question, &head("/v1/events", &headers));
             checked
                 .err()
-                .map(|refusal| refusal.answer().status().as_u16())
+                .map(|refusal| refusal.into_response().status().as_u16())
         };
         let right = format!("Bearer {SECRET}");
-        for question in [&events, &Question::Reports] {
-            assert_eq!(status(&access(true), question, Some(&right)), None);
+        for question in [&events, &Question::Reports, &Question::History] {
+            assert_eq!(status(&rules(true), question, Some(&right)), None);
             let elsewhere = [("host", "evil.example"), ("authorization", right.as_str())];
             let elsewhere = head("/v1/events", &elsewhere);
-            assert!(access(true).check(question, &elsewhere).is_err());
-            assert_eq!(status(&access(true), question, None), Some(401));
-            assert_eq!(status(&access(false), question, Some(&right)), Some(403));
+            assert!(rules(true).check(question, &elsewhere).is_err());
+            assert_eq!(status(&rules(true), question, None), Some(401));
+            assert_eq!(status(&rules(false), question, Some(&right)), Some(403));
             for wrong in [
                 "Bearer",
                 "Bearer ",
@@ -291,19 +303,19 @@ mod tests {
                 SECRET,
             ] {
                 assert_eq!(
-                    status(&access(true), question, Some(wrong)),
+                    status(&rules(true), question, Some(wrong)),
                     Some(401),
                     "{wrong}"
                 );
             }
         }
-        assert_eq!(status(&access(true), &Question::Status, None), None);
-        let stop = Question::Do(crate::supervisor::event::Ask::Reload);
-        assert_eq!(status(&access(true), &stop, Some(&right)), Some(403));
+        assert_eq!(status(&rules(true), &Question::Status, None), None);
+        let stop = Question::Do(crate::supervisor::input::Ask::Reload);
+        assert_eq!(status(&rules(true), &stop, Some(&right)), Some(403));
     }
 
     #[test]
-    fn a_token_that_others_could_read_or_choose_is_refused() {
+    fn a_token_file_that_other_users_could_read_or_write_is_refused() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("token");
         let write = |text: &str, mode| {

@@ -1,4 +1,4 @@
-//! The asking side: finds a service's socket and talks to it.
+//! The client: finds the socket of a service and sends requests to it.
 
 use std::{
     collections::BTreeMap,
@@ -18,9 +18,9 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 
-pub use super::door::is_live;
+pub use super::listener::is_live;
 
-/// A question that changes nothing is answered within this.
+/// Time limit of a request that changes nothing.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Time limit of a change. A stop is the longest, with its grace period.
 const CHANGE_MAX: Duration = Duration::from_secs(3600);
@@ -36,38 +36,38 @@ const HEAD_BYTES: usize = 16 << 10;
 /// Why no service could be chosen.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    /// None is there.
+    /// No service is running.
     #[error("no service is running (looked in {})", directory.display())]
     None {
-        /// Where sockets are.
+        /// The directory of the sockets.
         directory: PathBuf,
     },
-    /// There are several.
+    /// Several services are running.
     #[error("several services are running: {}; choose one with --name", names.join(", "))]
     Several {
         /// Their names, sorted.
         names: Vec<String>,
     },
-    /// Not this one.
+    /// No service has this name.
     #[error(
         "no service `{name}` is running (looked in {}){}",
         directory.display(),
-        others(running)
+        list_running(running)
     )]
     NoSuch {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
-        /// Where sockets are.
+        /// The directory of the sockets.
         directory: PathBuf,
-        /// Those that are there, sorted.
+        /// The names of services that are running, sorted.
         running: Vec<String>,
     },
     /// The directory cannot be read.
     #[error("list {}: {source}", directory.display())]
     Unreadable {
-        /// Where sockets are.
+        /// The directory of the sockets.
         directory: PathBuf,
-        /// Why not.
+        /// The error.
         source: io::Error,
     },
 }
@@ -75,12 +75,12 @@ pub enum FindError {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody lets us in.
+    /// The socket cannot be connected to.
     #[error("connect to {}: {source}", socket.display())]
     Connect {
         /// The service's socket.
         socket: PathBuf,
-        /// Why not.
+        /// The error.
         source: io::Error,
     },
     /// The connection broke.
@@ -88,12 +88,12 @@ pub enum ClientError {
     Broken {
         /// The service's socket.
         socket: PathBuf,
-        /// Why.
+        /// The error.
         source: hyper::Error,
     },
     /// The supervisor does not answer.
     #[error("ask {}: no answer within {}s", socket.display(), wait.as_secs())]
-    Silent {
+    Timeout {
         /// The service's socket.
         socket: PathBuf,
         /// The time limit.
@@ -103,28 +103,28 @@ pub enum ClientError {
     #[error(
         "ask {}: its answer is longer than {}M, so it is not from a supervisor",
         socket.display(),
-        most >> 20
+        max >> 20
     )]
-    Endless {
+    AnswerTooLong {
         /// The service's socket.
         socket: PathBuf,
         /// The limit in bytes.
-        most: usize,
+        max: usize,
     },
-    /// The request cannot be written down.
+    /// The path is not valid in a request.
     #[error("ask for {path}: {source}")]
-    Unaskable {
-        /// What was asked for.
+    InvalidRequest {
+        /// The path.
         path: String,
-        /// Why not.
+        /// The error.
         source: hyper::http::Error,
     },
-    /// It does not stream, and says why.
+    /// The server does not send events, for a reason.
     #[error("follow: {status}: {body}")]
     Refused {
         /// The status.
         status: u16,
-        /// The document that came with it.
+        /// The body of the response.
         body: String,
     },
 }
@@ -132,7 +132,7 @@ pub enum ClientError {
 /// One server-sent event.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Message {
-    /// To go on after it.
+    /// The event's id. A client that reconnects continues after it.
     pub id: Option<u64>,
     /// Its kind.
     pub event: String,
@@ -140,7 +140,7 @@ pub struct Message {
     pub data: String,
 }
 
-/// A connection. Good for one question, as the server closes after its answer.
+/// A connection. It carries one request: the server closes it after its answer.
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,
@@ -162,7 +162,7 @@ impl Client {
             socket: socket.to_owned(),
             source,
         })?;
-        // Ends with the connection; what breaks it is said where the answer is awaited.
+        // This task ends with the connection. The caller that waits for the answer gets its errors.
         tokio::spawn(connection);
         Ok(Self {
             socket: socket.to_owned(),
@@ -170,52 +170,52 @@ impl Client {
         })
     }
 
-    /// Asks what changes nothing: the status and the document.
+    /// Sends a request that changes nothing. Returns the HTTP status and the body.
     pub async fn get(self, path: &str) -> Result<(u16, String), ClientError> {
-        let silent = self.silent(ANSWER_MAX);
+        let late = self.timeout(ANSWER_MAX);
         let answer = timeout(ANSWER_MAX, self.ask(Method::GET, path, ""));
-        answer.await.unwrap_or(Err(silent))
+        answer.await.unwrap_or(Err(late))
     }
 
-    /// Asks for a change and waits, for minutes if need be, until it is made or refused.
+    /// Requests a change and waits until it is done or refused, which can take minutes.
     pub async fn post(self, path: &str, body: &str) -> Result<(u16, String), ClientError> {
-        let silent = self.silent(CHANGE_MAX);
+        let late = self.timeout(CHANGE_MAX);
         let answer = timeout(CHANGE_MAX, self.ask(Method::POST, path, body));
-        answer.await.unwrap_or(Err(silent))
+        answer.await.unwrap_or(Err(late))
     }
 
-    /// Hands on each event of a stream until `each` has enough or the service ends.
+    /// Calls `each` with each event of a stream until it breaks or the service ends.
     pub async fn follow(
         mut self,
         path: &str,
         mut each: impl FnMut(Message) -> ControlFlow<()>,
     ) -> Result<(), ClientError> {
         let response = timeout(ANSWER_MAX, self.send(Method::GET, path, "")).await;
-        let response = response.unwrap_or_else(|_| Err(self.silent(ANSWER_MAX)))?;
+        let response = response.unwrap_or_else(|_| Err(self.timeout(ANSWER_MAX)))?;
         if response.status() != StatusCode::OK {
             let status = response.status().as_u16();
-            let body = timeout(ANSWER_MAX, self.text(response)).await;
-            let body = body.unwrap_or_else(|_| Err(self.silent(ANSWER_MAX)))?;
+            let body = timeout(ANSWER_MAX, self.read_body(response)).await;
+            let body = body.unwrap_or_else(|_| Err(self.timeout(ANSWER_MAX)))?;
             return Err(ClientError::Refused { status, body });
         }
         let mut body = response.into_body();
-        let mut lines = Lines::default();
+        let mut parser = EventParser::default();
         loop {
             let frame = timeout(SILENCE_MAX, body.frame()).await;
-            let Some(frame) = frame.map_err(|_| self.silent(SILENCE_MAX))? else {
+            let Some(frame) = frame.map_err(|_| self.timeout(SILENCE_MAX))? else {
                 return Ok(());
             };
             let frame = frame.map_err(|source| self.broken(source))?;
             let Ok(data) = frame.into_data() else {
                 continue;
             };
-            for message in lines.take(&data) {
+            for message in parser.parse(&data) {
                 if each(message).is_break() {
                     return Ok(());
                 }
             }
-            if lines.held() > EVENT_BYTES {
-                return Err(self.endless(EVENT_BYTES));
+            if parser.unfinished_bytes() > EVENT_BYTES {
+                return Err(self.too_long(EVENT_BYTES));
             }
         }
     }
@@ -228,7 +228,7 @@ impl Client {
     ) -> Result<(u16, String), ClientError> {
         let response = self.send(method, path, body).await?;
         let status = response.status().as_u16();
-        Ok((status, self.text(response).await?))
+        Ok((status, self.read_body(response).await?))
     }
 
     async fn send(
@@ -242,7 +242,7 @@ impl Client {
             .uri(path)
             .header(HOST, "supervise");
         let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes())));
-        let request = request.map_err(|source| ClientError::Unaskable {
+        let request = request.map_err(|source| ClientError::InvalidRequest {
             path: path.to_owned(),
             source,
         })?;
@@ -250,7 +250,7 @@ impl Client {
         response.map_err(|source| self.broken(source))
     }
 
-    async fn text(&self, response: Response<Incoming>) -> Result<String, ClientError> {
+    async fn read_body(&self, response: Response<Incoming>) -> Result<String, ClientError> {
         let mut body = response.into_body();
         let mut text = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -259,7 +259,7 @@ impl Client {
                 continue;
             };
             if text.len() + data.len() > ANSWER_BYTES {
-                return Err(self.endless(ANSWER_BYTES));
+                return Err(self.too_long(ANSWER_BYTES));
             }
             text.extend_from_slice(&data);
         }
@@ -269,14 +269,14 @@ impl Client {
         })
     }
 
-    fn silent(&self, wait: Duration) -> ClientError {
+    fn timeout(&self, wait: Duration) -> ClientError {
         let socket = self.socket.clone();
-        ClientError::Silent { socket, wait }
+        ClientError::Timeout { socket, wait }
     }
 
-    fn endless(&self, most: usize) -> ClientError {
+    fn too_long(&self, max: usize) -> ClientError {
         let socket = self.socket.clone();
-        ClientError::Endless { socket, most }
+        ClientError::AnswerTooLong { socket, max }
     }
 
     fn broken(&self, source: hyper::Error) -> ClientError {
@@ -287,24 +287,25 @@ impl Client {
     }
 }
 
-/// Puts the lines of a stream together (HTML, "Server-sent events": interpreting an event stream).
+/// Parses a stream of events (HTML, "Server-sent events": interpreting an event stream).
 #[derive(Debug, Default)]
-struct Lines {
-    rest: Vec<u8>,
+struct EventParser {
+    unparsed: Vec<u8>,
     message: Message,
 }
 
-impl Lines {
-    /// Bytes of an event that is not complete.
-    const fn held(&self) -> usize {
-        self.rest.len() + self.message.event.len() + self.message.data.len()
+impl EventParser {
+    /// The number of bytes of an event that is not complete.
+    const fn unfinished_bytes(&self) -> usize {
+        self.unparsed.len() + self.message.event.len() + self.message.data.len()
     }
 
-    fn take(&mut self, data: &[u8]) -> Vec<Message> {
-        self.rest.extend_from_slice(data);
+    /// Takes received bytes. Returns the events that are complete now.
+    fn parse(&mut self, data: &[u8]) -> Vec<Message> {
+        self.unparsed.extend_from_slice(data);
         let mut whole = Vec::new();
-        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.rest.drain(..=end).collect();
+        while let Some(end) = self.unparsed.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.unparsed.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line);
             match line.trim_end().split_once(": ") {
                 Some(("id", id)) => self.message.id = id.parse().ok(),
@@ -319,7 +320,7 @@ impl Lines {
     }
 }
 
-/// The socket of the service `name` in `directory`; without a name, of the only one.
+/// The socket of the service `name` in `directory`; without a name, of the only service.
 pub fn find(directory: &Path, name: Option<&str>) -> Result<PathBuf, FindError> {
     let mut running = running(directory)?;
     match name {
@@ -343,8 +344,8 @@ pub fn find(directory: &Path, name: Option<&str>) -> Result<PathBuf, FindError> 
     }
 }
 
-/// Services by name: their sockets are in the directory itself, or in one within it that bears
-/// their name, for services of several users (`RuntimeDirectory=supervise/%i`).
+/// Services by name. Their sockets are in the directory itself or, for services of several users,
+/// in a directory within it that has the service's name (`RuntimeDirectory=supervise/%i`).
 fn running(directory: &Path) -> Result<BTreeMap<String, PathBuf>, FindError> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -369,7 +370,8 @@ fn running(directory: &Path) -> Result<BTreeMap<String, PathBuf>, FindError> {
         .collect())
 }
 
-fn others(running: &[String]) -> String {
+/// The end of an error message: the services that run.
+fn list_running(running: &[String]) -> String {
     if running.is_empty() {
         return String::new();
     }
@@ -383,7 +385,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_service_needs_no_name_and_several_do() {
+    fn a_name_is_needed_if_several_services_run() {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path();
         let bind = |name: &str| UnixListener::bind(directory.join(name)).unwrap();
@@ -415,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_read_in_any_pieces() {
+    fn a_stream_of_events_is_parsed_in_pieces_of_any_size() {
         let stream =
             b":\n\nid: 3\nevent: due\ndata: {\"a\": \"b: c\"}\n\nevent: missed\ndata: 1\n\n";
         let expected = [
@@ -431,10 +433,10 @@ mod tests {
             },
         ];
         for size in 1..stream.len() {
-            let mut lines = Lines::default();
+            let mut parser = EventParser::default();
             let messages: Vec<_> = stream
                 .chunks(size)
-                .flat_map(|piece| lines.take(piece))
+                .flat_map(|piece| parser.parse(piece))
                 .collect();
             assert_eq!(messages, expected, "in pieces of {size}");
         }

@@ -1,60 +1,64 @@
-//! TALKS TO OPERATORS. What can be asked, and by which door: HTTP/1.1 and JSON on a Unix socket
-//! that only its owner may use, and the reading half over TCP where that is wished for.
+//! TALKS TO OPERATORS. HTTP/1.1 and JSON: on a Unix socket that only its owner may use, and
+//! read-only on a TCP port if one is configured.
 //!
-//! This room asks and somebody else answers: each request becomes one [`Asked`].
+//! This module parses requests and sends responses. The driver answers: it receives each request as
+//! a [`PendingRequest`].
 
 use tokio::sync::{broadcast, oneshot};
 
 use crate::{
-    supervisor::{action::Answer, event::Ask, tell::Told},
+    supervisor::{action::Answer, event_format::EventRecord, input::Ask},
     units::ReportId,
 };
 
 mod access;
 pub mod client;
-mod door;
-pub mod doors;
+pub mod documents;
+mod growth;
+mod listener;
+pub mod listeners;
 mod routes;
 pub mod server;
 mod translate;
-pub mod wire;
 
-pub use door::ControlError;
-pub use translate::{Context, Misread};
+pub use listener::ControlError;
+pub use translate::{Context, InvalidStatus};
 
-/// One request that waits for its answer. Whoever asked may be gone when it comes.
+/// One request that waits for its answer. The client may have disconnected by then.
 #[derive(Debug)]
-pub struct Asked {
-    /// What is asked.
+pub struct PendingRequest {
+    /// The question.
     pub question: Question,
-    /// Where the answer goes. Dropped without one, it says that the service is ending.
+    /// Takes the answer. If it is dropped, the client gets the answer that the service is ending.
     pub reply: oneshot::Sender<Reply>,
 }
 
-/// What can be asked.
+/// Everything a client can ask.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Question {
-    /// The whole picture.
+    /// The state of the service.
     Status,
-    /// What happened.
+    /// The events.
     Events {
-        /// Only what has a greater id.
+        /// Only events with a greater id.
         after: Option<u64>,
-        /// And what happens from now on.
+        /// New events as well, as they happen.
         follow: bool,
     },
-    /// All reports that are kept. Answered by a `Document`.
+    /// All kept reports. Answered by a `Document`.
     Reports,
-    /// One of them. Answered by a `Document`, or by `Answer::Unknown`.
+    /// One report. Answered by a `Document`, or by `Answer::Unknown`.
     Report(ReportId),
+    /// The curves and the lives of workers. Answered by a `Document`.
+    History,
     /// Prometheus text.
     Metrics,
-    /// Is the supervisor itself well?
+    /// Whether the supervisor works.
     Health,
-    /// Does the service answer?
+    /// Whether the service is ready.
     Readiness,
-    /// A change. Answered when it has come true or was refused; a report that was asked for is
-    /// answered by its `Document`.
+    /// A change. It is answered when it is done or refused. A request for a report is answered by
+    /// its `Document`.
     Do(Ask),
 }
 
@@ -62,23 +66,23 @@ pub enum Question {
 #[derive(Debug)]
 pub enum Reply {
     /// To `Status`.
-    Status(Box<wire::Status>),
+    Status(Box<documents::Status>),
     /// To `Events`.
     Events {
         /// Oldest first.
-        past: Vec<Told>,
-        /// What comes after `past` without a gap, for those who follow.
-        live: Option<broadcast::Receiver<Told>>,
+        past: Vec<EventRecord>,
+        /// The events after `past` without a gap, for a client that follows.
+        live: Option<broadcast::Receiver<EventRecord>>,
     },
-    /// To `Reports` and `Report`: a JSON text as it is.
+    /// To `Reports`, `Report` and `History`: a JSON text.
     Document(String),
     /// To `Metrics`.
     Text(String),
     /// To `Health` and `Readiness`.
     Is {
-        /// Yes or no.
+        /// The answer.
         ok: bool,
-        /// Why not.
+        /// The reason, if the answer is no.
         why: String,
     },
     /// To `Do`.

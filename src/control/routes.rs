@@ -1,4 +1,5 @@
-//! Paths and methods become questions, replies become responses. Pure, but for following events.
+//! Translates requests into questions, and replies into responses. Pure, except for following
+//! events.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -19,31 +20,31 @@ use crate::{
     escape,
     supervisor::{
         action::Answer,
-        event::{Ask, Stop},
-        tell::Told,
+        event_format::EventRecord,
+        input::{Ask, Stop},
     },
 };
 
-use super::{Question, Reply, wire::EventDoc};
+use super::{Question, Reply, documents::EventDoc};
 
-/// A response on its way.
-pub(super) type Answered = Response<BoxBody<Bytes, Infallible>>;
+/// A response. Its body is complete, or a stream of events.
+pub(super) type HttpResponse = Response<BoxBody<Bytes, Infallible>>;
 
-/// A follower hears something at least that often, so that one who is gone is noticed.
-const PULSE: Duration = Duration::from_secs(15);
-/// So many events wait for a slow follower beside those that the driver keeps.
+/// Maximum time between two messages to a follower, so that a broken connection is noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Maximum events that wait for a slow follower, in addition to the events that the driver keeps.
 const FOLLOW_AHEAD: usize = 16;
 
-/// The part of a request that decides what is asked.
+/// The parts of a request that determine its question.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Words<'a> {
+pub(super) struct RequestView<'a> {
     pub(super) path: &'a str,
     pub(super) query: &'a str,
     pub(super) body: &'a [u8],
     pub(super) last_event: Option<&'a str>,
 }
 
-/// Why nothing is asked.
+/// Why a request is refused.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Refusal {
     status: StatusCode,
@@ -71,8 +72,8 @@ impl Refusal {
         }
     }
 
-    pub(super) fn answer(self) -> Answered {
-        let mut response = json(self.status, &json!({"error": self.why}));
+    pub(super) fn into_response(self) -> HttpResponse {
+        let mut response = json_response(self.status, &json!({"error": self.why}));
         if let Some(allow) = &self.allow
             && let Ok(value) = allow.as_str().parse()
         {
@@ -86,22 +87,22 @@ impl Refusal {
     }
 }
 
-/// What a request asks.
-pub(super) fn question(method: &Method, words: Words<'_>) -> Result<Question, Refusal> {
-    let (needed, question) = route(words)?;
+/// The question of a request.
+pub(super) fn question(method: &Method, view: RequestView<'_>) -> Result<Question, Refusal> {
+    let (needed, question) = route(view)?;
     if *method == needed {
         return Ok(question);
     }
     Err(Refusal {
         status: StatusCode::METHOD_NOT_ALLOWED,
-        why: format!("{} is asked with {needed}", words.path),
+        why: format!("{} needs the method {needed}", view.path),
         allow: Some(needed),
         challenge: false,
     })
 }
 
-fn route(words: Words<'_>) -> Result<(Method, Question), Refusal> {
-    let parts: Vec<&str> = words.path.split('/').skip(1).collect();
+fn route(view: RequestView<'_>) -> Result<(Method, Question), Refusal> {
+    let parts: Vec<&str> = view.path.split('/').skip(1).collect();
     let (get, change) = (
         |question| (Method::GET, question),
         |ask| (Method::POST, Question::Do(ask)),
@@ -110,11 +111,12 @@ fn route(words: Words<'_>) -> Result<(Method, Question), Refusal> {
     Ok(match parts.as_slice() {
         ["v1", "status"] => get(Question::Status),
         ["v1", "events"] => get(Question::Events {
-            after: after(words)?,
-            follow: parameter(words.query, "follow").is_some(),
+            after: after_parameter(view)?,
+            follow: parameter(view.query, "follow").is_some(),
         }),
         ["v1", "reports"] => get(Question::Reports),
         ["v1", "reports", id] => get(Question::Report(id.parse().map_err(unknown)?)),
+        ["v1", "history"] => get(Question::History),
         ["metrics"] => get(Question::Metrics),
         ["healthz"] => get(Question::Health),
         ["readyz"] => get(Question::Readiness),
@@ -123,19 +125,19 @@ fn route(words: Words<'_>) -> Result<(Method, Question), Refusal> {
         ["v1", "workers", id, "report"] => change(Ask::Report(id.parse().map_err(unknown)?)),
         ["v1", "reload"] => change(Ask::Reload),
         ["v1", "upgrade"] => change(Ask::Upgrade),
-        ["v1", "stop"] => change(Ask::Stop(stop(words)?)),
+        ["v1", "stop"] => change(Ask::Stop(stop_of_body(view)?)),
         ["v1", "scale"] => {
-            let why = format!("{} is not in this version", words.path);
+            let why = format!("{} is not implemented", view.path);
             return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, why));
         }
         _ => {
-            let why = format!("there is no {}", words.path);
+            let why = format!("unknown path {}", view.path);
             return Err(Refusal::new(StatusCode::NOT_FOUND, why));
         }
     })
 }
 
-/// The value of a parameter; empty when it has none.
+/// The value of a parameter; empty if it has none.
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -143,8 +145,8 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-fn after(words: Words<'_>) -> Result<Option<u64>, Refusal> {
-    let Some(text) = words.last_event.or_else(|| parameter(words.query, "after")) else {
+fn after_parameter(view: RequestView<'_>) -> Result<Option<u64>, Refusal> {
+    let Some(text) = view.last_event.or_else(|| parameter(view.query, "after")) else {
         return Ok(None);
     };
     text.parse().map(Some).map_err(|_| {
@@ -153,31 +155,31 @@ fn after(words: Words<'_>) -> Result<Option<u64>, Refusal> {
     })
 }
 
-fn stop(words: Words<'_>) -> Result<Stop, Refusal> {
+fn stop_of_body(view: RequestView<'_>) -> Result<Stop, Refusal> {
     #[derive(Default, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Body {
         #[serde(default)]
         now: bool,
     }
-    let body: Body = match words.body {
+    let body: Body = match view.body {
         [] => Body::default(),
         text => serde_json::from_slice(text).map_err(|error| {
             Refusal::new(StatusCode::BAD_REQUEST, format!("read the body: {error}"))
         })?,
     };
-    Ok(if body.now || parameter(words.query, "now").is_some() {
+    Ok(if body.now || parameter(view.query, "now").is_some() {
         Stop::Now
     } else {
         Stop::Graceful
     })
 }
 
-/// A reply on its way.
-pub(super) fn response(reply: Reply) -> Answered {
+/// The response for a reply.
+pub(super) fn response(reply: Reply) -> HttpResponse {
     match reply {
-        Reply::Status(status) => json(StatusCode::OK, &*status),
-        Reply::Events { past, live: None } => json(
+        Reply::Status(status) => json_response(StatusCode::OK, &*status),
+        Reply::Events { past, live: None } => json_response(
             StatusCode::OK,
             &past.iter().map(EventDoc::from).collect::<Vec<_>>(),
         ),
@@ -185,35 +187,43 @@ pub(super) fn response(reply: Reply) -> Answered {
             past,
             live: Some(live),
         } => follow(past, live),
-        Reply::Document(text) => plain(
+        Reply::Document(text) => typed_response(
             StatusCode::OK,
             "application/json",
             escape::json(&text).into_owned(),
         ),
-        // The version is that of Prometheus' text format.
-        Reply::Text(text) => plain(
+        // 0.0.4 is the version of Prometheus' text format.
+        Reply::Text(text) => typed_response(
             StatusCode::OK,
             "text/plain; version=0.0.4; charset=utf-8",
             text,
         ),
-        Reply::Is { ok: true, .. } => plain(StatusCode::OK, "text/plain; charset=utf-8", "ok\n"),
+        Reply::Is { ok: true, .. } => {
+            typed_response(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")
+        }
         Reply::Is { ok: false, why } => {
             let status = StatusCode::SERVICE_UNAVAILABLE;
             let why = format!("{}\n", escape::line(&why));
-            plain(status, "text/plain; charset=utf-8", why)
+            typed_response(status, "text/plain; charset=utf-8", why)
         }
-        Reply::Answer(Answer::Done(what)) => json(StatusCode::OK, &json!({"done": what})),
-        // Whoever asked for a report gets it as a document; this only says where it is.
+        Reply::Answer(Answer::Done(what)) => json_response(StatusCode::OK, &json!({"done": what})),
+        // The driver answers with the document itself. This remains if the report could not be
+        // kept.
         Reply::Answer(Answer::Reported(report)) => {
             let done = format!("{report} is kept");
-            json(StatusCode::OK, &json!({"done": done}))
+            json_response(StatusCode::OK, &json!({"done": done}))
         }
-        Reply::Answer(Answer::Refused(why)) => Refusal::new(StatusCode::CONFLICT, why).answer(),
-        Reply::Answer(Answer::Unknown(why)) => Refusal::new(StatusCode::NOT_FOUND, why).answer(),
+        Reply::Answer(Answer::Refused(why)) => {
+            Refusal::new(StatusCode::CONFLICT, why).into_response()
+        }
+        Reply::Answer(Answer::Unknown(why)) => {
+            Refusal::new(StatusCode::NOT_FOUND, why).into_response()
+        }
     }
 }
 
-fn plain(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answered {
+/// A response with a body of this content type.
+fn typed_response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> HttpResponse {
     let mut response = Response::new(Full::new(body.into()).boxed());
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -225,37 +235,42 @@ fn plain(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answ
     response
 }
 
-fn json(status: StatusCode, document: &impl Serialize) -> Answered {
+fn json_response(status: StatusCode, document: &impl Serialize) -> HttpResponse {
     match serde_json::to_string(document) {
         // curl writes the answer to a terminal.
-        Ok(text) => plain(status, "application/json", escape::json(&text).into_owned()),
+        Ok(text) => typed_response(status, "application/json", escape::json(&text).into_owned()),
         Err(error) => {
             let status = StatusCode::INTERNAL_SERVER_ERROR;
-            plain(status, "text/plain; charset=utf-8", error.to_string())
+            typed_response(status, "text/plain; charset=utf-8", error.to_string())
         }
     }
 }
 
 /// A stream of server-sent events (HTML, "Server-sent events").
-fn follow(past: Vec<Told>, live: broadcast::Receiver<Told>) -> Answered {
+fn follow(past: Vec<EventRecord>, live: broadcast::Receiver<EventRecord>) -> HttpResponse {
     let (sender, body) = Channel::new(FOLLOW_AHEAD);
     // Ends with the follower or with the events.
-    tokio::spawn(feed(sender, past, live));
-    let mut response = plain(StatusCode::OK, "text/event-stream", "");
+    tokio::spawn(send_events(sender, past, live));
+    let mut response = typed_response(StatusCode::OK, "text/event-stream", "");
     *response.body_mut() = body.boxed();
     response
 }
 
-async fn feed(mut to: Sender<Bytes>, past: Vec<Told>, mut live: broadcast::Receiver<Told>) {
-    for told in &past {
-        if to.send_data(event(told)).await.is_err() {
+/// Sends the past events, and then new events until either side ends.
+async fn send_events(
+    mut to: Sender<Bytes>,
+    past: Vec<EventRecord>,
+    mut live: broadcast::Receiver<EventRecord>,
+) {
+    for record in &past {
+        if to.send_data(event_message(record)).await.is_err() {
             return;
         }
     }
     loop {
-        let text = match timeout(PULSE, live.recv()).await {
-            Ok(Ok(told)) => event(&told),
-            Ok(Err(RecvError::Lagged(missed))) => missing(missed),
+        let text = match timeout(KEEP_ALIVE, live.recv()).await {
+            Ok(Ok(record)) => event_message(&record),
+            Ok(Err(RecvError::Lagged(missed))) => missed_message(missed),
             Ok(Err(RecvError::Closed)) => return,
             Err(_) => Bytes::from_static(b":\n\n"),
         };
@@ -265,15 +280,15 @@ async fn feed(mut to: Sender<Bytes>, past: Vec<Told>, mut live: broadcast::Recei
     }
 }
 
-fn event(told: &Told) -> Bytes {
-    let document = json!(EventDoc::from(told)).to_string();
+fn event_message(record: &EventRecord) -> Bytes {
+    let document = json!(EventDoc::from(record)).to_string();
     let document = escape::json(&document);
-    let kind = told.report.kind();
-    format!("id: {}\nevent: {kind}\ndata: {document}\n\n", told.id).into()
+    let kind = record.event.kind();
+    format!("id: {}\nevent: {kind}\ndata: {document}\n\n", record.id).into()
 }
 
-fn missing(missed: u64) -> Bytes {
-    let message = format!("{missed} events were dropped: they were read too slowly");
+fn missed_message(missed: u64) -> Bytes {
+    let message = format!("{missed} events were dropped, because they were read too slowly");
     let document = json!({"event": "missed", "message": message, "missed": missed});
     format!("event: missed\ndata: {document}\n\n").into()
 }
@@ -284,24 +299,24 @@ mod tests {
 
     fn asks(method: Method, path: &str, expected: Question) {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
-        let words = Words {
+        let view = RequestView {
             path,
             query,
-            ..Words::default()
+            ..RequestView::default()
         };
-        assert_eq!(question(&method, words), Ok(expected));
+        assert_eq!(question(&method, view), Ok(expected));
     }
 
-    fn refused(method: Method, words: Words<'_>) -> u16 {
-        question(&method, words)
+    fn refused(method: Method, view: RequestView<'_>) -> u16 {
+        question(&method, view)
             .unwrap_err()
-            .answer()
+            .into_response()
             .status()
             .as_u16()
     }
 
     #[test]
-    fn every_path_asks_its_question() {
+    fn each_path_gives_its_question() {
         let events = |after, follow| Question::Events { after, follow };
         asks(Method::GET, "/v1/status", Question::Status);
         asks(Method::GET, "/v1/events", events(None, false));
@@ -311,6 +326,7 @@ mod tests {
             events(Some(7), true),
         );
         asks(Method::GET, "/v1/reports", Question::Reports);
+        asks(Method::GET, "/v1/history", Question::History);
         asks(
             Method::GET,
             "/v1/reports/r3",
@@ -345,53 +361,53 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_asked_is_refused_with_its_reason() {
-        let words = |path| Words {
+    fn an_invalid_request_is_refused_with_a_reason() {
+        let view = |path| RequestView {
             path,
-            ..Words::default()
+            ..RequestView::default()
         };
-        assert_eq!(refused(Method::GET, words("/")), 404);
-        assert_eq!(refused(Method::GET, words("/v1/status/")), 404);
-        assert_eq!(refused(Method::POST, words("/v1/workers/9/recycle")), 404);
-        assert_eq!(refused(Method::POST, words("/v1/status")), 405);
-        assert_eq!(refused(Method::GET, words("/v1/stop")), 405);
-        assert_eq!(refused(Method::POST, words("/v1/scale")), 501);
-        assert_eq!(refused(Method::GET, words("/v1/reports/3")), 404);
-        assert_eq!(refused(Method::GET, words("/v1/reports/r3/x")), 404);
-        assert_eq!(refused(Method::POST, words("/v1/reports")), 405);
-        assert_eq!(refused(Method::GET, words("/v1/workers/w1/report")), 405);
-        assert_eq!(refused(Method::POST, words("/v1/workers/r1/report")), 404);
-        let bad = Words {
+        assert_eq!(refused(Method::GET, view("/")), 404);
+        assert_eq!(refused(Method::GET, view("/v1/status/")), 404);
+        assert_eq!(refused(Method::POST, view("/v1/workers/9/recycle")), 404);
+        assert_eq!(refused(Method::POST, view("/v1/status")), 405);
+        assert_eq!(refused(Method::GET, view("/v1/stop")), 405);
+        assert_eq!(refused(Method::POST, view("/v1/scale")), 501);
+        assert_eq!(refused(Method::GET, view("/v1/reports/3")), 404);
+        assert_eq!(refused(Method::GET, view("/v1/reports/r3/x")), 404);
+        assert_eq!(refused(Method::POST, view("/v1/reports")), 405);
+        assert_eq!(refused(Method::GET, view("/v1/workers/w1/report")), 405);
+        assert_eq!(refused(Method::POST, view("/v1/workers/r1/report")), 404);
+        let bad = RequestView {
             query: "after=x",
-            ..words("/v1/events")
+            ..view("/v1/events")
         };
         assert_eq!(refused(Method::GET, bad), 400);
-        let bad = Words {
+        let bad = RequestView {
             body: b"{\"later\": 1}",
-            ..words("/v1/stop")
+            ..view("/v1/stop")
         };
         assert_eq!(refused(Method::POST, bad), 400);
     }
 
     #[test]
-    fn a_body_may_say_now_and_the_last_event_wins_over_the_query() {
-        let words = Words {
+    fn a_body_may_request_a_stop_now_and_last_event_id_overrides_the_query() {
+        let view = RequestView {
             path: "/v1/stop",
             body: b"{\"now\": true}",
-            ..Words::default()
+            ..RequestView::default()
         };
         let now = Question::Do(Ask::Stop(Stop::Now));
-        assert_eq!(question(&Method::POST, words), Ok(now));
-        let words = Words {
+        assert_eq!(question(&Method::POST, view), Ok(now));
+        let view = RequestView {
             path: "/v1/events",
             query: "after=1",
             last_event: Some("5"),
-            ..Words::default()
+            ..RequestView::default()
         };
         let events = Question::Events {
             after: Some(5),
             follow: false,
         };
-        assert_eq!(question(&Method::GET, words), Ok(events));
+        assert_eq!(question(&Method::GET, view), Ok(events));
     }
 }

@@ -1,45 +1,45 @@
-//! The picture as a document, and back.
+//! Translates a snapshot into the status document, and back.
 
 use std::time::Duration;
 
 use crate::{
     supervisor::{
-        event::{Agent, CapMechanism},
-        report::{
-            Effective, End, LeftoverView, Limits, MemoryView, Snapshot, SuspendedView, Who,
-            WorkerView,
+        event::{Effective, End, Limits, Who},
+        input::{Agent, CapMechanism},
+        snapshot::{
+            LeftoverView, MemoryView, PoolView, RouteView, Snapshot, SuspendedView, WorkerView,
         },
     },
     units::{Bytes, Timestamp},
 };
 
-use super::wire::{
-    AgentDoc, CapsDoc, EndDoc, LeftoverDoc, LimitDoc, LimitsDoc, Mechanism, MemoryDoc,
-    RecyclingDoc, Status, TotalsDoc, UpgradesDoc, WorkerDoc, millis,
+use super::documents::{
+    AgentDoc, CapsDoc, EndDoc, LeftoverDoc, LimitDoc, LimitsDoc, Mechanism, MemoryDoc, PoolDoc,
+    RecyclingDoc, RouteDoc, Status, TotalsDoc, UpgradesDoc, WorkerDoc, millis,
 };
 
-/// What a snapshot does not know about the supervisor it comes from.
+/// Information about the supervisor that a snapshot does not have.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// The supervisor's own process.
+    /// The supervisor's pid.
     pub pid: u32,
-    /// Its version.
+    /// The supervisor's version.
     pub version: String,
     /// Its start, in Unix seconds.
     pub started: f64,
-    /// What came of upgrades since then.
+    /// Results of upgrades since then.
     pub upgrades: UpgradesDoc,
-    /// Added to the seconds of a [`Timestamp`], gives Unix seconds.
+    /// Unix seconds are the seconds of a [`Timestamp`] plus this.
     pub offset: f64,
 }
 
-/// A document that the other end cannot have meant.
+/// A status document with an invalid value.
 #[derive(Debug, thiserror::Error)]
 #[error("read the status: {0}")]
-pub struct Misread(String);
+pub struct InvalidStatus(String);
 
 impl Status {
-    /// The picture as it travels.
+    /// The document of a snapshot.
     pub fn of(snapshot: &Snapshot, context: &Context) -> Self {
         Self {
             name: snapshot.name.clone(),
@@ -56,7 +56,7 @@ impl Status {
                 mechanism: snapshot.caps.into(),
                 enforced: snapshot.enforced,
                 why_not: snapshot.why_not.clone(),
-                wire: snapshot.wire,
+                wire: snapshot.threshold,
             },
             limits: LimitsDoc {
                 measure: snapshot.measure.clone(),
@@ -83,9 +83,11 @@ impl Status {
                 rescues: snapshot.rescues,
                 failed_starts: snapshot.failed_starts,
                 leftovers_ended: snapshot.leftovers_ended,
-                tasks: None,
+                tasks: snapshot.pool.as_ref().and(snapshot.requests),
                 requests: snapshot.requests,
             },
+            routes: snapshot.routes.iter().map(RouteDoc::from).collect(),
+            pool: snapshot.pool.clone().map(PoolDoc::from),
             ends: (snapshot.ends.iter())
                 .map(|end| EndDoc::of(end, context.offset))
                 .collect(),
@@ -94,10 +96,10 @@ impl Status {
 }
 
 impl TryFrom<Status> for Snapshot {
-    type Error = Misread;
+    type Error = InvalidStatus;
 
-    /// The picture as it was, but for its clock: moments count from the Unix epoch.
-    fn try_from(status: Status) -> Result<Self, Misread> {
+    /// The snapshot of a document; its timestamps count from the Unix epoch.
+    fn try_from(status: Status) -> Result<Self, InvalidStatus> {
         Ok(Self {
             name: status.name,
             mode: status.mode,
@@ -108,7 +110,7 @@ impl TryFrom<Status> for Snapshot {
             caps: status.caps.mechanism.into(),
             enforced: status.caps.enforced,
             why_not: status.caps.why_not,
-            wire: status.caps.wire,
+            threshold: status.caps.wire,
             measure: status.limits.measure,
             limits: Limits {
                 available: Bytes(status.limits.available),
@@ -133,6 +135,8 @@ impl TryFrom<Status> for Snapshot {
             leftovers: (status.leftovers.into_iter().map(LeftoverView::try_from))
                 .collect::<Result<_, _>>()?,
             leftovers_ended: status.totals.leftovers_ended,
+            routes: status.routes.into_iter().map(RouteView::from).collect(),
+            pool: status.pool.map(PoolView::from),
         })
     }
 }
@@ -189,17 +193,43 @@ impl From<&LeftoverView> for LeftoverDoc {
 }
 
 impl TryFrom<LeftoverDoc> for LeftoverView {
-    type Error = Misread;
+    type Error = InvalidStatus;
 
-    fn try_from(left: LeftoverDoc) -> Result<Self, Misread> {
+    fn try_from(left: LeftoverDoc) -> Result<Self, InvalidStatus> {
         Ok(Self {
-            worker: left.worker.parse().map_err(Misread)?,
+            worker: left.worker.parse().map_err(InvalidStatus)?,
             pid: left.pid,
             command: left.command,
             memory: Bytes(left.memory),
             processes: left.processes,
             idle: duration(left.idle_s),
         })
+    }
+}
+
+impl From<PoolView> for PoolDoc {
+    fn from(pool: PoolView) -> Self {
+        Self {
+            function: pool.function,
+            done: pool.done,
+            failed: pool.failed,
+            running: pool.running,
+            waiting: pool.waiting,
+            abandoned: pool.abandoned,
+        }
+    }
+}
+
+impl From<PoolDoc> for PoolView {
+    fn from(pool: PoolDoc) -> Self {
+        Self {
+            function: pool.function,
+            done: pool.done,
+            failed: pool.failed,
+            running: pool.running,
+            waiting: pool.waiting,
+            abandoned: pool.abandoned,
+        }
     }
 }
 
@@ -240,12 +270,12 @@ impl From<&WorkerView> for WorkerDoc {
 }
 
 impl TryFrom<WorkerDoc> for WorkerView {
-    type Error = Misread;
+    type Error = InvalidStatus;
 
-    fn try_from(worker: WorkerDoc) -> Result<Self, Misread> {
+    fn try_from(worker: WorkerDoc) -> Result<Self, InvalidStatus> {
         let memory = worker.memory;
         Ok(Self {
-            id: worker.id.parse().map_err(Misread)?,
+            id: worker.id.parse().map_err(InvalidStatus)?,
             pid: worker.pid,
             slot: worker.slot,
             state: worker.state,
@@ -295,16 +325,16 @@ impl EndDoc {
 }
 
 impl TryFrom<&EndDoc> for End {
-    type Error = Misread;
+    type Error = InvalidStatus;
 
-    fn try_from(end: &EndDoc) -> Result<Self, Misread> {
+    fn try_from(end: &EndDoc) -> Result<Self, InvalidStatus> {
         Ok(Self {
             who: match end.worker.as_str() {
                 "server" => Who::Server,
-                worker => Who::Worker(worker.parse().map_err(Misread)?),
+                worker => Who::Worker(worker.parse().map_err(InvalidStatus)?),
             },
             pid: end.pid,
-            cause: end.cause.parse().map_err(Misread)?,
+            cause: end.cause.parse().map_err(InvalidStatus)?,
             memory: Bytes(end.memory),
             peak: Bytes(end.peak),
             limit: end.limit.map(Bytes),
@@ -318,7 +348,8 @@ impl TryFrom<&EndDoc> for End {
                 .as_deref()
                 .map(str::parse)
                 .transpose()
-                .map_err(Misread)?,
+                .map_err(InvalidStatus)?,
+            ran: None,
         })
     }
 }
@@ -327,7 +358,7 @@ fn seconds(time: Duration) -> f64 {
     millis(time.as_secs_f64())
 }
 
-/// Zero for what is no span of time.
+/// Zero if the value is not a valid duration.
 fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
@@ -337,7 +368,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use crate::{
-        supervisor::report::Cause,
+        control::growth,
+        supervisor::cause::Cause,
         units::{ReportId, WorkerId, golden},
     };
 
@@ -354,6 +386,17 @@ mod tests {
         }
     }
 
+    fn tasks() -> PoolView {
+        PoolView {
+            function: Some("etl:convert".to_owned()),
+            done: 340,
+            failed: 5,
+            running: 2,
+            waiting: 8,
+            abandoned: 1,
+        }
+    }
+
     fn snapshot() -> Snapshot {
         let effective = |mib, from: &str| Effective {
             bytes: Some(Bytes::mib(mib)),
@@ -366,7 +409,7 @@ mod tests {
             ready: true,
             caps: CapMechanism::CgroupV1,
             enforced: true,
-            wire: true,
+            threshold: true,
             measure: "private".to_owned(),
             limits: Limits {
                 available: Bytes::mib(2048),
@@ -408,6 +451,7 @@ mod tests {
                 killed: false,
                 at: Timestamp::from_nanos(5_000_000_000),
                 report: Some(ReportId(3)),
+                ran: None,
             }],
             requests: Some(345),
             rescues: 2,
@@ -419,6 +463,8 @@ mod tests {
             failed_starts: 4,
             leftovers: vec![leftover()],
             leftovers_ended: 4,
+            routes: vec![growth::sample()],
+            pool: Some(tasks()),
             ..Snapshot::default()
         }
     }
@@ -434,14 +480,14 @@ mod tests {
     }
 
     #[test]
-    fn a_status_has_the_fields_that_are_promised() {
+    fn a_status_has_the_documented_fields() {
         let status = Status::of(&snapshot(), &context(1000.0));
         let text = serde_json::to_string_pretty(&status).unwrap();
         golden::check("status.json", &(text + "\n"));
     }
 
     #[test]
-    fn a_status_reads_back_as_the_picture_it_was() {
+    fn a_status_document_is_parsed_to_its_snapshot() {
         let text = serde_json::to_string(&Status::of(&snapshot(), &context(0.0))).unwrap();
         let back: Status = serde_json::from_str(&text).unwrap();
         assert_eq!(Snapshot::try_from(back).unwrap(), snapshot());

@@ -1,4 +1,5 @@
-//! What the decider wants of agents: the host knows the processes, the agent room what is said.
+//! The decider's requests to agents: the host knows the processes, and the agent module the
+//! protocol.
 
 use std::{
     env,
@@ -10,23 +11,28 @@ use std::{
 use super::Driver;
 use crate::{
     agent::{
-        Agent, Handed, Place,
-        kept::{self, Kept},
+        Agent, AgentState, Place,
+        kept::{self, Kept, KeptState},
     },
-    host::{agents, clock, exec, users},
+    host::{
+        clock,
+        process::{exec, users},
+        workers::agents::{QUESTION, STACKS},
+    },
     supervisor::{
         action::{About, Action, AgentAsk},
-        event::{self, Event, Said},
+        input::{self, AgentAnswer, Input},
         spec::{AgentLoad, Spec},
     },
     units::{Bytes, Timestamp, WorkerId},
 };
 
-/// Opens what is kept and puts the agent in place, or goes on with a predecessor's; `spec.command`
-/// loads it from then on. What does not work is told, and is no reason not to start.
+/// Opens the kept reports and installs the agent, or continues with the agent of the previous
+/// binary. From then on `spec.command` loads it. An error becomes a warning, and the service starts
+/// without the agent.
 pub(super) fn prepare(
     spec: &mut Spec,
-    handed: Option<(Handed, Option<kept::Handed>)>,
+    handed: Option<(AgentState, Option<KeptState>)>,
 ) -> (Agent, Vec<String>) {
     let (handed, claimed) = handed.map_or((None, None), |(agent, kept)| (Some(agent), kept));
     let claimed = claimed.map(|kept| {
@@ -34,12 +40,12 @@ pub(super) fn prepare(
         (kept, lock)
     });
     let kept = Kept::take_over(kept_at(spec), spec.leaks.kept, claimed);
-    let mut agent = Agent::mute(kept);
+    let mut agent = Agent::without_channel(kept);
     let mut warnings = Vec::new();
     if !spec.wants_agent() {
         return (agent, warnings);
     }
-    let installed = place(spec).and_then(|place| {
+    let installed = agent_place(spec).and_then(|place| {
         let goes_on = handed.map(|handed| agent.take_over(&place, handed, exec::adopt));
         if goes_on.transpose()?.is_some_and(|goes_on| goes_on) {
             return Ok(());
@@ -59,8 +65,8 @@ pub(super) fn prepare(
     (agent, warnings)
 }
 
-/// Where the service keeps its reports and events.
-fn kept_at(spec: &Spec) -> Option<kept::Place> {
+/// The directory for the service's reports and events.
+pub(super) fn kept_at(spec: &Spec) -> Option<kept::Place> {
     let here = || env::current_dir().unwrap_or_default();
     Some(kept::Place {
         base: spec.leaks.directory.clone()?,
@@ -73,9 +79,9 @@ fn kept_at(spec: &Spec) -> Option<kept::Place> {
     })
 }
 
-/// Beside the socket, whose directory is ours alone; where the command is another user's, in one
-/// that others may pass through.
-fn place(spec: &Spec) -> io::Result<Place> {
+/// The directory of the agent: beside the socket, whose directory is private; if the command runs
+/// as another user, in a directory that this user can enter.
+fn agent_place(spec: &Spec) -> io::Result<Place> {
     let Some(user) = &spec.command.user else {
         let path = spec.control.socket.with_extension("agent");
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -94,18 +100,20 @@ fn place(spec: &Spec) -> io::Result<Place> {
 }
 
 impl Driver {
-    /// Carries out what concerns agents; gives back what does not.
+    /// Carries out an action on agents. Returns any other action.
     pub(super) fn perform_with_agent(&mut self, action: Action) -> Option<Action> {
         let now = clock::now();
         match action {
             Action::FindAgent { worker } => self.find_agent(now, worker),
             Action::AskAgent { worker, ask } => self.ask_agent(now, worker, &ask),
+            Action::WithdrawReport { worker } => self.agent.withdraw(worker),
             Action::NoteStack { worker, memory } => self.note_stack(now, worker, memory),
-            Action::KeepReport { about, silent } => self.keep_outside(&about, &silent),
+            Action::KeepReport { about, silent } => self.keep_report(&about, &silent),
             Action::ReadCounts => self.read_counts(now),
+            Action::ReadRoutes => self.read_routes(now),
             Action::DrainBacklog { run } => {
-                let told = self.agent.listeners();
-                self.host.get_mut().drain_backlog(now, run, told);
+                let named = self.agent.listeners();
+                self.host.get_mut().drain_backlog(now, run, named);
             }
             other => return Some(other),
         }
@@ -113,76 +121,135 @@ impl Driver {
     }
 
     fn find_agent(&mut self, now: Timestamp, worker: WorkerId) {
-        let agent = match self.host.get_mut().agent_process(now, worker) {
-            Ok(_) => event::Agent::Loaded,
-            Err(why) => event::Agent::Absent(why),
+        let agent = match self.agent_process(now, worker) {
+            Ok(_) => input::Agent::Loaded,
+            Err(why) => input::Agent::Absent(why),
         };
-        let expected = self.host.get_mut().runs_python(now, worker);
-        self.own.push_back(Event::AgentFound {
+        let expected = self.host.get_mut().agents().runs_python(now, worker);
+        self.own_inputs.push_back(Input::AgentFound {
             worker,
             agent,
             expected,
         });
     }
 
+    /// The process of a worker with an agent that we can talk to, or the reason why there is none.
+    fn agent_process(&mut self, now: Timestamp, worker: WorkerId) -> Result<i32, String> {
+        let pid = self.host.get_mut().agents().process(now, worker)?;
+        self.agent.understands(worker, pid)?;
+        Ok(pid)
+    }
+
     fn ask_agent(&mut self, now: Timestamp, worker: WorkerId, ask: &AgentAsk) {
-        let host = self.host.get_mut();
-        let asked = host.agent_process(now, worker).and_then(|pid| {
+        let process = self.agent_process(now, worker);
+        let mut agents = self.host.get_mut().agents();
+        let asked = process.and_then(|pid| {
             let left = self.agent.ask(worker, pid, ask);
-            left.and_then(|()| host.signal_agent(now, worker, pid, agents::QUESTION))
-                .map_err(|error| error.to_string())
+            // The worker itself looks for a request when it has answered its last request.
+            let sent = left.and_then(|()| match ask.waits_for_drain() {
+                true => Ok(()),
+                false => agents.signal(now, worker, pid, QUESTION),
+            });
+            sent.map_err(|error| error.to_string())
         });
         if let Err(why) = asked {
-            let said = Said::Failed(why);
-            self.own.push_back(Event::Said { worker, said });
+            let answer = AgentAnswer::Failed(why);
+            self.own_inputs
+                .push_back(Input::AgentAnswered { worker, answer });
         }
     }
 
+    /// Makes a worker write its stack, beside its memory at this time.
     fn note_stack(&mut self, now: Timestamp, worker: WorkerId, memory: Bytes) {
-        let host = self.host.get_mut();
-        let (Ok(pid), Some(file)) = (host.agent_process(now, worker), self.agent.stacks_file())
-        else {
+        let mut agents = self.host.get_mut().agents();
+        let (Ok(pid), Some(file)) = (agents.process(now, worker), self.agent.stacks_file()) else {
             return;
         };
-        if host.has_open(pid, file) {
+        if agents.has_open(pid, file) {
             self.agent.note_stack(worker, memory);
-            // One that has just ended writes nothing, and nothing is known of it then.
-            let _ = host.signal_agent(now, worker, pid, agents::STACKS);
+            // A process that has just ended writes nothing, so it has no stack.
+            let _ = agents.signal(now, worker, pid, STACKS);
         }
     }
 
-    fn keep_outside(&mut self, about: &About, silent: &str) {
+    /// Keeps a report that is made without the worker's agent. `silent`: why the agent made none.
+    fn keep_report(&mut self, about: &About, silent: &str) {
         let worker = about.worker;
-        let mappings = self.host.get_ref().outside(worker);
+        let mappings = self.host.get_mut().agents().memory_by_mapping(worker);
         let at = clock::unix_seconds();
-        let said = self.agent.keep_outside(about, silent, &mappings, at);
-        self.own.push_back(Event::Said { worker, said });
+        self.agent.note_routes(&self.supervisor.routes());
+        let answer = self.agent.keep_outside(about, silent, &mappings, at);
+        self.own_inputs
+            .push_back(Input::AgentAnswered { worker, answer });
     }
 
     fn read_counts(&mut self, now: Timestamp) {
-        let owners = self.host.get_mut().owners(now);
-        for (worker, counts) in self.agent.counts(&owners) {
-            self.own.push_back(Event::Counted { worker, counts });
+        let running = self.host.get_mut().agents().workers_by_pid(now);
+        for (worker, counts) in self.agent.counts(&running) {
+            self.own_inputs.push_back(Input::Counted { worker, counts });
+        }
+        self.report_foreign_agents();
+    }
+
+    fn read_routes(&mut self, now: Timestamp) {
+        let mut agents = self.host.get_mut().agents();
+        let running = agents.workers_by_pid(now);
+        let mut memory = agents.resident(&running);
+        for (worker, done) in self.agent.routes(&running) {
+            self.own_inputs.push_back(Input::RoutesRead {
+                worker,
+                done,
+                memory: memory.remove(&worker),
+            });
         }
     }
 
-    /// Takes in the answers that have come.
+    /// Answers and counts may be the first sign that an agent speaks another protocol.
+    fn report_foreign_agents(&mut self) {
+        while let Some((worker, why)) = self.agent.poll_foreign() {
+            self.own_inputs.push_back(Input::AgentFound {
+                worker,
+                agent: input::Agent::Absent(why),
+                expected: true,
+            });
+        }
+    }
+
+    /// Collects the answers that have come.
     pub(super) fn collect_answers(&mut self) {
-        if self.host.get_mut().take_post() {
-            for (worker, said) in self.agent.collect(clock::unix_seconds()) {
-                self.own.push_back(Event::Said { worker, said });
+        if self.host.get_mut().take_answers() {
+            self.agent.note_routes(&self.supervisor.routes());
+            for (worker, answer) in self.agent.collect(clock::unix_seconds()) {
+                self.own_inputs
+                    .push_back(Input::AgentAnswered { worker, answer });
             }
+            self.report_foreign_agents();
         }
     }
 
-    /// What a worker had counted is known before its end is.
-    pub(super) fn count_the_dead(&mut self, event: &Event) {
-        let Event::WorkerEnded { worker, .. } = *event else {
+    /// Passes on the last counts of a worker and a report that it has made just before its end,
+    /// before its end is handled.
+    pub(super) fn pass_on_last_answers(&mut self, event: &Input) {
+        let Input::WorkerEnded { worker, .. } = *event else {
             return;
         };
+        self.agent.note_routes(&self.supervisor.routes());
+        for (worker, answer) in self.agent.collect(clock::unix_seconds()) {
+            let answered = Input::AgentAnswered { worker, answer };
+            self.supervisor.handle_input(clock::now(), answered);
+        }
+        let done = self.agent.last_routes(worker);
         if let Some(counts) = self.agent.last_counts(worker) {
-            let counted = Event::Counted { worker, counts };
-            self.supervisor.handle_event(clock::now(), counted);
+            for last in [
+                Input::Counted { worker, counts },
+                Input::RoutesRead {
+                    worker,
+                    done,
+                    memory: None,
+                },
+            ] {
+                self.supervisor.handle_input(clock::now(), last);
+            }
         }
     }
 }

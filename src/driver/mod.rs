@@ -1,8 +1,12 @@
-//! The one loop: wait for one thing, hand it in, carry out what comes out.
+//! The main loop: it waits for an event, passes it to the decider, and carries out the resulting
+//! actions.
 //!
-//! The only code that holds both sides. It reads the clock; nothing that it calls waits.
+//! Only this code holds both the decider and the host. It reads the clock, and calls nothing that
+//! blocks.
 
 mod agents;
+mod event_log;
+mod history;
 pub mod pool;
 mod questions;
 mod status;
@@ -16,13 +20,13 @@ use std::{
 
 use tokio::{
     io::unix::AsyncFd,
-    sync::{broadcast, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::sleep,
 };
 
 use crate::{
     agent::Agent,
-    control::{Asked, Context, Reply, doors::Keys, wire},
+    control::{Context, PendingRequest, Reply, documents, listeners::Gate},
     host::{Host, clock},
     observe::{
         log::{self, Log},
@@ -32,86 +36,86 @@ use crate::{
         Supervisor,
         action::{Action, Answer},
         event::Event,
-        report::Report,
+        input::Input,
         spec::Spec,
-        tell::Told,
     },
     units::{Bytes, RequestId, Timestamp},
 };
+use event_log::EventLog;
 use status::Status;
 
-/// Followers that lag by more than this are told how many events they have missed.
-const FOLLOWERS_BEHIND: usize = 1024;
-/// Questions that wait to be taken in; whoever asks more waits at the socket.
+/// Maximum questions in the queue. Further clients wait at the socket.
 const QUESTIONS: usize = 64;
 
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The loop and what it holds.
+/// The main loop and its state.
 #[derive(Debug)]
 pub struct Driver {
     supervisor: Supervisor,
     host: AsyncFd<Host>,
     agent: Agent,
-    /// What happened in our own hands, oldest first.
-    own: VecDeque<Event>,
-    questions: mpsc::Receiver<Asked>,
+    /// Inputs from the driver itself, the oldest first.
+    own_inputs: VecDeque<Input>,
+    questions: mpsc::Receiver<PendingRequest>,
+    /// The clients of changes that are not done yet.
     waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     next_request: u64,
-    /// Oldest first; never longer than `history`.
-    past: VecDeque<Told>,
-    history: usize,
-    next_event: u64,
-    live: broadcast::Sender<Told>,
+    events: EventLog,
     context: Context,
+    /// The interval of watchdog messages, and when the next one is due.
     watchdog: Option<(Duration, Timestamp)>,
-    /// Another binary takes over then.
+    /// When to switch to another binary.
     upgrade_at: Option<Timestamp>,
     checks: upgrade::Checks,
     status: Status,
-    /// Of the doors by which questions come.
-    keys: Keys,
+    /// When the service is observed next.
+    observe_at: Timestamp,
+    /// Closes and opens the control socket and the TCP port.
+    gate: Gate,
     log: Log,
+    /// The exit status, once the service has ended.
     exit: Option<i32>,
 }
 
-/// Where questions are sent to reach the loop.
-pub type Questions = mpsc::Sender<Asked>;
+/// The channel for questions to the main loop.
+pub type Questions = mpsc::Sender<PendingRequest>;
 
 impl Driver {
-    /// Takes hold of the machine. Nothing is started before [`Driver::run`]. To be called within a
+    /// Prepares the machine, without starting the command; [`Driver::run`] does that. Call it in a
     /// tokio runtime, on the thread that will run it: the command dies with this thread.
-    pub fn new(mut spec: Spec, log: Log, keys: Keys) -> io::Result<(Self, Questions)> {
+    pub fn new(mut spec: Spec, log: Log, gate: Gate) -> io::Result<(Self, Questions)> {
         let now = clock::now();
         let (agent, warnings) = agents::prepare(&mut spec, None);
-        let host = Host::take(&spec, now)?;
+        let host = Host::set_up(&spec, now)?;
         let history = spec.control.history;
-        // The jitter differs from start to start, so that services that start together spread.
+        // The jitter differs from start to start, so that services which start together do not act
+        // together.
         let seed = now.as_nanos() ^ u64::from(std::process::id()).rotate_left(32);
         let mut supervisor = Supervisor::new(spec, seed, now);
         supervisor.number_reports_from(agent.kept().next_id());
-        let (mut driver, sender) = Self::hold((supervisor, host, agent), history, (log, keys))?;
+        let (mut driver, sender) = Self::assemble((supervisor, host, agent), history, (log, gate))?;
         for warning in warnings {
-            driver.tell(Report::Warning(warning));
+            driver.publish(Event::Warning(warning));
         }
         Ok((driver, sender))
     }
 
-    fn hold(
+    fn assemble(
         (supervisor, mut host, agent): (Supervisor, Host, Agent),
         history: usize,
-        (log, keys): (Log, Keys),
+        (log, gate): (Log, Gate),
     ) -> io::Result<(Self, Questions)> {
         let now = clock::now();
         if let Some(answers) = agent.answers() {
-            host.listen_at(&answers)?;
+            host.watch_answers(&answers)?;
         }
         let watchdog = host.watchdog().map(|every| (every, now));
         let context = Context {
             pid: std::process::id(),
             version: VERSION.to_owned(),
             started: clock::unix_seconds(),
-            upgrades: wire::UpgradesDoc::default(),
+            upgrades: documents::UpgradesDoc::default(),
             offset: clock::unix_seconds() - now.since(Timestamp::default()).as_secs_f64(),
         };
         let (sender, questions) = mpsc::channel(QUESTIONS);
@@ -119,34 +123,33 @@ impl Driver {
             supervisor,
             host: host.into_async()?,
             agent,
-            own: VecDeque::new(),
+            own_inputs: VecDeque::new(),
             questions,
             waiting: BTreeMap::new(),
             next_request: 0,
-            past: VecDeque::new(),
-            history,
-            next_event: 1,
-            live: broadcast::channel(FOLLOWERS_BEHIND).0,
+            events: EventLog::new(history),
             context,
             watchdog,
             upgrade_at: None,
             checks: upgrade::Checks::new(),
             status: Status::default(),
-            keys,
+            observe_at: now,
+            gate,
             log,
             exit: None,
         };
         Ok((driver, sender))
     }
 
-    /// Runs until the service is over. The result is the exit status, and the log, to be flushed
-    /// when all is said.
+    /// Runs until the service has ended. Returns the exit status, and the log, to be flushed at the
+    /// end.
     pub async fn run(mut self) -> (i32, Log) {
         loop {
             self.settle();
             if let Some(status) = self.exit {
-                self.host.get_mut().leave();
-                self.refuse_late();
+                self.end_dry_run();
+                self.host.get_mut().remove_groups();
+                self.refuse_pending();
                 return (status, self.log);
             }
             self.upgrade_if_due();
@@ -154,31 +157,30 @@ impl Driver {
         }
     }
 
-    /// Carries out what is asked, tells what is to be told, hands in what has happened, until
-    /// nothing of it is left.
+    /// Carries out actions, reports events and handles inputs, until there are no more.
     fn settle(&mut self) {
         loop {
             while let Some(action) = self.supervisor.poll_action() {
                 self.perform(action);
             }
-            while let Some(report) = self.supervisor.poll_report() {
-                self.tell(report);
+            while let Some(event) = self.supervisor.poll_event() {
+                self.publish(event);
             }
             while let Some(warning) = self.agent.poll_warning() {
-                self.tell(Report::Warning(warning));
+                self.publish(Event::Warning(warning));
             }
-            // The time is read for each event: one may have taken long to carry out.
+            // The clock is read for each input, because an action may have taken long.
             self.collect_answers();
-            let own = self.own.pop_front();
-            let Some(event) = own.or_else(|| self.host.get_mut().poll_event()) else {
+            let own = self.own_inputs.pop_front();
+            let Some(input) = own.or_else(|| self.host.get_mut().poll_event()) else {
                 return;
             };
-            self.count_the_dead(&event);
-            self.supervisor.handle_event(clock::now(), event);
+            self.pass_on_last_answers(&input);
+            self.supervisor.handle_input(clock::now(), input);
         }
     }
 
-    /// Waits for one thing. The order matters: what the kernel tells comes before a deadline, for a
+    /// Waits for the next event. The order matters: kernel events come before a deadline, because a
     /// worker that has ended in time must not be killed for being late.
     async fn wait(&mut self) {
         let now = clock::now();
@@ -186,15 +188,15 @@ impl Driver {
         let ready = tokio::select! {
             biased;
             ready = self.host.readable_mut() => {
-                // Whatever is not taken now keeps the descriptor readable.
+                // Events that are not handled now keep the descriptor readable.
                 ready.map(|mut guard| guard.clear_ready()).is_ok()
             }
-            event = self.checks.next() => {
-                self.own.push_back(event);
+            input = self.checks.next() => {
+                self.own_inputs.push_back(input);
                 false
             }
             Some(asked) = self.questions.recv() => {
-                self.on_asked(asked);
+                self.on_question(asked);
                 false
             }
             () = sleep(deadline.since(now)) => false,
@@ -203,15 +205,16 @@ impl Driver {
         if ready || self.host.get_ref().deadline() <= now {
             self.host.get_mut().collect(now);
         }
-        self.pat_watchdog(now);
+        self.send_watchdog(now);
+        self.observe_if_due(now);
         if self.status.is_due(now) && self.host.get_ref().has_manager() {
-            self.say_status(now);
+            self.send_status(now);
         }
         if self.supervisor.poll_deadline().is_some_and(|at| at <= now) {
-            // What the kernel has told in the meantime is handed in first.
+            // Kernel events that came meanwhile are handled first.
             self.host.get_mut().collect(now);
             self.settle();
-            self.supervisor.handle_event(clock::now(), Event::Deadline);
+            self.supervisor.handle_input(clock::now(), Input::Deadline);
         }
     }
 
@@ -226,12 +229,12 @@ impl Driver {
             .fold(host, Ord::min)
     }
 
-    fn pat_watchdog(&mut self, now: Timestamp) {
+    fn send_watchdog(&mut self, now: Timestamp) {
         if let Some((every, next)) = &mut self.watchdog
             && *next <= now
         {
             *next = now.later(*every);
-            self.host.get_ref().pat_watchdog();
+            self.host.get_ref().send_watchdog();
         }
     }
 
@@ -242,18 +245,18 @@ impl Driver {
         match action {
             Action::Reply { request, answer } => {
                 if let Some(reply) = self.waiting.remove(&request) {
-                    // Whoever asked may have gone.
+                    // The client may have disconnected.
                     let _ = reply.send(self.reply(answer));
                 }
             }
             Action::Exit { status } => self.exit = Some(status),
             Action::CheckUpgrade { request } => self.check_upgrade(request),
-            Action::Upgrade => self.upgrade_soon(),
+            Action::Upgrade => self.schedule_upgrade(),
             action => self.host.get_mut().carry_out(clock::now(), action),
         }
     }
 
-    /// A report that was asked for is answered with what it says.
+    /// The reply to a client. A requested report is sent as its document.
     fn reply(&self, answer: Answer) -> Reply {
         if let Answer::Reported(report) = answer
             && let Some(document) = self.agent.kept().get(report)
@@ -263,49 +266,45 @@ impl Driver {
         Reply::Answer(answer)
     }
 
-    fn tell(&mut self, report: Report) {
+    /// Logs and keeps an event, and passes it to the followers.
+    fn publish(&mut self, mut event: Event) {
+        if let Event::Ended(end) = &mut event {
+            self.note_end(end);
+        }
+        if !log::is_wanted(event.level()) {
+            return;
+        }
         let moved = matches!(
-            report,
-            Report::WorkerReady { .. } | Report::Ended(_) | Report::Ready { .. }
+            event,
+            Event::WorkerReady { .. } | Event::Ended(_) | Event::Ready { .. }
         );
-        let told = Told {
-            id: self.next_event,
-            at: clock::unix_seconds(),
-            mono_ns: clock::now().as_nanos(),
-            report,
-        };
-        self.next_event += 1;
-        log::tell(&told);
-        if let Ok(line) = serde_json::to_string(&wire::EventDoc::from(&told)) {
-            self.agent.keep_event(line);
+        let record = self.events.keep(event);
+        log::write_event(&record);
+        if let Ok(line) = serde_json::to_string(&documents::EventDoc::from(&record)) {
+            self.agent.kept_mut().keep_event(line);
         }
-        if self.past.len() >= self.history {
-            self.past.pop_front();
-        }
-        self.past.push_back(told.clone());
-        // Nobody may be following.
-        let _ = self.live.send(told);
         if moved {
-            self.say_status(clock::now());
+            self.send_status(clock::now());
         }
     }
 
-    fn say_status(&mut self, now: Timestamp) {
+    fn send_status(&mut self, now: Timestamp) {
         if let Some(notice) = self.status.of(now, &self.supervisor.snapshot(now)) {
             self.host.get_ref().notify(now, &notice);
         }
     }
 
-    /// Whoever has no answer yet gets one.
-    fn refuse_late(&mut self) {
+    /// Answers all clients that are still waiting.
+    fn refuse_pending(&mut self) {
         for (_, reply) in std::mem::take(&mut self.waiting) {
             let _ = reply.send(Reply::Answer(Answer::Refused(
-                "the service is over".to_owned(),
+                "the service has stopped".to_owned(),
             )));
         }
     }
 
-    fn own(&self) -> metrics::Own {
+    /// The figures of the supervisor itself.
+    fn own_metrics(&self) -> metrics::Own {
         metrics::Own {
             version: self.context.version.clone(),
             started: self.context.started,

@@ -1,42 +1,43 @@
-//! What `systemctl status` shows in one line.
+//! The status line for `systemctl status`.
 
 use std::time::Duration;
 
 use crate::{
-    supervisor::{action::Notice, report::Snapshot},
+    supervisor::{action::Notice, snapshot::Snapshot},
     units::{Bytes, Timestamp},
 };
 
-/// Figures move all the time; the service manager is told of them no more often.
+/// Minimum interval of the messages, because the figures change all the time.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// What was said last.
+/// The last status line.
 #[derive(Debug, Default)]
 pub(super) struct Status {
-    said: String,
+    last: String,
+    /// When to check for changed figures next.
     next: Timestamp,
 }
 
 impl Status {
-    /// It is time to see whether the figures have moved. Nobody is woken for it: memory is looked
-    /// at often enough.
+    /// Whether to check for changed figures. This needs no wake-up of its own, because memory is
+    /// sampled often enough.
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
         self.next <= now
     }
 
-    /// What is to be said, if it is something new.
+    /// The status line, if it has changed.
     pub(super) fn of(&mut self, now: Timestamp, snapshot: &Snapshot) -> Option<Notice> {
         self.next = now.later(EVERY);
-        let line = line(snapshot);
-        if line == self.said {
+        let line = status_line(snapshot);
+        if line == self.last {
             return None;
         }
-        self.said.clone_from(&line);
+        self.last.clone_from(&line);
         Some(Notice::Status(line))
     }
 }
 
-fn line(snapshot: &Snapshot) -> String {
+fn status_line(snapshot: &Snapshot) -> String {
     let total = snapshot.workers.iter().fold(Bytes::ZERO, |total, worker| {
         total.plus(worker.memory.private)
     });

@@ -1,4 +1,4 @@
-//! Going on as another binary: what is handed over, and the moment in which it is.
+//! Switching to another binary: the state that is handed over, and the time of the switch.
 
 use std::{
     collections::VecDeque,
@@ -14,28 +14,28 @@ use super::{Driver, Questions, VERSION, agents};
 use crate::{
     agent,
     control::{
-        doors::{Descriptors, Keys},
-        wire::UpgradesDoc,
+        documents::UpgradesDoc,
+        listeners::{Descriptors, Gate},
     },
     host::{
         self, Host, clock,
-        exec::{Binary, Inherited, adopt},
+        process::exec::{Binary, Inherited, adopt},
     },
     observe::log::Log,
     supervisor::{
-        Supervisor, event::Event, handed::Handed, report::Report, spec::Spec, tell::Told,
+        Supervisor, event::Event, event_format::EventRecord, input::Input, spec::Spec, state,
     },
     units::RequestId,
 };
 
-/// Counts up when what is handed over changes so much that it cannot be read any more.
-const FORMAT: u32 = 2;
-/// Whoever asked has the answer by then.
-const ANSWERED: Duration = Duration::from_millis(100);
-/// Lines of the log that nobody takes are not waited for longer.
+/// The version of the state. It increases with each change that an older reader cannot read.
+const FORMAT: u32 = 3;
+/// Delay of the switch, so that the client gets its answer first.
+const ANSWER_DELAY: Duration = Duration::from_millis(100);
+/// Time limit for writing the queued lines of the log.
 const LOG_MAX: Duration = Duration::from_millis(200);
 
-/// All that one binary hands to the next.
+/// The state that one binary hands over to the next.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct State {
     format: u32,
@@ -44,15 +44,16 @@ pub struct State {
     socket: String,
     started: f64,
     upgrades: UpgradesDoc,
-    past: VecDeque<Told>,
+    past: VecDeque<EventRecord>,
     next_event: u64,
-    supervisor: Handed,
-    host: host::Handed,
-    agent: agent::Handed,
+    supervisor: state::State,
+    host: host::HostState,
+    agent: agent::AgentState,
     /// Earlier versions held no lock there.
     #[serde(default)]
-    kept: Option<agent::kept::Handed>,
-    doors: Option<Descriptors<RawFd>>,
+    kept: Option<agent::kept::KeptState>,
+    #[serde(rename = "doors")]
+    listeners: Option<Descriptors<RawFd>>,
 }
 
 #[derive(Deserialize)]
@@ -62,7 +63,7 @@ struct Format {
 }
 
 impl State {
-    /// Reads a state, and says why it cannot be taken over under these wishes.
+    /// Parses a state. The error is the reason why it cannot be taken over with these settings.
     pub fn read(text: &[u8], spec: &Spec) -> Result<Self, String> {
         let Format { format, version } =
             serde_json::from_slice(text).map_err(|error| format!("read the state: {error}"))?;
@@ -81,29 +82,29 @@ impl State {
         ] {
             if then != now {
                 return Err(format!(
-                    "{what} was {then} and would be {now}: that takes a restart of the service"
+                    "{what} cannot change from {then} to {now} in an upgrade; restart the service instead"
                 ));
             }
         }
         Ok(state)
     }
 
-    /// The doors that were kept open. To be asked for once.
-    pub fn doors(&mut self) -> Option<Descriptors<OwnedFd>> {
-        let doors = self.doors.take()?;
+    /// The listeners that were kept open. A second call returns `None`.
+    pub fn listeners(&mut self) -> Option<Descriptors<OwnedFd>> {
+        let listeners = self.listeners.take()?;
         Some(Descriptors {
-            lock: adopt(doors.lock)?,
-            socket: adopt(doors.socket)?,
-            reading: doors.reading.and_then(adopt),
+            lock: adopt(listeners.lock)?,
+            socket: adopt(listeners.socket)?,
+            port: listeners.port.and_then(adopt),
         })
     }
 }
 
-/// Binaries that are being asked whether they can take over.
+/// Checks of binaries that are under way.
 #[derive(Debug)]
 pub(super) struct Checks {
-    sender: mpsc::Sender<Event>,
-    answers: mpsc::Receiver<Event>,
+    sender: mpsc::Sender<Input>,
+    answers: mpsc::Receiver<Input>,
 }
 
 impl Checks {
@@ -112,8 +113,8 @@ impl Checks {
         Self { sender, answers }
     }
 
-    /// The next answer.
-    pub(super) async fn next(&mut self) -> Event {
+    /// The next result.
+    pub(super) async fn next(&mut self) -> Input {
         match self.answers.recv().await {
             Some(event) => event,
             None => std::future::pending().await,
@@ -122,10 +123,10 @@ impl Checks {
 }
 
 impl Driver {
-    /// As [`Driver::new`], but goes on where another binary stopped. Nothing is started.
+    /// Like [`Driver::new`], but continues with the state of another binary. It starts nothing.
     pub fn take_over(
         mut spec: Spec,
-        (log, keys): (Log, Keys),
+        (log, gate): (Log, Gate),
         state: State,
         failed: Option<String>,
     ) -> io::Result<(Self, Questions)> {
@@ -135,15 +136,14 @@ impl Driver {
         let host = Host::take_over(&spec, now, state.host)?;
         let history = spec.control.history;
         let supervisor = Supervisor::take_over(spec, now, state.supervisor);
-        let (mut driver, sender) = Self::hold((supervisor, host, agent), history, (log, keys))?;
+        let (mut driver, sender) = Self::assemble((supervisor, host, agent), history, (log, gate))?;
         driver.context.started = state.started;
         driver.context.upgrades = state.upgrades;
-        driver.past = state.past;
-        driver.next_event = state.next_event;
+        driver.events.take_over(state.past, state.next_event);
         match failed {
             None => {
                 driver.context.upgrades.done += 1;
-                driver.tell(Report::Upgraded {
+                driver.publish(Event::Upgraded {
                     version: VERSION.to_owned(),
                     from: state.version,
                 });
@@ -151,12 +151,12 @@ impl Driver {
             Some(why) => driver.fail_upgrade(why),
         }
         for warning in warnings {
-            driver.tell(Report::Warning(warning));
+            driver.publish(Event::Warning(warning));
         }
         Ok((driver, sender))
     }
 
-    /// Asks the installed binary whether it can take over; another thread waits for its answer.
+    /// Asks the installed binary whether it can take over, on another thread.
     pub(super) fn check_upgrade(&mut self, request: RequestId) {
         let sender = self.checks.sender.clone();
         let asked = Binary::installed()
@@ -164,18 +164,19 @@ impl Driver {
             .and_then(|binary| Ok((binary, self.state()?.0)));
         std::thread::spawn(move || {
             let verdict = asked.and_then(|(binary, state)| binary.check(&state));
-            // The service may be over.
-            let _ = sender.blocking_send(Event::UpgradeChecked { request, verdict });
+            // The service may have ended.
+            let _ = sender.blocking_send(Input::UpgradeChecked { request, verdict });
         });
     }
 
-    /// Until then nobody new comes in, so that nobody is inside when the other one begins.
-    pub(super) fn upgrade_soon(&mut self) {
-        self.keys.shut(true);
-        self.upgrade_at = Some(clock::now().later(ANSWERED));
+    /// Schedules the switch. No new connection is accepted until then, so that none is open at the
+    /// switch.
+    pub(super) fn schedule_upgrade(&mut self) {
+        self.gate.close();
+        self.upgrade_at = Some(clock::now().later(ANSWER_DELAY));
     }
 
-    /// Becomes the other binary, if it is time. Returns only if that did not work.
+    /// Executes the other binary, if it is time. Returns only on failure.
     pub(super) fn upgrade_if_due(&mut self) {
         if self.upgrade_at.is_none_or(|at| at > clock::now()) {
             return;
@@ -187,14 +188,14 @@ impl Driver {
     }
 
     fn upgrade(&mut self) -> Result<(), String> {
-        // RACE: since the binary was tried the service may have begun to stop.
+        // RACE: since the check, the service may have begun to stop.
         if let Some(why) = self.supervisor.holds_up_upgrade() {
             return Err(why.to_owned());
         }
         let (state, keep) = self.state()?;
         let binary = Binary::installed().map_err(|error| error.to_string())?;
         self.log.flush(LOG_MAX);
-        self.agent.flush();
+        self.agent.kept_mut().flush();
         match binary.execute(&state, &keep) {
             Ok(never) => match never {},
             Err(error) => Err(format!("execute {}: {error}", binary.path().display())),
@@ -202,10 +203,10 @@ impl Driver {
     }
 
     fn fail_upgrade(&mut self, why: String) {
-        self.tell(Report::Warning(format!(
-            "the upgrade failed: {why}; supervise {VERSION} goes on"
+        self.publish(Event::Warning(format!(
+            "the upgrade failed: {why}; supervise {VERSION} continues"
         )));
-        self.keys.shut(false);
+        self.gate.open();
         self.context.upgrades.failed += 1;
         self.context.upgrades.failed_why = Some(why);
     }
@@ -217,8 +218,12 @@ impl Driver {
             .hand_over()
             .ok_or("no command is running")?;
         let spec = self.supervisor.spec();
-        let doors = self.keys.made_of();
-        keep.extend([doors.lock, doors.socket].into_iter().chain(doors.reading));
+        let listeners = self.gate.descriptors();
+        keep.extend(
+            [listeners.lock, listeners.socket]
+                .into_iter()
+                .chain(listeners.port),
+        );
         keep.extend(self.agent.descriptors());
         let state = State {
             format: FORMAT,
@@ -227,29 +232,29 @@ impl Driver {
             socket: spec.control.socket.to_string_lossy().into_owned(),
             started: self.context.started,
             upgrades: self.context.upgrades.clone(),
-            past: self.past.clone(),
-            next_event: self.next_event,
+            past: self.events.past().clone(),
+            next_event: self.events.next(),
             supervisor: self.supervisor.hand_over(),
             host,
             agent: self.agent.hand_over(),
             kept: self.agent.kept().hand_over(),
-            doors: Some(doors),
+            listeners: Some(listeners),
         };
         let text = serde_json::to_vec(&state).map_err(|error| error.to_string())?;
         Ok((text, keep))
     }
 }
 
-/// What was handed to this process, read; why it cannot be taken over is told to the old binary,
-/// which goes on. That does not return unless the old one is gone, too.
+/// Parses the state that was handed over to this process. If it cannot be taken over, executes the
+/// old binary again, with the reason. Returns an error only if that fails, too.
 pub fn read_or_go_back(inherited: &Inherited, spec: &Spec) -> Result<State, String> {
     let text = inherited.state().map_err(|error| error.to_string());
     text.and_then(|text| State::read(&text, spec))
         .map_err(|why| go_back(inherited, &why))
 }
 
-/// The old binary goes on. Returns what went wrong if it cannot.
+/// Executes the old binary again. Returns only on failure, with the reason.
 pub fn go_back(inherited: &Inherited, why: &str) -> String {
     let error = inherited.go_back(why);
-    format!("{why}; and the binary before could not be executed again: {error}")
+    format!("{why}; the old binary could not be executed again: {error}")
 }

@@ -1,4 +1,4 @@
-//! The monotonic clock, read here and handed in everywhere else.
+//! The monotonic clock. It is read here only; everything else gets the time as an argument.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub fn now() -> Timestamp {
     Timestamp::default().later(Duration::new(seconds, nanos))
 }
 
-/// Seconds since 1970, for what people and other programs read.
+/// Seconds since 1970, for people and for other programs.
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the one place where it is read"

@@ -1,4 +1,4 @@
-//! The picture as Prometheus text (exposition format 0.0.4). docs/metrics.md lists every name.
+//! The snapshot as Prometheus text (exposition format 0.0.4). docs/metrics.md lists every name.
 
 use std::{
     collections::BTreeMap,
@@ -7,26 +7,27 @@ use std::{
 
 use crate::{
     supervisor::{
-        event::Agent,
-        report::{Snapshot, WorkerView},
+        input::Agent,
+        snapshot::{PoolView, RouteView, Snapshot, WorkerView},
     },
     units::Bytes,
 };
 
-/// What a snapshot does not know about the supervisor it comes from.
+/// Information about the supervisor that a snapshot does not have.
 #[derive(Clone, Debug)]
 pub struct Own {
-    /// Its version.
+    /// The supervisor's version.
     pub version: String,
     /// Its start, in Unix seconds.
     pub started: f64,
-    /// What it takes itself.
+    /// Its resident memory.
     pub rss: Bytes,
-    /// Lines of its log that nobody will read.
+    /// Lines of its log that were lost.
     pub lost_log_lines: u64,
 }
 
-/// Counted from zero, so that the first of its kind is seen as a step.
+/// Causes that are shown from the start with 0, so that the first end of a kind is a visible
+/// increase.
 const PLANNED: [&str; 5] = ["age", "budget", "ceiling", "reload", "request"];
 const UNPLANNED: [&str; 3] = ["budget-kill", "cap", "oom"];
 
@@ -37,6 +38,10 @@ pub fn render(snapshot: &Snapshot, own: &Own) -> String {
     of_limits(&mut page, snapshot);
     of_workers(&mut page, &snapshot.workers);
     of_tasks(&mut page, snapshot);
+    of_routes(&mut page, &snapshot.routes);
+    if let Some(pool) = &snapshot.pool {
+        of_pool(&mut page, pool);
+    }
     of_agents(&mut page, &snapshot.workers);
     page.family(
         "supervise_recycles_total",
@@ -70,13 +75,13 @@ pub fn render(snapshot: &Snapshot, own: &Own) -> String {
     page.family(
         "supervise_rescues_total",
         "counter",
-        "Workers that gave enough back at their ceiling and stayed.",
+        "Workers that freed enough memory at their ceiling and were kept.",
     );
     page.sample(&[], snapshot.rescues);
     page.family(
         "supervise_recycling_suspended",
         "gauge",
-        "Whether no worker is replaced because a start failed.",
+        "Whether recycling is suspended because a start failed.",
     );
     page.sample(&[], u8::from(snapshot.suspended.is_some()));
     page.family(
@@ -88,7 +93,7 @@ pub fn render(snapshot: &Snapshot, own: &Own) -> String {
     page.family(
         "supervise_ends_total",
         "counter",
-        "Ends that nobody planned, by cause.",
+        "Unplanned ends, by cause.",
     );
     page.by("cause", &UNPLANNED, &snapshot.unplanned);
     page.family(
@@ -101,16 +106,24 @@ pub fn render(snapshot: &Snapshot, own: &Own) -> String {
 }
 
 fn of_service(page: &mut Page, snapshot: &Snapshot, own: &Own) {
-    page.family("supervise_info", "gauge", "What runs here; always 1.");
+    page.family(
+        "supervise_info",
+        "gauge",
+        "Name, version and mode of the service; always 1.",
+    );
     let info = [
         ("name", snapshot.name.as_str()),
         ("version", &own.version),
         ("mode", &snapshot.mode),
     ];
     page.sample(&info, 1);
-    page.family("supervise_up", "gauge", "The supervisor answers; always 1.");
+    page.family(
+        "supervise_up",
+        "gauge",
+        "Whether the supervisor answers; always 1.",
+    );
     page.sample(&[], 1);
-    page.family("supervise_ready", "gauge", "The service answers.");
+    page.family("supervise_ready", "gauge", "Whether the service is ready.");
     page.sample(&[], u8::from(snapshot.ready));
     page.family(
         "supervise_start_time_seconds",
@@ -121,13 +134,13 @@ fn of_service(page: &mut Page, snapshot: &Snapshot, own: &Own) {
     page.family(
         "supervise_resident_memory_bytes",
         "gauge",
-        "What the supervisor takes itself.",
+        "Resident memory of the supervisor itself.",
     );
     page.sample(&[], own.rss.get());
     page.family(
         "supervise_log_lines_lost_total",
         "counter",
-        "Lines of the log nobody will read.",
+        "Log lines that were lost because the log was not read in time.",
     );
     page.sample(&[], own.lost_log_lines);
 }
@@ -137,13 +150,13 @@ fn of_limits(page: &mut Page, snapshot: &Snapshot) {
     page.family(
         "supervise_available_bytes",
         "gauge",
-        "The memory that the service may have.",
+        "Memory available to the service.",
     );
     page.sample(&[], limits.available.get());
     page.family(
         "supervise_limit_bytes",
         "gauge",
-        "Limits in force; one that is off is not there.",
+        "Limits in force; a limit that is off is omitted.",
     );
     for (name, limit) in [
         ("ceiling", &limits.ceiling),
@@ -155,13 +168,13 @@ fn of_limits(page: &mut Page, snapshot: &Snapshot) {
     page.family(
         "supervise_cap_enforced",
         "gauge",
-        "The kernel holds the cap for whole workers.",
+        "Whether the kernel enforces the cap for whole workers.",
     );
     page.sample(&[], u8::from(snapshot.enforced));
 }
 
 fn of_workers(page: &mut Page, workers: &[WorkerView]) {
-    page.family("supervise_workers", "gauge", "Live workers, by state.");
+    page.family("supervise_workers", "gauge", "Running workers, by state.");
     let mut states = BTreeMap::new();
     for worker in workers {
         *states.entry(worker.state.clone()).or_insert(0_u64) += 1;
@@ -171,7 +184,7 @@ fn of_workers(page: &mut Page, workers: &[WorkerView]) {
     page.family(
         "supervise_worker_memory_bytes",
         "gauge",
-        "A worker's memory, by measure.",
+        "Memory of a worker, by measure.",
     );
     for worker in workers {
         let memory = &worker.memory;
@@ -187,7 +200,7 @@ fn of_workers(page: &mut Page, workers: &[WorkerView]) {
     page.family(
         "supervise_worker_peak_bytes",
         "gauge",
-        "The highest its memory ever was.",
+        "Highest memory of a worker so far.",
     );
     for worker in workers {
         page.of_worker(worker, &[], Some(worker.memory.peak.get()));
@@ -195,7 +208,7 @@ fn of_workers(page: &mut Page, workers: &[WorkerView]) {
     page.family(
         "supervise_worker_baseline_bytes",
         "gauge",
-        "Its memory after warm-up.",
+        "Memory of a worker after warm-up.",
     );
     for worker in workers {
         page.of_worker(worker, &[], worker.memory.baseline.map(Bytes::get));
@@ -203,12 +216,12 @@ fn of_workers(page: &mut Page, workers: &[WorkerView]) {
     page.family(
         "supervise_worker_slope_bytes_per_second",
         "gauge",
-        "How fast it grows.",
+        "Growth rate of a worker.",
     );
     for worker in workers {
         page.of_worker(worker, &[], worker.memory.slope_bps);
     }
-    page.family("supervise_worker_age_seconds", "gauge", "How old it is.");
+    page.family("supervise_worker_age_seconds", "gauge", "Age of a worker.");
     for worker in workers {
         page.of_worker(worker, &[], Some(worker.age.as_secs_f64()));
     }
@@ -218,13 +231,13 @@ fn of_tasks(page: &mut Page, snapshot: &Snapshot) {
     page.family(
         "supervise_requests_total",
         "counter",
-        "Requests or tasks done by all workers, those that have ended too.",
+        "Requests or tasks done by all workers, including workers that have ended.",
     );
     page.maybe(&[], snapshot.requests);
     page.family(
         "supervise_worker_tasks_total",
         "counter",
-        "Requests or tasks a worker has done.",
+        "Requests or tasks done by a worker.",
     );
     for worker in &snapshot.workers {
         page.of_worker(worker, &[], worker.tasks);
@@ -232,10 +245,61 @@ fn of_tasks(page: &mut Page, snapshot: &Snapshot) {
     page.family(
         "supervise_worker_bytes_per_task",
         "gauge",
-        "Its growth since the baseline for each of them.",
+        "Growth of a worker since its baseline, per request or task.",
     );
     for worker in &snapshot.workers {
         page.of_worker(worker, &[], worker.bytes_per_task);
+    }
+}
+
+fn of_routes(page: &mut Page, routes: &[RouteView]) {
+    page.family(
+        "supervise_route_requests_total",
+        "counter",
+        "Requests or tasks done by all workers, by route.",
+    );
+    for route in routes {
+        page.sample(&[("route", &route.route)], route.requests);
+    }
+    page.family(
+        "supervise_route_bytes_per_request",
+        "gauge",
+        "Growth of workers for each request of a route, as estimated.",
+    );
+    for route in routes {
+        page.sample(&[("route", &route.route)], route.per_request.get());
+    }
+    page.family(
+        "supervise_route_growth_certain",
+        "gauge",
+        "Whether it is certain that requests of a route make workers grow.",
+    );
+    for route in routes {
+        page.sample(&[("route", &route.route)], u8::from(route.certain));
+    }
+}
+
+fn of_pool(page: &mut Page, pool: &PoolView) {
+    page.family(
+        "supervise_pool_tasks_total",
+        "counter",
+        "Tasks of a pool that have ended, by result.",
+    );
+    let ended = [
+        ("done", pool.done),
+        ("failed", pool.failed),
+        ("abandoned", pool.abandoned),
+    ];
+    for (result, tasks) in ended {
+        page.sample(&[("result", result)], tasks);
+    }
+    page.family(
+        "supervise_pool_tasks",
+        "gauge",
+        "Tasks of a pool that were read and have not ended, by state.",
+    );
+    for (state, tasks) in [("running", pool.running), ("waiting", pool.waiting)] {
+        page.sample(&[("state", state)], tasks);
     }
 }
 
@@ -243,7 +307,7 @@ fn of_agents(page: &mut Page, workers: &[WorkerView]) {
     page.family(
         "supervise_worker_agent_loaded",
         "gauge",
-        "It can be asked why it is fat.",
+        "Whether the agent is loaded, so that a memory report is possible.",
     );
     for worker in workers {
         let loaded = match worker.agent {
@@ -256,14 +320,14 @@ fn of_agents(page: &mut Page, workers: &[WorkerView]) {
     page.family(
         "supervise_worker_traced",
         "gauge",
-        "Its growth is traced at the moment.",
+        "Whether allocations of a worker are traced at the moment.",
     );
     for worker in workers {
         page.of_worker(worker, &[], Some(u8::from(worker.traced)));
     }
 }
 
-/// Text being written: a family's head, then its samples.
+/// The text so far. Each family has a head, followed by its samples.
 #[derive(Debug, Default)]
 struct Page {
     text: String,
@@ -298,13 +362,14 @@ impl Page {
         more: &[(&str, &str)],
         value: Option<impl Display>,
     ) {
-        // The slot lives on; the worker keeps two in one slot apart while one replaces the other.
+        // The slot stays the same across recycles. The worker's name distinguishes it from its
+        // replacement while both run.
         let (slot, id) = (worker.slot.to_string(), worker.id.to_string());
         let labels = [&[("slot", slot.as_str()), ("worker", &id)], more].concat();
         self.maybe(&labels, value);
     }
 
-    /// One sample for each word: those of `always`, and what else was counted.
+    /// One sample for each value of a label: the values in `always`, and all other counted values.
     fn by(&mut self, label: &str, always: &[&str], counts: &BTreeMap<String, u64>) {
         let mut all: BTreeMap<&str, u64> = always.iter().map(|word| (*word, 0)).collect();
         all.extend(counts.iter().map(|(word, count)| (word.as_str(), *count)));
@@ -330,7 +395,8 @@ mod tests {
     use std::{collections::BTreeSet, time::Duration};
 
     use crate::{
-        supervisor::report::{Effective, MemoryView},
+        supervisor::event::Effective,
+        supervisor::snapshot::MemoryView,
         units::{WorkerId, golden},
     };
 
@@ -364,6 +430,21 @@ mod tests {
                     ..MemoryView::default()
                 },
             }],
+            routes: vec![RouteView {
+                route: "/users/<id>".to_owned(),
+                requests: 300,
+                growth: Bytes(300 * 51_200),
+                per_request: Bytes(51_200),
+                share: 0.9,
+                certain: true,
+            }],
+            pool: Some(PoolView {
+                done: 340,
+                failed: 5,
+                running: 2,
+                waiting: 8,
+                ..PoolView::default()
+            }),
             ..Snapshot::default()
         };
         snapshot.limits.ceiling = Effective {
@@ -380,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_has_the_names_and_labels_that_are_promised() {
+    fn a_page_has_the_documented_names_and_labels() {
         golden::check("metrics.txt", &page());
     }
 

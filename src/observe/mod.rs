@@ -1,10 +1,9 @@
-//! TELLS. Reports as log lines, the picture as metrics and as a page for people, and why a worker
-//! is fat as another.
+//! SHOWS. Events as log lines, the snapshot as metrics and as a page of text, and a memory report
+//! as a page of text.
 
-mod journal;
 pub mod log;
 pub mod metrics;
-pub mod page;
-mod paper;
-mod sink;
-pub mod view;
+pub mod report_page;
+pub mod status_page;
+pub mod suggestion_page;
+mod text_layout;

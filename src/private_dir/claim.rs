@@ -1,7 +1,7 @@
-//! Directories that one service has for itself: a lock in it is held for as long as the service
-//! lives, and another service of the same name takes the next name.
+//! Directories that belong to one service: it holds a lock in its directory as long as it lives,
+//! and another service of the same name takes the next free name.
 //!
-//! A lock and not a pid: the owner may live in another pid namespace, where its number means
+//! A lock and not a pid, because the owner may be in another pid namespace, where its pid means
 //! another process or none.
 
 use std::{
@@ -15,24 +15,24 @@ use nix::sys::stat::fstat;
 
 use super::{Create, PrivateDir, refusal};
 
-/// Maximum services of one name, each with a directory of its own.
+/// Maximum services of one name, each with its own directory.
 const NAMES: u32 = 64;
-/// Tries to lock a directory that is removed meanwhile.
+/// Attempts to lock a directory, which may be removed meanwhile.
 const TRIES: u32 = 16;
-/// Time limit of a start or stop to remove files; what is left is moved aside.
+/// Time limit for removing files at a start or stop. The rest is moved aside.
 const CLEARED: Duration = Duration::from_secs(1);
-/// Time limit to remove what was moved aside, in a thread of its own.
+/// Time limit for removing what was moved aside, on a thread of its own.
 const SWEPT: Duration = Duration::from_secs(3600);
 const ASIDE: &str = ".supervise-removed.";
 
 const LOCK: &str = "lock";
 
-/// What happens to what is in a claimed directory.
+/// The lifetime of the contents of a claimed directory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Contents {
-    /// It outlives the service.
+    /// They outlive the service.
     Kept,
-    /// It is removed at the beginning, and with the directory at the end.
+    /// They are removed at the beginning, and at the end together with the directory.
     Removed,
 }
 
@@ -42,7 +42,7 @@ pub struct Claimed {
     parent: PrivateDir,
     name: String,
     directory: PrivateDir,
-    /// `None`: claimed by an earlier version, which held no lock.
+    /// `None`: claimed by an earlier version, which had no lock.
     lock: Option<File>,
     contents: Contents,
 }
@@ -50,7 +50,7 @@ pub struct Claimed {
 impl PrivateDir {
     /// Claims the directory `name` in this one, or `name.2` and so on where another service has it.
     ///
-    /// # Errors
+    /// No directory can be claimed. The error is that of the first one.
     /// None can be claimed; the error is that of the first.
     pub fn claim(&self, name: &str, mode: u32, contents: Contents) -> io::Result<Claimed> {
         let mut first_error = None;
@@ -71,11 +71,11 @@ impl PrivateDir {
         Err(self.naming(name)(first_error.unwrap_or_else(all_taken)))
     }
 
-    /// `None`: another service has it.
+    /// `None` if another service has it.
     fn try_claim(&self, name: &str, mode: u32, contents: Contents) -> io::Result<Option<Claimed>> {
         for _ in 0..TRIES {
             let directory = match self.subdirectory(name, mode) {
-                // RACE: its owner removes it in this moment.
+                // RACE: its owner is removing it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 made => made?,
             };
@@ -88,7 +88,7 @@ impl PrivateDir {
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
-            // RACE: its owner has removed it between our opening and our locking it.
+            // RACE: its owner may have removed it after we opened it and before we locked it.
             if !self.is_still(name, &directory, &lock)? {
                 continue;
             }
@@ -97,7 +97,7 @@ impl PrivateDir {
                 continue;
             }
             return Ok(Some(Claimed {
-                parent: self.again()?,
+                parent: self.try_clone()?,
                 name: name.to_owned(),
                 directory,
                 lock: Some(lock),
@@ -107,13 +107,13 @@ impl PrivateDir {
         Ok(None)
     }
 
-    /// Renames a directory that a worker filled with more than can be removed now.
+    /// Renames a directory that a worker has filled with more than can be removed now.
     /// [`PrivateDir::sweep`] removes it.
     pub(super) fn move_aside(&self, name: &str) -> io::Result<()> {
         for number in 1..=NAMES {
             let aside = format!("{ASIDE}{number}");
-            // RACE: another service may take that name in this moment, and its directory is not
-            // empty: then the kernel refuses.
+            // RACE: another service may take the same name at this moment. Its directory is not
+            // empty, so the kernel refuses this rename.
             if self.entry(&aside)?.is_none() && self.rename(name, &aside).is_ok() {
                 return Ok(());
             }
@@ -122,22 +122,22 @@ impl PrivateDir {
             }
         }
         Err(refusal(
-            "what an earlier service left cannot be moved aside",
+            "the files of an earlier service cannot be moved aside",
         ))
     }
 
-    /// Removes, in a thread of its own, what was moved aside.
+    /// Removes what was moved aside, on a thread of its own.
     pub fn sweep(&self) {
         let names = self.names().unwrap_or_default();
         let names = names.into_iter().filter_map(|name| name.into_string().ok());
         let aside: Vec<_> = names.filter(|name| name.starts_with(ASIDE)).collect();
-        let Ok(parent) = self.again() else { return };
+        let Ok(parent) = self.try_clone() else { return };
         if aside.is_empty() {
             return;
         }
         let sweep = move || {
             for name in aside {
-                // What stays is tried again by the next service.
+                // If this fails, the next service tries again.
                 let cleared = parent.existing(&name);
                 if cleared.and_then(|it| it.clear(None, SWEPT)).is_ok() {
                     let _gone = parent.remove_directory(&name);
@@ -148,7 +148,7 @@ impl PrivateDir {
         let _later = thread.spawn(sweep);
     }
 
-    /// Removes the directory `name` in this one unless a service has it.
+    /// Removes the directory `name` in this one, unless a service has claimed it.
     pub fn remove_unclaimed(&self, name: &str) {
         if self.existing(name).is_ok() {
             drop(self.try_claim(name, 0o700, Contents::Removed));
@@ -167,11 +167,11 @@ impl PrivateDir {
                 .is_some_and(|now| now.st_ino == inode))
     }
 
-    /// The directory `name` in this one that a predecessor in this process has claimed, with the
-    /// lock that it left open.
+    /// The directory `name` in this one that the previous binary of this process has claimed, with
+    /// its open lock.
     ///
     /// # Errors
-    /// It is not there any more.
+    /// It does not exist any more.
     pub fn claimed(
         &self,
         name: &str,
@@ -184,7 +184,7 @@ impl PrivateDir {
             lock.try_lock().is_ok().then_some(lock)
         });
         Ok(Claimed {
-            parent: self.again()?,
+            parent: self.try_clone()?,
             name: name.to_owned(),
             directory,
             lock,
@@ -204,7 +204,7 @@ impl Claimed {
         &self.name
     }
 
-    /// Its lock, to be kept open for a successor.
+    /// Its lock, which stays open for the next binary.
     pub const fn lock(&self) -> Option<&File> {
         self.lock.as_ref()
     }
@@ -215,7 +215,7 @@ impl Drop for Claimed {
         if self.contents == Contents::Kept {
             return;
         }
-        // The lock goes last, while we hold it.
+        // The lock is removed last, while we hold it.
         if self.directory.clear(Some(LOCK), CLEARED).is_ok() {
             let _gone = self.directory.remove(LOCK);
             let _gone = self.parent.remove_directory(&self.name);

@@ -1,6 +1,6 @@
-//! Emptying a directory that other users have written to. A tree may be thousands of levels deep
-//! and may change while it is removed, so that there is no recursion, no descriptor for each level
-//! and no `..`: what is not empty is moved to the top, where it is opened like all others.
+//! Empties a directory that other users have written to. A tree may be thousands of levels deep and
+//! may change meanwhile, so this uses no recursion, no descriptor for each level and no `..`: a
+//! directory that is not empty is moved to the top, and opened there like the others.
 
 use std::{
     ffi::{CString, OsStr},
@@ -19,7 +19,7 @@ use nix::{
 
 use super::refusal;
 
-/// Removes what is in `top`, except `spared`, within `limit`.
+/// Removes everything in `top`, except `spared`, within `limit`.
 pub(super) fn clear(top: &OwnedFd, spared: Option<&OsStr>, limit: Duration) -> io::Result<()> {
     let until = now() + limit;
     let mut moved = 0u64;
@@ -31,14 +31,14 @@ pub(super) fn clear(top: &OwnedFd, spared: Option<&OsStr>, limit: Duration) -> i
         }
         let child = match open(top, &name) {
             Ok(child) => child,
-            // RACE: it was exchanged; the next round sees what is there now.
+            // RACE: it was replaced; the next round handles the new entry.
             Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENOENT) => {
                 waiting.push(name);
                 continue;
             }
             Err(error) => return Err(error.into()),
         };
-        // Its owner may have no permission on it. An error does not stop root.
+        // Its owner may have no permission on it. Root does not need this to succeed.
         let _allowed = fchmod(&child, Mode::S_IRWXU);
         let mut found = Vec::new();
         for below in names(&child, None)? {
@@ -53,7 +53,7 @@ pub(super) fn clear(top: &OwnedFd, spared: Option<&OsStr>, limit: Duration) -> i
                 Err(error) => return Err(error.into()),
             }
         }
-        // RACE: something may have been put into it meanwhile.
+        // RACE: something may have been added to it meanwhile.
         if !removed(top, &name)? {
             waiting.push(name);
         }
@@ -62,7 +62,7 @@ pub(super) fn clear(top: &OwnedFd, spared: Option<&OsStr>, limit: Duration) -> i
     Ok(())
 }
 
-/// A name that is free. Entries of an earlier attempt may still be there.
+/// A free name. Entries of an earlier attempt may still exist.
 fn free_name(top: &OwnedFd, moved: &mut u64) -> CString {
     loop {
         *moved += 1;
@@ -73,7 +73,7 @@ fn free_name(top: &OwnedFd, moved: &mut u64) -> CString {
     }
 }
 
-/// False: it is a directory with something in it.
+/// Removes an entry. False if it is a directory that is not empty.
 fn removed(directory: &OwnedFd, name: &CString) -> io::Result<bool> {
     match unlinkat(directory, &**name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => return Ok(true),
@@ -91,8 +91,9 @@ fn open(directory: &OwnedFd, name: &std::ffi::CStr) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     match openat(directory, name, flags, Mode::empty()) {
         Err(Errno::EACCES) => {
-            // A directory of ours without permission for us. If a link takes its place, the second
-            // attempt does not follow it, and the mode that the link's target got does no harm.
+            // A directory of ours that we have no permission on. If a link replaces it, the second
+            // attempt does not follow the link, and the mode that the target of the link got does
+            // no harm.
             let flags = nix::sys::stat::FchmodatFlags::FollowSymlink;
             nix::sys::stat::fchmodat(directory, name, Mode::S_IRWXU, flags)?;
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
@@ -117,7 +118,7 @@ fn names(directory: &OwnedFd, spared: Option<&OsStr>) -> io::Result<Vec<CString>
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the time depends on the files in it, and no decision depends on the time"
+    reason = "the time limit is for removing files only, and the decider does not see it"
 )]
 fn now() -> Instant {
     Instant::now()
@@ -127,7 +128,5 @@ fn in_time(until: Instant) -> io::Result<()> {
     if now() < until {
         return Ok(());
     }
-    Err(refusal(
-        "it could not be removed in time: too much is in it",
-    ))
+    Err(refusal("it has too many entries to be removed in time"))
 }

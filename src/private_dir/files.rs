@@ -1,4 +1,5 @@
-//! Files in a held directory: opened without following a link, and only if they are regular files.
+//! Files in a held directory. They are opened without following a link, and only if they are
+//! regular files.
 
 use std::{
     fs::File,
@@ -14,19 +15,19 @@ use nix::{
 use super::{Create, PrivateDir, ours, refusal, regular};
 
 impl PrivateDir {
-    /// Opens a regular file for reading and writing that we have given to another user.
+    /// Opens a regular file that we have given to another user, for reading and writing.
     ///
     /// # Errors
-    /// What is there is a link or no regular file.
+    /// It is a link, or not a regular file.
     pub fn given_file(&self, name: &str) -> io::Result<File> {
         self.open_at(name, OFlag::O_RDWR, 0)
             .map_err(self.naming(name))
     }
 
-    /// Opens a regular file of ours in this directory for reading and writing.
+    /// Opens a regular file of ours in this directory, for reading and writing.
     ///
     /// # Errors
-    /// What is there is a link or no regular file, belongs to another user, or has a second name.
+    /// It is a link, not a regular file, belongs to another user, or has a second name.
     pub fn file(&self, name: &str, create: Create, mode: u32) -> io::Result<File> {
         let flags = OFlag::O_RDWR
             | match create {
@@ -38,17 +39,17 @@ impl PrivateDir {
         let file = self.open_at(name, flags, mode).map_err(&named)?;
         let found = fstat(&file).map_err(|error| named(error.into()))?;
         ours(&found, SFlag::S_IFREG).map_err(&named)?;
-        // A hard link that another user made here may be a file of ours from elsewhere.
+        // Another user may have made a hard link here to a file of ours elsewhere.
         if found.st_nlink > 1 {
             return Err(named(refusal("the file has a second name (a hard link)")));
         }
         Ok(file)
     }
 
-    /// Reads a regular file of any owner in this directory; at most `most` bytes.
+    /// Reads a regular file of any owner in this directory, up to `most` bytes.
     ///
     /// # Errors
-    /// It is not there, is no regular file, or is longer.
+    /// It does not exist, is not a regular file, or is longer.
     pub fn read(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
         let named = self.naming(name);
         let file = self.open_at(name, OFlag::O_RDONLY, 0).map_err(&named)?;
@@ -65,8 +66,8 @@ impl PrivateDir {
         Ok(bytes)
     }
 
-    /// Opens without following a link, without waiting for the other end of a pipe, and only what
-    /// is a regular file: opening a device may have effects.
+    /// Opens without following a link and without waiting for the other end of a pipe, and only if
+    /// it is a regular file, because opening a device may have effects.
     fn open_at(&self, name: &str, flags: OFlag, mode: u32) -> io::Result<File> {
         match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(found) => regular(&found)?,
@@ -76,28 +77,28 @@ impl PrivateDir {
         let safe = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let mode = Mode::from_bits_truncate(mode);
         let file = openat(&self.fd, name, flags | safe, mode)?;
-        // RACE: in a directory that others may write to the file may have been exchanged meanwhile.
+        // RACE: other users who may write to the directory may have replaced the file meanwhile.
         regular(&fstat(&file)?)?;
         Ok(file.into())
     }
 
-    /// Writes a file: readers see either the old content or the new one.
+    /// Writes a file so that readers see either the old content or the new content.
     ///
     /// # Errors
-    /// The disk is full, or the directory is not ours to write to.
+    /// The disk is full, or we may not write to the directory.
     pub fn replace(&self, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
         let half = format!(".{name}.half");
-        // A crash may have left one.
+        // A crash may have left one behind.
         self.remove(&half)?;
         let written = self.file(&half, Create::New, mode).and_then(|mut file| {
             file.write_all(content)?;
-            // The umask may have taken something away that other users need.
+            // The umask may have removed permissions that other users need.
             fchmod(&file, Mode::from_bits_truncate(mode))?;
             Ok(())
         });
         let placed = written.and_then(|()| self.rename(&half, name));
         if placed.is_err() {
-            // It may not even be there.
+            // This fails if the file was not made.
             let _gone = self.remove(&half);
         }
         placed.map_err(self.naming(name))

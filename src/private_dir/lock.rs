@@ -1,18 +1,19 @@
-//! Locks of files (flock(2)), where the last holder may have been killed a moment ago.
+//! Locks on files (flock(2)), whose last holder may have been killed a moment ago.
 
 use std::{
     fs::{File, TryLockError},
     time::Duration,
 };
 
-/// Time that a just killed holder gets to release a lock, in steps of [`PAUSE`].
+/// How often to try again, with a pause of [`PAUSE`], because a killed holder may not have released
+/// its lock yet.
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Locks a file, and waits half a second for a lock that is about to be released.
+/// Locks a file. Waits up to half a second for a lock that is about to be released.
 ///
-/// RACE: a holder was killed, and is started again at once. The kernel may not have closed its
-/// files yet, and a process that it had just forked shares the lock until it executes its program.
+/// RACE: a holder is killed and started again at once. The kernel may not have closed its files
+/// yet, and a process that it had just forked shares the lock until it executes its program.
 ///
 /// # Errors
 /// Another process has the lock, or the file system has no locks.
@@ -35,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_that_a_forked_process_still_shares_is_waited_for() {
+    fn a_lock_that_a_forked_process_still_shares_is_taken_after_a_wait() {
         let home = tempfile::tempdir().unwrap();
         let open = || File::create(home.path().join("lock")).unwrap();
         let first = open();
@@ -48,7 +49,7 @@ mod tests {
         drop(first);
         let second = open();
         assert!(matches!(second.try_lock(), Err(TryLockError::WouldBlock)));
-        // It exits at the end of its input.
+        // cat exits when its input is closed.
         drop(child.stdin.take());
         try_lock(&second).unwrap();
         assert!(matches!(try_lock(&open()), Err(TryLockError::WouldBlock)));

@@ -1,9 +1,9 @@
 //! Directories that only we and root can change, held by a descriptor.
 //!
-//! Locks, sockets, the agent's code and kept reports lie at places that other users may have
-//! prepared: a link where a file is expected, another user's directory where ours is expected. So
-//! the owner and mode of every directory on the way are checked ([`PrivateDir::make`], see `walk`),
-//! and everything below is opened by name relative to the held descriptor, never through a link.
+//! Other users may have prepared the places of locks, sockets, the agent's code and kept reports:
+//! with a link instead of a file, or a directory of their own instead of ours. So the owner and
+//! mode of every directory on the path are checked ([`PrivateDir::make`], see `walk`), and
+//! everything below is opened by a name relative to the held descriptor, never through a link.
 
 mod claim;
 mod clear;
@@ -48,20 +48,20 @@ pub struct PrivateDir {
 /// Whether a file may be missing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Create {
-    /// It must be there.
+    /// It must exist.
     Never,
-    /// It is made if it is missing.
+    /// It is created if it is missing.
     IfMissing,
-    /// It must be missing.
+    /// It must not exist.
     New,
 }
 
 impl PrivateDir {
-    /// Opens a directory, and makes missing directories of its path with this mode.
+    /// Opens a directory, and makes the missing directories of its path with this mode.
     ///
     /// # Errors
-    /// A directory on the way can be changed by other users, or cannot be made. The error names it,
-    /// its owner and its mode.
+    /// A directory on the path can be changed by other users, or cannot be made. The error has its
+    /// path, its owner and its mode.
     pub fn make(path: &Path, mode: u32) -> io::Result<Self> {
         walk::walk(
             path,
@@ -70,20 +70,20 @@ impl PrivateDir {
         )
     }
 
-    /// Opens a directory that is there.
+    /// Opens an existing directory.
     ///
     /// # Errors
-    /// It is not there, or a directory on the way can be changed by other users.
+    /// It does not exist, or a directory on the path can be changed by other users.
     pub fn open(path: &Path) -> io::Result<Self> {
         walk::walk(path, None, walk::Strict::Yes)
     }
 
-    /// Opens a directory of any user to read what is in it, but goes through no link that another
-    /// user may have made.
+    /// Opens a directory of any user for reading, but follows no link that another user may have
+    /// made.
     ///
     /// # Errors
-    /// It is not there, or such a link is on the way.
-    pub fn look(path: &Path) -> io::Result<Self> {
+    /// It does not exist, or such a link is on the path.
+    pub fn open_untrusted(path: &Path) -> io::Result<Self> {
         walk::walk(path, None, walk::Strict::No)
     }
 
@@ -96,17 +96,17 @@ impl PrivateDir {
     ///
     /// # Errors
     /// No descriptors are left.
-    pub fn again(&self) -> io::Result<Self> {
+    pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {
             fd: self.fd.try_clone()?,
             path: self.path.clone(),
         })
     }
 
-    /// Opens a directory of ours in this one, and makes it if it is missing; it has this mode then.
+    /// Opens a directory of ours in this one, makes it if it is missing, and sets this mode.
     ///
     /// # Errors
-    /// What is there is a link, is no directory, or belongs to another user.
+    /// It is a link, not a directory, or belongs to another user.
     pub fn subdirectory(&self, name: &str, mode: u32) -> io::Result<Self> {
         let named = self.naming(name);
         match mkdirat(&self.fd, name, Mode::S_IRWXU) {
@@ -126,10 +126,10 @@ impl PrivateDir {
         Ok(directory)
     }
 
-    /// Opens a directory of ours that is in this one.
+    /// Opens an existing directory of ours in this one.
     ///
     /// # Errors
-    /// What is there is a link, is no directory, or belongs to another user.
+    /// It is a link, not a directory, or belongs to another user.
     pub fn existing(&self, name: &str) -> io::Result<Self> {
         let named = self.naming(name);
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -141,10 +141,10 @@ impl PrivateDir {
         Ok(Self { fd, path })
     }
 
-    /// Opens a directory that is in this one and that we have given to another user.
+    /// Opens a directory in this one that we have given to another user.
     ///
     /// # Errors
-    /// What is there is a link or no directory.
+    /// It is a link, or not a directory.
     pub fn given_directory(&self, name: &str) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = openat(&self.fd, name, flags, Mode::empty());
@@ -153,15 +153,15 @@ impl PrivateDir {
         Ok(Self { fd, path })
     }
 
-    /// Gives an entry another name.
+    /// Renames an entry.
     ///
     /// # Errors
-    /// It is not there, or the new name is a directory's.
+    /// It does not exist, or the new name is that of a directory.
     pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         renameat(&self.fd, from, &self.fd, to).map_err(io::Error::from)
     }
 
-    /// Removes a file; one that is missing is no error.
+    /// Removes a file; a missing file is not an error.
     ///
     /// # Errors
     /// It is a directory, or belongs to another user.
@@ -180,7 +180,7 @@ impl PrivateDir {
     /// Removes everything in it, at any depth, except the entry `spared`.
     ///
     /// # Errors
-    /// Something cannot be removed, or not in time.
+    /// Something cannot be removed, or not within the time limit.
     pub fn clear(&self, spared: Option<&str>, limit: std::time::Duration) -> io::Result<()> {
         clear::clear(&self.fd, spared.map(OsStr::new), limit).map_err(self.naming(""))
     }
@@ -203,10 +203,10 @@ impl PrivateDir {
         Ok(names)
     }
 
-    /// The status of an entry; a link is not followed. `None`: there is no such entry.
+    /// The status of an entry, without following a link. `None`: there is no such entry.
     ///
     /// # Errors
-    /// The directory may not be searched.
+    /// We may not search the directory.
     pub fn entry(&self, name: &str) -> io::Result<Option<FileStat>> {
         match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(found) => Ok(Some(found)),
@@ -215,7 +215,7 @@ impl PrivateDir {
         }
     }
 
-    /// Gives a directory or file of ours in it to another user.
+    /// Gives a directory or file of ours in this directory to another user.
     ///
     /// # Errors
     /// We are not root.
@@ -226,7 +226,7 @@ impl PrivateDir {
         given.map_err(|error| self.naming(name)(error.into()))
     }
 
-    /// Names the entry in an error.
+    /// Adds the path of the entry to an error.
     fn naming(&self, name: &str) -> impl Fn(io::Error) -> io::Error {
         let path = if name.is_empty() {
             self.path.clone()

@@ -1,4 +1,4 @@
-//! Directories as other users may have prepared them.
+//! Directories that other users may have prepared.
 
 use std::{
     fs,
@@ -15,14 +15,14 @@ use nix::{
 
 use super::*;
 
-/// Users that every Debian has. The group of `nobody` is the first one of `_apt`, too.
+/// Users of every Debian. The group of `nobody` is the primary group of `_apt`, too.
 const OTHER: u32 = 1;
 const NOGROUP: u32 = 65534;
 
 struct Home(tempfile::TempDir);
 
 impl Home {
-    /// `None`: only root can make what belongs to others.
+    /// `None` unless we are root, because only root can make directories of other users.
     fn with_others() -> Option<Self> {
         if geteuid().is_root() {
             return Some(Self::new());
@@ -66,7 +66,7 @@ fn refused(path: &Path) -> String {
 }
 
 #[test]
-fn a_directory_that_is_missing_is_made_with_all_before_it_for_us_alone() {
+fn missing_directories_of_a_path_are_made_with_the_mode() {
     let home = Home::new();
     let path = home.at("a/b");
     check(&path).unwrap();
@@ -86,7 +86,7 @@ fn a_directory_that_is_missing_is_made_with_all_before_it_for_us_alone() {
 }
 
 #[test]
-fn a_directory_of_another_user_is_refused_at_the_end_and_on_the_way() {
+fn a_directory_of_another_user_is_refused_anywhere_on_the_path() {
     let Some(home) = Home::with_others() else {
         return;
     };
@@ -103,7 +103,7 @@ fn a_directory_of_another_user_is_refused_at_the_end_and_on_the_way() {
 }
 
 #[test]
-fn a_directory_that_others_may_write_to_is_refused_unless_it_is_sticky() {
+fn a_directory_that_other_users_may_write_to_is_refused_unless_it_is_sticky() {
     let home = Home::new();
     let path = home.directory("shared", me(), 0o777);
     let error = refused(&path);
@@ -117,7 +117,7 @@ fn a_directory_that_others_may_write_to_is_refused_unless_it_is_sticky() {
 }
 
 #[test]
-fn a_group_counts_as_others_unless_only_root_and_we_are_in_it() {
+fn a_directory_that_a_group_may_write_to_is_refused_if_other_users_are_in_the_group() {
     let Some(home) = Home::with_others() else {
         return;
     };
@@ -129,7 +129,7 @@ fn a_group_counts_as_others_unless_only_root_and_we_are_in_it() {
 }
 
 #[test]
-fn in_a_sticky_directory_only_what_is_ours_is_used() {
+fn only_our_own_entries_of_a_sticky_directory_are_used() {
     let Some(home) = Home::with_others() else {
         return;
     };
@@ -194,13 +194,13 @@ fn only_a_regular_file_of_ours_with_one_name_is_opened() {
 }
 
 #[test]
-fn a_file_that_is_replaced_is_a_new_one_and_no_link_is_followed() {
+fn a_replaced_file_is_a_new_file_and_a_link_is_not_followed() {
     let home = Home::new();
     let directory = PrivateDir::open(home.0.path()).unwrap();
     fs::write(home.at("precious"), "precious").unwrap();
     symlink(home.at("precious"), home.at("name")).unwrap();
     symlink(home.at("precious"), home.at(".name.half")).unwrap();
-    // More than the usual umask leaves.
+    // The usual umask allows less.
     directory.replace("name", b"new", 0o666).unwrap();
     assert_eq!(fs::read(home.at("name")).unwrap(), b"new");
     assert_eq!(fs::read(home.at("precious")).unwrap(), b"precious");
@@ -212,7 +212,7 @@ fn a_file_that_is_replaced_is_a_new_one_and_no_link_is_followed() {
 }
 
 #[test]
-fn a_shared_directory_gives_files_but_none_that_another_user_may_have_put_there() {
+fn a_file_in_a_shared_directory_is_refused_if_another_user_may_have_made_it() {
     let Some(home) = Home::with_others() else {
         return;
     };
@@ -259,7 +259,7 @@ fn dig(at: &PrivateDir, levels: u32) {
 
 #[test]
 fn a_tree_of_thirty_thousand_levels_is_removed() {
-    // Disks take up to 3 ms for each directory that is removed; a tmpfs does not.
+    // A disk takes up to 3 ms to remove a directory; a tmpfs is faster.
     let memory = Path::new("/dev/shm");
     let (place, levels) = if memory.is_dir() {
         (memory.to_owned(), 30_000)
@@ -280,7 +280,7 @@ fn a_tree_of_thirty_thousand_levels_is_removed() {
 }
 
 #[test]
-fn what_takes_too_long_to_remove_is_moved_aside_and_swept_later() {
+fn a_directory_that_takes_too_long_to_remove_is_moved_aside_and_swept_later() {
     let home = Home::new();
     let below = PrivateDir::open(home.0.path()).unwrap();
     let claimed = below.claim("shop", 0o755, Contents::Removed).unwrap();
@@ -301,7 +301,7 @@ fn what_takes_too_long_to_remove_is_moved_aside_and_swept_later() {
 }
 
 #[test]
-fn a_tree_that_cannot_be_removed_in_time_is_given_up_and_its_rest_removed_later() {
+fn a_tree_that_was_not_removed_in_time_is_removed_by_the_next_attempt() {
     let home = Home::new();
     let directory = PrivateDir::open(home.0.path()).unwrap();
     fs::create_dir_all(home.at("a/b/c/d")).unwrap();
@@ -312,7 +312,7 @@ fn a_tree_that_cannot_be_removed_in_time_is_given_up_and_its_rest_removed_later(
 }
 
 #[test]
-fn two_services_of_one_name_have_two_directories_and_each_keeps_its_own() {
+fn two_services_of_one_name_claim_different_directories() {
     let home = Home::new();
     let below = PrivateDir::open(home.0.path()).unwrap();
     let claim = |contents| below.claim("shop", 0o755, contents).unwrap();
@@ -328,7 +328,7 @@ fn two_services_of_one_name_have_two_directories_and_each_keeps_its_own() {
     let kept = claim(Contents::Kept);
     fs::write(home.at("shop/mine"), "").unwrap();
     assert_eq!(claim(Contents::Kept).name(), "shop.2");
-    // A successor goes on with the descriptor, in the same process.
+    // The next binary uses the same descriptor, in the same process.
     let lock = kept.lock().unwrap().try_clone().unwrap();
     drop(kept);
     let taken_over = below.claimed("shop", Some(lock), Contents::Kept).unwrap();
@@ -338,13 +338,13 @@ fn two_services_of_one_name_have_two_directories_and_each_keeps_its_own() {
     assert_eq!(again.name(), "shop");
     assert!(home.at("shop/mine").exists());
     drop(again);
-    // What a killed service has left is removed by the next one.
+    // The next service removes the contents that a killed service has left behind.
     let next = claim(Contents::Removed);
     assert_eq!(next.name(), "shop");
     assert_eq!(next.directory().names().unwrap(), ["lock"]);
     let mode = home.at("shop").metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o755);
-    // One that was exchanged since it was opened is not the one that was locked.
+    // A directory that was replaced after it was opened is not the locked one.
     assert!(
         below
             .is_still("shop", next.directory(), next.lock().unwrap())
@@ -361,7 +361,7 @@ fn two_services_of_one_name_have_two_directories_and_each_keeps_its_own() {
 }
 
 #[test]
-fn a_directory_that_another_user_has_put_at_our_name_is_left_to_him() {
+fn a_directory_of_another_user_with_our_name_is_not_claimed() {
     let Some(home) = Home::with_others() else {
         return;
     };

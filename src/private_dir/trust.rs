@@ -11,11 +11,11 @@ use super::refusal;
 
 const STICKY: u32 = 0o1000;
 
-/// The users whose directories we use.
+/// The users whose directories we trust.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trusted {
     own: u32,
-    /// The owner of `/`. In a user namespace root is not mapped and looks like `nobody`; the
+    /// The owner of `/`. In a user namespace root may not be mapped, and looks like `nobody`. The
     /// owner of `/` can change everything anyway.
     system: u32,
 }
@@ -28,8 +28,8 @@ impl Trusted {
         }
     }
 
-    /// A directory on the way, found in `parent`. With `strict` it is refused also if strangers may
-    /// add and remove entries in it, unless only their own (the sticky bit).
+    /// Checks a directory on the path, found in `parent`. With `strict`, it is also refused if
+    /// other users may add and remove entries in it. The sticky bit makes it acceptable.
     pub(super) fn directory(
         self,
         found: &FileStat,
@@ -38,7 +38,7 @@ impl Trusted {
     ) -> io::Result<()> {
         let (owner, mode) = (found.st_uid, found.st_mode);
         let is_known = if parent.is_some_and(|parent| self.others_write(parent)) {
-            // Other users that are not mapped in our user namespace look like that owner, too.
+            // Unmapped users of our user namespace look like that owner, too.
             self.is_ours_or_roots(owner)
         } else {
             self.is_ours_or_roots(owner) || owner == self.system
@@ -46,20 +46,20 @@ impl Trusted {
         let own = user(self.own);
         if strict && !is_known {
             return Err(refusal(format!(
-                "it belongs to {} with mode {:04o}, and everything on the way must belong to {own} \
-                 or to root",
+                "it belongs to {} with mode {:04o}, and every directory on the path must belong to \
+                 {own} or to root",
                 user(owner),
                 mode & 0o7777,
             )));
         }
         if strict && mode & STICKY == 0 && self.others_write(found) {
             let how = if owner == self.own {
-                "chmod go-w makes it safe".to_owned()
+                "make it safe with `chmod go-w`".to_owned()
             } else {
-                format!("a directory is needed that only {own} can write to")
+                format!("use a directory that only {own} can write to")
             };
             return Err(refusal(format!(
-                "other users can replace what is in it (owner {}, group {}, mode {:04o}, no sticky \
+                "other users can replace its entries (owner {}, group {}, mode {:04o}, no sticky \
                  bit); {how}",
                 user(owner),
                 found.st_gid,
@@ -69,8 +69,8 @@ impl Trusted {
         Ok(())
     }
 
-    /// An entry (a link, a file) of this owner in `parent` can be trusted to be what it was meant
-    /// to be: no other user can have put it there.
+    /// Whether an entry (a link, a file) in `parent` can be trusted, because no other user can have
+    /// made it.
     pub(super) fn entry(self, found: &FileStat, parent: &FileStat) -> io::Result<()> {
         if !self.others_write(parent) || self.is_ours_or_roots(found.st_uid) {
             return Ok(());
@@ -81,7 +81,7 @@ impl Trusted {
         )))
     }
 
-    /// Refuses a file with a second name where another user may have made the hard link.
+    /// Refuses a file with a second name if another user may have made the hard link.
     pub(super) fn names(self, found: &FileStat, parent: &FileStat) -> io::Result<()> {
         if found.st_nlink > 1 && self.others_write(parent) {
             return Err(refusal("the file has a second name (a hard link)"));
@@ -93,15 +93,16 @@ impl Trusted {
         owner == self.own || owner == 0
     }
 
-    /// Users other than its owner may add entries to it.
+    /// Whether users other than its owner may add entries to it.
     fn others_write(self, directory: &FileStat) -> bool {
         let mode = directory.st_mode;
         mode & 0o002 != 0 || (mode & 0o020 != 0 && !self.is_private_group(directory.st_gid))
     }
 
-    /// Only root and we are in that group: the group of one user that many systems give to each
-    /// (and with it a umask of 002), root's (in which OpenShift's users are), or one that has no
-    /// members at all. One without an entry in group(5) (`fsGroup` of Kubernetes) must be ours.
+    /// Whether only root and we are in this group. Such a group is the private group that many
+    /// systems give to each user (together with a umask of 002), root's group (which OpenShift's
+    /// users have), or a group without members. We must be in a group that has no entry in group(5)
+    /// (`fsGroup` of Kubernetes).
     fn is_private_group(self, gid: u32) -> bool {
         if gid == 0 {
             return true;
@@ -121,7 +122,7 @@ impl Trusted {
         }
     }
 
-    /// No other user has it as their first group (passwd(5)).
+    /// Whether no other user has it as their primary group (passwd(5)).
     fn is_not_others_primary(self, gid: u32) -> bool {
         let Ok(users) = fs::read_to_string("/etc/passwd") else {
             return true;
@@ -135,7 +136,7 @@ impl Trusted {
     }
 }
 
-/// A user as messages show it: the name where there is one, and the number.
+/// A user for messages: the name, if there is one, and the number.
 pub(super) fn user(uid: u32) -> String {
     match User::from_uid(Uid::from_raw(uid)) {
         Ok(Some(user)) => format!("{} (uid {uid})", user.name),

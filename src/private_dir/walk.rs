@@ -1,5 +1,5 @@
-//! The way to a directory, one step at a time: each is held before the next is looked up, so that
-//! what was checked is what is used.
+//! Resolves a path to a directory step by step. Each directory is held before the next one is
+//! looked up, so that the checked directory is the one that is used.
 
 use std::{
     collections::VecDeque,
@@ -19,7 +19,7 @@ use nix::{
 
 use super::{PrivateDir, kind, refusal, regular, trust::Trusted};
 
-/// As many links as the kernel follows (path_resolution(7)).
+/// The number of links that the kernel follows (path_resolution(7)).
 const LINKS_MAX: u32 = 40;
 
 /// Whether a directory that other users may write to is refused.
@@ -30,14 +30,14 @@ pub(super) enum Strict {
     No,
 }
 
-/// Where a walk has come to.
+/// The current position of a walk.
 struct Place {
     fd: OwnedFd,
     found: FileStat,
     path: PathBuf,
 }
 
-/// What a name leads to.
+/// The type of an entry.
 enum Step {
     Directory(Place),
     Link(PathBuf),
@@ -52,7 +52,7 @@ struct Walk {
     links: u32,
 }
 
-/// Goes to a directory; what is missing is made with the mode, where there is one.
+/// Walks to a directory. Missing directories are made if there is a mode for them.
 pub(super) fn walk(path: &Path, create: Option<Mode>, strict: Strict) -> io::Result<PrivateDir> {
     let mut walk = Walk::begin(path, strict)?;
     walk.go(path, create)?;
@@ -62,28 +62,28 @@ pub(super) fn walk(path: &Path, create: Option<Mode>, strict: Strict) -> io::Res
     })
 }
 
-/// Whether [`PrivateDir::make`] would succeed. Nothing is made.
+/// Whether [`PrivateDir::make`] would succeed. Makes nothing.
 ///
 /// # Errors
-/// Why it would not.
+/// The error that it would return.
 pub fn check(path: &Path) -> io::Result<()> {
     let mut walk = Walk::begin(path, Strict::Yes)?;
     match walk.go(path, None) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         other => other?,
     }
-    // A missing directory would be made here, and files are written to one that exists.
+    // Here a missing directory would be made, or files be written to an existing one.
     let here = &walk.here;
     let writable = AccessFlags::W_OK | AccessFlags::X_OK;
     faccessat(&here.fd, ".", writable, AtFlags::AT_EACCESS)
         .map_err(|error| naming(&here.path, error.into()))
 }
 
-/// Opens a regular file in a directory that other users may share, such as a journal at a path that
-/// an operator gave. A link or file that other users may have put there is refused.
+/// Opens a regular file in a directory that other users may share, such as a journal at an
+/// operator's path. A link or a file that other users may have made is refused.
 ///
 /// # Errors
-/// Other users may have put it there, or it cannot be opened.
+/// Other users may have made it, or it cannot be opened.
 pub fn open_shared(path: &Path, flags: OFlag, mode: u32) -> io::Result<File> {
     let mut target = path.to_owned();
     let mut links = 0;
@@ -129,7 +129,7 @@ pub fn open_shared(path: &Path, flags: OFlag, mode: u32) -> io::Result<File> {
         let safe = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let file = openat(fd, &*name, flags | safe, Mode::from_bits_truncate(mode));
         let file = file.map_err(named)?;
-        // RACE: another user may have exchanged it since it was looked at.
+        // RACE: another user may have replaced it since the check.
         let opened = fstat(&file).map_err(named)?;
         let same = walk.trusted.entry(&opened, found);
         let same = same.and_then(|()| walk.trusted.names(&opened, found));
@@ -223,12 +223,12 @@ impl Walk {
 
     fn make(&self, name: &OsStr, mode: Mode) -> io::Result<()> {
         match mkdirat(&self.here.fd, name, mode) {
-            // RACE: another service has made it in this moment; it is checked like any other.
+            // RACE: another service has just made it. It is checked like any other directory.
             Err(Errno::EEXIST) => return Ok(()),
             made => made?,
         }
-        // The umask may have taken something away. No other user can have replaced it: it is ours,
-        // in a directory that was checked.
+        // The umask may have removed permissions. No other user can have replaced the directory,
+        // because it is ours and its parent was checked.
         fchmodat(&self.here.fd, name, mode, FchmodatFlags::FollowSymlink)?;
         Ok(())
     }

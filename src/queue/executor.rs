@@ -1,7 +1,7 @@
-//! The socket of a `supervise.Executor`: tasks come in, what became of them goes out.
+//! The socket of a `supervise.Executor`: a source of tasks and a sink of their outcomes.
 
 use std::{
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     os::unix::net::UnixStream as Blocking,
     rc::Rc,
     task::{Context, Poll},
@@ -9,62 +9,78 @@ use std::{
 
 use bytes::{Buf as _, BytesMut};
 use nix::sys::socket::{setsockopt, sockopt::SndBuf};
-use serde_json::json;
 use tokio::net::UnixStream;
 
 use super::{Detail, Failure, Given, Outcome, Sink, Source, Task, Verdict};
+use crate::{
+    protocol::{
+        document::{self, Lost},
+        frame::{self, ORDER_HEAD, Order, OrderKind, Reply, ToClient},
+    },
+    units::Bytes,
+};
 
-/// Length, kind, task.
-const HEAD: usize = 13;
-/// So much is read at a time.
+/// Maximum bytes of one read.
 const CHUNK: usize = 256 << 10;
-/// So much may lie in the socket.
+/// The size of the socket's send buffer.
 const BUFFER: usize = 1 << 20;
-/// The client is behind when more than this waits for it.
-const BEHIND: usize = 64 << 20;
+/// If more bytes than this are unsent, no new tasks are taken.
+const UNSENT_MAX: usize = 64 << 20;
 
-/// Reads the setup, the first that a client says.
+/// Reads the setup, the first frame of a client.
 ///
 /// # Errors
-/// The client said something else, or nothing.
+/// The client sent something else or nothing, or it has another version of the protocol. In that
+/// case the client receives the error.
 pub fn read_setup(client: &mut Blocking) -> io::Result<Vec<u8>> {
-    let mut head = [0; HEAD];
+    let mut head = [0; ORDER_HEAD];
     client.read_exact(&mut head)?;
-    let (length, kind, _) = parse(&head).ok_or_else(garbled)?;
-    if kind != b'I' {
-        return Err(garbled());
+    let (kind, seq, length) = Order::read_head(&head).map_err(|_| malformed())?;
+    if kind != OrderKind::Setup {
+        return Err(malformed());
+    }
+    if let Err(why) = frame::check_version(seq) {
+        let refusal = reply(ToClient::Broken, &document::error("RuntimeError", &why));
+        client.write_all(&refusal)?;
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     let mut body = vec![0; length];
     client.read_exact(&mut body)?;
     Ok(body)
 }
 
-fn garbled() -> io::Error {
+fn malformed() -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        "what the executor says is no frame",
+        "the executor sent a malformed frame",
     )
 }
 
-fn parse(head: &[u8]) -> Option<(usize, u8, u64)> {
-    let length = u32::from_le_bytes(head.get(..4)?.try_into().ok()?);
-    let seq = u64::from_le_bytes(head.get(5..HEAD)?.try_into().ok()?);
-    Some((usize::try_from(length).ok()?, *head.get(4)?, seq))
+/// A frame that does not belong to a task.
+fn reply(kind: ToClient, body: &[u8]) -> Vec<u8> {
+    let reply = Reply {
+        kind,
+        seq: 0,
+        micros: 0,
+        peak_kib: 0,
+        body,
+    };
+    [&reply.head()[..], body].concat()
 }
 
-/// Both ends of the conversation.
+/// Opens the connection to a client.
 ///
 /// # Errors
-/// The socket cannot be waited for.
+/// The socket cannot be registered with the loop.
 pub fn open(client: Blocking) -> io::Result<(Tasks, Answers)> {
     client.set_nonblocking(true)?;
-    // A large answer goes at once; where the kernel allows less, in parts.
+    // So a large outcome is sent in one write. If the kernel does not allow that, in several.
     let _ = setsockopt(&client, SndBuf, &BUFFER);
     let stream = Rc::new(UnixStream::from_std(client)?);
     let tasks = Tasks {
         stream: Rc::clone(&stream),
         ended: false,
-        read: BytesMut::new(),
+        received: BytesMut::new(),
         chunk: vec![0; CHUNK],
     };
     let answers = Answers {
@@ -76,64 +92,67 @@ pub fn open(client: Blocking) -> io::Result<(Tasks, Answers)> {
     Ok((tasks, answers))
 }
 
-/// What the client wants done.
+/// The tasks of the client.
 #[derive(Debug)]
 pub struct Tasks {
     stream: Rc<UnixStream>,
-    /// The client has said that no more comes.
+    /// The client has sent QUIT: there are no more tasks.
     ended: bool,
-    read: BytesMut,
+    /// Bytes that were received and are not parsed yet.
+    received: BytesMut,
+    /// The buffer of one read.
     chunk: Vec<u8>,
 }
 
 impl Tasks {
-    /// Reads all that is there. It is no more than the credit of the client, and its end is behind.
+    /// Reads all data that has arrived, and notices if the client has gone. The credit of the
+    /// client limits the amount of data.
     fn fill(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while let Poll::Ready(ready) = self.stream.poll_read_ready(cx) {
             ready?;
             match self.stream.try_read(&mut self.chunk) {
-                Ok(0) => return Err(gone()),
+                Ok(0) => return Err(client_gone()),
                 Ok(length) => {
                     let new = self.chunk.get(..length).unwrap_or_default();
-                    self.read.extend_from_slice(new);
+                    self.received.extend_from_slice(new);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(gone()),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(client_gone());
+                }
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, at_most: usize, into: &mut Vec<Given>) -> io::Result<usize> {
+    /// Takes up to `at_most` tasks from the received bytes. Returns their number.
+    fn take_tasks(&mut self, at_most: usize, into: &mut Vec<Given>) -> io::Result<usize> {
         let mut at = 0;
         let mut count = 0;
         while count < at_most {
-            let rest = self.read.get(at..).unwrap_or_default();
-            let Some((length, kind, seq)) = parse(rest) else {
+            let rest = self.received.get(at..).unwrap_or_default();
+            let Some((order, length)) = Order::read(rest).map_err(|_| malformed())? else {
                 break;
             };
-            let Some(body) = rest.get(HEAD..HEAD + length) else {
-                break;
-            };
-            match kind {
-                b'T' => {}
-                b'Q' => {
+            match order.kind {
+                OrderKind::Task => {}
+                OrderKind::Quit => {
                     self.ended = true;
                     break;
                 }
-                _ => return Err(garbled()),
+                OrderKind::Setup | OrderKind::Report => return Err(malformed()),
             }
             into.push(Given::Task(Task {
-                seq,
+                seq: order.seq,
                 id: None,
                 key: None,
-                body: body.into(),
+                body: order.body.into(),
             }));
-            at += HEAD + length;
+            at += length;
             count += 1;
         }
-        self.read.advance(at);
+        self.received.advance(at);
         Ok(count)
     }
 }
@@ -146,7 +165,7 @@ impl Source for Tasks {
         into: &mut Vec<Given>,
     ) -> Poll<io::Result<bool>> {
         self.fill(cx)?;
-        let count = self.take(at_most, into)?;
+        let count = self.take_tasks(at_most, into)?;
         if self.ended || count > 0 {
             Poll::Ready(Ok(!self.ended))
         } else {
@@ -162,33 +181,40 @@ impl Source for Tasks {
     }
 }
 
-/// The client has ended, or wants everything to end: nobody waits for an answer.
-fn gone() -> io::Error {
+/// The client has exited, or has closed the connection to stop the pool. No outcome is needed.
+fn client_gone() -> io::Error {
     io::ErrorKind::ConnectionAborted.into()
 }
 
-/// What became of it.
+/// The outcomes for the client.
 #[derive(Debug)]
 pub struct Answers {
     stream: Rc<UnixStream>,
     unsent: BytesMut,
+    /// The credit that the client has.
     credit: usize,
+    /// A write has failed: the client has gone.
     broken: bool,
 }
 
 impl Answers {
-    fn write(&mut self, kind: u8, (seq, micros, peak_kib): (u64, u64, u64), body: &[u8]) {
-        let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes();
-        let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
-        self.unsent.extend_from_slice(&length.to_le_bytes());
-        self.unsent.extend_from_slice(&[kind]);
-        self.unsent.extend_from_slice(&seq.to_le_bytes());
-        self.unsent.extend_from_slice(&small(micros));
-        self.unsent.extend_from_slice(&small(peak_kib));
+    /// Queues a frame, which [`Self::write_unsent`] sends.
+    fn queue(&mut self, kind: ToClient, figures: (u64, u64, u64), body: &[u8]) {
+        let (seq, micros, peak_kib) = figures;
+        let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let reply = Reply {
+            kind,
+            seq,
+            micros: small(micros),
+            peak_kib: small(peak_kib),
+            body,
+        };
+        self.unsent.extend_from_slice(&reply.head());
         self.unsent.extend_from_slice(body);
     }
 
-    fn push(&mut self) {
+    /// Writes as much as the socket takes now.
+    fn write_unsent(&mut self) {
         while !self.unsent.is_empty() {
             match self.stream.try_write(&self.unsent) {
                 Ok(length) => self.unsent.advance(length),
@@ -201,16 +227,17 @@ impl Answers {
         }
     }
 
-    fn poll_below(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<()>> {
+    /// Ready when at most `limit` bytes are unsent.
+    fn poll_unsent_below(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<()>> {
         loop {
-            self.push();
+            self.write_unsent();
             if self.broken {
-                return Poll::Ready(Err(gone()));
+                return Poll::Ready(Err(client_gone()));
             }
             if self.unsent.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            // What waits is sent as soon as the client has read, whoever else wakes us.
+            // The rest is sent when the client has read.
             if self.stream.poll_write_ready(cx)?.is_pending() {
                 return if self.unsent.len() <= limit {
                     Poll::Ready(Ok(()))
@@ -227,30 +254,30 @@ impl Sink for Answers {
         let peak = outcome.peak.map_or(0, |peak| peak.get() / 1024);
         let figures = (outcome.seq, outcome.micros, peak);
         match outcome.verdict {
-            Verdict::Done(body) => self.write(b'K', figures, &body),
+            Verdict::Done(body) => self.queue(ToClient::Result, figures, &body),
             Verdict::Failed(Failure {
                 cause,
                 detail: Detail::Raised(body),
                 ..
             }) => {
                 let kind = if cause == "unserializable" {
-                    b'U'
+                    ToClient::Unserializable
                 } else {
-                    b'E'
+                    ToClient::Raised
                 };
-                self.write(kind, figures, &body);
+                self.queue(kind, figures, &body);
             }
             Verdict::Failed(failure) => {
-                let Detail::Told(message) = &failure.detail else {
+                let Detail::Message(message) = failure.detail else {
                     return;
                 };
-                let words = json!({
-                    "cause": failure.cause,
-                    "message": message,
-                    "attempts": failure.attempts,
-                    "peak": outcome.peak.map(crate::units::Bytes::get),
-                });
-                self.write(b'D', figures, words.to_string().as_bytes());
+                let lost = Lost {
+                    cause: failure.cause,
+                    message,
+                    attempts: failure.attempts,
+                    peak: outcome.peak.map(Bytes::get),
+                };
+                self.queue(ToClient::Lost, figures, &lost.encode());
             }
         }
     }
@@ -258,40 +285,57 @@ impl Sink for Answers {
     fn credit(&mut self, tasks: usize) {
         if tasks != self.credit {
             self.credit = tasks;
-            self.write(b'W', (tasks as u64, 0, 0), &[]);
+            self.queue(ToClient::Credit, (tasks as u64, 0, 0), &[]);
         }
     }
 
-    fn give_up(&mut self, words: &[u8]) {
-        self.write(b'X', (0, 0, 0), words);
+    fn give_up(&mut self, error: &[u8]) {
+        self.queue(ToClient::Broken, (0, 0, 0), error);
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_below(cx, BEHIND)
+        self.poll_unsent_below(cx, UNSENT_MAX)
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_below(cx, 0)
+        self.poll_unsent_below(cx, 0)
     }
 
     fn flush(&mut self) {
-        self.push();
+        self.write_unsent();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
 
-    fn frame(kind: u8, seq: u64, body: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(body.len()).unwrap();
-        [&length.to_le_bytes()[..], &[kind], &seq.to_le_bytes(), body].concat()
+    fn frame(kind: OrderKind, seq: u64, body: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        Order { kind, seq, body }.write(&mut frame);
+        frame
     }
 
-    /// Runs `look` with the pool's side of a client.
-    fn with(look: impl AsyncFnOnce(Blocking, Tasks, Answers)) {
+    #[test]
+    fn a_client_with_another_protocol_version_is_refused_and_receives_the_reason() {
+        let (mut client, mut pool) = Blocking::pair().unwrap();
+        let setup = |version| frame(OrderKind::Setup, version, b"setup");
+        client.write_all(&setup(frame::VERSION)).unwrap();
+        assert_eq!(read_setup(&mut pool).unwrap(), b"setup");
+        client.write_all(&setup(frame::VERSION + 1)).unwrap();
+        let error = read_setup(&mut pool).unwrap_err().to_string();
+        let expected = "the Python package speaks protocol 2, and this `supervise` protocol 1";
+        assert!(error.starts_with(expected), "{error}");
+        drop(pool);
+        let mut received = Vec::new();
+        // The pool has not read the data after the header, so the read may end with an error.
+        let _ = client.read_to_end(&mut received);
+        let received = String::from_utf8_lossy(&received).into_owned();
+        assert!(received.contains(expected), "{received}");
+    }
+
+    /// Runs `test` with a client and the pool's side of its connection.
+    fn with(test: impl AsyncFnOnce(Blocking, Tasks, Answers)) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()
@@ -299,7 +343,7 @@ mod tests {
         runtime.block_on(async {
             let (client, pool) = Blocking::pair().unwrap();
             let (tasks, answers) = open(pool).unwrap();
-            look(client, tasks, answers).await;
+            test(client, tasks, answers).await;
         });
     }
 
@@ -310,12 +354,12 @@ mod tests {
     }
 
     #[test]
-    fn tasks_come_whole_however_they_are_cut() {
+    fn a_task_that_arrives_in_parts_is_read_as_one() {
         with(async |mut client, mut tasks, _answers| {
             let all = [
-                frame(b'T', 1, b"one"),
-                frame(b'T', 2, b""),
-                frame(b'Q', 0, b""),
+                frame(OrderKind::Task, 1, b"one"),
+                frame(OrderKind::Task, 2, b""),
+                frame(OrderKind::Quit, 0, b""),
             ]
             .concat();
             client.write_all(&all[..20]).unwrap();
@@ -326,9 +370,11 @@ mod tests {
     }
 
     #[test]
-    fn no_more_are_taken_than_are_wanted() {
+    fn at_most_the_requested_number_of_tasks_is_taken() {
         with(async |mut client, mut tasks, _answers| {
-            let all: Vec<u8> = (1..=3).flat_map(|seq| frame(b'T', seq, b"x")).collect();
+            let all: Vec<u8> = (1..=3)
+                .flat_map(|seq| frame(OrderKind::Task, seq, b"x"))
+                .collect();
             client.write_all(&all).unwrap();
             assert_eq!(next(&mut tasks, 2).await.unwrap(), (true, vec![1, 2]));
             assert_eq!(next(&mut tasks, 2).await.unwrap(), (true, vec![3]));
@@ -336,9 +382,9 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_ends_is_seen_though_its_tasks_wait() {
+    fn a_client_that_exits_is_noticed_while_tasks_wait() {
         with(async |mut client, mut tasks, _answers| {
-            client.write_all(&frame(b'T', 1, b"x")).unwrap();
+            client.write_all(&frame(OrderKind::Task, 1, b"x")).unwrap();
             drop(client);
             let error = std::future::poll_fn(|cx| tasks.poll_gone(cx)).await;
             assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
@@ -346,9 +392,9 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_ends_after_its_last_word_is_seen() {
+    fn a_client_that_exits_after_quit_is_noticed() {
         with(async |mut client, mut tasks, _answers| {
-            client.write_all(&frame(b'Q', 0, b"")).unwrap();
+            client.write_all(&frame(OrderKind::Quit, 0, b"")).unwrap();
             assert_eq!(next(&mut tasks, 9).await.unwrap(), (false, vec![]));
             drop(client);
             let error = std::future::poll_fn(|cx| tasks.poll_gone(cx)).await;
@@ -357,9 +403,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_is_an_error() {
+    fn a_malformed_frame_is_an_error() {
         with(async |mut client, mut tasks, _answers| {
-            client.write_all(&frame(b'?', 1, b"x")).unwrap();
+            let mut wrong = frame(OrderKind::Task, 1, b"x");
+            wrong[4] = b'?';
+            client.write_all(&wrong).unwrap();
             let error = next(&mut tasks, 9).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         });

@@ -1,17 +1,17 @@
-//! What a journal knows of its input: for each line with a result, a hash of the input up to the
-//! end of that line.
+//! A journal's hashes of its input: for each line with a result, a hash of the input up to the end
+//! of that line.
 
 use std::{collections::BTreeMap, fmt};
 
-/// Above this number, half of the hashes are dropped. Every difference is still found, because each
-/// hash covers all lines before it; the message then names a range of lines.
+/// Above this number, half of the hashes are dropped. Each difference is still found, because a
+/// hash covers all lines before it. The message then names a range of lines.
 const MAX: usize = 1 << 18;
 
-/// Hashes of the input up to the end of a line, by line.
+/// Line numbers, with the hash of the input up to the end of the line.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct InputHashes {
     by_line: BTreeMap<u64, u64>,
-    /// Only lines that are multiples of this are kept, and the last line.
+    /// Only multiples of this number, and the last line, are kept.
     step: u64,
     max: usize,
 }
@@ -19,7 +19,7 @@ pub(super) struct InputHashes {
 /// How the input differs from the input of the journal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Difference {
-    /// One of the lines from the first to the last of these has changed.
+    /// A line has changed. It is one of the lines from the first to the second number.
     Between(u64, u64),
     /// The input has `lines` lines, and the journal has a result for the line `last_result`.
     Shorter { lines: u64, last_result: u64 },
@@ -58,7 +58,7 @@ impl InputHashes {
         }
     }
 
-    /// The last line with a hash; 0: there is none.
+    /// The last line with a hash, or 0.
     pub(super) fn last_line(&self) -> u64 {
         self.by_line.last_key_value().map_or(0, |(line, _)| *line)
     }
@@ -103,10 +103,10 @@ mod tests {
         assert_eq!(hashes.last_line(), 5);
         assert_eq!(hashes.check(1, 7), Ok(()));
         assert_eq!(hashes.check(2, 20), Ok(()));
-        let told = |line| hashes.check(line, 7).unwrap_err().to_string();
-        assert_eq!(told(2), "one of the lines 1 to 2 differs");
-        assert_eq!(told(4), "one of the lines 3 to 4 differs");
-        assert_eq!(told(5), "line 5 differs");
+        let message = |line| hashes.check(line, 7).unwrap_err().to_string();
+        assert_eq!(message(2), "one of the lines 1 to 2 differs");
+        assert_eq!(message(4), "one of the lines 3 to 4 differs");
+        assert_eq!(message(5), "line 5 differs");
     }
 
     #[test]

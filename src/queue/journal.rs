@@ -1,8 +1,8 @@
 //! The journal of a run: an append-only file from which a run that was stopped can be resumed.
 //!
-//! It has a header and a record for each result. A record is written before the result reaches the
-//! output, so that each task with a result in the output has a record, even after SIGKILL or a
-//! crash. A resumed run removes an incomplete last line. Nothing is written before
+//! A journal has a header and a record for each result. A record is written before the result
+//! reaches the output, so that each task with a result in the output has a record, even after
+//! SIGKILL or a crash. A resumed run removes an incomplete last line. Nothing is written before
 //! [`Journal::begin`]: a run that cannot start leaves the file unchanged.
 
 use std::{
@@ -24,14 +24,14 @@ use serde::{Deserialize, Serialize};
 use crate::private_dir;
 
 use super::{
-    Skip,
+    SeqSet,
     input_hashes::{Difference, InputHashes},
     record::{self, Damage, Record},
     replay::{Replay, Walk},
 };
 
 const VERSION: u32 = 2;
-/// The first bytes of every journal, in all versions of the format.
+/// The first bytes of a journal in all versions of the format.
 const OPENING: &[u8] = b"{\"journal\":";
 /// Records are synced to disk after this time at the latest.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -67,8 +67,8 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     task: String,
-    done: Arc<Skip>,
-    /// The number of these that failed.
+    done: Arc<SeqSet>,
+    /// The number of tasks in `done` that failed.
     failed: u64,
     input_hashes: InputHashes,
     /// For tasks with several records: where the last one starts.
@@ -82,7 +82,7 @@ pub struct Journal {
     /// The thread that reads the input sends the hashes of tasks that have no result yet.
     hash_channel: (Sender<LineHashes>, Receiver<LineHashes>),
     pending_hashes: BTreeMap<u64, u64>,
-    /// When the oldest record that is not synced was written.
+    /// The time at which the oldest record that is not synced was written.
     unsynced: Option<Instant>,
 }
 
@@ -94,7 +94,7 @@ impl Journal {
     pub fn create(path: &Path, task: &str) -> io::Result<Self> {
         let journal = Self::open(path, task)?;
         if journal.end > 0 {
-            let message = named(
+            let message = message_with_path(
                 path,
                 "already exists. hint: continue it with --resume, or remove it",
             );
@@ -103,8 +103,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Opens a journal to continue it, or creates one. With `retry_failed`, tasks that failed
-    /// count as not done.
+    /// Opens a journal to continue it, or creates one. With `retry_failed`, failed tasks count as
+    /// not done.
     ///
     /// # Errors
     /// The file is not a journal of `task`, a line is corrupted, another run has locked it, or it
@@ -113,7 +113,7 @@ impl Journal {
         let mut journal = Self::open(path, task)?;
         journal
             .read(retry_failed)
-            .map_err(|error| at(path, &error))?;
+            .map_err(|error| error_with_path(path, &error))?;
         Ok(journal)
     }
 
@@ -124,12 +124,15 @@ impl Journal {
         match private_dir::try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let message = named(path, "another run is writing this journal");
+                let message = message_with_path(path, "another run is writing this journal");
                 return Err(io::Error::new(io::ErrorKind::WouldBlock, message));
             }
-            Err(TryLockError::Error(error)) => return Err(at(path, &error)),
+            Err(TryLockError::Error(error)) => return Err(error_with_path(path, &error)),
         }
-        let end = file.metadata().map_err(|error| at(path, &error))?.len();
+        let end = file
+            .metadata()
+            .map_err(|error| error_with_path(path, &error))?
+            .len();
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -147,17 +150,17 @@ impl Journal {
         })
     }
 
-    /// The lines of the input that need not run again.
-    pub fn done(&self) -> Arc<Skip> {
+    /// The lines of the input that are not run again.
+    pub fn done(&self) -> Arc<SeqSet> {
         Arc::clone(&self.done)
     }
 
-    /// The number of these that failed.
+    /// The number of tasks in [`Self::done`] that failed.
     pub const fn failed(&self) -> u64 {
         self.failed
     }
 
-    /// The open file, so that the caller can check that it is not the output too.
+    /// The open file. The caller checks that it is not also the output.
     pub const fn file(&self) -> &File {
         &self.file
     }
@@ -173,7 +176,7 @@ impl Journal {
             return Ok(());
         }
         self.first_record = span.length as u64;
-        let (mut seen, mut failed) = (Skip::default(), Skip::default());
+        let (mut seen, mut failed) = (SeqSet::default(), SeqSet::default());
         let mut torn: Option<(u64, u64)> = None;
         let mut number = 1;
         while let Some(span) = walk.next(&mut line)? {
@@ -204,7 +207,7 @@ impl Journal {
             (self.end, self.is_torn) = (start, true);
         }
         if retry_failed {
-            seen.take_out(&failed);
+            seen.remove_all(&failed);
         } else {
             self.failed = failed.count();
         }
@@ -216,7 +219,7 @@ impl Journal {
     fn read_header(&self, line: &[u8]) -> io::Result<bool> {
         // A file that is not a journal is never truncated.
         if !line.starts_with(&OPENING[..OPENING.len().min(line.len())]) {
-            return Err(other("it is not a journal"));
+            return Err(other_error("it is not a journal"));
         }
         if !line.ends_with(b"\n") {
             return Ok(false);
@@ -224,7 +227,7 @@ impl Journal {
         if let Ok(Version { journal }) = serde_json::from_slice(line)
             && journal != VERSION
         {
-            return Err(other(format!(
+            return Err(other_error(format!(
                 "it has journal format {journal}, and this `supervise` uses format {VERSION}. \
                  hint: resume it with the version of `supervise` that created it, or start again \
                  with a new journal"
@@ -235,11 +238,11 @@ impl Journal {
             serde_json::from_slice::<Task>(&text).ok()
         });
         let Some(Task { task }) = task else {
-            return Err(other("line 1 (the header) is corrupted"));
+            return Err(other_error("line 1 (the header) is corrupted"));
         };
         if task != self.task {
             let expected = &self.task;
-            return Err(other(format!(
+            return Err(other_error(format!(
                 "it is the journal of `{task}`, not of `{expected}`"
             )));
         }
@@ -249,7 +252,7 @@ impl Journal {
     /// Prepares the file for records: removes an incomplete line and writes a missing header.
     pub(super) fn begin(&mut self) -> io::Result<()> {
         let prepared = self.prepare();
-        prepared.map_err(|error| self.named(&error))
+        prepared.map_err(|error| self.with_path(&error))
     }
 
     fn prepare(&mut self) -> io::Result<()> {
@@ -268,7 +271,8 @@ impl Journal {
         record::seal(&mut line, 0)?;
         self.file.write_all(&line)?;
         self.file.sync_data()?;
-        // The directory has the file's name. Some file systems cannot sync a directory.
+        // The sync of the directory makes the file's name durable. Some file systems cannot do
+        // that.
         let directory = self
             .path
             .parent()
@@ -286,7 +290,10 @@ impl Journal {
     }
 
     pub(super) fn replay(&self) -> io::Result<Replay> {
-        let file = self.file.try_clone().map_err(|error| self.named(&error))?;
+        let file = self
+            .file
+            .try_clone()
+            .map_err(|error| self.with_path(&error))?;
         let walk = Walk::new(file, self.first_record, self.end);
         Ok(Replay::new(walk, self.done(), self.last_records.clone()))
     }
@@ -301,7 +308,7 @@ impl Journal {
         let Some(input_hash) = self.take_input_hash(line) else {
             let message =
                 format!("internal error: input line {line} has a result but was not read");
-            return Err(self.named(&other(message)));
+            return Err(self.with_path(&other_error(message)));
         };
         let record = Record {
             result,
@@ -312,21 +319,21 @@ impl Journal {
     }
 
     fn take_input_hash(&mut self, line: u64) -> Option<u64> {
-        // RACE: the reader sends the hash before it hands out the task, and thus before its result.
+        // RACE: the reader sends the hash before the task, so it is here before the result.
         while let Ok(hashes) = self.hash_channel.1.try_recv() {
             self.pending_hashes.extend(hashes);
         }
         self.pending_hashes.remove(&line)
     }
 
-    /// Writes whole lines.
+    /// Writes complete lines.
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         if lines.is_empty() {
             return Ok(());
         }
         self.file
             .write_all(lines)
-            .map_err(|error| self.named(&error))?;
+            .map_err(|error| self.with_path(&error))?;
         self.unsynced.get_or_insert_with(now);
         match self.sync_in() {
             Some(Duration::ZERO) => self.sync(),
@@ -342,19 +349,21 @@ impl Journal {
 
     pub(super) fn sync(&mut self) -> io::Result<()> {
         if self.unsynced.take().is_some() {
-            self.file.sync_data().map_err(|error| self.named(&error))?;
+            self.file
+                .sync_data()
+                .map_err(|error| self.with_path(&error))?;
         }
         Ok(())
     }
 
-    /// The error with the path of the journal.
-    pub(super) fn named(&self, error: &io::Error) -> io::Error {
-        at(&self.path, error)
+    /// Adds the path of the journal to an error.
+    pub(super) fn with_path(&self, error: &io::Error) -> io::Error {
+        error_with_path(&self.path, error)
     }
 }
 
-/// The journal's part in the thread that reads the input: it compares the input with that of
-/// earlier runs, and takes the hashes for new records.
+/// The part of a journal that the reader of the input uses: it compares the input with the input of
+/// earlier runs, and sends the hashes for new records.
 #[derive(Debug)]
 pub(super) struct InputCheck {
     path: PathBuf,
@@ -363,8 +372,8 @@ pub(super) struct InputCheck {
 }
 
 impl InputCheck {
-    /// The last line with a result in the journal; 0: no line has one. The input may have grown
-    /// after it.
+    /// The last line with a result in the journal; 0: no line has one. Lines may have been added to
+    /// the input after it.
     pub(super) fn last_line(&self) -> u64 {
         self.hashes.last_line()
     }
@@ -386,37 +395,37 @@ impl InputCheck {
 
     fn refusal(&self, difference: Difference) -> io::Error {
         let message = format!("it is the journal of another input: {difference}");
-        other(named(&self.path, message))
+        other_error(message_with_path(&self.path, message))
     }
 
     /// Sends the journal the hashes that it needs for the records of these lines.
     pub(super) fn send(&self, hashes: LineHashes) {
-        // The journal is closed after an error, which is reported elsewhere.
+        // This fails if the journal was closed after an error, which is reported elsewhere.
         let _ = self.sender.send(hashes);
     }
 }
 
 fn corrupted(number: u64) -> io::Error {
-    other(format!(
+    other_error(format!(
         "line {number} is corrupted. hint: delete that line; its task then runs again"
     ))
 }
 
-fn named(path: &Path, message: impl Display) -> String {
+fn message_with_path(path: &Path, message: impl Display) -> String {
     format!("{}: {message}", path.display())
 }
 
-fn at(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), named(path, error))
+fn error_with_path(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), message_with_path(path, error))
 }
 
-fn other(message: impl Into<String>) -> io::Error {
+fn other_error(message: impl Into<String>) -> io::Error {
     io::Error::other(message.into())
 }
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "only decides when a thread of its own syncs the file"
+    reason = "only decides when the thread of the journal syncs the file"
 )]
 fn now() -> Instant {
     Instant::now()

@@ -1,4 +1,5 @@
-//! How a resumed run compares its input with the journal, and which results the journal keeps.
+//! Tests of the comparison of a resumed run's input with the journal, and of the results that the
+//! journal keeps.
 
 use std::{
     fs,
@@ -11,7 +12,7 @@ use super::{
     super::{
         Format, Given, Input, Lines, Order, START_FAILED, Sink as _, Source as _, Verdict,
         lines::KEPT_MAX,
-        tests::{Paper, begun, wait},
+        tests::{MemoryOutput, begun, wait},
     },
     tests::{Place, Run, outcome, run},
 };
@@ -26,7 +27,7 @@ fn a_different_input_is_refused_and_the_message_names_the_line() {
     };
     first.go().unwrap();
     let before = place.text();
-    for (other, told) in [
+    for (other, difference) in [
         ("0\n2\n3\n4\n5\n6\n", "one of the lines 1 to 2 differs"),
         ("12\n\n3\n4\n5\n6\n", "one of the lines 1 to 2 differs"),
         ("1\n2\n0\n4\n5\n6\n", "line 3 differs"),
@@ -44,14 +45,14 @@ fn a_different_input_is_refused_and_the_message_names_the_line() {
         ),
     ] {
         let error = run(place.resume(false).unwrap(), other).go().unwrap_err();
-        let told = format!("it is the journal of another input: {told}");
+        let message = format!("it is the journal of another input: {difference}");
         assert_eq!(
             error.to_string(),
-            format!("{}: {told}", place.path.display())
+            format!("{}: {message}", place.path.display())
         );
         assert_eq!(place.text(), before);
     }
-    // The journal knows nothing of the lines after the last result, so they may change.
+    // The journal has no hashes of the lines after the last result, so these may change.
     for other in ["1\n2\n3\n4\n5", "1\n2\n3\n4\n5\n0\n7\n"] {
         let journal = place.resume(false).unwrap();
         let never = Run {
@@ -82,7 +83,7 @@ fn a_change_at_the_end_of_a_long_input_is_found() {
 #[test]
 fn an_input_with_too_many_unfinished_lines_is_read_twice_and_a_pipe_is_refused() {
     let place = Place::new();
-    // Only the last line has a result, and the lines before it are too much to keep in memory.
+    // Only the last line has a result, and the lines before it are too large to keep in memory.
     let line = format!("\"{}\"\n", "x".repeat(KEPT_MAX / 8));
     let input = line.repeat(10);
     let only = Some(&[10][..]);
@@ -126,7 +127,7 @@ fn an_input_that_arrives_in_pieces_is_recognized() {
 fn a_task_that_failed_because_no_worker_started_runs_again() {
     let place = Place::new();
     let journal = place.create().unwrap();
-    let paper = Paper::default();
+    let paper = MemoryOutput::default();
     let mut results = begun(paper.clone(), Order::AsTheyEnd, Some(journal), 1..3);
     let mut lost = outcome(1, None);
     if let Verdict::Failed(failure) = &mut lost.verdict {
@@ -145,8 +146,8 @@ fn a_task_that_failed_because_no_worker_started_runs_again() {
 }
 
 #[test]
-fn a_result_is_in_the_journal_before_it_is_out() {
-    /// Notes at each write the lines that were written, and the last one of the journal.
+fn a_result_is_in_the_journal_before_it_is_in_the_output() {
+    /// Records, at each write, the number of written lines and the last line of the journal.
     struct Watched(PathBuf, usize, Arc<Mutex<Vec<(usize, String)>>>);
     impl Write for Watched {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -1,4 +1,4 @@
-//! Runs that stop early and are resumed.
+//! Tests of runs that stop early and are resumed.
 
 use std::{fs, io::Cursor};
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{
-    super::tests::{Paper, begun, wait},
+    super::tests::{MemoryOutput, begun, wait},
     super::{
         Detail, Failure, Format, Given, Lines, Order, Outcome, Results, Sink, Source, Verdict,
     },
@@ -44,8 +44,8 @@ impl Place {
         fs::write(&self.path, text).unwrap();
     }
 
-    /// What opening it to go on complains of.
-    fn complaint(&self) -> String {
+    /// The error of an attempt to resume, without the path.
+    fn resume_error(&self) -> String {
         let error = self.resume(false).unwrap_err().to_string();
         let name = format!("{}: ", self.path.display());
         error.strip_prefix(&name).expect(&error).to_owned()
@@ -56,7 +56,7 @@ pub(super) fn outcome(seq: u64, result: Option<&str>) -> Outcome {
     let failure = || Failure {
         cause: "cap".into(),
         attempts: 1,
-        detail: Detail::Told("fat".into()),
+        detail: Detail::Message("too large".into()),
     };
     Outcome {
         seq,
@@ -74,23 +74,24 @@ pub(super) fn outcome(seq: u64, result: Option<&str>) -> Outcome {
 /// The tasks in the output, and whether they succeeded.
 type Out = Vec<(u64, bool)>;
 
-/// One run over an input.
+/// A run over an input.
 pub(super) struct Run<'a> {
     pub(super) journal: Journal,
     pub(super) input: &'a str,
     pub(super) order: Order,
     /// The tasks that fail.
     pub(super) fails: &'a [u64],
-    /// The tasks that end, in this order; `None`: all.
+    /// The tasks that end, in this order; `None`: all tasks.
     pub(super) only: Option<&'a [u64]>,
 }
 
 impl Run<'_> {
-    /// The tasks that the input gave, and the results in the output.
+    /// Runs the tasks. Returns the tasks that were read from the input, and the results in the
+    /// output.
     pub(super) fn go(self) -> io::Result<(Vec<u64>, Out)> {
         let input = Cursor::new(self.input.to_owned());
         let mut lines = Lines::start(input, Format::Json, Some(&self.journal))?;
-        let paper = Paper::default();
+        let paper = MemoryOutput::default();
         let mut results = Results::start(paper.clone(), self.order, Some(self.journal))?;
         results.begin();
         let mut given = Vec::new();
@@ -135,7 +136,7 @@ pub(super) fn run(journal: Journal, input: &str) -> Run<'_> {
 }
 
 #[test]
-fn it_has_a_header_and_a_line_for_each_result() {
+fn a_journal_has_a_header_and_a_line_for_each_result() {
     let place = Place::new();
     let fails = Run {
         fails: &[3],
@@ -159,33 +160,33 @@ fn it_has_a_header_and_a_line_for_each_result() {
 }
 
 #[test]
-fn a_new_one_replaces_none() {
+fn a_new_journal_does_not_replace_a_file() {
     let place = Place::new();
     place.write("");
     drop(place.create().unwrap());
     place.write("mine");
     let error = place.create().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
-    let told = "already exists. hint: continue it with --resume, or remove it";
+    let message = "already exists. hint: continue it with --resume, or remove it";
     assert_eq!(
         error.to_string(),
-        format!("{}: {told}", place.path.display())
+        format!("{}: {message}", place.path.display())
     );
     assert_eq!(place.text(), "mine");
 }
 
 #[test]
-fn two_runs_do_not_write_one() {
+fn a_second_run_with_the_same_journal_is_refused() {
     let place = Place::new();
     let mut results = {
         let journal = place.create().unwrap();
         begun(io::sink(), Order::AsTheyEnd, Some(journal), 0..0)
     };
     for error in [place.create().unwrap_err(), place.resume(true).unwrap_err()] {
-        let told = "another run is writing this journal";
+        let message = "another run is writing this journal";
         assert_eq!(
             error.to_string(),
-            format!("{}: {told}", place.path.display())
+            format!("{}: {message}", place.path.display())
         );
     }
     wait(|cx| results.poll_finish(cx)).unwrap();
@@ -193,7 +194,7 @@ fn two_runs_do_not_write_one() {
 }
 
 #[test]
-fn what_is_done_is_not_given_again_and_comes_out_first() {
+fn finished_tasks_do_not_run_again_and_their_results_are_written_first() {
     let place = Place::new();
     let cut = Run {
         only: Some(&[4, 2]),
@@ -203,7 +204,7 @@ fn what_is_done_is_not_given_again_and_comes_out_first() {
         cut.go().unwrap(),
         (vec![1, 2, 3, 4], vec![(4, true), (2, true)])
     );
-    // The input has grown.
+    // The input has one more line.
     let (given, out) = run(place.resume(false).unwrap(), "1\n2\n3\n4\n5\n")
         .go()
         .unwrap();
@@ -240,7 +241,7 @@ fn failed_tasks_run_again_with_retry_failed() {
         second.go().unwrap(),
         (vec![1, 3], vec![(2, true), (1, true), (3, false)])
     );
-    // The last line of each counts.
+    // The last record of each task counts.
     let (given, out) = run(place.resume(false).unwrap(), input).go().unwrap();
     assert_eq!(
         (given, out),
@@ -250,7 +251,7 @@ fn failed_tasks_run_again_with_retry_failed() {
 }
 
 #[test]
-fn in_order_what_is_done_comes_in_its_turn() {
+fn with_order_as_given_results_of_an_earlier_run_are_written_at_their_place() {
     let place = Place::new();
     let input = "1\n2\n3\n4\n5\n6\n7\n";
     let cut = Run {
@@ -272,7 +273,7 @@ fn in_order_what_is_done_comes_in_its_turn() {
 }
 
 #[test]
-fn a_torn_last_line_is_cut_off_wherever_it_is_torn() {
+fn an_incomplete_last_line_of_any_length_is_removed() {
     let whole = Place::new();
     let input = "1\n2\n";
     run(whole.create().unwrap(), input).go().unwrap();
@@ -293,7 +294,7 @@ fn a_torn_last_line_is_cut_off_wherever_it_is_torn() {
         assert_eq!(
             place.text(),
             text[..end],
-            "nothing is written before it begins"
+            "nothing is written before `begin`"
         );
         assert_eq!(run(journal, input).go().unwrap().1.len(), 2, "{end}");
         assert_eq!(place.text(), text, "{end}");
@@ -317,7 +318,7 @@ fn the_number_of_a_corrupted_line_is_reported() {
     let place = Place::new();
     run(place.create().unwrap(), "1\n2\n3\n").go().unwrap();
     let whole = place.text();
-    let told = "is corrupted. hint: delete that line; its task then runs again";
+    let message = "is corrupted. hint: delete that line; its task then runs again";
     for (from, to, line) in [
         ("{\"id\":1,", "{\"id\":7,", 2),
         ("{\"id\":2,", "{\"id\":,", 3),
@@ -328,8 +329,12 @@ fn the_number_of_a_corrupted_line_is_reported() {
         let text = whole.replace(from, to);
         assert_ne!(text, whole);
         place.write(&text);
-        assert_eq!(place.complaint(), format!("line {line} {told}"), "{from}");
-        assert_eq!(place.text(), text, "it is left as it was");
+        assert_eq!(
+            place.resume_error(),
+            format!("line {line} {message}"),
+            "{from}"
+        );
+        assert_eq!(place.text(), text, "the file is not changed");
         // The hint of the message works.
         let without = |(at, _): &(usize, &str)| at + 1 != line;
         let lines = text.lines().enumerate().filter(without);
@@ -342,32 +347,36 @@ fn the_number_of_a_corrupted_line_is_reported() {
         assert_eq!((again.0.len(), again.1.len()), (1, 3));
     }
     place.write(whole.replace("etl:convert", "etl:konvert"));
-    assert_eq!(place.complaint(), "line 1 (the header) is corrupted");
+    assert_eq!(place.resume_error(), "line 1 (the header) is corrupted");
 }
 
 #[test]
-fn what_is_not_ours_is_left_alone() {
+fn a_file_that_is_not_a_journal_of_this_task_is_not_changed() {
     let place = Place::new();
     for foreign in ["x", "{\"id\":1}\n", "{\"a\"", "\n"] {
         place.write(foreign);
-        assert_eq!(place.complaint(), "it is not a journal");
+        assert_eq!(place.resume_error(), "it is not a journal");
         assert_eq!(place.text(), foreign);
     }
     place.write("{\"journal\":2}\n");
-    assert_eq!(place.complaint(), "line 1 (the header) is corrupted");
+    assert_eq!(place.resume_error(), "line 1 (the header) is corrupted");
     // A journal in the format of the previous version.
     let old = "{\"journal\":1,\"task\":\"etl:convert\",\"input\":{\"bytes\":0,\"hash\":\"\"}}\n\
                {\"id\":1,\"ok\":true,\"result\":1,\"line\":1}\n";
     place.write(old);
-    let told = "it has journal format 1, and this `supervise` uses format 2. hint: ";
-    assert!(place.complaint().starts_with(told), "{}", place.complaint());
+    let message = "it has journal format 1, and this `supervise` uses format 2. hint: ";
+    assert!(
+        place.resume_error().starts_with(message),
+        "{}",
+        place.resume_error()
+    );
     assert_eq!(place.text(), old);
     let other = Journal::create(&place.path.with_extension("other"), "etl:other").unwrap();
     let other_path = other.path.clone();
     run(other, "").go().unwrap();
     place.write(fs::read(other_path).unwrap());
     assert_eq!(
-        place.complaint(),
+        place.resume_error(),
         "it is the journal of `etl:other`, not of `etl:convert`"
     );
     let nowhere = place.path.join("nowhere");
@@ -380,8 +389,8 @@ fn what_is_not_ours_is_left_alone() {
 }
 
 #[test]
-fn a_journal_that_cannot_be_written_is_told_by_name() {
-    // It is full at its header, or cannot be written at its first record.
+fn an_error_of_a_journal_that_cannot_be_written_has_its_path() {
+    // The write fails at the header (the disk is full) or at the first record.
     for has_header in [false, true] {
         let place = Place::new();
         let mut journal = place.create().unwrap();
@@ -394,7 +403,7 @@ fn a_journal_that_cannot_be_written_is_told_by_name() {
         } else {
             (full.unwrap(), 0)
         };
-        let paper = Paper::default();
+        let paper = MemoryOutput::default();
         let mut results = begun(paper.clone(), Order::AsTheyEnd, Some(journal), 1..3);
         results.put(outcome(1, Some("0")));
         let error = wait(|cx| match results.poll_room(cx) {
@@ -408,12 +417,12 @@ fn a_journal_that_cannot_be_written_is_told_by_name() {
         results.put(outcome(2, Some("0")));
         assert!(wait(|cx| results.poll_finish(cx)).is_err());
         let written = paper.0.lock().unwrap().clone();
-        assert_eq!(written, b"", "what is not kept is not told");
+        assert_eq!(written, b"", "a result without a record is not written");
     }
 }
 
 #[test]
-fn the_disk_is_asked_within_a_second_and_not_each_time() {
+fn records_are_synced_within_a_second_and_not_after_each_write() {
     let mut journal = Place::new().create().unwrap();
     assert_eq!(journal.sync_in(), None);
     journal.append(b"1\n").unwrap();
@@ -428,9 +437,9 @@ fn the_disk_is_asked_within_a_second_and_not_each_time() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Several runs, each stopped at any point, each with other failures.
+    /// Several runs, each stopped at a random point and with random failures.
     #[test]
-    fn after_any_runs_each_line_comes_out_once(
+    fn after_several_stopped_runs_each_result_is_written_once(
         runs in prop::collection::vec(
             (prop::collection::vec(1_u64..12, 0..6), 0_usize..8, any::<bool>(), 0_usize..90),
             1..5,
@@ -462,7 +471,7 @@ proptest! {
             }
             rights.extend(ends.iter().map(|seq| (*seq, !fails.contains(seq))));
             prop_assert_eq!(&seen, &rights);
-            // What is failed and given up with `retry` stays failed in the journal.
+            // A failed task that a run with `retry` did not finish is still failed in the journal.
             let text = place.text();
             rights = text.lines().skip(1).map(|line| {
                 let line = format!("{line}\n");

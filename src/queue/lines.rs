@@ -1,7 +1,7 @@
 //! Reads tasks from the lines of a pipe or a file.
 //!
-//! A thread reads, because a file cannot be polled and a slow disk must not block the loop. It
-//! reads at most a few batches ahead, so that the input may be larger than memory.
+//! A thread reads the input, because a file cannot be polled and a slow disk must not block the
+//! event loop. It reads at most a few batches ahead, so the input may be larger than memory.
 
 use std::{
     io::{self, Read},
@@ -15,25 +15,25 @@ use memchr::memchr;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{
-    Given, Journal, Skip, Source,
+    Given, Journal, SeqSet, Source,
     journal::{InputCheck, LineHashes},
     parse,
     record::{HASH_START, hash},
 };
 
-/// Bytes read at once.
+/// Maximum bytes of one read.
 const BUFFER: usize = 256 << 10;
-/// A longer line is not a task.
+/// Maximum bytes of a line. A longer line is not a task.
 const LINE_MAX: usize = 64 << 20;
 /// Maximum tasks in a batch.
 const BATCH: usize = 256;
-/// A batch is complete once its tasks have this many bytes.
+/// A batch is complete when its tasks have this many bytes.
 const BATCH_BYTES: usize = 256 << 10;
 /// Maximum batches that are read ahead.
 const BATCHES: usize = 4;
 /// Maximum bytes of tasks kept in memory while the input is compared with a journal.
 pub(super) const KEPT_MAX: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
-/// What a task takes in memory besides its bytes.
+/// The memory of a task in addition to its bytes.
 const OVERHEAD: usize = 128;
 
 /// How a line is read.
@@ -47,10 +47,11 @@ pub enum Format {
 
 /// A file or a pipe with tasks.
 pub trait Input: Read {
-    /// Goes back to where reading began. False: this input cannot, for example a pipe.
+    /// Moves back to the position where reading began. False: the input, for example a pipe, does
+    /// not support this.
     ///
     /// # Errors
-    /// The input can go back, but doing so failed.
+    /// The input supports this, but it failed.
     fn rewind(&mut self) -> io::Result<bool> {
         Ok(false)
     }
@@ -62,7 +63,9 @@ type Batch = io::Result<Vec<Given>>;
 #[derive(Debug)]
 pub struct Lines {
     batches: Receiver<Batch>,
+    /// The tasks of the last batch that were not returned yet.
     current: vec::IntoIter<Given>,
+    /// The error to return next: the tasks before it were returned.
     broken: Option<io::Error>,
 }
 
@@ -78,8 +81,8 @@ impl Lines {
         journal: Option<&Journal>,
     ) -> io::Result<Self> {
         let (sender, batches) = channel(BATCHES);
-        let skip = journal.map(Journal::done).unwrap_or_default();
-        let mut reader = Reader::new(input, format, skip, sender);
+        let done = journal.map(Journal::done).unwrap_or_default();
+        let mut reader = Reader::new(input, format, done, sender);
         reader.input_check = journal.map(Journal::input_check);
         Self::with(reader, batches)
     }
@@ -137,9 +140,9 @@ impl Source for Lines {
     }
 }
 
-/// Why the reader stops early.
+/// Why the reader stops before the end of the input.
 enum Stop {
-    /// The receiver of the tasks is gone.
+    /// The receiver of the tasks was dropped.
     Closed,
     Broken(io::Error),
 }
@@ -150,7 +153,7 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// Why the rest of the current line is dropped.
+/// Whether the rest of the current line is dropped, and why.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Dropping {
     No,
@@ -161,7 +164,7 @@ enum Dropping {
 struct Reader<R> {
     input: R,
     is_at_end: bool,
-    /// `start..filled` was read and not cut into lines yet. It has no end of line before `scanned`.
+    /// `start..filled` was read but not split into lines. There is no end of line before `scanned`.
     buffer: Vec<u8>,
     start: usize,
     scanned: usize,
@@ -169,7 +172,7 @@ struct Reader<R> {
     /// The number of the line at `start`.
     seq: u64,
     dropping: Dropping,
-    skip: Arc<Skip>,
+    done: Arc<SeqSet>,
     format: Format,
     line_max: usize,
     batch: Vec<Given>,
@@ -198,7 +201,7 @@ enum Comparison {
 }
 
 impl<R: Read> Reader<R> {
-    fn new(input: R, format: Format, skip: Arc<Skip>, batches: Sender<Batch>) -> Self {
+    fn new(input: R, format: Format, done: Arc<SeqSet>, batches: Sender<Batch>) -> Self {
         Self {
             input,
             is_at_end: false,
@@ -208,7 +211,7 @@ impl<R: Read> Reader<R> {
             filled: 0,
             seq: 1,
             dropping: Dropping::No,
-            skip,
+            done,
             format,
             line_max: LINE_MAX,
             batch: Vec::new(),
@@ -224,11 +227,12 @@ impl<R: Read> Reader<R> {
     fn run(mut self) {
         if let Err(Stop::Broken(error)) = self.read_all() {
             // The tasks read before the error are sent before it.
-            let _ = self.hand_over();
+            let _ = self.finish_batch();
             let _ = self.batches.blocking_send(Err(error));
         }
     }
 
+    /// Sends the kept batches, and then reads and sends the rest of the input.
     fn read_all(&mut self) -> Result<(), Stop> {
         let comparison = mem::replace(&mut self.comparison, Comparison::Finished);
         if let Comparison::Keeping { batches, .. } = comparison {
@@ -237,21 +241,21 @@ impl<R: Read> Reader<R> {
             }
         }
         loop {
-            self.cut()?;
-            // The next read may block for long, so an incomplete batch is sent before it.
-            self.hand_over()?;
+            self.take_lines()?;
+            // The next read may block for a long time, so an incomplete batch is sent before it.
+            self.finish_batch()?;
             if !self.fill()? {
                 break;
             }
         }
-        self.end_last_line()?;
-        self.hand_over()
+        self.take_last_line()?;
+        self.finish_batch()
     }
 
     /// Takes the last line if it has no end of line.
-    fn end_last_line(&mut self) -> Result<(), Stop> {
+    fn take_last_line(&mut self) -> Result<(), Stop> {
         if self.start < self.filled || self.dropping != Dropping::No {
-            self.end_line(self.filled)?;
+            self.take_line(self.filled)?;
             self.start = self.filled;
             self.scanned = self.filled;
         }
@@ -292,17 +296,17 @@ impl<R: Read> Reader<R> {
     }
 
     /// Takes all complete lines from the buffer.
-    fn cut(&mut self) -> Result<(), Stop> {
+    fn take_lines(&mut self) -> Result<(), Stop> {
         while let Some(length) = memchr(b'\n', &self.buffer[self.scanned..self.filled]) {
             let end = self.scanned + length;
-            self.end_line(end)?;
+            self.take_line(end)?;
             self.start = end + 1;
             self.scanned = self.start;
         }
         self.scanned = self.filled;
         let held = self.filled - self.start;
         if self.dropping == Dropping::No && held > 0 {
-            if self.skip.contains(self.seq) {
+            if self.done.contains(self.seq) {
                 self.dropping = Dropping::Done;
             } else if held > self.line_max {
                 self.dropping = Dropping::TooLong;
@@ -322,8 +326,8 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Takes the line from `start` to `end`.
-    fn end_line(&mut self, end: usize) -> Result<(), Stop> {
+    /// Adds the task of the line from `start` to `end` to the batch.
+    fn take_line(&mut self, end: usize) -> Result<(), Stop> {
         let seq = self.seq;
         self.seq += 1;
         self.hash_to(end);
@@ -334,7 +338,7 @@ impl<R: Read> Reader<R> {
         let line = &self.buffer[self.start..end];
         let given = match mem::replace(&mut self.dropping, Dropping::No) {
             Dropping::Done => None,
-            Dropping::No if self.skip.contains(seq) => None,
+            Dropping::No if self.done.contains(seq) => None,
             Dropping::No if line.len() <= self.line_max => match self.format {
                 Format::Json => parse::json_line(seq, line),
                 Format::Plain => parse::plain_line(seq, line),
@@ -358,12 +362,13 @@ impl<R: Read> Reader<R> {
             }
         }
         if self.batch.len() >= BATCH || self.batch_bytes >= BATCH_BYTES {
-            self.hand_over()?;
+            self.finish_batch()?;
         }
         Ok(())
     }
 
-    fn hand_over(&mut self) -> Result<(), Stop> {
+    /// Sends the batch; during the comparison, keeps it instead.
+    fn finish_batch(&mut self) -> Result<(), Stop> {
         if self.batch.is_empty() {
             return Ok(());
         }
@@ -372,7 +377,7 @@ impl<R: Read> Reader<R> {
         let hashes = mem::take(&mut self.hashes);
         match &mut self.comparison {
             Comparison::Finished => {
-                // RACE: the hashes go first, as the journal needs them once the results come.
+                // RACE: the hashes are sent first, because the journal needs them for the results.
                 self.send_hashes(hashes);
                 self.send(batch)
             }
@@ -406,8 +411,8 @@ impl<R: Read> Reader<R> {
 }
 
 impl<R: Input> Reader<R> {
-    /// Reads up to the last line that has a result in the journal, and compares all of it. No task
-    /// is sent before.
+    /// Reads up to the last line that has a result in the journal, and compares the input up to
+    /// there. No task is sent before that.
     fn compare(&mut self) -> io::Result<()> {
         let last_line = self.input_check.as_ref().map_or(0, InputCheck::last_line);
         if last_line == 0 {
@@ -417,8 +422,8 @@ impl<R: Input> Reader<R> {
             batches: Vec::new(),
             bytes: 0,
         };
-        match self.read_to(last_line) {
-            // Nothing is sent during the comparison, so a receiver cannot be missing.
+        match self.read_to_line(last_line) {
+            // Nothing is sent during the comparison, so it cannot end with `Closed`.
             Ok(()) | Err(Stop::Closed) => {}
             Err(Stop::Broken(error)) => return Err(error),
         }
@@ -431,17 +436,19 @@ impl<R: Input> Reader<R> {
         Ok(())
     }
 
-    fn read_to(&mut self, last_line: u64) -> Result<(), Stop> {
-        self.cut()?;
+    /// Reads up to the end of this line.
+    fn read_to_line(&mut self, last_line: u64) -> Result<(), Stop> {
+        self.take_lines()?;
         while self.seq <= last_line {
             if !self.fill()? {
-                return self.end_last_line().and_then(|()| self.hand_over());
+                return self.take_last_line().and_then(|()| self.finish_batch());
             }
-            self.cut()?;
+            self.take_lines()?;
         }
-        self.hand_over()
+        self.finish_batch()
     }
 
+    /// Moves back to the start of the input: the kept tasks were dropped.
     fn start_again(&mut self) -> io::Result<()> {
         if !self.input.rewind()? {
             return Err(io::Error::other(format!(

@@ -1,4 +1,4 @@
-//! What is given of an input, and when.
+//! Tests of the tasks that are read from an input, and of the time at which they are given.
 
 use std::{
     io::{Cursor, Write as _, pipe},
@@ -27,7 +27,7 @@ fn all(mut lines: Lines) -> Vec<Given> {
     }
 }
 
-fn told(given: &[Given]) -> Vec<(u64, String)> {
+fn described(given: &[Given]) -> Vec<(u64, String)> {
     let one = |given: &Given| match given {
         Given::Task(task) => (task.seq, String::from_utf8_lossy(&task.body).into_owned()),
         Given::Bad { seq, message, .. } => (*seq, format!("BAD {message}")),
@@ -47,18 +47,18 @@ impl Input for Counted {}
 impl Input for Broken {}
 impl Input for Pieces {}
 
-fn with<R: Input + Send + 'static>(input: R, skip: Arc<Skip>, line_max: usize) -> Lines {
+fn with<R: Input + Send + 'static>(input: R, done: Arc<SeqSet>, line_max: usize) -> Lines {
     let (sender, batches) = channel(BATCHES);
-    let mut reader = Reader::new(input, Format::Json, skip, sender);
+    let mut reader = Reader::new(input, Format::Json, done, sender);
     reader.line_max = line_max;
     Lines::with(reader, batches).unwrap()
 }
 
 fn read(text: impl Into<Vec<u8>>, done: &[u64], line_max: usize) -> Vec<(u64, String)> {
-    let mut skip = Skip::default();
-    done.iter().for_each(|seq| assert!(skip.insert(*seq)));
+    let mut seqs = SeqSet::default();
+    done.iter().for_each(|seq| assert!(seqs.insert(*seq)));
     let input = Cursor::new(text.into());
-    told(&all(with(input, Arc::new(skip), line_max)))
+    described(&all(with(input, Arc::new(seqs), line_max)))
 }
 
 fn pairs(expected: &[(u64, &str)]) -> Vec<(u64, String)> {
@@ -69,7 +69,7 @@ fn pairs(expected: &[(u64, &str)]) -> Vec<(u64, String)> {
 }
 
 #[test]
-fn each_line_is_given_by_its_number() {
+fn each_task_has_the_number_of_its_line() {
     let given = read("1\n\n \r\n{\"args\":2}\r\nx\n\"end\"", &[], LINE_MAX);
     let bad = "BAD not JSON: expected value, column 1";
     assert_eq!(
@@ -81,7 +81,7 @@ fn each_line_is_given_by_its_number() {
 }
 
 #[test]
-fn done_lines_are_not_even_parsed() {
+fn finished_lines_are_not_parsed() {
     let given = read("1\nbad\n3\nbad", &[2, 4], LINE_MAX);
     assert_eq!(given, pairs(&[(1, "1"), (3, "3")]));
     let long = format!(
@@ -93,7 +93,7 @@ fn done_lines_are_not_even_parsed() {
 }
 
 #[test]
-fn a_giant_line_is_bad_and_the_next_is_not() {
+fn a_line_over_the_limit_is_bad_and_the_next_line_is_read() {
     for length in [101, BUFFER - 1, BUFFER, BUFFER + 1, BUFFER * 5] {
         let text = format!("1\n{}\n2\n{}", "9".repeat(length), "8".repeat(length));
         let bad = "BAD longer than 100 bytes";
@@ -108,26 +108,26 @@ fn a_giant_line_is_bad_and_the_next_is_not() {
 }
 
 #[test]
-fn a_giant_line_is_not_held() {
+fn a_line_over_the_limit_is_not_kept_in_memory() {
     let input = io::repeat(b'9').take(64 << 20).chain(Cursor::new(b"\n1\n"));
     let (sender, mut batches) = channel(BATCHES);
     let mut reader = Reader::new(input, Format::Json, Arc::default(), sender);
     reader.line_max = BUFFER;
     loop {
-        assert!(reader.cut().is_ok());
+        assert!(reader.take_lines().is_ok());
         let held = reader.buffer.capacity();
         assert!(held <= 2 * BUFFER, "{held}");
         if !reader.fill().unwrap() {
             break;
         }
     }
-    assert!(reader.hand_over().is_ok());
+    assert!(reader.finish_batch().is_ok());
     let first = batches.try_recv().unwrap().unwrap();
     assert!(matches!(first[0], Given::Bad { seq: 1, .. }), "{first:?}");
 }
 
 #[test]
-fn a_pipe_that_trickles_is_not_held_back() {
+fn a_line_of_a_slow_pipe_is_given_at_once() {
     let (input, mut output) = pipe().unwrap();
     let mut lines = Lines::start(input, Format::Json, None).unwrap();
     for seq in 1..4 {
@@ -136,7 +136,7 @@ fn a_pipe_that_trickles_is_not_held_back() {
         assert_eq!((given.len(), is_more, given[0].seq()), (1, true, seq));
     }
     drop(output);
-    assert_eq!(told(&all(lines)), pairs(&[(4, "3")]));
+    assert_eq!(described(&all(lines)), pairs(&[(4, "3")]));
 }
 
 struct Counted(Arc<AtomicUsize>);
@@ -152,14 +152,14 @@ impl Read for Counted {
 }
 
 #[test]
-fn it_is_not_far_ahead_of_an_endless_input() {
+fn the_reader_of_an_endless_input_reads_only_a_few_batches_ahead() {
     let count = Arc::new(AtomicUsize::new(0));
     let mut lines = Lines::start(Counted(Arc::clone(&count)), Format::Json, None).unwrap();
     let mut taken = 0;
     while taken < 1_000_000 {
         taken += next(&mut lines, 1000).unwrap().0.len();
     }
-    // It reads until no more batches may wait.
+    // The reader stops when the channel is full.
     while lines.batches.len() < lines.batches.max_capacity() {
         thread::yield_now();
     }
@@ -181,7 +181,7 @@ impl Read for Broken {
 }
 
 #[test]
-fn what_came_before_an_error_is_given_before_it() {
+fn tasks_before_a_read_error_are_given_before_the_error() {
     let mut lines = Lines::start(Broken(false), Format::Json, None).unwrap();
     let mut count = 0;
     let error = loop {
@@ -209,7 +209,7 @@ impl Read for Pieces {
 
 proptest! {
     #[test]
-    fn it_does_not_matter_where_reads_end(
+    fn the_tasks_do_not_depend_on_where_reads_end(
         text in "[0-9\n]{0,60}",
         sizes in prop::collection::vec(1_usize..9, 60),
         line_max in 1_usize..9,
@@ -226,6 +226,6 @@ proptest! {
         pieces.reverse();
         let lines = with(Pieces(pieces), Arc::default(), line_max);
         let once = read(text, &[], line_max);
-        prop_assert_eq!(told(&all(lines)), once);
+        prop_assert_eq!(described(&all(lines)), once);
     }
 }

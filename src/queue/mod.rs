@@ -1,8 +1,8 @@
-//! WHERE TASKS COME FROM, and where results go.
+//! THE SOURCES OF TASKS and the sinks of their results.
 //!
-//! A [`Source`] gives tasks, a [`Sink`] takes what came of them. Lines of JSON (`lines`, `results`)
-//! with a `journal` are the embedded default; the socket of a `supervise.Executor` (`frames`) is
-//! another one. The dispatcher knows only the two traits.
+//! A [`Source`] gives tasks, and a [`Sink`] takes their outcomes. `supervise map` uses lines of
+//! JSON (`lines`, `results`) with a `journal`; a `supervise.Executor` uses its socket (`executor`).
+//! The event loop uses only the two traits.
 
 pub mod executor;
 mod input_hashes;
@@ -11,9 +11,9 @@ mod lines;
 mod parse;
 mod record;
 mod replay;
+mod result_json;
 mod results;
-mod skip;
-mod wording;
+mod seq_set;
 
 use std::{
     io,
@@ -24,47 +24,47 @@ pub use self::{
     journal::Journal,
     lines::{Format, Input, Lines},
     results::{Order, ReaderGone, Results},
-    skip::Skip,
+    seq_set::SeqSet,
 };
 use crate::units::{Bytes, WorkerId};
 
 /// The cause of the failures of all tasks if no worker could be started.
 pub const START_FAILED: &str = "start-failed";
 
-/// One thing to do.
+/// A task.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Task {
-    /// Its place in its source, from 1. Each comes once.
+    /// The number of the task in its source, from 1. Numbers are unique.
     pub seq: u64,
-    /// Its name, as JSON text, where it has one of its own; else its place is its name.
+    /// The id as JSON text. Without one, the number is the id.
     pub id: Option<Box<str>>,
-    /// Tasks of one key need about the same memory; `None`: all that have none.
+    /// Tasks with the same key need about the same memory. All tasks without a key count as one.
     pub key: Option<Box<str>>,
-    /// What the worker gets.
+    /// The body of the frame that sends the task to a worker.
     pub body: Box<[u8]>,
 }
 
-/// What a source gives.
+/// An item of a source.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Given {
-    /// Something to do.
+    /// A task.
     Task(Task),
-    /// Something that cannot be read as a task. It has a result like any other, with the cause
+    /// An item that cannot be read as a task. It has a result like any task, with the cause
     /// `unreadable`.
     Bad {
-        /// Its place in its source.
+        /// The number of the item in its source.
         seq: u64,
-        /// Its name, as JSON text, where that could be read.
+        /// The id as JSON text, if it could be read.
         id: Option<Box<str>>,
-        /// What is wrong with it.
+        /// The error.
         message: String,
-        /// It looks like plain text rather than malformed JSON.
+        /// The item looks like plain text rather than malformed JSON.
         is_text: bool,
     },
 }
 
 impl Given {
-    /// Its place in its source.
+    /// The number of the item in its source.
     pub const fn seq(&self) -> u64 {
         match self {
             Self::Task(task) => task.seq,
@@ -73,20 +73,20 @@ impl Given {
     }
 }
 
-/// What came of a task. There is exactly one for each.
+/// The outcome of a task. Each task has exactly one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// The task's place in its source.
+    /// The number of the task in its source.
     pub seq: u64,
-    /// The task's own name, as JSON text.
+    /// The id of the task as JSON text, if it has one.
     pub id: Option<Box<str>>,
-    /// The worker that had it last.
+    /// The worker of the last attempt.
     pub worker: Option<WorkerId>,
-    /// How long it ran, in its last attempt.
+    /// The running time of the last attempt.
     pub micros: u64,
-    /// The most memory that its worker held up to its end.
+    /// The peak memory of that worker up to the end of the task.
     pub peak: Option<Bytes>,
-    /// How it went.
+    /// Whether it succeeded.
     pub verdict: Verdict,
 }
 
@@ -101,12 +101,12 @@ impl Outcome {
     }
 }
 
-/// How a task went.
+/// Whether a task succeeded.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// What it returned, in the words of the worker (for lines: JSON).
+    /// The task returned this value, as encoded by its worker.
     Done(Box<[u8]>),
-    /// It failed.
+    /// The task failed.
     Failed(Failure),
 }
 
@@ -116,29 +116,29 @@ pub struct Failure {
     /// `exception`, `cap`, `timeout`, `exit:N`, `signal:NAME`, `unserializable`, `start-failed`,
     /// `unreadable`.
     pub cause: String,
-    /// How often it was begun.
+    /// The number of attempts.
     pub attempts: u32,
-    /// What is known of it.
+    /// The exception or message.
     pub detail: Detail,
 }
 
-/// What is known of a failure.
+/// Details of a failure.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Detail {
-    /// The worker's own words: a JSON object with `type`, `message` and `traceback`; for an
-    /// executor whatever its worker wrote.
+    /// The exception as encoded by its worker: for lines a JSON object with `type`, `message` and
+    /// `traceback`, for an executor the same with a pickle.
     Raised(Box<[u8]>),
-    /// Ours, for a worker that could say nothing.
-    Told(String),
+    /// A message of the supervisor, if the worker could not send one.
+    Message(String),
 }
 
 /// Gives tasks, in order.
 pub trait Source {
-    /// Adds up to `at_most` tasks to `into`. `Ready(true)`: there may be more. `Ready(false)`: this
-    /// was all.
+    /// Adds up to `at_most` tasks to `into`. `Ready(true)`: there may be more. `Ready(false)`:
+    /// these were the last ones.
     ///
     /// # Errors
-    /// What makes it impossible to go on; tasks given before are still finished.
+    /// No more tasks can be read. Tasks that were given before are still finished.
     fn poll_tasks(
         &mut self,
         cx: &mut Context<'_>,
@@ -146,8 +146,8 @@ pub trait Source {
         into: &mut Vec<Given>,
     ) -> Poll<io::Result<bool>>;
 
-    /// Ready when the giver of the tasks is gone and their outcomes are not needed. It is polled
-    /// even while no tasks are wanted, and after the last task.
+    /// Ready when the client that submits the tasks has gone, so that their outcomes are not
+    /// needed. It is polled even while no tasks are taken, and after the last task.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let _ = cx;
         Poll::Pending
@@ -156,26 +156,27 @@ pub trait Source {
 
 /// Takes outcomes.
 pub trait Sink {
-    /// A worker is ready, or the pool has finished without needing one. Before this call, a sink
-    /// leaves its output unchanged. It may be called several times.
+    /// A worker is ready, or the pool has finished without one. Before this call, a sink does not
+    /// change its output. It may be called several times.
     fn begin(&mut self) {}
 
-    /// The task at `seq` was given, and its outcome will come. Called for each, in the order in
-    /// which they were given; only a sink that puts outcomes in order needs it.
+    /// The task `seq` was given, and its outcome will follow. Called for each task, in the order in
+    /// which tasks are given. Only a sink that writes outcomes in order needs it.
     fn expect(&mut self, seq: u64) {
         let _ = seq;
     }
 
-    /// Takes one, in the order in which tasks end. It never refuses: what is under way must end
-    /// somewhere. No new tasks are given while [`Self::poll_room`] is pending.
+    /// Takes an outcome. Outcomes come in the order in which tasks end. A sink never refuses one,
+    /// because tasks that run will end. No new tasks are given while [`Self::poll_room`] is
+    /// pending.
     fn put(&mut self, outcome: Outcome);
 
-    /// The number of tasks that may be under way; the giver of the tasks may keep back the rest.
+    /// Maximum number of unfinished tasks. The client may keep the other tasks.
     fn credit(&mut self, tasks: usize) {
         let _ = tasks;
     }
 
-    /// All tasks have their outcomes, and no more tasks come.
+    /// All tasks have outcomes, and there are no more tasks.
     fn complete(&mut self) {}
 
     /// No worker could be started. `error` is JSON with `type`, `message` and `traceback`.
@@ -183,20 +184,20 @@ pub trait Sink {
         let _ = error;
     }
 
-    /// All outcomes of this turn were put. A sink that collects them may send them now.
+    /// All outcomes of this turn of the loop were put. A sink that buffers outcomes may send them.
     fn flush(&mut self) {}
 
-    /// Ready when it is not too far behind to take more.
+    /// Ready when the number and size of unwritten outcomes are below their limits.
     ///
     /// # Errors
-    /// Results cannot be written any more. `ConnectionAborted` and `BrokenPipe`: their reader is
-    /// gone, so the tasks under way need not be finished.
+    /// Results cannot be written. `ConnectionAborted` and `BrokenPipe`: their reader has gone, so
+    /// the running tasks need not be finished.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Ready when all that it took is where it belongs.
+    /// Ready when all outcomes are written.
     ///
     /// # Errors
-    /// Some of it is not.
+    /// Some of them cannot be written.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
@@ -211,11 +212,11 @@ mod tests {
 
     use super::{Journal, Order, Results, Sink as _};
 
-    /// An output whose text the test can read.
+    /// An output in memory that the test can read.
     #[derive(Clone, Default)]
-    pub(super) struct Paper(pub(super) Arc<Mutex<Vec<u8>>>);
+    pub(super) struct MemoryOutput(pub(super) Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Paper {
+    impl Write for MemoryOutput {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -241,7 +242,7 @@ mod tests {
         results
     }
 
-    /// Waits as the loop does.
+    /// Waits like the event loop.
     pub(super) fn wait<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()

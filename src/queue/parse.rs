@@ -1,4 +1,4 @@
-//! Parses one line: a task, or why the line is not a task.
+//! Parses a line as a task, or explains why it is not a task.
 
 use std::{fmt, str};
 
@@ -13,19 +13,19 @@ use super::{Given, Task};
 /// The byte order mark that some editors put at the start of a file.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// Parses the line `seq` as JSON. `None`: it is blank.
+/// Parses the line `seq` as JSON. `None`: the line is blank.
 pub(super) fn json_line(seq: u64, line: &[u8]) -> Option<Given> {
     let line = without_bom(seq, line).trim_ascii();
     if line.is_empty() {
         return None;
     }
     let read = match str::from_utf8(line) {
-        Ok(text) => task(seq, text),
-        Err(error) => Err(Wrong::plain(format!("not UTF-8: {error}"))),
+        Ok(text) => parse_task(seq, text),
+        Err(error) => Err(Unreadable::without_id(format!("not UTF-8: {error}"))),
     };
     Some(match read {
         Ok(task) => Given::Task(task),
-        Err(Wrong { id, message }) => Given::Bad {
+        Err(Unreadable { id, message }) => Given::Bad {
             seq,
             id,
             message,
@@ -34,7 +34,7 @@ pub(super) fn json_line(seq: u64, line: &[u8]) -> Option<Given> {
     })
 }
 
-/// Takes the line `seq` as a string. `None`: it is empty.
+/// Makes a task of the line `seq` as a string. `None`: the line is empty.
 pub(super) fn plain_line(seq: u64, line: &[u8]) -> Option<Given> {
     let line = without_bom(seq, line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -45,7 +45,7 @@ pub(super) fn plain_line(seq: u64, line: &[u8]) -> Option<Given> {
         .map_err(|error| format!("not UTF-8: {error}"))
         .and_then(|text| serde_json::to_string(text).map_err(|error| error.to_string()));
     Some(match json {
-        Ok(json) => Given::Task(plain(seq, &json)),
+        Ok(json) => Given::Task(whole_line_task(seq, &json)),
         Err(message) => Given::Bad {
             seq,
             id: None,
@@ -62,33 +62,36 @@ fn without_bom(seq: u64, line: &[u8]) -> &[u8] {
     }
 }
 
-struct Wrong {
+/// Why a line is not a task, and its id if that could be read.
+struct Unreadable {
     id: Option<Box<str>>,
     message: String,
 }
 
-impl Wrong {
-    const fn plain(message: String) -> Self {
+impl Unreadable {
+    const fn without_id(message: String) -> Self {
         Self { id: None, message }
     }
 }
 
-fn task(seq: u64, text: &str) -> Result<Task, Wrong> {
+fn parse_task(seq: u64, text: &str) -> Result<Task, Unreadable> {
     if text.starts_with('{')
         && let Ok(parts) = serde_json::from_str::<Parts<'_>>(text)
     {
         return match parts.args {
-            Some(args) if !parts.has_others => named(seq, args, &parts),
-            _ => Ok(plain(seq, text)),
+            Some(args) if !parts.has_others => task_with_args(seq, args, &parts),
+            _ => Ok(whole_line_task(seq, text)),
         };
     }
-    // Also an object with a key that Python can read and we cannot, like half a surrogate pair.
+    // This includes objects with a key that Python can read and this parser cannot, such as half a
+    // surrogate pair.
     serde_json::from_str::<IgnoredAny>(text)
-        .map(|_| plain(seq, text))
-        .map_err(|error| Wrong::plain(not_json(&error)))
+        .map(|_| whole_line_task(seq, text))
+        .map_err(|error| Unreadable::without_id(not_json(&error)))
 }
 
-fn plain(seq: u64, text: &str) -> Task {
+/// The task that consists of the whole line.
+fn whole_line_task(seq: u64, text: &str) -> Task {
     Task {
         seq,
         id: None,
@@ -97,12 +100,13 @@ fn plain(seq: u64, text: &str) -> Task {
     }
 }
 
-fn named(seq: u64, args: &RawValue, parts: &Parts<'_>) -> Result<Task, Wrong> {
+/// The task of an object with `args`.
+fn task_with_args(seq: u64, args: &RawValue, parts: &Parts<'_>) -> Result<Task, Unreadable> {
     let id = match parts.id.map(RawValue::get) {
         None | Some("null") => None,
         Some(text) if text.starts_with(['[', '{']) => {
             let message = "`id` must be a string, a number or a boolean".to_owned();
-            return Err(Wrong::plain(message));
+            return Err(Unreadable::without_id(message));
         }
         Some(text) => Some(Box::from(text)),
     };
@@ -112,7 +116,7 @@ fn named(seq: u64, args: &RawValue, parts: &Parts<'_>) -> Result<Task, Wrong> {
             Ok(key) => Some(key),
             Err(_) => {
                 let message = "`key` must be a string".to_owned();
-                return Err(Wrong { id, message });
+                return Err(Unreadable { id, message });
             }
         },
     };
@@ -126,18 +130,20 @@ fn named(seq: u64, args: &RawValue, parts: &Parts<'_>) -> Result<Task, Wrong> {
 
 fn not_json(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    // Each line is a text of its own for serde_json: its number would be wrong.
+    // serde_json parses each line as a separate text, so its line number would be wrong.
     format!(
         "not JSON: {}",
         text.replace(" at line 1 column ", ", column ")
     )
 }
 
+/// The fields of an object.
 #[derive(Default)]
 struct Parts<'a> {
     id: Option<&'a RawValue>,
     args: Option<&'a RawValue>,
     key: Option<&'a RawValue>,
+    /// The object has other fields, so the object as a whole is the task.
     has_others: bool,
 }
 
@@ -156,7 +162,7 @@ impl<'de> Visitor<'de> for PartsVisitor {
         f.write_str("an object")
     }
 
-    /// As Python does it, the last one of several with the same name counts.
+    /// Of several fields with the same name, the last one counts, as in Python.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut parts = Parts::default();
         while let Some(field) = map.next_key::<Field>()? {
@@ -207,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_with_args_is_a_task_with_a_name() {
+    fn an_object_with_args_is_a_task_with_an_optional_id_and_key() {
         let read = |line| read(line).unwrap();
         assert_eq!(
             read(r#" {"args": [1, 2] } "#),
@@ -227,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_a_task_as_a_whole() {
+    fn any_other_json_is_a_task_as_a_whole() {
         whole("1");
         whole(r#""text""#);
         whole("[1, {}]");
@@ -263,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_is_told_from_malformed_json() {
+    fn plain_text_is_distinguished_from_malformed_json() {
         for (line, expected) in [
             ("a.csv", true),
             ("/x", true),
@@ -279,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_task_says_why() {
+    fn a_line_that_is_not_a_task_has_a_message_that_says_why() {
         assert_eq!(
             read("{\"args\":"),
             Err("not JSON: EOF while parsing a value, column 8".into())

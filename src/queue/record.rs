@@ -3,7 +3,7 @@
 
 use std::io::{self, Write as _};
 
-/// The FNV-1a hash of no bytes.
+/// The FNV-1a hash of an empty text.
 pub(super) const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 const LINE: &[u8] = b",\"line\":";
 const INPUT: &[u8] = b",\"input\":\"";
@@ -23,7 +23,7 @@ pub(super) fn hash(start: u64, bytes: &[u8]) -> u64 {
 pub(super) struct Record<'a> {
     /// The result, a JSON object without its closing brace.
     pub(super) result: &'a [u8],
-    /// The line of its task in the input.
+    /// The line of the task in the input.
     pub(super) line: u64,
     /// The hash of the input up to the end of that line.
     pub(super) input_hash: u64,
@@ -32,9 +32,9 @@ pub(super) struct Record<'a> {
 /// Why a line is not a valid record.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Damage {
-    /// It was not completely written.
+    /// The line was not completely written.
     Torn,
-    /// It was changed after it was written.
+    /// The line was changed after it was written.
     Corrupted,
 }
 
@@ -60,7 +60,7 @@ pub(super) fn unseal(line: &[u8]) -> Result<&[u8], Damage> {
     if hash(HASH_START, text) == sum {
         return Ok(text);
     }
-    // After a power cut, the end of a line may be on disk with zeros in place of its middle.
+    // After a power failure, the end of a line may be on disk, with zeros instead of its middle.
     Err(if text.contains(&0) {
         Damage::Torn
     } else {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn any_changed_byte_and_any_missing_end_is_found() {
+    fn a_changed_byte_or_a_missing_end_is_always_found() {
         let whole = line();
         for at in 0..whole.len() {
             assert_eq!(read(&whole[..at]), Err(Damage::Torn), "{at}");

@@ -1,4 +1,4 @@
-//! Reads a journal line by line, as it was when it was opened.
+//! Reads the lines that a journal had when it was opened.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Skip, record};
+use super::{SeqSet, record};
 
 const BUFFER: usize = 256 << 10;
 
@@ -19,20 +19,20 @@ pub(super) struct Span {
     pub(super) length: usize,
 }
 
-/// Reads without moving the file offset, which duplicated descriptors share.
+/// Reads without a change of the file offset, which duplicated descriptors share.
 #[derive(Debug)]
 struct ReadAt {
     file: File,
-    at: u64,
+    position: u64,
     end: u64,
 }
 
 impl Read for ReadAt {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let left = usize::try_from(self.end - self.position).unwrap_or(usize::MAX);
         let most = left.min(into.len());
-        let count = self.file.read_at(&mut into[..most], self.at)?;
-        self.at += count as u64;
+        let count = self.file.read_at(&mut into[..most], self.position)?;
+        self.position += count as u64;
         Ok(count)
     }
 }
@@ -40,35 +40,36 @@ impl Read for ReadAt {
 /// The lines of a file, one after the other.
 #[derive(Debug)]
 pub(super) struct Walk {
-    from: BufReader<ReadAt>,
-    at: u64,
+    reader: BufReader<ReadAt>,
+    /// The offset of the next line in the file.
+    position: u64,
 }
 
 impl Walk {
     pub(super) fn new(file: File, start: u64, end: u64) -> Self {
-        let from = ReadAt {
+        let range = ReadAt {
             file,
-            at: start,
+            position: start,
             end,
         };
         Self {
-            from: BufReader::with_capacity(BUFFER, from),
-            at: start,
+            reader: BufReader::with_capacity(BUFFER, range),
+            position: start,
         }
     }
 
     /// Reads the next line into `line`, with its end of line.
     pub(super) fn next(&mut self, line: &mut Vec<u8>) -> io::Result<Option<Span>> {
         line.clear();
-        let length = self.from.read_until(b'\n', line)?;
-        let start = self.at;
-        self.at += length as u64;
+        let length = self.reader.read_until(b'\n', line)?;
+        let start = self.position;
+        self.position += length as u64;
         Ok((length > 0).then_some(Span { start, length }))
     }
 
     fn reread(&self, span: Span, line: &mut Vec<u8>) -> io::Result<()> {
         line.resize(span.length, 0);
-        self.from.get_ref().file.read_exact_at(line, span.start)
+        self.reader.get_ref().file.read_exact_at(line, span.start)
     }
 }
 
@@ -76,17 +77,17 @@ impl Walk {
 #[derive(Debug)]
 pub(super) struct Replay {
     walk: Walk,
-    done: Arc<Skip>,
+    done: Arc<SeqSet>,
     /// For tasks with several records: where the last one starts, which is the valid one.
     last_records: BTreeMap<u64, u64>,
-    /// Only for results in order: records that were read before their turn.
+    /// Only for results in order: records that were read before the records of earlier tasks.
     ahead: BTreeMap<u64, Span>,
     /// Only for results in order: the task whose result is next.
     next: Option<u64>,
 }
 
 impl Replay {
-    pub(super) fn new(walk: Walk, done: Arc<Skip>, last_records: BTreeMap<u64, u64>) -> Self {
+    pub(super) fn new(walk: Walk, done: Arc<SeqSet>, last_records: BTreeMap<u64, u64>) -> Self {
         let next = done.first_from(0);
         Self {
             walk,
@@ -97,7 +98,7 @@ impl Replay {
         }
     }
 
-    /// Reads the next result, in the order of the file, with its end of line. False: there is none.
+    /// Reads the next result in the order of the file, with its end of line. False: there is none.
     pub(super) fn next(&mut self, line: &mut Vec<u8>) -> io::Result<bool> {
         let found = self.next_record(line)?.is_some();
         if found {
@@ -144,7 +145,7 @@ impl Replay {
     }
 }
 
-/// Removes from a record what is not part of the result.
+/// Removes from a record all that is not part of the result.
 fn record_to_result(line: &mut Vec<u8>) -> io::Result<()> {
     let length = record::read(line).map_err(|_| changed())?.result.len();
     line.truncate(length);

@@ -1,7 +1,7 @@
 //! Writes results as lines of JSON.
 //!
 //! A thread writes, because the reader of the output may be slow. The thread reports how much it
-//! has written, so that the loop knows how far the writer is behind.
+//! has written, so that the event loop knows how many outcomes wait.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -16,43 +16,46 @@ use std::{
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::{Detail, Journal, Outcome, Sink, Verdict, replay::Replay, wording};
+use super::{Detail, Journal, Outcome, Sink, Verdict, replay::Replay, result_json};
 
 /// Above this number of waiting outcomes, [`Sink::poll_room`] is pending.
 const WAIT_MAX: usize = 1000;
-/// The same for their bytes.
+/// The same limit for the bytes of waiting outcomes.
 const WAIT_BYTES_MAX: usize = 16 << 20;
-/// Bytes written at once.
+/// Bytes of a write: text is collected up to this size.
 const BATCH_BYTES: usize = 256 << 10;
-/// What an outcome takes in memory besides its result or message.
+/// The memory of an outcome in addition to its result or message.
 const OVERHEAD: usize = 256;
 
 /// The order of the results in the output.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Order {
-    /// As tasks end.
+    /// The order in which tasks end.
     AsTheyEnd,
-    /// As tasks were given, in the order of the calls of [`Sink::expect`].
+    /// The order in which tasks were given, which is the order of the calls of [`Sink::expect`].
     AsGiven,
 }
 
-/// Writes results to an output, and before that to a journal.
+/// Writes results to a journal, and then to an output.
 #[derive(Debug)]
 pub struct Results {
-    /// `None`: no more outcomes come.
+    /// `None`: there are no more outcomes.
     messages: Option<Sender<Message>>,
     news: UnboundedReceiver<News>,
     order: Order,
+    /// Outcomes that are not written yet.
     waiting: Load,
+    /// The first error: of the thread, or because the reader of the output has gone.
     broken: Option<(io::ErrorKind, String)>,
+    /// The thread has closed the output and the journal.
     is_over: bool,
     has_begun: bool,
-    /// The output is a stream: writing to it destroys nothing.
+    /// The output is a stream, so that a write replaces no earlier content.
     is_stream: bool,
     reader_gone: Option<ReaderGone>,
 }
 
-/// A future that is ready once the output has no reader any more.
+/// A future that is ready when the reader of the output has gone.
 pub struct ReaderGone(pub Pin<Box<dyn Future<Output = ()>>>);
 
 impl fmt::Debug for ReaderGone {
@@ -70,16 +73,16 @@ struct Load {
 
 impl Load {
     fn of(outcome: &Outcome) -> Self {
-        let words = match &outcome.verdict {
+        let length = match &outcome.verdict {
             Verdict::Done(result) => result.len(),
             Verdict::Failed(failure) => match &failure.detail {
-                Detail::Raised(words) => words.len(),
-                Detail::Told(words) => words.len(),
+                Detail::Raised(exception) => exception.len(),
+                Detail::Message(message) => message.len(),
             },
         };
         Self {
             count: 1,
-            bytes: words + OVERHEAD,
+            bytes: length + OVERHEAD,
         }
     }
 
@@ -111,8 +114,8 @@ enum News {
 }
 
 impl Results {
-    /// Writes to `output` in a thread, and writes nothing before [`Sink::begin`]. The results in
-    /// `journal` come first or, in the order of the tasks, when it is their turn. The output is
+    /// Writes to `output` in a thread, but not before [`Sink::begin`]. The results in `journal` are
+    /// written first or, with [`Order::AsGiven`], at their place in the order. The output is
     /// flushed even if there are no results, so that its file is created.
     ///
     /// # Errors
@@ -153,24 +156,25 @@ impl Results {
         })
     }
 
-    /// Whether the output is a stream. If so, it gets the results even if no worker could be
-    /// started.
+    /// Sets whether the output is a stream. A stream receives the results even if no worker could
+    /// be started.
     #[must_use]
-    pub const fn streaming(mut self, is_stream: bool) -> Self {
+    pub const fn with_stream(mut self, is_stream: bool) -> Self {
         self.is_stream = is_stream;
         self
     }
 
-    /// Watches for the end of the output's reader, which is then noticed before the next write.
+    /// Sets the future that tells that the reader of the output has gone, so that this is noticed
+    /// before the next write.
     #[must_use]
-    pub fn watching(mut self, reader_gone: Option<ReaderGone>) -> Self {
+    pub fn with_reader_gone(mut self, reader_gone: Option<ReaderGone>) -> Self {
         self.reader_gone = reader_gone;
         self
     }
 
     fn send(&self, message: Message) {
         if let Some(messages) = &self.messages {
-            // The thread reports why before it ends.
+            // If the thread has ended, it has reported the reason.
             let _ = messages.send(message);
         }
     }
@@ -210,7 +214,7 @@ impl Sink for Results {
     }
 
     fn complete(&mut self) {
-        // A reader that closes the output from now on has all results, unless a write fails.
+        // If the reader closes the output from now on, it has all results, unless a write fails.
         self.reader_gone = None;
     }
 
@@ -257,15 +261,17 @@ struct Writer<W> {
     journal: Option<Journal>,
     replay: Option<Replay>,
     order: Order,
-    /// Only for [`Order::AsGiven`]: tasks whose results were not written yet.
+    /// Only for [`Order::AsGiven`]: tasks without a written result.
     expected: VecDeque<u64>,
-    /// Only for [`Order::AsGiven`]: results that wait for their turn.
+    /// Only for [`Order::AsGiven`]: results that wait for the results of earlier tasks.
     held: BTreeMap<u64, (Vec<u8>, Load)>,
+    /// The line of the current result.
     line: Vec<u8>,
     /// Text for the journal.
     records: Vec<u8>,
     /// Text for the output.
     text: Vec<u8>,
+    /// Results that were added to `text` and are not reported as written yet.
     written: Load,
     news: UnboundedSender<News>,
 }
@@ -306,19 +312,19 @@ impl<W: Write> Writer<W> {
             self.replay_all()?;
         }
         for message in early {
-            self.take(message)?;
+            self.handle(message)?;
         }
         self.write_batch()?;
-        while let Some(message) = self.wait(inbox)? {
-            self.take(message)?;
+        while let Some(message) = self.next_message(inbox)? {
+            self.handle(message)?;
             while self.records.len() + self.text.len() < BATCH_BYTES
                 && let Ok(message) = inbox.try_recv()
             {
-                self.take(message)?;
+                self.handle(message)?;
             }
             self.write_batch()?;
         }
-        self.release_rest()?;
+        self.write_held_results()?;
         self.flush();
         match &mut self.journal {
             Some(journal) => journal.sync(),
@@ -326,7 +332,8 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    fn wait(&mut self, inbox: &Receiver<Message>) -> io::Result<Option<Message>> {
+    /// The next message. Syncs the journal while it waits.
+    fn next_message(&mut self, inbox: &Receiver<Message>) -> io::Result<Option<Message>> {
         while let Some(journal) = &mut self.journal
             && let Some(time) = journal.sync_in()
         {
@@ -339,7 +346,7 @@ impl<W: Write> Writer<W> {
         Ok(inbox.recv().ok())
     }
 
-    fn take(&mut self, message: Message) -> io::Result<()> {
+    fn handle(&mut self, message: Message) -> io::Result<()> {
         let outcome = match message {
             Message::Expect(seq) => {
                 self.expected.push_back(seq);
@@ -349,7 +356,7 @@ impl<W: Write> Writer<W> {
             Message::Begin | Message::GiveUp => return Ok(()),
         };
         self.line.clear();
-        wording::write_line(&outcome, &mut self.line)?;
+        result_json::write_line(&outcome, &mut self.line)?;
         if let Some(journal) = &mut self.journal
             && outcome.is_final()
         {
@@ -371,19 +378,19 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Writes the journal before the output, so that no result is in the output alone.
+    /// Writes the journal before the output, so that each result in the output is in the journal.
     fn write_batch(&mut self) -> io::Result<()> {
         if let Some(journal) = &mut self.journal {
             journal.append(&self.records)?;
         }
         self.records.clear();
-        self.release()?;
+        self.write_ready_results()?;
         self.flush();
         Ok(())
     }
 
-    /// Writes the held results whose turn it is.
-    fn release(&mut self) -> io::Result<()> {
+    /// Writes the held results that no longer wait for an earlier one.
+    fn write_ready_results(&mut self) -> io::Result<()> {
         while let Some(&seq) = self.expected.front() {
             self.replay_below(seq)?;
             let Some((line, load)) = self.held.remove(&seq) else {
@@ -395,8 +402,8 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Writes all held results, because the results before them do not come any more.
-    fn release_rest(&mut self) -> io::Result<()> {
+    /// Writes all held results, because the missing results before them will not come.
+    fn write_held_results(&mut self) -> io::Result<()> {
         while let Some((seq, (line, load))) = self.held.pop_first() {
             self.replay_below(seq)?;
             self.write_held(&line, load);
@@ -430,7 +437,7 @@ impl<W: Write> Writer<W> {
         };
         while self.output.is_some()
             && next(&mut replay, &mut self.line).map_err(|error| match &self.journal {
-                Some(journal) => journal.named(&error),
+                Some(journal) => journal.with_path(&error),
                 None => error,
             })?
         {
@@ -457,11 +464,11 @@ impl<W: Write> Writer<W> {
 
     fn write_text(&mut self, and_flush: bool) {
         if let Some(output) = &mut self.output {
-            let mut done = output.write_all(&self.text);
+            let mut result = output.write_all(&self.text);
             if and_flush {
-                done = done.and_then(|()| output.flush());
+                result = result.and_then(|()| output.flush());
             }
-            if let Err(error) = done {
+            if let Err(error) = result {
                 self.output = None;
                 let message = format!("write results: {error}");
                 let error = io::Error::new(error.kind(), message);

@@ -1,13 +1,13 @@
-//! What comes out, in which order, and what happens when it cannot.
+//! Tests of the written results, their order, and errors of the output.
 
 use std::io::{BufRead as _, BufReader, PipeReader, Read as _, pipe};
 
 use super::{
-    super::tests::{Paper, begun, wait},
+    super::tests::{MemoryOutput, begun, wait},
     *,
 };
 
-impl Paper {
+impl MemoryOutput {
     fn ids(&self) -> Vec<u64> {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         let id =
@@ -38,7 +38,7 @@ fn piped() -> (BufReader<PipeReader>, Results) {
 }
 
 #[test]
-fn results_come_out_as_they_end_and_at_once() {
+fn results_are_written_at_once_in_the_order_of_ends() {
     let (mut input, mut results) = piped();
     for seq in [2, 3, 1] {
         results.expect(seq);
@@ -58,8 +58,8 @@ fn results_come_out_as_they_end_and_at_once() {
 }
 
 #[test]
-fn in_order_they_come_as_tasks_were_given() {
-    let paper = Paper::default();
+fn with_order_as_given_results_are_written_in_the_order_of_tasks() {
+    let paper = MemoryOutput::default();
     let mut results = begun(paper.clone(), Order::AsGiven, None, 0..0);
     // Lines 2 and 4 are blank.
     [1, 3, 5, 6].iter().for_each(|seq| results.expect(*seq));
@@ -75,7 +75,7 @@ fn in_order_they_come_as_tasks_were_given() {
     })
     .unwrap();
     assert_eq!(paper.ids(), [1, 3]);
-    // 5 never comes, for the run is given up.
+    // The result of 5 never comes, because the run is aborted.
     results.expect(7);
     results.put(done(7, "1"));
     wait(|cx| results.poll_finish(cx)).unwrap();
@@ -89,7 +89,7 @@ fn there_is_no_room_while_a_reader_is_slow() {
     for seq in 0..10_000 {
         results.put(done(seq, "0"));
     }
-    assert!(!has_room(&mut results), "they are more than a pipe takes");
+    assert!(!has_room(&mut results), "a pipe takes fewer");
     let reader = thread::spawn(move || {
         let mut all = String::new();
         input.read_to_string(&mut all).unwrap();
@@ -104,7 +104,7 @@ fn there_is_no_room_while_a_reader_is_slow() {
 }
 
 #[test]
-fn a_few_large_ones_leave_no_room_either() {
+fn there_is_no_room_after_a_few_large_results() {
     let (input, mut results) = piped();
     for seq in 0..3 {
         results.put(done(seq, vec![b'1'; 6 << 20]));
@@ -131,7 +131,7 @@ fn an_output_without_a_reader_is_an_error() {
 }
 
 #[test]
-fn a_full_disk_is_told() {
+fn a_full_disk_is_an_error() {
     let full = std::fs::OpenOptions::new()
         .write(true)
         .open("/dev/full")
@@ -143,7 +143,7 @@ fn a_full_disk_is_told() {
 }
 
 #[test]
-fn what_ends_after_the_output_broke_is_in_the_journal() {
+fn after_an_error_of_the_output_results_are_still_in_the_journal() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
     let (input, output) = pipe().unwrap();
@@ -204,9 +204,9 @@ fn results_of_a_run_that_could_not_start_go_to_a_stream_and_not_to_the_journal()
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let journal = Journal::create(&path, "a:b").unwrap();
-        let paper = Paper::default();
+        let paper = MemoryOutput::default();
         let results = Results::start(paper.clone(), Order::AsGiven, Some(journal)).unwrap();
-        let mut results = results.streaming(is_stream);
+        let mut results = results.with_stream(is_stream);
         results.put(done(1, "0"));
         results.give_up(b"");
         wait(|cx| results.poll_finish(cx)).unwrap();
@@ -221,7 +221,8 @@ fn a_reader_that_closes_the_output_is_noticed_before_the_next_result() {
     let gone = ReaderGone(Box::pin(async move {
         let _ = receiver.await;
     }));
-    let mut results = begun(Paper::default(), Order::AsTheyEnd, None, 0..0).watching(Some(gone));
+    let mut results =
+        begun(MemoryOutput::default(), Order::AsTheyEnd, None, 0..0).with_reader_gone(Some(gone));
     wait(|cx| results.poll_room(cx)).unwrap();
     drop(sender);
     let error = wait(|cx| results.poll_room(cx)).unwrap_err();
@@ -230,9 +231,10 @@ fn a_reader_that_closes_the_output_is_noticed_before_the_next_result() {
 }
 
 #[test]
-fn a_reader_that_goes_when_all_is_complete_is_no_error() {
+fn a_reader_that_closes_the_output_when_all_is_complete_is_not_an_error() {
     let gone = ReaderGone(Box::pin(std::future::ready(())));
-    let mut results = begun(Paper::default(), Order::AsTheyEnd, None, 0..0).watching(Some(gone));
+    let mut results =
+        begun(MemoryOutput::default(), Order::AsTheyEnd, None, 0..0).with_reader_gone(Some(gone));
     results.put(done(1, "1"));
     results.complete();
     wait(|cx| results.poll_finish(cx)).unwrap();

@@ -3,7 +3,7 @@
 
 use super::{basename, is_versioned, launcher};
 
-/// Programs that run an application which their arguments name.
+/// Programs that run an application named in their arguments.
 const RUNNERS: [&str; 17] = [
     "arq",
     "bjoern",
@@ -28,7 +28,7 @@ const INTERPRETERS: [&str; 2] = ["python", "pypy"];
 /// Options whose value is the application.
 const OPTIONS: [&str; 6] = ["-A", "--app", "--module", "-w", "--wsgi-file", "--ini"];
 
-/// The application's name; `None` where the command line does not say it (`python -c`).
+/// The name of the application; `None` if the command line does not contain it (`python -c`).
 pub fn application(argv: &[String]) -> Option<String> {
     let (program, rest) = argv.split_first()?;
     let name = basename(program);
@@ -59,7 +59,7 @@ pub fn application(argv: &[String]) -> Option<String> {
             .map(|it| stem(it));
     }
     if INTERPRETERS.iter().any(|known| is_versioned(name, known)) {
-        return interpreted(rest);
+        return of_interpreter(rest);
     }
     if is_runner(name) {
         return target(name, rest);
@@ -80,8 +80,10 @@ fn of_module(module: &str, rest: &[String]) -> Option<String> {
     Some(top.to_owned())
 }
 
-/// The options of python(1): `-m` and `-c` end them and may stand at the end of a cluster (`-um`).
-fn interpreted(rest: &[String]) -> Option<String> {
+/// The application that an interpreter with these arguments runs: a script, or the module of `-m`.
+/// `-m` and `-c` end the options of python(1), and may be the last letter of combined options
+/// (`-um`). `-W` and `-X` have a value.
+fn of_interpreter(rest: &[String]) -> Option<String> {
     let mut at = 0;
     while let Some(word) = rest.get(at) {
         at += 1;
@@ -93,14 +95,17 @@ fn interpreted(rest: &[String]) -> Option<String> {
                 _ => Some(stem(word)),
             };
         };
-        let Some(letter) = option
+        let Some(index) = option
             .find(['m', 'c', 'W', 'X'])
             .filter(|_| !option.starts_with('-'))
         else {
-            at += usize::from(option == "-check-hash-based-pycs");
+            // The only long option with a value; its first dash is stripped.
+            if option == "-check-hash-based-pycs" {
+                at += 1;
+            }
             continue;
         };
-        let (letter, attached) = option.split_at(letter).1.split_at(1);
+        let (letter, attached) = option.split_at(index).1.split_at(1);
         let value = if attached.is_empty() {
             at += 1;
             rest.get(at - 1).map(String::as_str)
@@ -116,10 +121,11 @@ fn interpreted(rest: &[String]) -> Option<String> {
     None
 }
 
-/// What a runner's arguments name: an option's value, `MODULE:NAME`, a file, or a module alone.
+/// The application in the arguments of a runner: the value of an option, `MODULE:NAME`, a file, or
+/// a module.
 fn target(runner: &str, rest: &[String]) -> Option<String> {
     let is_valued = |word: &str| {
-        // gunicorn's and others' `-w` is a number of workers.
+        // For gunicorn and others, `-w` is the number of workers.
         OPTIONS.contains(&word) && (word != "-w" || runner.ends_with("uwsgi"))
     };
     for (at, word) in rest.iter().enumerate() {
@@ -132,7 +138,7 @@ fn target(runner: &str, rest: &[String]) -> Option<String> {
             return rest.get(at + 1).and_then(|value| module(value));
         }
     }
-    // What follows an option may be its value.
+    // A word after an option may be its value.
     let free = |at: usize| at == 0 || rest.get(at - 1).is_none_or(|it| !it.starts_with('-'));
     let found = |wanted: fn(&str) -> bool| {
         let all = || rest.iter().enumerate().filter(|(_, word)| wanted(word));
@@ -172,7 +178,7 @@ fn is_module(word: &str) -> bool {
     })
 }
 
-/// The top of a module's name, or a file's stem.
+/// The name of the top-level module, or the stem of a file.
 fn module(word: &str) -> Option<String> {
     if is_file(word) {
         return Some(stem(word));
@@ -201,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_application_of_a_server_is_named_and_not_the_server() {
+    fn the_name_is_that_of_the_application_and_not_of_its_server() {
         for line in [
             "gunicorn shop:app",
             "/venv/bin/gunicorn -w 4 -b 127.0.0.1:8000 shop.wsgi",
@@ -235,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_is_named_by_its_stem_and_a_program_by_its_own_name() {
+    fn the_name_of_a_script_is_its_stem() {
         for line in [
             "python etl.py",
             "python3 -u -X dev /srv/etl.py --fast 2025.csv",
@@ -249,18 +255,18 @@ mod tests {
         ] {
             assert_eq!(named(line).as_deref(), Some("etl"), "{line}");
         }
-        let told = |script: &str| application(&["sh", "-c", script].map(str::to_owned));
+        let of_script = |script: &str| application(&["sh", "-c", script].map(str::to_owned));
         for script in [
             "cd /srv && exec gunicorn etl:app",
             "exec python etl.py",
             "etl",
         ] {
-            assert_eq!(told(script).as_deref(), Some("etl"), "{script}");
+            assert_eq!(of_script(script).as_deref(), Some("etl"), "{script}");
         }
     }
 
     #[test]
-    fn a_command_line_that_names_no_application_yields_none() {
+    fn a_command_line_without_an_application_has_no_name() {
         for line in [
             "python",
             "python -c pass",

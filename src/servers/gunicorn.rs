@@ -1,16 +1,28 @@
-//! gunicorn, 20 to 27: which signals its master and its workers understand (its `docs/signals`,
-//! and `arbiter.py` of 20.1, 23.0 and 27.0).
+//! gunicorn 20 to 27. The signals of its master and its workers are documented in its
+//! `docs/signals`, and checked in `arbiter.py` of 20.1, 23.0 and 27.0.
 
-use crate::units::{Habits, ServerKind, Signal};
+use super::profile::{Profile, Replacement, Retires, Signals, Workers};
+use crate::units::Signal;
 
-/// How gunicorn treats its workers.
-pub const HABITS: Habits = Habits {
-    kind: ServerKind::Gunicorn,
-    retire: Signal::TERM,
-    raise: Signal::TTIN,
-    lower: Signal::TTOU,
-    reload: Signal::HUP,
-    second_master: Signal::USR2,
-    quit: Signal::QUIT,
-    boot_failures: [3, 4],
+/// The profile of gunicorn.
+pub static PROFILE: Profile = Profile {
+    name: "gunicorn",
+    title: Some("gunicorn: master"),
+    is_recognised: true,
+    workers: Workers::Forks {
+        heartbeat: "wgunicorn-",
+    },
+    replace: Replacement::Surge {
+        raise: Signal::TTIN,
+        lower: Signal::TTOU,
+        retires: Retires::Oldest,
+        retire: Signal::TERM,
+    },
+    signals: Signals {
+        reload: Some(Signal::HUP),
+        second_master: Some(Signal::USR2),
+        quit: Some(Signal::QUIT),
+    },
+    boot_failures: &[3, 4],
+    is_guarded: true,
 };

@@ -1,26 +1,26 @@
-//! What a launcher's own command line makes it execute.
+//! Finds the command that a launcher executes, such as `uv run`, `env` or `sh -c`.
 
-/// What was found inside a launcher's arguments.
+/// The command in the arguments of a launcher.
 #[derive(Debug)]
 pub(super) enum Inside<'a> {
     /// Another command line.
     Command(&'a [String]),
     /// A Python module.
     Module(&'a str),
-    /// The simple commands of a shell's script.
+    /// The simple commands of a shell script.
     Script(Vec<Vec<String>>),
-    /// Nothing, or it is no launcher that is known.
+    /// No command, or the program is not a known launcher.
     Nothing,
 }
 
-/// One launcher that ends by executing the rest of its command line.
+/// A launcher, which executes the rest of its command line.
 struct Launcher {
     name: &'static str,
-    /// The subcommand before which its own options may stand.
+    /// The subcommand that executes a command. Options are allowed before it.
     subcommand: Option<&'static str>,
     /// Options whose value is the next word.
     valued: &'static [&'static str],
-    /// Words of its own between its options and the command.
+    /// The number of other arguments between the options and the command.
     operands: usize,
 }
 
@@ -105,7 +105,7 @@ const UV: &[&str] = &[
     "--upgrade-package",
 ];
 
-/// What `program`, given these arguments, executes in the end.
+/// The command that `program` executes with these arguments.
 pub(super) fn open<'a>(program: &str, arguments: &'a [String]) -> Inside<'a> {
     if matches!(program, "sh" | "bash" | "dash" | "ash" | "zsh" | "ksh") {
         return script(arguments).map_or(Inside::Nothing, |text| Inside::Script(commands(text)));
@@ -141,7 +141,7 @@ pub(super) fn open<'a>(program: &str, arguments: &'a [String]) -> Inside<'a> {
     Inside::Command(arguments.get(at..).unwrap_or_default())
 }
 
-/// The text after `-c`, which may stand at the end of a cluster (`-lc`).
+/// The script after `-c`, which may be the last letter of combined options (`-lc`).
 fn script(arguments: &[String]) -> Option<&str> {
     let at = arguments.iter().position(|word| {
         !word.starts_with("--") && (word.ends_with('c') || !word.starts_with('-'))
@@ -158,7 +158,7 @@ fn is_assignment(word: &str) -> bool {
 }
 
 /// The simple commands of a shell script, without the assignments before them. Quotes and
-/// backslashes are understood, expansions are left as they are written.
+/// backslashes are interpreted, expansions are not.
 fn commands(text: &str) -> Vec<Vec<String>> {
     let mut all = vec![Vec::new()];
     let mut word: Option<String> = None;

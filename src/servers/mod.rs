@@ -1,24 +1,29 @@
-//! KNOWS servers: which command line is one. Data in, answer out; it never looks at a process.
+//! THE SUPPORTED SERVERS and the command lines that start them. This is pure: it reads no process.
 
 mod application;
 pub mod gunicorn;
 mod launcher;
+pub mod profile;
+pub mod uvicorn;
 
 pub use application::application;
 
-use crate::units::{Habits, ServerKind};
+use profile::Profile;
 
-const GUNICORN: &str = "gunicorn";
+/// All supported servers.
+pub static PROFILES: [&Profile; 2] = [&gunicorn::PROFILE, &uvicorn::PROFILE];
 
-/// The server a command line starts, seen through the usual launchers: `uv run`, `env`, `sh -c`.
+/// The server that a command line starts, also through common launchers: `uv run`, `env`, `sh -c`.
 ///
-/// What a wrapper script will execute cannot be read from its command line: then it is `None`.
-pub fn recognise(argv: &[String]) -> Option<ServerKind> {
-    starts(argv, GUNICORN).then_some(ServerKind::Gunicorn)
+/// `None` for a wrapper script, because its command line does not show what it executes.
+pub fn recognise(argv: &[String]) -> Option<&'static Profile> {
+    PROFILES
+        .into_iter()
+        .find(|server| server.is_recognised && starts(argv, server.name))
 }
 
-/// The variable by which what a command line starts takes the number of a listening socket, where
-/// it does not look for `LISTEN_FDS` (sd_listen_fds(3)).
+/// The variable from which the started program reads the number of a listening socket, if it does
+/// not support `LISTEN_FDS` (sd_listen_fds(3)).
 pub fn socket_variable(argv: &[String]) -> Option<&'static str> {
     starts(argv, "uvicorn").then_some("UVICORN_FD")
 }
@@ -41,22 +46,15 @@ fn starts(argv: &[String], server: &str) -> bool {
     false
 }
 
-/// How a make of server treats its workers.
-pub const fn habits(kind: ServerKind) -> Habits {
-    match kind {
-        ServerKind::Gunicorn => gunicorn::HABITS,
-    }
+/// Whether the command line of a process (`/proc/PID/cmdline`) is that of a server's main process.
+/// Without setproctitle, gunicorn's workers have the same command line; the caller tells them apart
+/// by their parents.
+pub fn is_main(server: &Profile, argv: &[String]) -> bool {
+    let named = |title: &str| argv.first().is_some_and(|word| word.starts_with(title));
+    server.title.is_some_and(named) || runs(argv, server.name)
 }
 
-/// Whether one process's own command line, as `/proc/PID/cmdline` has it, is that of gunicorn's
-/// main process. Without setproctitle its workers have the same one: who is whose child tells.
-pub fn is_gunicorn(argv: &[String]) -> bool {
-    argv.first()
-        .is_some_and(|title| title.starts_with("gunicorn: master"))
-        || runs(argv, GUNICORN)
-}
-
-/// The program is the server's script, or an interpreter that is given it.
+/// Whether the program is the script of the server, or an interpreter that runs the server.
 fn runs(argv: &[String], server: &str) -> bool {
     let Some((program, rest)) = argv.split_first() else {
         return false;
@@ -66,7 +64,7 @@ fn runs(argv: &[String], server: &str) -> bool {
         || ((is_versioned(name, "python") || is_versioned(name, "pypy")) && is_given(rest, server))
 }
 
-/// `gunicorn`, `gunicorn3`, `python3.11`: the name, then only a version.
+/// Whether a name is `base`, optionally with a version: `gunicorn`, `gunicorn3`, `python3.11`.
 fn is_versioned(name: &str, base: &str) -> bool {
     name.strip_prefix(base).is_some_and(|version| {
         version
@@ -75,15 +73,15 @@ fn is_versioned(name: &str, base: &str) -> bool {
     })
 }
 
-/// `gunicorn` or one within it, `gunicorn.app.wsgiapp`.
+/// Whether a module is that of the server or one inside it: `gunicorn`, `gunicorn.app.wsgiapp`.
 fn is_module(module: &str, server: &str) -> bool {
     module
         .strip_prefix(server)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// What an interpreter's own arguments make it run: the options of python(1), where `-m` and `-c`
-/// end them and may stand at the end of a cluster (`-um`).
+/// Whether the arguments of an interpreter make it run the server. `-m` and `-c` end the options of
+/// python(1), and may be the last letter of combined options (`-um`).
 fn is_given(arguments: &[String], server: &str) -> bool {
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
@@ -127,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn gunicorn_is_seen_however_it_is_started() {
+    fn gunicorn_is_recognised_behind_every_launcher() {
         for line in [
             "gunicorn app",
             "/srv/x/bin/gunicorn -w 2 app",
@@ -154,16 +152,12 @@ mod tests {
             "opentelemetry-instrument --traces_exporter console gunicorn app",
             "newrelic-admin run-program gunicorn app",
         ] {
-            assert_eq!(
-                recognise(&words(line)),
-                Some(ServerKind::Gunicorn),
-                "{line}"
-            );
+            assert_eq!(recognise(&words(line)), Some(&gunicorn::PROFILE), "{line}");
         }
     }
 
     #[test]
-    fn gunicorn_is_seen_in_what_a_shell_is_told() {
+    fn gunicorn_is_recognised_in_a_script_of_a_shell() {
         for script in [
             "exec gunicorn app",
             "cd /srv && exec 'gunicorn' -w 2 app",
@@ -172,13 +166,13 @@ mod tests {
         ] {
             for flags in ["-c", "-lc", "-ec"] {
                 let argv = ["bash", flags, script].map(str::to_owned);
-                assert_eq!(recognise(&argv), Some(ServerKind::Gunicorn), "{script}");
+                assert_eq!(recognise(&argv), Some(&gunicorn::PROFILE), "{script}");
             }
         }
     }
 
     #[test]
-    fn what_only_mentions_gunicorn_is_not_it() {
+    fn a_command_line_that_only_mentions_gunicorn_is_not_recognised() {
         for line in [
             "",
             "python app.py gunicorn",
@@ -200,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn uvicorn_is_told_of_its_socket_by_a_variable() {
+    fn uvicorn_gets_its_socket_by_a_variable() {
         for line in [
             "uvicorn shop:app",
             "python -m uvicorn shop:app",
@@ -218,7 +212,16 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_gunicorn_is_known_by_its_own_command_line() {
+    fn uvicorn_is_not_recognised_by_its_command_line() {
+        let line = words("/x/bin/python /x/bin/uvicorn --workers 4 shop:app");
+        assert_eq!(recognise(&line), None);
+        assert!(is_main(&uvicorn::PROFILE, &line));
+        let spawned = "/x/bin/python -c spawn_main(tracker_fd=5) --multiprocessing-fork";
+        assert!(!is_main(&uvicorn::PROFILE, &words(spawned)));
+    }
+
+    #[test]
+    fn a_main_process_of_gunicorn_is_recognised_by_its_command_line() {
         for line in [
             "gunicorn: master [shop:app]",
             "/x/bin/python3.11 /x/bin/gunicorn -w 2 shop:app",
@@ -228,7 +231,7 @@ mod tests {
                 Some(_) => vec![line.to_owned()],
                 None => words(line),
             };
-            assert!(is_gunicorn(&argv), "{line}");
+            assert!(is_main(&gunicorn::PROFILE, &argv), "{line}");
         }
         for line in [
             "uv run gunicorn shop:app",
@@ -236,7 +239,7 @@ mod tests {
             "python x.py",
             "",
         ] {
-            assert!(!is_gunicorn(&words(line)), "{line}");
+            assert!(!is_main(&gunicorn::PROFILE, &words(line)), "{line}");
         }
     }
 }

@@ -1,79 +1,80 @@
-//! Everything that can be asked of the world.
+//! The actions of the decider: everything that it can ask its driver to do.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::report::Cause;
+use crate::supervisor::cause::Cause;
 use crate::units::{Bytes, ReportId, RequestId, RunId, Signal, WorkerId};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Execute the command. Answered by `Started` or `StartFailed`; both later by `RunOver`.
+    /// Execute the command. Answered by `Started` or `StartFailed`, and later by `RunOver`.
     Start {
-        /// Which start.
+        /// The run of the command.
         run: RunId,
-        /// A single program's process is this worker from its first instruction, with this cap. A
-        /// server's own processes have none.
+        /// For a single program: the worker that its process is, with this cap from its first
+        /// instruction. `None`: the command is a server, which has no cap.
         worker: Option<(WorkerId, Option<Bytes>)>,
     },
-    /// Watch this process of a server as this worker: its own group, its cap, its end.
+    /// Adopt this process of a server as a worker: give it its own cgroup and its cap, and watch
+    /// for its end.
     Adopt {
-        /// Of which start.
+        /// The run of the command.
         run: RunId,
-        /// The name it has from now on.
+        /// Its id from now on.
         worker: WorkerId,
         /// Its process.
         pid: i32,
         /// Its cap.
         cap: Option<Bytes>,
     },
-    /// Let the kernel hold this cap. Always the whole figure: what is charged elsewhere is already
-    /// taken off.
+    /// Let the kernel enforce this limit for a worker. Pages that are charged elsewhere are already
+    /// subtracted from its cap.
     Cap {
-        /// Whose.
+        /// The worker.
         worker: WorkerId,
-        /// `None` takes it away.
+        /// The limit. `None` removes it.
         cap: Option<Bytes>,
     },
-    /// Let the kernel hold this budget over all workers and the server together.
+    /// Let the kernel enforce this budget for all workers and the server together.
     Budget {
-        /// `None` takes it away.
+        /// The budget. `None` removes it.
         budget: Option<Bytes>,
     },
-    /// Say `Tripped` once when the worker's group has grown by `room` from what it is now.
-    /// Replaces an earlier wire.
-    ArmWire {
-        /// Whose.
+    /// Send `ThresholdReached` once when the charge of the worker's cgroup has grown by `room`.
+    /// Replaces an earlier threshold.
+    SetThreshold {
+        /// The worker.
         worker: WorkerId,
-        /// How much it may grow.
+        /// How much the charge may grow from now.
         room: Bytes,
     },
-    /// Look at a worker's memory. Answered by `Sampled` or `WorkerEnded`.
-    Look {
-        /// Whose.
+    /// Sample a worker's memory. Answered by `Sampled` or `WorkerEnded`.
+    Sample {
+        /// The worker.
         worker: WorkerId,
-        /// How closely.
-        how: Look,
+        /// The kind of sample.
+        how: SampleKind,
     },
     /// Send a signal to the command's main process.
     SignalCommand {
-        /// Of which start.
+        /// The run of the command.
         run: RunId,
-        /// Which.
+        /// The signal to send.
         signal: Signal,
     },
     /// Send a signal to a worker's main process.
     SignalWorker {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
-        /// Which signal.
+        /// The signal to send.
         signal: Signal,
     },
-    /// SIGKILL a worker and all its helpers at once.
+    /// Send SIGKILL to a worker and all its child processes at once.
     KillWorker {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
     /// Send a signal to a process that outlived its worker, unless its pid belongs to another
@@ -81,152 +82,195 @@ pub enum Action {
     EndLeftover {
         /// Its pid, and its start time in clock ticks since boot.
         process: (i32, u64),
-        /// Which signal.
+        /// The signal to send.
         signal: Signal,
     },
-    /// Let nobody connect any more, as the server is about to be told to stop. Answered by
-    /// `BacklogEmpty` once it has accepted all that had connected, if ever.
+    /// Accept no new connections, because the server will be stopped soon. Answered by
+    /// `BacklogEmpty` once the server has accepted all waiting connections, which may never happen.
     DrainBacklog {
-        /// Of which start.
+        /// The run of the command.
         run: RunId,
     },
-    /// SIGKILL all that this run started.
+    /// Send SIGKILL to all processes of this run.
     KillRun {
-        /// Which start.
+        /// The run of the command.
         run: RunId,
     },
-    /// Whom the scheduler prefers.
+    /// Set the CPU priority of a worker.
     Prioritize {
-        /// Whose.
+        /// The worker.
         worker: WorkerId,
-        /// How.
+        /// Its priority.
         priority: Priority,
     },
-    /// Look whether the worker has the agent. Answered by `AgentFound`.
+    /// Find out whether the worker has the agent. Answered by `AgentFound`.
     FindAgent {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
-    /// Ask a worker's agent. Answered by `Said`, if ever.
+    /// Send a request to a worker's agent. Answered by `AgentAnswered`, unless the worker ends or
+    /// does not respond.
     AskAgent {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
-        /// What.
+        /// The request.
         ask: AgentAsk,
     },
-    /// Note what a worker runs just now, by the C-level handler that works even where no Python
-    /// does. Not answered: it goes into a report that is kept later.
-    NoteStack {
-        /// Which.
+    /// Remove a worker's request for a report after its drain, because the worker should exit
+    /// without delay. An answer may come nevertheless.
+    WithdrawReport {
+        /// The worker.
         worker: WorkerId,
-        /// What it holds now.
+    },
+    /// Record the current stack of a worker. The handler is written in C and works even if no
+    /// Python code can run. Not answered: the stack becomes a part of a later report.
+    NoteStack {
+        /// The worker.
+        worker: WorkerId,
+        /// Its memory now.
         memory: Bytes,
     },
-    /// Keep a report of what is known from outside: the worker has ended or does not answer.
-    /// Answered by `Said` if it lives.
+    /// Make and keep a report from outside, because the worker has ended or its agent cannot
+    /// answer. Answered by `AgentAnswered` if the worker is alive.
     KeepReport {
-        /// Its figures.
+        /// The worker and its figures.
         about: About,
-        /// Why there is nothing from inside.
+        /// Why the agent does not make the report.
         silent: String,
     },
-    /// Read what all workers have counted. Answered by `Counted` for each that counts.
+    /// Read the counts of all workers. Answered by `Counted` for each worker that counts.
     ReadCounts,
-    /// Try whether the installed binary can take over. Answered by `UpgradeChecked`.
+    /// Read the counts by route and the memory of all workers. Answered by `RoutesRead` for each
+    /// worker that counts.
+    ReadRoutes,
+    /// Check whether the newly installed binary can take over. Answered by `UpgradeChecked`.
     CheckUpgrade {
-        /// For whom.
+        /// The operator's request.
         request: RequestId,
     },
-    /// Let it take over, as soon as the answer to who asked is on its way.
+    /// Let the new binary take over as soon as the answer to the operator has been sent.
     Upgrade,
-    /// Keep this where it can be read when we are gone, in place of what was there. The last one
-    /// comes before `Exit`.
-    LastWords {
-        /// The text; empty: nothing.
+    /// Write this termination message in place of the earlier one. The final one comes before
+    /// `Exit`.
+    TerminationMessage {
+        /// The text. Empty: no message.
         text: String,
     },
-    /// Tell the service manager.
+    /// Notify the service manager.
     Notify(Notice),
     /// Answer an operator.
     Reply {
-        /// Which request.
+        /// The operator's request.
         request: RequestId,
         /// The answer.
         answer: Answer,
     },
-    /// The service is over; end with this status (DESIGN §7).
+    /// The service is over. Exit with this status (DESIGN §7).
     Exit {
         /// The exit status.
         status: i32,
     },
 }
 
-/// What an agent is asked.
+/// A request to a worker's agent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AgentAsk {
-    /// Collect garbage and give free memory back.
+    /// Collect garbage and return free memory to the system.
     Collect,
-    /// Open a tracing window: allocations from here on are attributed.
+    /// Take the figures that a report compares with, if the worker is idle.
+    Base,
+    /// Open a window of tracing, in which allocations are attributed to source lines.
     Open {
-        /// The process may take so much more.
+        /// Also take the figures that a report compares with. This interrupts the worker.
+        base: bool,
+        /// How much more memory the process may allocate.
         room: Bytes,
     },
-    /// Close it.
+    /// Close the window.
     Close,
-    /// Say why you are fat.
+    /// Report why the memory grew.
     Report {
-        /// Figures that the report begins with.
+        /// The figures at the start of the report.
         about: About,
-        /// The process may take so much more.
+        /// How much more memory the process may allocate.
         room: Bytes,
-        /// It may take so long.
+        /// The time limit of the report.
         time_box: Duration,
+        /// When the worker makes it.
+        when: ReportWhen,
     },
 }
 
-/// Whom a report is about, and its figures as they are seen from outside.
+impl AgentAsk {
+    /// Whether the worker looks for the request itself when it has answered its last request. No
+    /// signal is sent for it.
+    pub const fn waits_for_drain(&self) -> bool {
+        matches!(
+            self,
+            Self::Report {
+                when: ReportWhen::AfterDrain,
+                ..
+            }
+        )
+    }
+}
+
+/// When a worker makes a report.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ReportWhen {
+    /// At once. This delays the requests that it serves.
+    Now,
+    /// At once, if it serves no request.
+    Idle,
+    /// When it has answered its last request, before it exits.
+    AfterDrain,
+}
+
+/// The subject of a report, with its figures as seen from outside.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct About {
-    /// The id it will have.
+    /// The id of the report.
     pub report: ReportId,
-    /// Whose.
+    /// The worker.
     pub worker: WorkerId,
     /// Its process.
     pub pid: i32,
-    /// Why it is taken: `ceiling`, `cap`, `request` ...
+    /// Why the report is made: `ceiling`, `cap`, `request` ...
     pub cause: Cause,
-    /// What it holds now.
+    /// Its memory now, by the configured measure.
     pub private: Bytes,
-    /// Resident pages.
+    /// Its resident pages.
     pub rss: Bytes,
-    /// After warm-up.
+    /// Its memory after warm-up.
     pub baseline: Option<Bytes>,
     /// Number of its processes.
     pub processes: u32,
 }
 
-/// How closely to look.
+/// The kind of a sample of memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Look {
-    /// A few microseconds: resident, anonymous and shared pages, the group's charge.
+pub enum SampleKind {
+    /// Resident, anonymous and shared pages, and the charge of the cgroup. Takes a few
+    /// microseconds.
     Cheap,
-    /// About 20 ms a gigabyte, and the target stalls for a part of it: private and proportional.
+    /// Also private and proportional memory. Takes about 20 ms per gigabyte, and stalls the process
+    /// for a part of it.
     Exact {
-        /// How far the private memory may be from the truth.
+        /// By how much the private memory may be wrong.
         within: Bytes,
     },
 }
 
-/// Whom the scheduler prefers.
+/// The CPU priority of a worker.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Priority {
-    /// Boots on what the others leave.
+    /// The worker boots with the CPU time that other processes do not use.
     Low,
-    /// As it was.
+    /// The priority that it had at its start.
     Normal,
 }
 
-/// What the service manager is told (sd_notify(3)).
+/// A notification to the service manager (sd_notify(3)).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
     /// `READY=1`: start-up, or a reload, is over.
@@ -237,18 +281,18 @@ pub enum Notice {
     Stopping,
     /// `STATUS=`.
     Status(String),
-    /// `EXTEND_TIMEOUT_USEC=`: a start, reload or stop goes on for so long.
+    /// `EXTEND_TIMEOUT_USEC=`: a start, reload or stop takes up to this long.
     Extend(Duration),
 }
 
-/// An operator's answer, given when the wish has come true or was refused.
+/// The answer to an operator, given when the request was carried out or refused.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// It is done; what was done.
+    /// The request was carried out. The text says what was done.
     Done(String),
-    /// It is not going to be done; why.
+    /// The request is refused for this reason.
     Refused(String),
-    /// The report that was asked for is kept.
+    /// The requested report is kept under this id.
     Reported(ReportId),
     /// There is no such worker.
     Unknown(String),

@@ -1,54 +1,59 @@
-//! What recycled workers leave behind: browsers, daemons, children that nobody waits for.
+//! Leftovers: processes that recycled workers leave behind, such as browsers and daemons.
 //!
-//! A process that outlives its worker keeps its memory, and with each recycle there is one more,
-//! until the budget is full and the kernel kills healthy workers. Such processes are handled as
-//! trees, a process with all its descendants: a browser is several processes, of which only one
-//! works at a time. A tree that has used no CPU for a while is ended; where memory is short, trees
-//! are ended at once, the largest first.
+//! A process that outlives its worker keeps its memory. Each recycle may add one more, until the
+//! budget is full and the kernel kills healthy workers. Leftovers are handled as trees, a process
+//! with all its descendants: a browser is several processes, of which only one is active at a time.
+//! A tree that has used no CPU for a while is ended. If memory is short, trees are ended at once,
+//! the largest first.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{
+use serde::{Deserialize, Serialize};
+
+use crate::supervisor::{
     Supervisor,
     action::Action,
-    event::Leftover,
-    report::{Left, LeftoverView, Report},
+    event::{Event, Left},
+    input::Leftover,
+    snapshot::LeftoverView,
     spec::Leftovers as Mode,
 };
 use crate::units::{Bytes, Signal, Timestamp, WorkerId};
 
 /// A tree is ended when it has used no CPU for this long, before or after its worker's end.
 const IDLE: Duration = Duration::from_secs(5);
-/// A tree that ends by itself this soon after its worker is not reported.
-const TELL_AFTER: Duration = Duration::from_secs(1);
-/// Between SIGTERM and SIGKILL.
+/// A tree is reported only if it is still there this long after it was first seen.
+const REPORT_AFTER: Duration = Duration::from_secs(1);
+/// The time between SIGTERM and SIGKILL.
 const TERM_GRACE: Duration = Duration::from_secs(2);
 
-/// All processes that are left over now.
-#[derive(Debug, Default)]
-pub(super) struct Leftovers {
+/// The current leftovers.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Leftovers {
     /// By the pid and the start time of the topmost process, which together identify it.
+    #[serde(skip)]
     trees: BTreeMap<(i32, u64), Tree>,
     ended: u64,
 }
 
 /// A process that outlived its worker, and its descendants.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Tree {
     worker: WorkerId,
     command: String,
     processes: Vec<(i32, u64)>,
     memory: Bytes,
     seen: Timestamp,
-    /// How long the process that was active last has used no CPU.
+    /// How long no process of the tree has used CPU.
     idle: Duration,
-    told: bool,
-    /// SIGTERM was sent.
+    /// An event was emitted about the tree.
+    reported: bool,
+    /// When SIGTERM was sent.
     asked: Option<Timestamp>,
 }
 
 impl Tree {
-    fn report(&self, pid: i32) -> Left {
+    fn view_for_event(&self, pid: i32) -> Left {
         Left {
             worker: self.worker,
             pid,
@@ -59,24 +64,20 @@ impl Tree {
 }
 
 impl Leftovers {
-    pub(super) fn memory(&self) -> Bytes {
+    pub(crate) fn memory(&self) -> Bytes {
         let trees = self.trees.values();
         trees.fold(Bytes::ZERO, |sum, tree| sum.plus(tree.memory))
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.trees.is_empty()
     }
 
-    pub(super) const fn ended(&self) -> u64 {
+    pub(crate) const fn ended(&self) -> u64 {
         self.ended
     }
 
-    pub(super) const fn set_ended(&mut self, ended: u64) {
-        self.ended = ended;
-    }
-
-    pub(super) fn view(&self) -> Vec<LeftoverView> {
+    pub(crate) fn view(&self) -> Vec<LeftoverView> {
         let view = |(&(pid, _), tree): (&(i32, u64), &Tree)| LeftoverView {
             worker: tree.worker,
             pid,
@@ -104,7 +105,7 @@ impl Leftovers {
                 memory: Bytes::ZERO,
                 seen: now,
                 idle: one.idle,
-                told: false,
+                reported: false,
                 asked: None,
             });
             if is_top {
@@ -118,7 +119,7 @@ impl Leftovers {
         for (id, tree) in &mut trees {
             if let Some(before) = self.trees.get(id) {
                 tree.seen = before.seen;
-                tree.told = before.told;
+                tree.reported = before.reported;
                 tree.asked = before.asked;
             }
         }
@@ -127,21 +128,21 @@ impl Leftovers {
 }
 
 impl Supervisor {
-    pub(super) fn on_left_behind(&mut self, now: Timestamp, found: Vec<Leftover>) {
-        self.leftovers.take(now, found);
-        self.tell_leftovers(now);
-        if self.spec.recycle.leftovers == Mode::End && !self.service.is_stopping() {
+    pub(crate) fn on_left_behind(&mut self, now: Timestamp, found: Vec<Leftover>) {
+        self.state.leftovers.take(now, found);
+        self.report_leftovers(now);
+        if self.spec.recycle.leftovers == Mode::End && !self.state.service.is_stopping() {
             self.end_leftovers(now);
         }
-        self.replan = true;
+        self.plan.touch();
     }
 
-    fn tell_leftovers(&mut self, now: Timestamp) {
+    fn report_leftovers(&mut self, now: Timestamp) {
         let mut new = Vec::new();
-        for (&(pid, _), tree) in &mut self.leftovers.trees {
-            if !tree.told && now.since(tree.seen) >= TELL_AFTER {
-                tree.told = true;
-                new.push(Report::LeftBehind(tree.report(pid)));
+        for (&(pid, _), tree) in &mut self.state.leftovers.trees {
+            if !tree.reported && now.since(tree.seen) >= REPORT_AFTER {
+                tree.reported = true;
+                new.push(Event::LeftBehind(tree.view_for_event(pid)));
             }
         }
         if !new.is_empty() && self.spec.recycle.leftovers == Mode::Tell {
@@ -151,17 +152,17 @@ impl Supervisor {
                     .to_owned()
             });
         }
-        new.into_iter().for_each(|report| self.tell(report));
+        new.into_iter().for_each(|event| self.emit(event));
     }
 
     fn end_leftovers(&mut self, now: Timestamp) {
         let mut short = self.budget_is_short_after(Bytes::ZERO);
-        let trees = self.leftovers.trees.iter();
+        let trees = self.state.leftovers.trees.iter();
         let mut largest_first: Vec<_> = trees.map(|(id, tree)| (tree.memory, *id)).collect();
         largest_first.sort_unstable_by_key(|(memory, id)| (std::cmp::Reverse(*memory), *id));
         let mut freed = Bytes::ZERO;
         for (memory, id) in largest_first {
-            let Some(tree) = self.leftovers.trees.get_mut(&id) else {
+            let Some(tree) = self.state.leftovers.trees.get_mut(&id) else {
                 continue;
             };
             let idle = tree.idle;
@@ -177,35 +178,37 @@ impl Supervisor {
             };
             let first = tree.asked.is_none();
             tree.asked.get_or_insert(now);
-            tree.told = true;
+            tree.reported = true;
             let processes = tree.processes.clone();
-            let report = Report::LeftoverEnded(tree.report(id.0), (idle >= IDLE).then_some(idle));
-            // The topmost first: it may be the one that starts the others.
-            let processes = processes.into_iter();
-            self.actions
-                .extend(processes.map(|process| Action::EndLeftover { process, signal }));
+            let left = tree.view_for_event(id.0);
+            let event = Event::LeftoverEnded(left, (idle >= IDLE).then_some(idle));
+            // The topmost process comes first, because it may start the others again.
+            for process in processes {
+                self.out.act(Action::EndLeftover { process, signal });
+            }
             if first {
-                self.leftovers.ended = self.leftovers.ended.saturating_add(1);
-                self.tell(report);
+                self.state.leftovers.ended = self.state.leftovers.ended.saturating_add(1);
+                self.emit(event);
             }
             freed = freed.plus(memory);
             short = short && self.budget_is_short_after(freed);
         }
     }
 
-    /// Whether, once `freed` is given back, the budget has no room for another worker or is nearly
+    /// Whether, even without `freed`, the budget has no room for another worker or is nearly
     /// reached.
     fn budget_is_short_after(&self, freed: Bytes) -> bool {
-        let Some(budget) = self.limits.budget.bytes else {
+        let Some(budget) = self.state.limits.budget.bytes else {
             return false;
         };
         let total = self.total().minus(freed);
-        total.plus(self.newborn) > budget || total >= budget.scaled(super::due::BUDGET_SHARE)
+        total.plus(self.state.workers.expected_memory()) > budget
+            || total >= budget.scaled(crate::supervisor::policy::candidates::BUDGET_SHARE)
     }
 
     /// Healthy workers are not replaced for the budget while leftovers can still be ended.
-    pub(super) fn ends_leftovers_first(&self) -> bool {
-        self.spec.recycle.leftovers == Mode::End && !self.leftovers.is_empty()
+    pub(crate) fn ends_leftovers_first(&self) -> bool {
+        self.spec.recycle.leftovers == Mode::End && !self.state.leftovers.is_empty()
     }
 }
 

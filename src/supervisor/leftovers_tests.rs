@@ -1,9 +1,9 @@
-//! When a process that a worker has left behind is reported, and when it is ended.
+//! When a leftover process of a worker is reported, and when it is ended.
 
 use super::*;
 use crate::{
     supervisor::{
-        event::{Event, Machine},
+        input::{Input, Machine},
         spec::{Limit, MemorySpec, Spec},
     },
     units::Size,
@@ -22,17 +22,17 @@ impl Service {
         spec.recycle.leftovers = leftovers;
         let mut service = Self(Supervisor::new(spec, 1, Timestamp::default()));
         for event in [
-            Event::Machine(Machine::default()),
-            Event::Available(Bytes::mib(1000)),
+            Input::Machine(Machine::default()),
+            Input::Available(Bytes::mib(1000)),
         ] {
             service.happens(0, event);
         }
         service
     }
 
-    fn happens(&mut self, seconds: u64, event: Event) -> (Vec<(i32, Signal)>, Vec<Report>) {
+    fn happens(&mut self, seconds: u64, event: Input) -> (Vec<(i32, Signal)>, Vec<Event>) {
         let now = Timestamp::default().later(Duration::from_secs(seconds));
-        self.0.handle_event(now, event);
+        self.0.handle_input(now, event);
         let actions = std::iter::from_fn(|| self.0.poll_action());
         let ended = actions.filter_map(|action| {
             let Action::EndLeftover { process, signal } = action else {
@@ -41,24 +41,25 @@ impl Service {
             Some((process.0, signal))
         });
         let ended = ended.collect();
-        let told = std::iter::from_fn(|| self.0.poll_report());
-        let about = |report: &Report| {
+        let events = std::iter::from_fn(|| self.0.poll_event());
+        let about = |event: &Event| {
             matches!(
-                report,
-                Report::LeftBehind(_) | Report::LeftoverEnded(..) | Report::Warning(_)
+                event,
+                Event::LeftBehind(_) | Event::LeftoverEnded(..) | Event::Warning(_)
             )
         };
-        (ended, told.filter(about).collect())
+        (ended, events.filter(about).collect())
     }
 
-    /// Tells what is left at that second. The result: processes signalled, and reports by kind.
+    /// Hands in the leftovers found at that second. Returns the signalled processes, and the kinds
+    /// of events.
     fn left(
         &mut self,
         seconds: u64,
         found: &[Leftover],
     ) -> (Vec<(i32, Signal)>, Vec<&'static str>) {
-        let (ended, told) = self.happens(seconds, Event::LeftBehind(found.to_vec()));
-        (ended, told.iter().map(Report::kind).collect())
+        let (ended, events) = self.happens(seconds, Input::LeftBehind(found.to_vec()));
+        (ended, events.iter().map(Event::kind).collect())
     }
 }
 
@@ -78,18 +79,18 @@ fn browser(pid: i32, tree: i32, idle_s: u64) -> Leftover {
 fn a_leftover_is_reported_and_ended_once_it_is_idle() {
     let mut service = Service::new(Mode::End);
     assert_eq!(service.left(1, &[browser(5, 5, 0)]), (vec![], vec![]));
-    let (ended, told) = service.left(2, &[browser(5, 5, 1)]);
-    assert_eq!((ended, told), (vec![], vec!["left-behind"]));
+    let (ended, events) = service.left(2, &[browser(5, 5, 1)]);
+    assert_eq!((ended, events), (vec![], vec!["left-behind"]));
     assert_eq!(service.left(5, &[browser(5, 5, 4)]), (vec![], vec![]));
-    let (ended, told) = service.left(6, &[browser(5, 5, 5)]);
+    let (ended, events) = service.left(6, &[browser(5, 5, 5)]);
     assert_eq!(
-        (ended, told),
+        (ended, events),
         (vec![(5, Signal::TERM)], vec!["leftover-ended"])
     );
     assert_eq!(service.left(7, &[browser(5, 5, 6)]), (vec![], vec![]));
-    // It ignores SIGTERM.
-    let (ended, told) = service.left(8, &[browser(5, 5, 7)]);
-    assert_eq!((ended, told), (vec![(5, Signal::KILL)], vec![]));
+    // The process ignores SIGTERM.
+    let (ended, events) = service.left(8, &[browser(5, 5, 7)]);
+    assert_eq!((ended, events), (vec![(5, Signal::KILL)], vec![]));
     assert_eq!(service.left(9, &[]), (vec![], vec![]));
     let now = Timestamp::default();
     let view = service.0.snapshot(now);
@@ -113,7 +114,7 @@ fn one_active_process_keeps_its_whole_tree() {
 }
 
 #[test]
-fn where_the_budget_is_short_the_largest_is_killed_at_once() {
+fn if_the_budget_is_short_the_largest_tree_is_killed_at_once() {
     let mut service = Service::new(Mode::End);
     let large = Leftover {
         memory: Bytes::mib(90),
@@ -123,24 +124,24 @@ fn where_the_budget_is_short_the_largest_is_killed_at_once() {
     assert_eq!(ended, []);
     service.happens(
         2,
-        Event::Held {
+        Input::Held {
             held: Bytes::mib(290),
         },
     );
-    let (ended, told) = service.left(2, &[browser(5, 5, 0), large]);
+    let (ended, events) = service.left(2, &[browser(5, 5, 0), large]);
     assert_eq!(ended, [(6, Signal::KILL)]);
-    assert!(told.contains(&"leftover-ended"), "{told:?}");
+    assert!(events.contains(&"leftover-ended"), "{events:?}");
 }
 
 #[test]
 fn with_leftovers_set_to_tell_a_process_is_reported_once_and_not_ended() {
     let mut service = Service::new(Mode::Tell);
     service.left(1, &[browser(5, 5, 0)]);
-    let (ended, told) = service.left(2, &[browser(5, 5, 1)]);
-    assert_eq!((ended, told), (vec![], vec!["warning", "left-behind"]));
+    let (ended, events) = service.left(2, &[browser(5, 5, 1)]);
+    assert_eq!((ended, events), (vec![], vec!["warning", "left-behind"]));
     service.happens(
         3,
-        Event::Held {
+        Input::Held {
             held: Bytes::mib(299),
         },
     );
@@ -148,7 +149,7 @@ fn with_leftovers_set_to_tell_a_process_is_reported_once_and_not_ended() {
 }
 
 #[test]
-fn a_later_process_with_the_same_pid_is_another_leftover() {
+fn a_later_process_with_the_same_pid_is_a_new_leftover() {
     let mut service = Service::new(Mode::End);
     service.left(1, &[browser(5, 5, 4)]);
     let (ended, _) = service.left(2, &[browser(5, 5, 5)]);

@@ -1,11 +1,14 @@
-//! DECIDES. Events in; actions, reports and a deadline out. No clock, no kernel, no async, no log.
+//! The decider. It takes inputs and returns actions, events and a deadline. It uses no clock, no
+//! kernel, no async code and no log.
 //!
-//! The contract: after [`Supervisor::new`] and after each [`Supervisor::handle_event`], drain
-//! [`Supervisor::poll_action`] and [`Supervisor::poll_report`], in that order; when the moment of
-//! [`Supervisor::poll_deadline`] has passed, hand in [`Event::Deadline`]. The first two events are
-//! [`Event::Machine`] and [`Event::Available`]; the last action is [`Action::Exit`].
+//! The contract: after [`Supervisor::new`] and after each [`Supervisor::handle_input`], drain
+//! [`Supervisor::poll_action`] and [`Supervisor::poll_event`], in that order. When the time of
+//! [`Supervisor::poll_deadline`] has passed, hand in [`Input::Deadline`]. The first two inputs are
+//! [`Input::Machine`] and [`Input::Available`]. The last action is [`Action::Exit`].
 //!
-//! Events are decided on in `service` (the command's life), `watch` and `recycle`, among others.
+//! `service` decides about the lifecycle of the command and its workers, `policy` about recycles,
+//! `kind` about what differs between servers and single programs, and `agents` about requests to
+//! agents. `history` decides nothing: it keeps what was observed, and suggests limits.
 #![forbid(unsafe_code)]
 #![deny(
     clippy::wildcard_enum_match_arm,
@@ -13,177 +16,97 @@
 )]
 
 pub mod action;
-mod asking;
-mod births;
+mod agents;
 pub mod cause;
-mod counting;
-mod deaths;
-mod due;
-mod end_loop;
-mod endings;
 pub mod event;
-mod explaining;
-mod futile;
-mod growth;
-pub mod handed;
-mod last_words;
+pub mod event_format;
+pub mod history;
+pub mod input;
+mod kind;
 mod leftovers;
-mod limits;
-mod memory;
 mod operator;
-mod picture;
+mod outbox;
+mod policy;
 pub mod pool;
-mod recycle;
-pub mod report;
-mod restart;
+mod record;
+pub mod routes;
 mod service;
-mod sharing;
-mod spare;
+pub mod snapshot;
 pub mod spec;
-mod suspension;
-pub mod tell;
-mod tracing;
-mod watch;
-mod wire;
+pub mod state;
+mod termination_message;
+mod timers;
+mod usage;
 mod worker;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    time::Duration,
-};
-
 use action::Action;
-use event::{Event, Machine};
-use report::{End, Limits, Report};
-use spec::{Kind, RestartWhen, Spec};
+use event::{End, Event};
+use input::{Input, Machine};
+use spec::Spec;
+use state::State;
 use worker::Worker;
 
-use crate::units::{Bytes, Habits, Timestamp, WorkerId};
+use crate::units::{Bytes, Timestamp};
 
-/// The whole decision, and all that it rests on.
+/// The decider of one service, with its whole state.
 #[derive(Debug)]
 pub struct Supervisor {
     spec: Spec,
-    seed: u64,
+    here: Here,
+    state: State,
+    operator: operator::Operator,
+    plan: policy::plan::Plan,
+    routes: routes::Routes,
+    out: outbox::Outbox<Action>,
+}
+
+/// What is known about the machine. Each supervisor finds it out again, also after an upgrade.
+#[derive(Debug, Default)]
+struct Here {
     machine: Option<Machine>,
     available: Option<Bytes>,
-    limits: Limits,
-    /// The limits were told once all workers were up.
-    told_limits: Option<Limits>,
-    service: service::Service,
-    workers: BTreeMap<WorkerId, Worker>,
-    next_worker: WorkerId,
-    spare: spare::Spare,
-    operator: operator::Operator,
-    /// Private memory of the server's own processes.
-    server_memory: Bytes,
-    /// What the service's groups were last charged with and cannot give back.
-    held: Bytes,
-    /// Not told of pressure again before then.
-    tell_pressure_at: Timestamp,
-    /// A worker needs so long from being seen to being ready.
-    boot_time: Option<Duration>,
-    /// The largest baseline seen: what a newborn is expected to need.
-    newborn: Bytes,
-    /// Recycles that did not help.
-    futile: futile::Futile,
-    /// Ends of workers that may become a loop.
-    ends_loop: end_loop::EndLoop,
-    /// What fills the budget beside the memory of workers.
-    contents: event::Contents,
-    /// So many workers in a row met their cap while they booted.
-    capped_at_boot: u32,
-    /// Whether the application can start.
-    starts: suspension::Starts,
-    /// What was warned of is not warned of again.
-    warned: BTreeSet<String>,
-    memo: asking::Memo,
-    leftovers: leftovers::Leftovers,
-    last_words: last_words::LastWords,
-    /// When to read what workers have done.
-    next_count: Option<Timestamp>,
-    /// What workers that have ended had done; `None`: nobody counted.
-    dead_done: Option<u64>,
-    /// Something changed that may make a worker due, or let one go.
-    replan: bool,
-    /// When to think about recycling again though nothing happens.
-    next_plan: Option<Timestamp>,
-    recycles: BTreeMap<String, u64>,
-    unplanned: BTreeMap<String, u64>,
-    ends: VecDeque<End>,
-    actions: VecDeque<Action>,
-    reports: VecDeque<Report>,
 }
 
 impl Supervisor {
-    /// A service that has not begun. `seed` is for the jitter.
+    /// A service that has not been started. `seed` is for the jitter.
     pub fn new(spec: Spec, seed: u64, now: Timestamp) -> Self {
         Self {
-            service: service::Service::new(spec.restart, now),
-            spare: spare::Spare::new(now),
+            state: State::new(&spec, seed, now),
             spec,
-            seed,
-            machine: None,
-            available: None,
-            limits: Limits::default(),
-            told_limits: None,
-            workers: BTreeMap::new(),
-            next_worker: WorkerId::FIRST,
+            here: Here::default(),
             operator: operator::Operator::default(),
-            server_memory: Bytes::ZERO,
-            held: Bytes::ZERO,
-            tell_pressure_at: now,
-            boot_time: None,
-            newborn: Bytes::ZERO,
-            futile: futile::Futile::default(),
-            ends_loop: end_loop::EndLoop::default(),
-            contents: event::Contents::default(),
-            capped_at_boot: 0,
-            starts: suspension::Starts::default(),
-            warned: BTreeSet::new(),
-            memo: asking::Memo::default(),
-            leftovers: leftovers::Leftovers::default(),
-            last_words: last_words::LastWords::new(now),
-            next_count: None,
-            dead_done: None,
-            replan: false,
-            next_plan: None,
-            recycles: BTreeMap::new(),
-            unplanned: BTreeMap::new(),
-            ends: VecDeque::new(),
-            actions: VecDeque::new(),
-            reports: VecDeque::new(),
+            plan: policy::plan::Plan::default(),
+            routes: routes::Routes::default(),
+            out: outbox::Outbox::default(),
         }
     }
 
-    /// Takes in what happened at `now`.
-    pub fn handle_event(&mut self, now: Timestamp, event: Event) {
-        match event {
-            Event::Deadline => {}
-            Event::Available(bytes) => self.on_available(now, bytes),
-            Event::Machine(machine) => self.on_machine(now, machine),
-            Event::Started { run, pid } => self.on_started(now, run, pid),
-            Event::StartFailed { run, errno, error } => {
+    /// Takes in what happened at `now`, and decides what follows.
+    pub fn handle_input(&mut self, now: Timestamp, input: Input) {
+        match input {
+            Input::Deadline => {}
+            Input::Available(bytes) => self.on_available(now, bytes),
+            Input::Machine(machine) => self.on_machine(now, machine),
+            Input::Started { run, pid } => self.on_started(now, run, pid),
+            Input::StartFailed { run, errno, error } => {
                 self.on_start_failed(now, run, errno, &error);
             }
-            Event::Answers { run } => self.on_answers(now, run),
-            Event::BacklogEmpty { run } => self.on_backlog_empty(run),
-            Event::CommandEnded {
+            Input::ServiceReady { run } => self.on_service_ready(now, run),
+            Input::BacklogEmpty { run } => self.on_backlog_empty(run),
+            Input::CommandEnded {
                 run,
                 ended,
                 oom,
                 successor,
             } => self.on_command_ended(now, run, (ended, oom), successor),
-            Event::RunOver { run } => self.on_run_over(now, run),
-            Event::Masters { run, count } => self.on_masters(now, run, count),
-            Event::WorkerSeen { run, pid } => self.on_worker_seen(now, run, pid),
-            Event::NoWorker { worker } => self.on_no_worker(now, worker),
-            Event::ServerHelper(pid, name) => {
-                self.tell(Report::ServerHelper { pid, command: name })
-            }
-            Event::LeftBehind(found) => self.on_left_behind(now, found),
-            Event::WorkerReady { worker } => self.on_worker_ready(now, worker),
-            Event::WorkerEnded {
+            Input::RunOver { run } => self.on_run_over(now, run),
+            Input::Masters { run, count } => self.on_masters(now, run, count),
+            Input::WorkerSeen { run, pid } => self.on_worker_seen(now, run, pid),
+            Input::NoWorker { worker } => self.on_no_worker(now, worker),
+            Input::ServerHelper(pid, name) => self.emit(Event::ServerHelper { pid, command: name }),
+            Input::LeftBehind(found) => self.on_left_behind(now, found),
+            Input::WorkerReady { worker } => self.on_worker_ready(now, worker),
+            Input::WorkerEnded {
                 worker,
                 ended,
                 oom,
@@ -191,30 +114,38 @@ impl Supervisor {
             } => {
                 self.on_worker_ended(now, worker, (ended, oom, peak));
             }
-            Event::HelperKilled { worker, oom, whole } => self.on_helper_killed(worker, oom, whole),
-            Event::Sampled { worker, sample } => self.on_sampled(now, worker, sample),
-            Event::CapHigher { worker, limit } => self.on_cap_higher(worker, limit),
-            Event::Tripped { worker } => self.on_tripped(now, worker),
-            Event::ServerSampled { private } => self.server_memory = private,
-            Event::Held { held } => self.on_held(held),
-            Event::Contents(contents) => self.contents = contents,
-            Event::Pressed => self.on_pressed(now),
-            Event::Charged { used, of } => self.on_charged(now, used, of),
-            Event::AgentFound {
+            Input::HelperKilled { worker, oom, whole } => self.on_helper_killed(worker, oom, whole),
+            Input::Sampled { worker, sample } => self.on_sampled(now, worker, sample),
+            Input::CapHigher { worker, limit } => self.on_cap_higher(worker, limit),
+            Input::ThresholdReached { worker } => self.on_threshold_reached(now, worker),
+            Input::ServerSampled { private } => self.state.usage.on_server_sampled(private),
+            Input::Held { held } => self.on_held(held),
+            Input::Contents(contents) => self.state.usage.on_contents(contents),
+            Input::MemoryPressure => self.on_memory_pressure(now),
+            Input::Charged { used, of } => self.on_charged(now, used, of),
+            Input::AgentFound {
                 worker,
                 agent,
                 expected,
             } => self.on_agent_found(now, worker, (agent, expected)),
-            Event::ServerFound { pid, server } => self.on_server_found(pid, server),
-            Event::Said { worker, said } => self.on_said(now, worker, said),
-            Event::Counted { worker, counts } => self.on_counted(now, worker, counts),
-            Event::Signalled(signal) => self.on_signal(now, signal),
-            Event::Asked { request, ask } => self.on_asked(now, request, ask),
-            Event::UpgradeChecked { request, verdict } => self.on_upgrade_checked(request, verdict),
-            Event::Unwatched { workers, limit } => {
-                self.tell(Report::Unwatched { workers, limit });
+            Input::ServerFound { pid, server } => self.on_server_found(pid, server),
+            Input::AgentAnswered { worker, answer } => {
+                self.routes.disturb(worker);
+                self.on_agent_answered(now, worker, answer);
             }
-            Event::Failed {
+            Input::Counted { worker, counts } => self.on_counted(now, worker, counts),
+            Input::RoutesRead {
+                worker,
+                done,
+                memory,
+            } => self.on_routes_read(now, worker, done, memory),
+            Input::Signalled(signal) => self.on_signal(now, signal),
+            Input::Asked { request, ask } => self.on_asked(now, request, ask),
+            Input::UpgradeChecked { request, verdict } => self.on_upgrade_checked(request, verdict),
+            Input::Unwatched { workers, limit } => {
+                self.emit(Event::Unwatched { workers, limit });
+            }
+            Input::Failed {
                 what,
                 worker,
                 effect,
@@ -223,94 +154,42 @@ impl Supervisor {
         self.on_time(now);
     }
 
-    /// What to do next, oldest first.
+    /// The next action to carry out, oldest first.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        self.out.next_action()
     }
 
-    /// What to tell next, oldest first.
-    pub fn poll_report(&mut self) -> Option<Report> {
-        self.reports.pop_front()
-    }
-
-    /// When to hand in [`Event::Deadline`] at the latest.
-    pub fn poll_deadline(&self) -> Option<Timestamp> {
-        let drains = self.workers.values().filter_map(|worker| {
-            worker
-                .drain()
-                .filter(|drain| !drain.killed)
-                .map(|drain| drain.leave.until)
-        });
-        let looks = self.workers.values().map(|worker| worker.memory.look_at());
-        drains
-            .chain(looks)
-            .chain(self.service_deadline())
-            .chain(self.recycle_deadline())
-            .chain(self.asking_deadline())
-            .chain(self.count_deadline())
-            .chain(self.suspension_deadline())
-            .chain(self.last_words_deadline())
-            .chain(self.tracing_deadline())
-            .min()
-    }
-
-    /// All that follows from the time alone, and from what an event has changed.
-    fn on_time(&mut self, now: Timestamp) {
-        self.end_drains(now);
-        self.mind_service(now);
-        self.look(now);
-        self.mind_asking(now);
-        self.mind_counts(now);
-        self.mind_suspension(now);
-        self.mind_recycling(now);
-        self.mind_tracing(now);
-        self.mind_last_words(now);
-    }
-
-    const fn is_job(&self) -> bool {
-        matches!(self.spec.restart.when, RestartWhen::Never)
-    }
-
-    const fn habits(&self) -> Option<Habits> {
-        match self.spec.kind {
-            Kind::Server(habits) => Some(habits),
-            Kind::Single => None,
-        }
+    /// The next event to publish, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.out.next_event()
     }
 
     fn ceiling_of(&self, worker: &Worker) -> Option<Bytes> {
-        worker.ceiling(self.limits.ceiling.bytes, self.spec.recycle.jitter)
+        worker.ceiling(self.state.limits.ceiling.bytes, self.spec.recycle.jitter)
     }
 
     fn act(&mut self, action: Action) {
-        self.actions.push_back(action);
+        self.out.act(action);
     }
 
-    fn tell(&mut self, report: Report) {
-        self.reports.push_back(report);
+    fn emit(&mut self, event: Event) {
+        self.out.emit(event);
     }
 
-    /// Warns of a thing once; `about` is what makes two warnings the same.
+    /// Emits a warning, unless there was one with the same `about` before.
     fn warn_once(&mut self, about: impl Into<String>, message: impl FnOnce() -> String) {
-        if self.warned.insert(about.into()) {
-            self.tell(Report::Warning(message()));
+        if self.state.record.warn_first(about.into()) {
+            self.emit(Event::Warning(message()));
         }
     }
 
-    /// Keeps an end for asking, counts it, and tells it.
+    /// Records and counts an end, and emits an event.
     fn record_end(&mut self, end: End) {
-        let counts = if end.cause.is_recycle() {
-            &mut self.recycles
-        } else {
-            &mut self.unplanned
-        };
-        let count = counts.entry(end.cause.to_string()).or_default();
-        *count = count.saturating_add(1);
-        if self.ends.len() >= self.spec.control.history {
-            self.ends.pop_front();
-        }
-        self.last_words.on_end(&end, self.limits.cap.bytes);
-        self.ends.push_back(end.clone());
-        self.tell(Report::Ended(end));
+        self.state
+            .termination
+            .on_end(&end, self.state.limits.cap.bytes);
+        let most = self.spec.control.history;
+        self.state.record.keep_end(end.clone(), most);
+        self.emit(Event::Ended(end));
     }
 }

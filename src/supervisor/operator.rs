@@ -1,39 +1,42 @@
-//! What operators wish for: signals, and requests that are answered when they have come true.
+//! Signals and requests of operators. A request is answered when it has been carried out.
 
 use std::collections::BTreeSet;
 
-use super::{
+use crate::supervisor::{
     Supervisor,
     action::{Action, Answer, Notice},
-    event::{Ask, Stop},
-    report::{Cause, Report},
-    spec::Kind,
-    worker::{By, Drain, Worker},
+    cause::Cause,
+    event::Event,
+    input::{Ask, Stop},
 };
 use crate::units::{RequestId, Signal, Timestamp, WorkerId};
 
 /// Requests that wait for their answer.
 #[derive(Debug, Default)]
-pub(super) struct Operator {
+pub(crate) struct Operator {
+    /// Recycles and reloads.
     waiting: Vec<Waiting>,
+    /// Stops.
     stops: Vec<RequestId>,
 }
 
 #[derive(Debug)]
 struct Waiting {
+    /// `None`: it came by a signal, and is not answered.
     request: Option<RequestId>,
     reload: bool,
+    /// The number of workers to replace.
     total: usize,
-    /// Those that have still to go.
+    /// Those of them that have not ended yet.
     left: BTreeSet<WorkerId>,
 }
 
 impl Operator {
-    pub(super) const fn is_waited_for(&self) -> bool {
+    pub(crate) const fn has_waiting_requests(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    pub(super) fn on_gone(&mut self, worker: WorkerId) {
+    pub(crate) fn on_gone(&mut self, worker: WorkerId) {
         for waiting in &mut self.waiting {
             waiting.left.remove(&worker);
         }
@@ -41,11 +44,11 @@ impl Operator {
 }
 
 impl Supervisor {
-    /// DESIGN §7: TERM and INT stop, a second one at once; one is a reload; the others are the
-    /// command's.
-    pub(super) fn on_signal(&mut self, now: Timestamp, signal: Signal) {
+    /// Handles a signal to the supervisor (DESIGN §7). TERM and INT stop the service, and a second
+    /// one stops it at once. One signal reloads. All others are passed on to the command.
+    pub(crate) fn on_signal(&mut self, now: Timestamp, signal: Signal) {
         if matches!(signal, Signal::TERM | Signal::INT) {
-            let how = if self.service.is_stopping() {
+            let how = if self.state.service.is_stopping() {
                 Stop::Now
             } else {
                 Stop::Graceful
@@ -57,43 +60,24 @@ impl Supervisor {
             self.on_reload_signal();
             return;
         }
-        if self.service.pid().is_none() {
+        if self.state.service.pid().is_none() {
             return;
         }
         self.act(Action::SignalCommand {
-            run: self.service.run(),
+            run: self.state.service.run(),
             signal,
         });
-        let Kind::Server(habits) = self.spec.kind else {
-            return;
-        };
-        if signal == habits.quit {
-            self.let_end(now);
-        } else if signal == habits.reload {
-            let leaves_by = now.later(self.spec.stop.grace);
-            for worker in self.workers.values_mut() {
-                worker.expected = Some(Cause::Reload);
-                worker.leaves_by = Some(leaves_by);
-            }
-            self.spare.on_reload(now);
-        } else if signal == habits.second_master {
-            self.spare.unsettle(now);
-        } else if signal == habits.raise {
-            self.spare.on_wish(now, true);
-        } else if signal == habits.lower {
-            self.on_fewer(now);
-            self.spare.on_wish(now, false);
-        }
+        self.on_server_signal(now, signal);
     }
 
-    /// The service manager asks so (systemd.service(5), `notify-reload`), and waits until it hears
-    /// that the reload has begun and is over.
+    /// The service manager asks for a reload (systemd.service(5), `notify-reload`). It waits until
+    /// it is notified that the reload has begun and is over.
     fn on_reload_signal(&mut self) {
-        if self.service.is_stopping() {
+        if self.state.service.is_stopping() {
             return;
         }
         if self.is_job() {
-            self.tell(Report::Warning(
+            self.emit(Event::Warning(
                 "a job is one run and is not reloaded".to_owned(),
             ));
             self.act(Action::Notify(Notice::Reloading));
@@ -103,32 +87,18 @@ impl Supervisor {
         self.reload(None);
     }
 
-    /// All workers are replaced. The manager's patience is for one that only reads its files again.
+    /// Replaces all workers. The service manager's timeout is extended, because it is meant for
+    /// services that only read their files again.
     fn reload(&mut self, request: Option<RequestId>) {
         self.act(Action::Notify(Notice::Reloading));
         let each = self.spec.stop.grace.saturating_add(self.spec.ready.timeout);
-        let count = u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(self.state.workers.len()).unwrap_or(u32::MAX);
         let longest = each.saturating_mul(count.max(1));
         self.act(Action::Notify(Notice::Extend(longest)));
-        self.want_all_gone(request, Cause::Reload);
+        self.replace_all(request, Cause::Reload);
     }
 
-    /// Its server was told to want one fewer: its oldest goes, as far as we know its books.
-    fn on_fewer(&mut self, now: Timestamp) {
-        let leaves_by = now.later(self.spec.stop.grace);
-        let last_one = self.spare.wanted() == Some(1) && self.spare.raised().is_none();
-        let goes_already = |worker: &Worker| {
-            let lowered = |drain: &Drain| drain.leave.by == By::Server;
-            worker.leaves_by.is_some() || worker.drain().is_some_and(lowered)
-        };
-        let oldest = self.workers.values_mut().find(|one| !goes_already(one));
-        if let Some(oldest) = oldest.filter(|_| !last_one) {
-            oldest.expected = Some(Cause::Scale);
-            oldest.leaves_by = Some(leaves_by);
-        }
-    }
-
-    pub(super) fn on_asked(&mut self, now: Timestamp, request: RequestId, ask: Ask) {
+    pub(crate) fn on_asked(&mut self, now: Timestamp, request: RequestId, ask: Ask) {
         if let Ask::Stop(how) = ask {
             self.operator.stops.push(request);
             self.stop(now, how);
@@ -142,30 +112,24 @@ impl Supervisor {
             self.on_upgrade_asked(request);
             return;
         }
-        let refusal = if self.service.is_stopping() {
-            Some("the service is stopping".to_owned())
-        } else if self.is_job() {
-            Some("a job is one run and is not recycled".to_owned())
-        } else {
-            None
-        };
-        if let Some(why) = refusal {
-            self.act(Action::Reply {
-                request,
-                answer: Answer::Refused(why),
-            });
+        if let Some(why) = self.refuses_recycle() {
+            self.refuse(request, why);
             return;
         }
         match ask {
             Ask::Recycle(worker) => {
-                if self.workers.contains_key(&worker) {
-                    self.want_gone(Some(request), BTreeSet::from([worker]), Cause::Request);
+                if self.state.workers.contains_key(&worker) {
+                    self.request_replacement(
+                        Some(request),
+                        BTreeSet::from([worker]),
+                        Cause::Request,
+                    );
                 } else {
                     let answer = Answer::Unknown(format!("there is no worker {worker} alive"));
                     self.act(Action::Reply { request, answer });
                 }
             }
-            Ask::RecycleAll => self.want_all_gone(Some(request), Cause::Request),
+            Ask::RecycleAll => self.replace_all(Some(request), Cause::Request),
             Ask::Reload => self.reload(Some(request)),
             Ask::Report(_) | Ask::Stop(_) | Ask::Upgrade => {}
         }
@@ -178,9 +142,9 @@ impl Supervisor {
         }
     }
 
-    /// RACE: while the new binary was tried the service may have begun to stop, or its server has
-    /// ended: it is asked again.
-    pub(super) fn on_upgrade_checked(
+    /// RACE: while the new binary was checked, the service may have begun to stop, or its server
+    /// may have ended. So whether the upgrade is possible is checked again.
+    pub(crate) fn on_upgrade_checked(
         &mut self,
         request: RequestId,
         verdict: Result<String, String>,
@@ -201,15 +165,20 @@ impl Supervisor {
         self.act(Action::Reply { request, answer });
     }
 
-    fn want_all_gone(&mut self, request: Option<RequestId>, cause: Cause) {
-        let all = self.workers.keys().copied().collect();
-        self.want_gone(request, all, cause);
+    fn replace_all(&mut self, request: Option<RequestId>, cause: Cause) {
+        let all = self.state.workers.keys().copied().collect();
+        self.request_replacement(request, all, cause);
     }
 
-    fn want_gone(&mut self, request: Option<RequestId>, left: BTreeSet<WorkerId>, cause: Cause) {
+    fn request_replacement(
+        &mut self,
+        request: Option<RequestId>,
+        left: BTreeSet<WorkerId>,
+        cause: Cause,
+    ) {
         for id in &left {
-            if let Some(worker) = self.workers.get_mut(id) {
-                worker.wanted_gone = Some(cause);
+            if let Some(worker) = self.state.workers.get_mut(id) {
+                worker.request_replacement(cause);
             }
         }
         let reload = cause == Cause::Reload;
@@ -219,19 +188,13 @@ impl Supervisor {
             total: left.len(),
             left,
         });
-        self.replan = true;
+        self.plan.touch();
     }
 
-    /// Answers what has come true: all that had to go are gone, and all that are wanted serve.
-    pub(super) fn mind_asks(&mut self, _now: Timestamp) {
-        let count = self.count();
-        let whole = match self.spec.kind {
-            Kind::Server(_) => {
-                count.draining == 0 && self.spare.wanted().is_some_and(|n| count.ready >= n)
-            }
-            Kind::Single => self.service.answers(),
-        };
-        if !whole {
+    /// Answers the requests that were carried out: their workers have ended, and all wanted workers
+    /// serve.
+    pub(crate) fn answer_recycles(&mut self) {
+        if !self.has_all_workers() {
             return;
         }
         let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.operator.waiting)
@@ -254,7 +217,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn refuse_asks(&mut self, why: &str) {
+    pub(crate) fn refuse_asks(&mut self, why: &str) {
         for waiting in std::mem::take(&mut self.operator.waiting) {
             if let Some(request) = waiting.request {
                 let answer = Answer::Refused(why.to_owned());
@@ -263,35 +226,33 @@ impl Supervisor {
         }
     }
 
-    /// Gives up all replacements that operators wait for. An operator who asked by a request is
-    /// answered; for a reload by signal there is a warning.
-    pub(super) fn refuse_recycles(&mut self, why: &str) {
+    /// Gives up all replacements that operators wait for. Requests are answered. A reload by signal
+    /// causes a warning.
+    pub(crate) fn refuse_recycles(&mut self, why: &str) {
         let waiting = std::mem::take(&mut self.operator.waiting);
         if waiting.is_empty() {
             return;
         }
-        for worker in self.workers.values_mut() {
-            worker.wanted_gone = None;
-            let wish = |cause: &Cause| matches!(cause, Cause::Request | Cause::Reload);
-            worker.told_due = worker.told_due.filter(|cause| !wish(cause));
+        for worker in self.state.workers.values_mut() {
+            worker.withdraw_request();
         }
         for one in waiting {
-            let gone = one.total.saturating_sub(one.left.len());
+            let replaced = one.total.saturating_sub(one.left.len());
             if one.reload {
                 self.act(Action::Notify(Notice::Ready));
             }
-            let why = format!("{why}; {gone} of {} replaced", one.total);
+            let why = format!("{why}; {replaced} of {} replaced", one.total);
             match one.request {
                 Some(request) => {
                     let answer = Answer::Refused(why);
                     self.act(Action::Reply { request, answer });
                 }
-                None => self.tell(Report::Warning(format!("the reload is given up: {why}"))),
+                None => self.emit(Event::Warning(format!("the reload is given up: {why}"))),
             }
         }
     }
 
-    pub(super) fn answer_stops(&mut self) {
+    pub(crate) fn answer_stops(&mut self) {
         for request in std::mem::take(&mut self.operator.stops) {
             let answer = Answer::Done("the service has stopped".to_owned());
             self.act(Action::Reply { request, answer });

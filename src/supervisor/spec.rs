@@ -1,50 +1,56 @@
-//! What was wished for, validated: the one input of the whole program. `config` makes it.
+//! The validated settings of one service. `config` makes them.
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::{Habits, Signal, Size};
+use super::pool::spec::PoolSettings;
+use crate::{
+    servers::profile::Profile,
+    units::{Signal, Size},
+};
 
-/// Everything one service is to be.
+/// All settings of one service.
 #[derive(Clone, Debug)]
 pub struct Spec {
     /// The service's name: its socket, its cgroup, its log lines.
     pub name: String,
-    /// What is run.
+    /// The command to run.
     pub command: CommandSpec,
-    /// How it is understood.
+    /// Whether the command is a server with workers or a single program.
     pub kind: Kind,
-    /// `kind` is not configured; it was derived from the command line.
+    /// `kind` is not configured, but derived from the command line.
     pub kind_is_guessed: bool,
     /// Limits on memory.
     pub memory: MemorySpec,
     /// Any other rlimit, per worker, by its lower-case name without `RLIMIT_` (`nofile`).
     pub rlimits: BTreeMap<String, Rlimit>,
-    /// What else a control group holds.
+    /// Other limits of a cgroup.
     pub cgroup: CgroupSpec,
     /// When a healthy worker is replaced.
     pub recycle: RecycleSpec,
-    /// What is put into the workers.
+    /// The agent in the workers.
     pub agent: AgentSpec,
-    /// When and how a worker is asked why it is fat.
+    /// When and how workers report on their memory.
     pub leaks: LeaksSpec,
-    /// What follows an unplanned end of the command.
+    /// When the command is restarted.
     pub restart: RestartSpec,
-    /// How it is stopped.
+    /// How the command is stopped.
     pub stop: StopSpec,
-    /// When it counts as up.
+    /// How readiness is detected.
     pub ready: ReadySpec,
-    /// Say what would have been recycled, and do nothing.
+    /// Report which workers would be recycled, and do not recycle them.
     pub dry_run: bool,
-    /// How operators reach it.
+    /// The control API.
     pub control: ControlSpec,
-    /// How it logs.
+    /// The log.
     pub log: LogSpec,
+    /// The settings of a pool. `None`: the service is not a pool.
+    pub pool: Option<PoolSettings>,
 }
 
 impl Spec {
-    /// The configured features that do not work in a worker without the agent, in words.
+    /// The names of the configured features that need the agent.
     pub fn needs_agent(&self) -> impl Iterator<Item = &'static str> + use<> {
         let needs = [
             (self.recycle.max_tasks.is_some(), "recycle.max_tasks"),
@@ -55,15 +61,15 @@ impl Spec {
             (self.memory.gc_first, "collecting garbage before a recycle"),
             (self.leaks.ask != Leaks::Off, "memory reports"),
             (
-                matches!(self.kind, Kind::Server(_)),
-                "serving on when a new worker cannot boot",
+                matches!(self.kind, Kind::Server(server) if server.is_guarded),
+                "keeping old workers when a new one cannot boot",
             ),
         ];
-        let needs = needs.into_iter().filter(|(is_wished, _)| *is_wished);
+        let needs = needs.into_iter().filter(|(is_wanted, _)| *is_wanted);
         needs.map(|(_, what)| what)
     }
 
-    /// The agent is to be put into the workers: something that is wished for needs it.
+    /// Whether the agent is loaded into workers.
     pub fn wants_agent(&self) -> bool {
         match self.agent.load {
             AgentLoad::Auto => self.needs_agent().next().is_some(),
@@ -76,17 +82,17 @@ impl Spec {
 /// The command, as it will be executed.
 #[derive(Clone, Debug)]
 pub struct CommandSpec {
-    /// The program, found and executable when the spec was made.
+    /// The program. It existed and was executable when the settings were read.
     pub program: PathBuf,
-    /// The command line as given; the first word is what the user typed for the program.
+    /// The command line as given. The first word is the program as the user typed it.
     pub argv: Vec<OsString>,
-    /// Added to the environment.
+    /// Variables added to its environment.
     pub env: BTreeMap<OsString, OsString>,
-    /// Where it runs; `None` is where we are.
+    /// Its working directory. `None`: that of the supervisor.
     pub directory: Option<PathBuf>,
-    /// Whose it is; `None` is ours. The name exists.
+    /// The user that it runs as, who exists. `None`: the user of the supervisor.
     pub user: Option<String>,
-    /// The sockets that are held for it, in this order.
+    /// The listening sockets that the supervisor passes to it, in this order.
     pub listen: Vec<Listen>,
 }
 
@@ -108,37 +114,37 @@ impl fmt::Display for Listen {
     }
 }
 
-/// How the command is understood.
+/// The kind of the command.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// A server whose own children are the workers.
-    Server(Habits),
-    /// Any program: one worker.
+    /// A server whose child processes are the workers.
+    Server(&'static Profile),
+    /// Any other program: it is a single worker with all its processes.
     Single,
 }
 
-/// A limit as wished.
+/// A limit as configured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Limit {
-    /// Derived from what the service may have (DESIGN §3).
+    /// Derived from the memory available to the service (DESIGN §3).
     Auto,
     /// Switched off.
     Off,
-    /// That much.
+    /// This size.
     At(Size),
 }
 
-/// Which figure of a worker is held against its ceiling.
+/// Which measure of a worker's memory is compared with its ceiling.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Measure {
-    /// What its end would give back: anonymous pages and their swap, huge pages, and shared memory
-    /// without a name. No pages of files.
+    /// What its end would free: anonymous pages and their swap, huge pages, and unnamed shared
+    /// memory. File pages are not included.
     Private,
-    /// Resident pages, shared ones included.
+    /// Resident pages, including shared ones.
     Rss,
     /// Private pages and its share of the shared ones.
     Pss,
-    /// What its cgroup is charged with and the kernel cannot take back: no page cache.
+    /// The charge of its cgroup without what the kernel can reclaim, such as page cache.
     Cgroup,
 }
 
@@ -156,64 +162,64 @@ impl fmt::Display for Measure {
 /// `[memory]`.
 #[derive(Clone, Copy, Debug)]
 pub struct MemorySpec {
-    /// Over it, a worker is recycled gracefully.
+    /// A worker over this limit is recycled gracefully.
     pub ceiling: Limit,
-    /// Over it, the kernel ends the worker.
+    /// The kernel kills a worker over this limit.
     pub cap: Limit,
-    /// Over it, all workers together are too many.
+    /// The limit of the whole service.
     pub budget: Limit,
-    /// What is held against the ceiling.
+    /// What is compared with the ceiling.
     pub measure: Measure,
-    /// So many samples in a row must be over the ceiling; at least 1.
-    pub strikes: u32,
-    /// Swap a worker may use where its cap is a cgroup.
+    /// Consecutive samples above the ceiling required. At least 1.
+    pub consecutive_samples: u32,
+    /// Swap that a worker may use if a cgroup enforces its cap.
     pub swap: Limit,
-    /// Use the trip wire where there is one.
-    pub wire: bool,
-    /// Over its ceiling, a worker collects garbage first and stays if that was enough.
+    /// Set a threshold at the ceiling if the kernel supports it.
+    pub threshold: bool,
+    /// A worker over its ceiling collects garbage first, and is not replaced if that is enough.
     pub gc_first: bool,
 }
 
-/// A soft and a hard rlimit; `None` is unlimited.
+/// A soft and a hard rlimit. `None` is unlimited.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rlimit {
     /// The value that is enforced.
     pub soft: Option<u64>,
-    /// How far the process may raise it.
+    /// The highest value to which the process may raise it.
     pub hard: Option<u64>,
 }
 
-/// `[cgroup]`: limits that only version 2 has for us, and only where they were wished for.
+/// `[cgroup]`: limits that need cgroup v2. They are set only if they are configured.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CgroupSpec {
-    /// So many processes and threads a worker may be.
+    /// Maximum processes and threads of a worker.
     pub pids_max: Option<u64>,
-    /// The service's share of the processor beside its neighbours, 1 to 10000.
+    /// The service's share of CPU time compared with other services, 1 to 10000.
     pub cpu_weight: Option<u64>,
 }
 
 /// `[recycle]`.
 #[derive(Clone, Copy, Debug)]
 pub struct RecycleSpec {
-    /// So many workers may be away at a time; at least 1.
-    pub at_once: u32,
-    /// No worker is recycled before it is that old, unless it would die of its growth.
+    /// Maximum workers unavailable at once. At least 1.
+    pub max_unavailable: u32,
+    /// No worker is recycled before this age, unless its growth would carry it to its cap.
     pub min_age: Duration,
-    /// Older workers are recycled.
+    /// A worker is recycled at this age.
     pub max_age: Option<Duration>,
-    /// Those that have done so many requests or tasks are recycled; at least 1.
+    /// A worker is recycled after this many requests or tasks. At least 1.
     pub max_tasks: Option<u64>,
-    /// Equal limits are spread by up to this part of them, 0 to 1.
+    /// Each worker's limits are lowered by a random part, up to this, 0 to 1.
     pub jitter: f64,
-    /// A spare worker raised for a recycle is given back after that long without another one due.
-    pub settle: Duration,
-    /// Raise the replacement before the old one goes, where it can be.
-    pub capacity_first: bool,
-    /// What is done about processes that outlive the worker which started them.
+    /// The surge ends if no worker had to be replaced for this long.
+    pub surge_idle: Duration,
+    /// Start the replacement before the old worker is asked to exit, if that is possible.
+    pub surge: bool,
+    /// What is done about processes that outlive the worker that started them.
     pub leftovers: Leftovers,
 }
 
-/// What is done about processes that outlive the worker which started them.
+/// What is done about processes that outlive the worker that started them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Leftovers {
     /// They are ended when they have used no CPU for a while, or when memory is short.
@@ -225,174 +231,176 @@ pub enum Leftovers {
 /// `[agent]`.
 #[derive(Clone, Debug)]
 pub struct AgentSpec {
-    /// Whether it is put into the workers.
+    /// Whether the agent is loaded into the workers.
     pub load: AgentLoad,
-    /// Kept-alive connections are closed only after an answer that says so, where a server would
-    /// reset them; for up to that long. Zero: off.
+    /// Close keep-alive connections with `Connection: close`, for up to this long, if the server
+    /// would reset them. Zero: off.
     pub drain: Duration,
     /// Requests on these paths are not counted.
     pub ignore_paths: Vec<String>,
 }
 
-/// Whether the agent is put into the workers.
+/// Whether the agent is loaded into the workers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AgentLoad {
-    /// Where a feature needs it.
+    /// If a configured feature needs it.
     Auto,
-    /// Yes, and it is a warning if it does not load.
+    /// Always. A warning is given if it cannot be loaded.
     On,
-    /// No.
+    /// Never.
     Off,
 }
 
 /// `[leaks]`.
 #[derive(Clone, Debug)]
 pub struct LeaksSpec {
-    /// When workers are asked.
+    /// When workers are asked for reports.
     pub ask: Leaks,
-    /// A report takes no longer.
+    /// Time limit of a memory report.
     pub time_box: Duration,
-    /// So many reports are kept; at least 1.
+    /// Maximum reports that are kept. At least 1.
     pub kept: usize,
-    /// Where reports and events outlive the service; `None`: they end with it.
+    /// The directory in which reports and events are kept after the service has ended. `None`: they
+    /// are not.
     pub directory: Option<PathBuf>,
-    /// The service's own directory there, by its name and where its command runs.
+    /// The name of the service's own directory in it. It follows from the name of the service and
+    /// the working directory of its command.
     pub service: String,
 }
 
-/// When workers are asked why they are fat.
+/// When workers are asked for memory reports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Leaks {
-    /// Jobs only, as they near their cap. A worker that serves is not asked.
+    /// Only jobs, when they come near their cap. Workers that serve are not asked.
     Auto,
     /// Also workers that serve, before they are replaced for their memory. They are traced when
-    /// they near their ceiling.
+    /// they come near their ceiling.
     On,
-    /// The same, traced from their first request on.
+    /// The same, but they are traced from their first request on.
     Always,
-    /// Only when an operator asks.
+    /// Only when an operator requests a report.
     Off,
 }
 
 /// `[restart]`.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct RestartSpec {
-    /// Which ends are followed by another start.
+    /// When to restart the command.
     pub when: RestartWhen,
-    /// The wait after the first unplanned end; it doubles with each further one.
+    /// The delay after the first unplanned end. It doubles with each further one.
     pub delay_min: Duration,
-    /// The longest wait.
+    /// The longest delay.
     pub delay_max: Duration,
-    /// More ends than this within `window` and the service is given up (exit status 75).
+    /// The supervisor gives up after more ends than this within `window` (exit status 75).
     pub limit: u32,
-    /// Over which ends are counted.
+    /// The window in which ends are counted.
     pub window: Duration,
 }
 
-/// Which ends are followed by another start.
+/// When to restart the command.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum RestartWhen {
-    /// All that were not asked for.
+    /// After every end that the supervisor did not ask for.
     Always,
-    /// Those by a signal or with a status other than 0.
+    /// After an end by a signal or with a status other than 0.
     OnFailure,
-    /// None: a job.
+    /// Never: the service is a job.
     Never,
 }
 
 /// `[stop]`.
 #[derive(Clone, Copy, Debug)]
 pub struct StopSpec {
-    /// Asks the command to end.
+    /// The signal that stops the command.
     pub signal: Signal,
-    /// Between asking and SIGKILL, for a worker and for the whole.
+    /// The time between this signal and SIGKILL, for a worker and for the whole service.
     pub grace: Duration,
 }
 
 /// `[ready]`.
 #[derive(Clone, Debug)]
 pub struct ReadySpec {
-    /// The sign.
+    /// How readiness is detected.
     pub when: ReadyWhen,
-    /// A worker or service that is not ready after that long is reported.
+    /// A worker or service that is not ready after this long is reported.
     pub timeout: Duration,
 }
 
-/// The sign that a service is up.
+/// How readiness is detected.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ReadyWhen {
-    /// A server: its first worker's heartbeat. Another program: it has lived for a second.
+    /// A server: by the heartbeat of its first worker. Another program: after one second.
     Auto,
-    /// It says `READY=1` on its `NOTIFY_SOCKET`.
+    /// The command sends `READY=1` to its `NOTIFY_SOCKET`.
     Notify,
-    /// A TCP connection succeeds, `HOST:PORT`.
+    /// A TCP connection to `HOST:PORT` succeeds.
     Tcp(String),
-    /// `GET` is answered with a status below 400, `http://HOST:PORT/PATH`.
+    /// `GET http://HOST:PORT/PATH` is answered with a status below 400.
     Http(String),
-    /// It has lived that long.
+    /// The command has run for this long.
     Delay(Duration),
 }
 
 /// `[control]`.
 #[derive(Clone, Debug)]
 pub struct ControlSpec {
-    /// The Unix socket.
+    /// The Unix socket of the control API.
     pub socket: PathBuf,
-    /// Serves the reading half over TCP as well, `HOST:PORT`.
+    /// The address `HOST:PORT` at which the reading part of the control API is served over TCP.
     pub metrics: Option<std::net::SocketAddr>,
-    /// Host names under which `/v1` is served over TCP, beside addresses and `localhost`.
+    /// Host names under which `/v1` is served over TCP, besides addresses and `localhost`.
     pub hosts: Vec<String>,
-    /// File with the token that events and reports need over TCP; `None`: they are not served
-    /// there.
+    /// File with the token that is needed for events and reports over TCP. `None`: they are not
+    /// served over TCP.
     pub token_file: Option<PathBuf>,
-    /// So many ends and events are kept for asking; at least 1.
+    /// Maximum ends and events that are kept. At least 1.
     pub history: usize,
-    /// Where it is kept what is to be read when we are gone.
+    /// The file of the termination message.
     pub termination_log: TerminationLog,
 }
 
-/// Where it is kept why a container ended.
+/// The file of the termination message, which says why a container ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum TerminationLog {
-    /// Where Kubernetes looks, if we are PID 1 and the file is there.
+    /// The default path of Kubernetes, if the supervisor is PID 1 and the file exists.
     Auto,
-    /// Nowhere.
+    /// None.
     Off,
-    /// There.
+    /// This path.
     At(PathBuf),
 }
 
 /// `[log]`.
 #[derive(Clone, Copy, Debug)]
 pub struct LogSpec {
-    /// How a line looks.
+    /// The format of a line.
     pub format: LogFormat,
-    /// Also what is only of use to us.
+    /// Also log the reasons of decisions.
     pub verbose: bool,
 }
 
-/// How a log line looks.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LogFormat {
-    /// A record of the journal where stderr is the journal, else for people.
+    /// Records of the journal if stderr is the journal, else text.
     Auto,
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl MemorySpec {
-    /// Every limit derived, nothing special.
+    /// All limits are derived, and all features are off.
     pub const fn plain() -> Self {
         Self {
             ceiling: Limit::Auto,
             cap: Limit::Auto,
             budget: Limit::Auto,
             measure: Measure::Private,
-            strikes: 1,
+            consecutive_samples: 1,
             swap: Limit::Off,
-            wire: false,
+            threshold: false,
             gc_first: false,
         }
     }
@@ -401,7 +409,7 @@ impl MemorySpec {
 #[cfg(test)]
 impl Spec {
     /// A single program for unit tests, with these limits and nothing else configured.
-    pub(super) fn for_test(memory: MemorySpec) -> Self {
+    pub(crate) fn for_test(memory: MemorySpec) -> Self {
         let command = CommandSpec {
             listen: Vec::new(),
             program: "/bin/true".into(),
@@ -410,19 +418,14 @@ impl Spec {
             directory: None,
             user: None,
         };
-        Self::for_pool("shop".to_owned(), memory, command, "/tmp".into())
+        Self::base("shop".to_owned(), memory, command, "/tmp/shop.sock".into())
     }
 }
 
 impl Spec {
-    /// What the machine's side of a pool is to be: `command` is the template's, and nothing of it
-    /// is restarted or recycled but by the pool.
-    pub fn for_pool(
-        name: String,
-        memory: MemorySpec,
-        command: CommandSpec,
-        directory: PathBuf,
-    ) -> Self {
+    /// Settings with all features off and no time limits. A pool uses them for the settings that it
+    /// has no keys for, because it restarts and recycles its workers by itself.
+    pub fn base(name: String, memory: MemorySpec, command: CommandSpec, socket: PathBuf) -> Self {
         let never = Duration::MAX;
         Self {
             kind: Kind::Single,
@@ -432,13 +435,13 @@ impl Spec {
             rlimits: BTreeMap::new(),
             cgroup: CgroupSpec::default(),
             recycle: RecycleSpec {
-                at_once: 1,
+                max_unavailable: 1,
                 min_age: Duration::ZERO,
                 max_age: None,
                 max_tasks: None,
                 jitter: 0.0,
-                settle: never,
-                capacity_first: false,
+                surge_idle: never,
+                surge: false,
                 leftovers: Leftovers::Tell,
             },
             agent: AgentSpec {
@@ -470,7 +473,7 @@ impl Spec {
             },
             dry_run: false,
             control: ControlSpec {
-                socket: directory.join(format!("{name}.sock")),
+                socket,
                 metrics: None,
                 hosts: Vec::new(),
                 token_file: None,
@@ -482,6 +485,7 @@ impl Spec {
                 verbose: false,
             },
             name,
+            pool: None,
         }
     }
 }

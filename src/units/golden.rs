@@ -1,4 +1,5 @@
-//! What programs read of us, as files under `tests/golden`: a change of it shows in a diff.
+//! Interfaces for other programs, as files under `tests/golden`, so that a change of them is
+//! visible in a diff.
 
 use std::{env, fs, path::Path};
 
@@ -13,8 +14,8 @@ pub(crate) fn check(name: &str, found: &str) {
     let golden = fs::read_to_string(&path).unwrap();
     assert!(
         golden == found,
-        "not as in {}. If tools that read it may see this change, run the test again with \
-         GOLDEN=write.\n{found}",
+        "{} differs. If this change is intended for the tools that read it, run the test \
+         again with GOLDEN=write.\n{found}",
         path.display()
     );
 }

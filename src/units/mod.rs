@@ -1,4 +1,4 @@
-//! The words all layers share: bytes, sizes, moments and identities.
+//! The types that all layers share: bytes, sizes, timestamps and ids.
 
 #[cfg(test)]
 pub(crate) mod golden;
@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 pub use signal::Signal;
 pub use size::{Size, SizeError};
 
-/// A number of bytes. Shown with binary units, as `systemd`, `docker` and the cgroup files mean
-/// them.
+/// A number of bytes. It is shown in binary units, like those of `systemd`, `docker` and the cgroup
+/// files.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Bytes(pub u64);
 
@@ -26,7 +26,7 @@ const UNITS: [(char, u64); 5] = [
 ];
 
 impl Bytes {
-    /// Nothing.
+    /// Zero bytes.
     pub const ZERO: Self = Self(0);
 
     /// `n` mebibytes.
@@ -34,22 +34,22 @@ impl Bytes {
         Self(n << 20)
     }
 
-    /// The plain number.
+    /// As a plain number.
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// What is left of `self` after `other`, never below zero.
+    /// `self` minus `other`, at least zero.
     pub const fn minus(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
 
-    /// Both together, never wrapping.
+    /// The sum, without overflow.
     pub const fn plus(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }
 
-    /// `self` times `part` (0.5 is a half); a negative or absurd part gives zero or the largest
+    /// `self` times `part` (0.5 is a half). A negative or extreme part gives zero or the largest
     /// size.
     pub fn scaled(self, part: f64) -> Self {
         Self(scaled(self.0, part))
@@ -65,7 +65,7 @@ impl Bytes {
     }
 }
 
-/// `whole` times `part`; a negative or absurd part gives zero or the largest number.
+/// `whole` times `part`. A negative or extreme part gives zero or the largest number.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -93,13 +93,18 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// A moment on the machine's monotonic clock (`CLOCK_MONOTONIC`), so that it can be compared with
-/// what other processes on this machine write down.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+/// A point in time on the machine's monotonic clock (`CLOCK_MONOTONIC`), which can be compared with
+/// the times that other processes on this machine write.
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
+)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The moment `nanos` after the clock's zero.
+    /// The clock's zero, before every event.
+    pub const ZERO: Self = Self(0);
+
+    /// The time `nanos` after the clock's zero.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
@@ -109,20 +114,20 @@ impl Timestamp {
         self.0
     }
 
-    /// How long after `earlier` this is; zero if it is not after it.
+    /// The time from `earlier` to `self`; zero if `earlier` is not before `self`.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// The next moment that is a whole multiple of `period`: what is done now and then and need not
-    /// be exact happens together, and wakes us once.
+    /// The next time that is a multiple of `period`. Periodic work that need not be exact runs
+    /// together at these times, and wakes us once.
     pub fn next_multiple(self, period: Duration) -> Self {
         let period = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX).max(1);
         let past = self.0.checked_rem(period).unwrap_or(0);
         Self(self.0.saturating_sub(past).saturating_add(period))
     }
 
-    /// The moment `by` later.
+    /// The time `by` later.
     pub fn later(self, by: Duration) -> Self {
         Self(
             self.0
@@ -131,15 +136,15 @@ impl Timestamp {
     }
 }
 
-/// One process life. A counter, never a pid, and never used again.
+/// The id of a worker process: a counter, and not a pid, which can be reused.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct WorkerId(NonZeroU64);
 
 impl WorkerId {
-    /// The first one.
+    /// The id of the first worker.
     pub const FIRST: Self = Self(NonZeroU64::MIN);
 
-    /// The one after this.
+    /// The id after this one.
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
@@ -162,7 +167,7 @@ impl FromStr for WorkerId {
     }
 }
 
-/// One start of the command. A counter: the first start is run 1.
+/// The id of a start of the command: a counter that begins with 1.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct RunId(pub u64);
 
@@ -172,11 +177,11 @@ impl fmt::Display for RunId {
     }
 }
 
-/// An operator's request that waits for its answer. A counter.
+/// The id of an operator's request that waits for its answer: a counter.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct RequestId(pub u64);
 
-/// The names of getrlimit(2), in the order of the alphabet.
+/// The names of getrlimit(2), in alphabetical order.
 pub const RLIMITS: [&str; 16] = [
     "as",
     "core",
@@ -196,14 +201,14 @@ pub const RLIMITS: [&str; 16] = [
     "stack",
 ];
 
-/// A report that is kept: counts up, and goes on counting after a restart of the supervisor.
+/// The id of a kept report: a counter that continues after a restart of the supervisor.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
 )]
 pub struct ReportId(pub u64);
 
 impl ReportId {
-    /// The one after it.
+    /// The id after this one.
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
@@ -218,41 +223,13 @@ impl fmt::Display for ReportId {
 impl FromStr for ReportId {
     type Err = String;
 
-    /// Reads what `Display` writes.
+    /// Parses what `Display` writes.
     fn from_str(text: &str) -> Result<Self, String> {
         text.strip_prefix('r')
             .and_then(|number| number.parse().ok())
             .map(Self)
-            .ok_or_else(|| format!("`{text}` is no report; its id is like r3"))
+            .ok_or_else(|| format!("`{text}` is not the id of a report; write r1, r2, …"))
     }
-}
-
-/// A make of server that is known (see `servers`).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ServerKind {
-    /// gunicorn 20 to 27.
-    Gunicorn,
-}
-
-/// How a make of server treats its workers (the values are in `servers`).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Habits {
-    /// Which make.
-    pub kind: ServerKind,
-    /// Ends one worker gracefully; its master replaces it.
-    pub retire: Signal,
-    /// Sent to the master, it raises one more worker.
-    pub raise: Signal,
-    /// Sent to the master, it wants one worker fewer and retires its oldest.
-    pub lower: Signal,
-    /// Sent to the master, all workers are replaced, and the number is the configured one again.
-    pub reload: Signal,
-    /// Sent to the master, a second one is started beside it.
-    pub second_master: Signal,
-    /// Sent to the master, it ends without waiting for what is in flight.
-    pub quit: Signal,
-    /// A worker that exits with one of these stops the whole server.
-    pub boot_failures: [i32; 2],
 }
 
 #[cfg(test)]
@@ -260,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_read_back_as_they_are_shown() {
+    fn bytes_are_shown_with_three_figures_and_a_unit() {
         assert_eq!(Bytes::mib(300).to_string(), "300M");
         assert_eq!(Bytes::mib(1536).to_string(), "1.50G");
         assert_eq!(Bytes(17).to_string(), "17");

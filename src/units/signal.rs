@@ -4,11 +4,11 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// A signal by its number, shown by its name without `SIG`.
+/// A signal number. It is shown as its name, without `SIG`.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Signal(pub i32);
 
-/// Names and numbers of signal(7) on Linux x86-64 and arm64, which agree.
+/// Names and numbers of signal(7), which are the same on Linux for x86-64 and arm64.
 const SIGNALS: [(&str, i32); 31] = [
     ("HUP", 1),
     ("INT", 2),
@@ -43,11 +43,12 @@ const SIGNALS: [(&str, i32); 31] = [
     ("SYS", 31),
 ];
 
-#[expect(missing_docs, reason = "the names are signal(7)'s")]
+#[expect(missing_docs, reason = "the names are those of signal(7)")]
 impl Signal {
     pub const HUP: Self = Self(1);
     pub const INT: Self = Self(2);
     pub const QUIT: Self = Self(3);
+    pub const ABRT: Self = Self(6);
     pub const KILL: Self = Self(9);
     pub const USR1: Self = Self(10);
     pub const USR2: Self = Self(12);
@@ -59,8 +60,8 @@ impl Signal {
     pub const TTIN: Self = Self(21);
     pub const TTOU: Self = Self(22);
     pub const WINCH: Self = Self(28);
-    /// What `supervise reload` is, as a signal to us: `RTMIN+1`. The kernel's first two real-time
-    /// signals are the C library's (nptl(7)), so that RTMIN is 34.
+    /// The signal for `supervise reload`: `RTMIN+1`. The C library uses the kernel's first two
+    /// real-time signals (nptl(7)), so RTMIN is 34.
     pub const RELOAD: Self = Self(35);
 }
 
@@ -76,7 +77,7 @@ impl fmt::Display for Signal {
 impl FromStr for Signal {
     type Err = String;
 
-    /// `TERM`, `SIGTERM`, `term` or `15`.
+    /// Parses `TERM`, `SIGTERM`, `term` or `15`.
     fn from_str(text: &str) -> Result<Self, String> {
         let upper = text.trim().to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -96,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_signal_reads_back_by_its_name() {
+    fn every_signal_name_is_parsed_to_its_number() {
         for (name, number) in SIGNALS {
             assert_eq!(name.parse(), Ok(Signal(number)));
             assert_eq!(Signal(number).to_string(), name);

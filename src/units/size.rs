@@ -1,20 +1,21 @@
-//! Sizes as people write them, and which of them can be a limit on memory.
+//! Sizes as people write them, and the smallest size for a memory limit.
 
 use std::{fmt, str::FromStr};
 
 use super::{Bytes, UNITS};
 
-/// A size as people write it: a number of bytes, or a share of the memory this service may have.
+/// A size as people write it: a number of bytes, or a percentage of the memory available to the
+/// service.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Size {
-    /// So many bytes.
+    /// A number of bytes.
     Bytes(Bytes),
-    /// So many hundredths of what this service may have; above 0, at most 100.
+    /// A percentage of the available memory; above 0, at most 100.
     Percent(f64),
 }
 
 impl Size {
-    /// The bytes this means where the service may have `available`.
+    /// The number of bytes, if the service has `available` bytes of memory.
     pub fn of(self, available: Bytes) -> Bytes {
         match self {
             Self::Bytes(bytes) => bytes,
@@ -32,13 +33,13 @@ impl fmt::Display for Size {
     }
 }
 
-/// No limit on memory is smaller. A bare `50` is a slip: nobody limits a process to 50 bytes.
+/// The smallest memory limit. A bare `50` is a mistake, because no process runs with 50 bytes.
 const LIMIT_MIN: Bytes = Bytes::mib(1);
-/// A bare number up to here was meant in mebibytes: it would be 64 gibibytes.
+/// A bare number up to this one was meant in mebibytes. As mebibytes it is 64 gibibytes.
 const MEBIBYTES_MAX: u64 = 64 << 10;
 
 impl Size {
-    /// Reads the size of a limit on memory: as [`Size::from_str`], but nothing below 1M.
+    /// Parses the size of a memory limit, like [`Size::from_str`], but at least 1M.
     pub fn limit(text: &str) -> Result<Self, String> {
         let size: Self = text.parse().map_err(|error: SizeError| error.to_string())?;
         match size {
@@ -47,7 +48,8 @@ impl Size {
         }
     }
 
-    /// Why this size is no limit where the service may have `available`; `None` if it is one.
+    /// Why this size is too small for a limit with `available` bytes of memory; `None` if it is
+    /// not.
     pub fn too_small(self, available: Bytes) -> Option<String> {
         let bytes = self.of(available);
         (bytes < LIMIT_MIN).then(|| {
@@ -72,7 +74,7 @@ fn too_small(text: &str, bytes: Bytes) -> String {
     format!("`{text}` is {is}, and a limit on memory is at least 1M{hint}")
 }
 
-/// Why a text is no size.
+/// Why a text is not a size.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("`{text}` is not a size: {why}; write bytes, `300M`, `1.5G` or `80%`")]
 pub struct SizeError {
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_binary() {
+    fn units_of_sizes_are_binary() {
         assert_eq!(size("300M"), Ok(Size::Bytes(Bytes::mib(300))));
         assert_eq!(size("1.5G"), Ok(Size::Bytes(Bytes::mib(1536))));
         assert_eq!(size("512MiB"), Ok(Size::Bytes(Bytes::mib(512))));
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused_with_its_reason() {
+    fn an_invalid_size_is_refused_with_the_reason() {
         for (text, why) in [
             ("300Q", "unit"),
             ("-5", "negative"),
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_below_a_mebibyte_is_refused_with_what_was_meant() {
+    fn a_limit_below_a_mebibyte_is_refused_with_the_likely_intention() {
         for (text, said) in [
             (
                 "50",
@@ -201,7 +203,7 @@ mod tests {
             let error = Size::limit(text).unwrap_err();
             assert!(error.contains(said), "{text}: {error}");
         }
-        // Nobody means a terabyte by this.
+        // This number would be a terabyte in mebibytes, which is not likely.
         assert!(!Size::limit("1048575").unwrap_err().contains("did you mean"));
         assert!(!Size::limit("0.5M").unwrap_err().contains("did you mean"));
         assert_eq!(Size::limit("1M"), Ok(Size::Bytes(Bytes::mib(1))));
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_that_comes_out_below_a_mebibyte_is_no_limit() {
+    fn a_percentage_below_a_mebibyte_is_too_small_for_a_limit() {
         let said = Size::Percent(0.01).too_small(Bytes::mib(1024)).unwrap();
         assert!(said.contains("`0.01%` of 1G is 105K"), "{said}");
         assert_eq!(Size::Percent(80.0).too_small(Bytes::mib(64)), None);

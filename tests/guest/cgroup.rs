@@ -1,4 +1,4 @@
-//! What the kernel's own files say of the groups.
+//! Reads the kernel's files of control groups.
 
 use std::{
     fs,
@@ -14,29 +14,29 @@ pub(crate) fn of(pid: i32) -> PathBuf {
     Path::new("/sys/fs/cgroup").join(path)
 }
 
-/// Everybody in a group and below it.
-pub(crate) fn everybody(group: &Path) -> Vec<i32> {
+/// The pids of the processes in a group and below it.
+pub(crate) fn processes(group: &Path) -> Vec<i32> {
     let mut pids = pids(group);
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            pids.extend(everybody(&entry.path()));
+            pids.extend(processes(&entry.path()));
         }
     }
     pids
 }
 
-/// Those in a group itself.
+/// The pids of the processes in the group itself.
 pub(crate) fn pids(group: &Path) -> Vec<i32> {
     let text = read(group.join("cgroup.procs"));
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
-/// A number in a group's file.
+/// The number in a file of the group.
 pub(crate) fn number(group: &Path, file: &str) -> Option<u64> {
     read(group.join(file)).parse().ok()
 }
 
-/// `KEY NUMBER`, or `KEY=NUMBER` somewhere in a line of the file.
+/// The number in `KEY NUMBER` or `KEY=NUMBER` anywhere in a file of the group.
 pub(crate) fn entry(group: &Path, file: &str, key: &str) -> Option<u64> {
     let text = read(group.join(file));
     let mut words = text.split([' ', '\n', '=']);

@@ -1,4 +1,4 @@
-//! Inside the guest: the scenarios, one after the other.
+//! Runs the scenarios inside the guest, one after the other.
 
 use std::{
     fs,
@@ -7,15 +7,16 @@ use std::{
 };
 
 use super::{
-    book::Book, clock, leak, life, livelock, machine, package, runaway, upgrade, users, wire,
+    checks::Checks, clock, leak, life, livelock, machine, package, runaway, threshold, upgrade,
+    users,
 };
 
-type Scenario = (&'static str, fn(&mut Book));
+type Scenario = (&'static str, fn(&mut Checks));
 
-/// The suites of Debian that are booted, each with its scenarios in this order.
+/// The suites of Debian that are booted, each with its scenarios in order.
 pub(crate) const GUESTS: [(&str, &[Scenario]); 2] = [("bookworm", &ALL), ("trixie", &NEWER)];
 
-/// Nothing goes without it.
+/// All other scenarios need it.
 const INSTALL: Scenario = ("install", package::install);
 
 /// The last removes the package.
@@ -26,7 +27,7 @@ const ALL: [Scenario; 16] = [
     ("start", package::start),
     ("runaway", runaway::run),
     ("leak", leak::run),
-    ("wire", wire::run),
+    ("threshold", threshold::run),
     ("livelock", livelock::run),
     ("reload", life::reload),
     ("restart", life::restart),
@@ -38,14 +39,14 @@ const ALL: [Scenario; 16] = [
     ("remove", package::remove),
 ];
 
-/// What the systemd of bookworm, 252, cannot do or does otherwise.
+/// Scenarios for a systemd newer than that of bookworm (252).
 const NEWER: [Scenario; 3] = [
     ("units", package::units),
     ("notify-reload", life::notify_reload),
     ("root", users::root),
 ];
 
-/// The scenarios of a guest that the words of a command line ask for; without a word, all.
+/// The scenarios of a guest that the command line selects. Without names, all.
 pub(crate) fn names(scenarios: &[Scenario], words: &[String]) -> Vec<&'static str> {
     let names = scenarios.iter().map(|(name, _)| *name);
     let words: Vec<_> = words.iter().filter(|word| is_name(word)).collect();
@@ -57,12 +58,12 @@ pub(crate) fn names(scenarios: &[Scenario], words: &[String]) -> Vec<&'static st
         .collect()
 }
 
-/// Neither an option of a test harness nor a figure.
+/// Whether the word is neither an option of a test harness nor a `KEY=VALUE`.
 fn is_name(word: &str) -> bool {
     !word.starts_with('-') && !word.contains('=')
 }
 
-/// Runs those of a suite that the words ask for, as root in the guest.
+/// Runs the selected scenarios of a suite, as root in the guest.
 pub(crate) fn run(suite: &str, words: &[String]) -> ExitCode {
     for (key, value) in words.iter().filter_map(|word| word.split_once('=')) {
         machine::set(key, value);
@@ -71,21 +72,21 @@ pub(crate) fn run(suite: &str, words: &[String]) -> ExitCode {
     fs::create_dir_all(machine::PROGRAMS).expect("make a folder for the programs");
     machine::sh(&format!("cp /payload/*.py {}", machine::PROGRAMS));
     let guest = GUESTS.iter().find(|(name, _)| *name == suite);
-    let (_, scenarios) = guest.expect("a suite that is known");
+    let (_, scenarios) = guest.expect("a known suite");
     let wanted = names(scenarios, words);
     let wanted = |(name, _): &&Scenario| *name != INSTALL.0 && wanted.contains(name);
-    let mut book = Book::default();
+    let mut checks = Checks::default();
     for (name, scenario) in std::iter::once(&INSTALL).chain(scenarios.iter().filter(wanted)) {
         let begun = clock::now();
-        book.open(name);
-        // What fails in one scenario is no reason not to see the others.
-        if catch_unwind(AssertUnwindSafe(|| scenario(&mut book))).is_err() {
-            book.check("went to its end", false, "it panicked, see above");
+        checks.begin(name);
+        // The other scenarios still run after a panic.
+        if catch_unwind(AssertUnwindSafe(|| scenario(&mut checks))).is_err() {
+            checks.check("completes", false, "it panicked, see above");
         }
         let seconds = (clock::now() - begun).as_secs_f64();
-        book.note("took", format_args!("{seconds:.0} s"));
+        checks.note("took", format_args!("{seconds:.0} s"));
     }
-    if book.close() {
+    if checks.finish() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

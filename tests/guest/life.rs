@@ -1,4 +1,4 @@
-//! The life of the unit: reloaded, stopped and restarted under load, and revived by the watchdog.
+//! The unit is reloaded, stopped and restarted under load, and restarted by the watchdog.
 
 use std::{fs, thread};
 
@@ -8,59 +8,59 @@ use nix::{
 };
 
 use super::{
-    book::Book,
+    checks::Checks,
     client::Load,
     http::Failure,
     machine::{read, sh, show, text, try_sh},
     shop::{PLAN, PORT, Plan, Shop, UNIT, load, pids},
 };
 
-fn asked() -> Load {
+fn pid_load() -> Load {
     Load {
         path: "/pid".to_owned(),
         ..load(10.0)
     }
 }
 
-/// Waits until the load has met some answers.
-fn warmed(shop: &Shop) {
-    shop.wait("an answer", || asked().once("/pid").ok());
+/// Waits until the service answers.
+fn wait_for_answer(shop: &Shop) {
+    shop.wait("an answer", || pid_load().once("/pid").ok());
 }
 
-pub(crate) fn reload(book: &mut Book) {
-    replaces_everybody(book, &PLAN, "notify");
+pub(crate) fn reload(checks: &mut Checks) {
+    check_reload(checks, &PLAN, "notify");
 }
 
-/// By a signal and the answers to it, with the drop-in that the package brings.
-pub(crate) fn notify_reload(book: &mut Book) {
+/// Reloads by a signal and notifications, with the drop-in of the package.
+pub(crate) fn notify_reload(checks: &mut Checks) {
     let drop_in = read("/usr/share/doc/supervise/examples/notify-reload.conf");
     let drop_in = &drop_in;
-    replaces_everybody(book, &Plan { drop_in, ..PLAN }, "notify-reload");
+    check_reload(checks, &Plan { drop_in, ..PLAN }, "notify-reload");
 }
 
-fn replaces_everybody(book: &mut Book, plan: &Plan<'_>, kind: &str) {
+fn check_reload(checks: &mut Checks, plan: &Plan<'_>, kind: &str) {
     let shop = plan.start();
-    book.same("the unit's type", show(UNIT, "Type").as_str(), kind);
+    checks.equal("the unit's type", show(UNIT, "Type").as_str(), kind);
     let before = pids(&shop.ready());
-    let running = asked().start();
-    warmed(&shop);
+    let running = pid_load().start();
+    wait_for_answer(&shop);
     let output = try_sh(&format!("systemctl reload {UNIT}"));
     let after = pids(&shop.ready());
     let outcome = running.finish();
-    book.check(
-        "systemctl reload returns when everybody was replaced",
+    checks.check(
+        "systemctl reload returns when all workers were replaced",
         output.status.success() && after.iter().all(|pid| !before.contains(pid)),
         format_args!("{before:?}, then {after:?} {}", text(&output.stderr)),
     );
-    book.check(
+    checks.check(
         "a reload loses no request",
         outcome.failed() == 0 && outcome.ok > 0,
         &outcome,
     );
 }
 
-/// systemd holds the socket meanwhile: clients wait, and nobody is refused.
-pub(crate) fn restart(book: &mut Book) {
+/// systemd holds the socket during the restart: clients wait, and no connection is refused.
+pub(crate) fn restart(checks: &mut Checks) {
     let socket = UNIT.to_owned() + ".socket";
     let folder = format!("/etc/systemd/system/{socket}.d");
     fs::create_dir_all(&folder).unwrap();
@@ -71,19 +71,19 @@ pub(crate) fn restart(book: &mut Book) {
     ));
     let shop = PLAN.start();
     let before = pids(&shop.ready());
-    let running = asked().start();
-    warmed(&shop);
+    let running = pid_load().start();
+    wait_for_answer(&shop);
     let output = try_sh(&format!("systemctl restart {UNIT}"));
     let after = pids(&shop.ready());
-    // The load goes on for a while on the new workers.
-    warmed(&shop);
+    // The load continues for a while on the new workers.
+    wait_for_answer(&shop);
     let outcome = running.finish();
-    book.check(
-        "systemctl restart, its socket held by systemd",
+    checks.check(
+        "systemctl restart replaces all workers, with the socket held by systemd",
         output.status.success() && after.iter().all(|pid| !before.contains(pid)),
         format_args!("{before:?}, then {after:?} {}", text(&output.stderr)),
     );
-    book.check(
+    checks.check(
         "a restart loses no request",
         outcome.failed() == 0 && outcome.pids.len() > 2,
         &outcome,
@@ -94,21 +94,20 @@ pub(crate) fn restart(book: &mut Book) {
     sh("systemctl daemon-reload");
 }
 
-/// Whoever was connected is answered, those included whom no worker has taken yet; whoever was not
-/// is refused.
-pub(crate) fn stop(book: &mut Book) {
+/// Connected clients are answered, even if no worker has accepted them yet. Later ones are refused.
+pub(crate) fn stop(checks: &mut Checks) {
     let shop = PLAN.start();
     shop.ready();
     let group = shop.group();
     let slow: Vec<_> = (0..2)
-        .map(|_| thread::spawn(|| asked().once("/sleep?s=3")))
+        .map(|_| thread::spawn(|| pid_load().once("/sleep?s=3")))
         .collect();
-    shop.wait("two requests in hand", || (in_hand() == 2).then_some(()));
-    // More than it has hands: some always wait.
+    shop.wait("two accepted requests", || (accepted() == 2).then_some(()));
+    // More connections than it can serve at once, so that some always wait.
     let running = Load {
         connections: 8,
         rate: None,
-        ..asked()
+        ..pid_load()
     }
     .start();
     let output = try_sh(&format!("systemctl stop {UNIT}"));
@@ -118,35 +117,35 @@ pub(crate) fn stop(book: &mut Book) {
         .map(|thread| thread.join().unwrap())
         .collect();
     let result = show(UNIT, "Result");
-    book.check(
-        "systemctl stop ends it well",
+    checks.check(
+        "systemctl stop ends it with success",
         output.status.success() && result == "success" && !group.exists(),
         format_args!(
             "Result={result}, ExecMainStatus={}",
             show(UNIT, "ExecMainStatus")
         ),
     );
-    book.check(
-        "what was in hand is answered",
+    checks.check(
+        "accepted requests are answered",
         answers.iter().all(Result::is_ok),
         format_args!("{answers:?}"),
     );
     let refused = outcome.failures.get(&Failure::Refused).copied();
-    book.check(
-        "of all others nobody was reset",
+    checks.check(
+        "no other connection is reset",
         outcome.failed() == refused.unwrap_or(0),
         &outcome,
     );
-    let after = asked().once("/pid");
-    book.check(
-        "then nobody listens",
+    let after = pid_load().once("/pid");
+    checks.check(
+        "afterwards connections are refused",
         after == Err(Failure::Refused),
         format_args!("{after:?}"),
     );
 }
 
-/// Connections to the service that a worker has accepted: an inode is the sign (`/proc/net/tcp`).
-fn in_hand() -> usize {
+/// The number of connections that a worker has accepted: those have an inode (`/proc/net/tcp`).
+fn accepted() -> usize {
     let local = format!(":{PORT:04X}");
     let lines = read("/proc/net/tcp");
     lines
@@ -157,42 +156,42 @@ fn in_hand() -> usize {
         .count()
 }
 
-pub(crate) fn watchdog(book: &mut Book) {
+pub(crate) fn watchdog(checks: &mut Checks) {
     let plan = Plan {
         drop_in: "[Service]\nWatchdogSec=5\nRestartSec=0\n",
         ..PLAN
     };
     let shop = plan.start();
     shop.ready();
-    let before = shop.everybody();
-    let life = show(UNIT, "InvocationID");
+    let before = shop.processes();
+    let invocation = show(UNIT, "InvocationID");
     kill(Pid::from_raw(shop.pid()), Signal::SIGSTOP).unwrap();
-    shop.wait("another life of the unit", || {
+    shop.wait("another invocation of the unit", || {
         let now = show(UNIT, "InvocationID");
-        (now != life && show(UNIT, "ActiveState") == "active").then_some(())
+        (now != invocation && show(UNIT, "ActiveState") == "active").then_some(())
     });
-    let after = shop.everybody();
+    let after = shop.processes();
     let left: Vec<_> = before.iter().filter(|pid| after.contains(pid)).collect();
     let alive = before
         .iter()
         .filter(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
-    book.check(
-        "nobody of the old life is left when the new one is ready",
+    checks.check(
+        "no old process is left when the new ones are ready",
         left.is_empty() && alive.clone().count() == 0,
         format_args!(
-            "{} were, {} are, {} of them alive",
+            "{} before, {} after, {} of the old ones alive",
             before.len(),
             after.len(),
             alive.count()
         ),
     );
-    book.same(
+    checks.equal(
         "NRestarts of a supervisor that was stopped by SIGSTOP",
         show(UNIT, "NRestarts"),
         "1".to_owned(),
     );
-    let answer = asked().once("/pid");
-    book.check(
+    let answer = pid_load().once("/pid");
+    checks.check(
         "the service answers again",
         answer.is_ok(),
         format_args!("{answer:?}"),
@@ -200,5 +199,5 @@ pub(crate) fn watchdog(book: &mut Book) {
     let said = sh(&format!(
         "journalctl -u {UNIT} -o cat --no-pager | grep -i watchdog | head -1"
     ));
-    book.note("systemd", said);
+    checks.note("systemd", said);
 }

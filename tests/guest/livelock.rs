@@ -1,11 +1,11 @@
-//! A worker that takes and gives back memory in a tight loop around its ceiling, where no swap
-//! could make room: the wire trips again and again, and must never hold the worker.
+//! A worker that allocates and frees memory in a tight loop around its ceiling, without swap: the
+//! memory threshold is reached again and again, and must never block the worker.
 
 use std::time::Duration;
 
 use super::{
-    book::Book,
     cgroup,
+    checks::Checks,
     client::{Load, Outcome},
     clock,
     http::Connection,
@@ -16,54 +16,54 @@ use super::{
 const AROUND_MB: u32 = 60;
 const SWING_MB: u32 = 8;
 
-/// What came of the loop.
+/// The result of the loop.
 struct Churned {
     rounds: f64,
     worst_ms: f64,
-    /// Of the others' requests.
+    /// The result of the requests to the other worker.
     outcome: Outcome,
-    /// For how long all its tasks stood still for memory.
+    /// How long all its tasks were stalled for memory.
     stalled: f64,
-    /// How often the kernel saw its group above the wire.
+    /// How often the kernel saw its group above the threshold.
     high: u64,
     seconds: f64,
 }
 
-pub(crate) fn run(book: &mut Book) {
+pub(crate) fn run(checks: &mut Checks) {
     let seconds = figure("CHURN_S", 15);
-    book.same(
+    checks.equal(
         "swap",
         sh("awk '/SwapTotal/ {print $2}' /proc/meminfo"),
         "0".to_owned(),
     );
-    // So many looks in a row above the ceiling there will not be: the worker is never due.
-    let wired = Plan {
+    // There are never that many consecutive samples above the ceiling, so the worker is not due.
+    let with_threshold = Plan {
         more: "[memory]\nceiling = \"60M\"\ncap = \"200M\"\nstrikes = 10000\n\
                [recycle]\njitter = 0\n[leaks]\nask = \"off\"\n",
         ..PLAN
     };
-    let bare = Plan {
+    let without_threshold = Plan {
         more: "[memory]\nceiling = \"60M\"\ncap = \"200M\"\nstrikes = 10000\nwire = \"off\"\n\
                [recycle]\njitter = 0\n[leaks]\nask = \"off\"\n",
         ..PLAN
     };
-    let shop = wired.start();
+    let shop = with_threshold.start();
     shop.ready();
     let before = quiet();
     let with = churn(&shop, seconds);
     let status = shop.ready();
     drop(shop);
-    let shop = bare.start();
+    let shop = without_threshold.start();
     shop.ready();
     let without = churn(&shop, seconds.min(15));
 
     let rate = |churned: &Churned| churned.rounds / churned.seconds;
-    book.check(
-        "the looping worker goes on",
+    checks.check(
+        "the looping worker continues",
         with.high > 0 && rate(&with) > rate(&without) / 4.0,
         format_args!(
-            "{:.0} rounds in {:.0} s with {} trips of the wire: {:.2} of the pace without one; \
-             its worst round {:.1} times the worst without one, stalled for {:.2} % of the time",
+            "{:.0} rounds in {:.0} s with {} times above the threshold: {:.2} of the rate without \
+             it; the worst round {:.1} times the worst without it, stalled for {:.2} % of the time",
             with.rounds,
             with.seconds,
             with.high,
@@ -73,25 +73,25 @@ pub(crate) fn run(book: &mut Book) {
         ),
     );
     let p99 = |outcome: &Outcome| outcome.quantile(0.99).as_secs_f64();
-    book.check(
+    checks.check(
         "the other worker answers",
         with.outcome.failed() == 0 && with.outcome.ok > 0,
         format_args!(
-            "p99 {:.2} times that before the loop, {:.2} times that beside an unwired loop; {}",
+            "p99 {:.2} times that before the loop, {:.2} times that of a loop without it; {}",
             p99(&with.outcome) / p99(&before),
             p99(&with.outcome) / p99(&without.outcome),
             with.outcome
         ),
     );
     let recycles = status["totals"]["recycles"].to_string();
-    book.check(
-        "nobody was ended for it",
+    checks.check(
+        "no worker was recycled for it",
         workers(&status).len() == 2 && recycles == "{}",
         recycles,
     );
 }
 
-/// The service by itself.
+/// The load without the loop.
 fn quiet() -> Outcome {
     Load {
         lasts: Duration::from_secs(5),
@@ -121,7 +121,7 @@ fn churn(shop: &Shop, seconds: u32) -> Churned {
     let outcome = running.finish();
     let text = String::from_utf8_lossy(&answer).into_owned();
     let (rounds, worst) = text.trim().split_once(' ').expect("two figures");
-    // The group with the most trips is that of the loop.
+    // The group that was above the threshold most often is that of the loop.
     let groups = super::shop::pids(&shop.ready()).into_iter().map(cgroup::of);
     let high =
         |group: &std::path::PathBuf| cgroup::entry(group, "memory.events", "high").unwrap_or(0);
@@ -137,7 +137,7 @@ fn churn(shop: &Shop, seconds: u32) -> Churned {
     }
 }
 
-/// `full … total=MICROSECONDS` of `memory.pressure`.
+/// The seconds in `full … total=MICROSECONDS` of `memory.pressure`.
 #[expect(clippy::cast_precision_loss, reason = "microseconds of a test")]
 fn full_stall(group: &std::path::Path) -> f64 {
     let text = super::machine::read(group.join("memory.pressure"));

@@ -1,4 +1,4 @@
-//! The guest as a machine: commands, and what it is.
+//! Commands in the guest, and a description of it.
 
 use std::{
     collections::BTreeMap,
@@ -8,21 +8,21 @@ use std::{
     time::Duration,
 };
 
-/// Where the services live.
+/// The directory of the services.
 pub(crate) const PROGRAMS: &str = "/srv/shop";
 
-/// Longer than anything takes under emulation.
+/// A time limit that is long enough under emulation.
 pub(crate) const LONG: Duration = Duration::from_secs(180);
 
 static FIGURES: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 
-/// A figure that was handed in from outside.
+/// Sets a `KEY=VALUE` that was passed in from outside.
 pub(crate) fn set(key: &str, value: &str) {
     let mut figures = FIGURES.lock().unwrap_or_else(PoisonError::into_inner);
     figures.insert(key.to_owned(), value.to_owned());
 }
 
-/// That figure, or what a test has time for.
+/// The value that was passed in, or `without`.
 pub(crate) fn figure(key: &str, without: u32) -> u32 {
     let figures = FIGURES.lock().unwrap_or_else(PoisonError::into_inner);
     figures.get(key).map_or(without, |text| {
@@ -31,7 +31,7 @@ pub(crate) fn figure(key: &str, without: u32) -> u32 {
     })
 }
 
-/// What a shell says on stdout; the scenario fails if the command does.
+/// Runs a shell command and returns its stdout. Panics if it fails.
 #[track_caller]
 pub(crate) fn sh(command: &str) -> String {
     let output = try_sh(command);
@@ -45,7 +45,7 @@ pub(crate) fn sh(command: &str) -> String {
     text(&output.stdout)
 }
 
-/// What came of a command.
+/// Runs a shell command and returns its output.
 pub(crate) fn try_sh(command: &str) -> Output {
     let shell = Command::new("/bin/sh").args(["-c", command]).output();
     shell.unwrap_or_else(|error| panic!("start /bin/sh: {error}"))
@@ -55,7 +55,7 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end().to_owned()
 }
 
-/// A file's text; empty if it cannot be read.
+/// The text of a file. Empty if it cannot be read.
 pub(crate) fn read(path: impl AsRef<std::path::Path>) -> String {
     fs::read_to_string(path)
         .unwrap_or_default()
@@ -63,12 +63,12 @@ pub(crate) fn read(path: impl AsRef<std::path::Path>) -> String {
         .to_owned()
 }
 
-/// One property of a unit.
+/// A property of a unit.
 pub(crate) fn show(unit: &str, property: &str) -> String {
     sh(&format!("systemctl show --value -p {property} {unit}"))
 }
 
-/// On what all this runs.
+/// A description of the guest.
 pub(crate) fn about() -> String {
     sh("echo \"a guest under TCG (CPU emulated), $(nproc) CPUs, \
         $(sed -n 's/MemTotal: *//p' /proc/meminfo), Linux $(uname -r), \

@@ -1,22 +1,25 @@
-//! The package, as an administrator meets it: installed on a Debian whose PID 1 is systemd and
-//! whose control groups are of version 2, with real limits of memory.
+//! The package on a real system: installed on a Debian with systemd as PID 1 and cgroup v2, with
+//! real memory limits.
 //!
-//! Outside, this program builds package and guests, boots each guest once and gives itself in;
-//! inside (`--inside`) it is root, runs the guest's scenarios and says one line for each check. The
-//! CPU is emulated, so nothing here asserts seconds: what is printed compares within the guest.
+//! Outside, this program builds the package and the guests, boots each guest once and copies itself
+//! into it. Inside (`--inside`) it is root, runs the scenarios and prints one line for each check.
+//! The CPU is emulated, so no check depends on seconds: printed times compare within the guest.
 //!
 //!     .ci/debian watchdog stop      installs what is needed, and runs only these scenarios
 #![expect(
     clippy::panic,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a test says what it sees, and what cannot be done fails its scenario where it stands"
+    reason = "a test prints its checks, and a step that cannot be done fails its scenario in place"
 )]
 
-mod book;
 mod cgroup;
+mod checks;
 #[path = "../machine/client.rs"]
-#[expect(dead_code, reason = "the tests beside and the benches use the rest")]
+#[expect(
+    dead_code,
+    reason = "the tests of the machine and the benches use the rest"
+)]
 mod client;
 #[path = "../machine/clock.rs"]
 mod clock;
@@ -31,9 +34,11 @@ mod outside;
 mod package;
 mod runaway;
 mod shop;
+#[path = "../machine/status.rs"]
+mod status;
+mod threshold;
 mod upgrade;
 mod users;
-mod wire;
 
 use std::process::ExitCode;
 

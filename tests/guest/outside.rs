@@ -1,34 +1,21 @@
-//! What is done on this machine: the package and the guests are built, and each guest is booted.
+//! The part outside the guests: builds the package and the guests, and boots each guest.
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, Stdio},
+    thread,
 };
 
 use serde_json::Value;
 
 use super::{clock, inside};
 
-/// Switches the guests on. They need packages of Debian, which `.ci/debian` installs.
-const SWITCH: &str = "GUEST_TESTS";
+/// Variables that are passed in, for longer runs of a scenario than a test has time for.
+const PASSED_IN: [&str; 3] = ["CHURN_S", "CROSSINGS", "RECYCLES"];
 
-/// Printed by a plain `cargo test`, which needs only Rust and Python. The tests of `tests/machine`
-/// that need packages of Debian are `#[ignore]`d with their reason.
-const NOT_RUN: &str = "
-=======================================================================================
-NOT RUN: the tests that need packages of Debian
-  - the guests: the package on small Debian systems with systemd and cgroup v2
-    (need root, mmdebstrap, e2fsprogs and QEMU)
-  - the tests of `machine` that are listed as `ignored`, each with what it needs
-To run them: `.ci/debian`, on Debian, as root or with sudo; it installs the packages
-=======================================================================================
-";
-
-/// Handed in: what a scenario may do more of than a test has time for.
-const HANDED_IN: [&str; 3] = ["CHURN_S", "CROSSINGS", "RECYCLES"];
-
-/// `words` are those of `cargo test`: names of scenarios, or parts of them.
+/// `words` are the arguments of `cargo test`: names of scenarios, or parts of names.
 pub(crate) fn run(words: &[String]) -> ExitCode {
     let guests = inside::GUESTS.map(|(suite, scenarios)| (suite, inside::names(scenarios, words)));
     let wanted: Vec<_> = guests
@@ -47,37 +34,45 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
         println!("guest: no scenario of that name");
         return ExitCode::SUCCESS;
     }
-    if std::env::var(SWITCH).is_err() {
-        println!("{NOT_RUN}");
-        return ExitCode::SUCCESS;
-    }
     let begun = clock::now();
-    let said = |what: &str| {
+    let report = |what: &str| {
         let seconds = (clock::now() - begun).as_secs_f64();
         println!("guest: {what} after {seconds:.0} s");
     };
-    if !is_done(Command::new(root().join(".ci/deb"))) {
+    if !succeeds(Command::new(root().join(".ci/deb"))) {
         return ExitCode::FAILURE;
     }
-    said("the package is there");
+    report("the package is built");
     let payload = tempfile::tempdir().expect("make a temporary directory");
     fill(payload.path());
-    let mut passed = true;
-    for (suite, _) in wanted {
-        if !is_done(build(suite)) {
+    for (suite, _) in &wanted {
+        if !succeeds(build(suite)) {
             return ExitCode::FAILURE;
         }
-        said(&format!("the image of {suite} is there"));
-        let results = root().join("target/guest").join(suite);
-        if !is_done(boot(suite, payload.path(), &results, words)) {
-            println!(
-                "guest: its journal is {}",
-                results.join("journal.txt").display()
-            );
-            passed = false;
-        }
-        said(&format!("{suite} ended"));
+        report(&format!("the image of {suite} is built"));
     }
+    let run = |suite: &str| {
+        let results = root().join("target/guest").join(suite);
+        let passed = succeeds_with_prefix(suite, boot(suite, payload.path(), &results, words));
+        if !passed {
+            let journal = results.join("journal.txt");
+            println!("guest: its journal is {}", journal.display());
+        }
+        report(&format!("{suite} ended"));
+        passed
+    };
+    let run = &run;
+    // The guests run at the same time, since neither keeps two cores busy all the time.
+    let passed = thread::scope(|scope| {
+        let guests = wanted.iter().map(|(suite, _)| *suite);
+        let running: Vec<_> = guests
+            .map(|suite| scope.spawn(move || run(suite)))
+            .collect();
+        let ended = running.into_iter().map(|guest| guest.join());
+        ended.fold(true, |passed, guest| {
+            passed & guest.is_ok_and(|passed| passed)
+        })
+    });
     if passed {
         ExitCode::SUCCESS
     } else {
@@ -94,26 +89,26 @@ fn build(suite: &str) -> Command {
 fn boot(suite: &str, payload: &Path, results: &Path, words: &[String]) -> Command {
     let mut guest = Command::new(here().join("run-guest"));
     guest
-        .args(["-t", &seconds_at_most().to_string(), "-o"])
+        .args(["-t", &time_limit_s().to_string(), "-o"])
         .args([results, Path::new(suite), payload])
         .args(["--inside", suite])
         .args(words);
-    guest.args(HANDED_IN.iter().filter_map(|key| {
+    guest.args(PASSED_IN.iter().filter_map(|key| {
         let value = std::env::var(key).ok()?;
         Some(format!("{key}={value}"))
     }));
     guest
 }
 
-/// Long enough for a slow machine, and for a long churn by hand.
-fn seconds_at_most() -> u64 {
+/// A time limit for a slow machine, and for a long `CHURN_S`.
+fn time_limit_s() -> u64 {
     let churn = std::env::var("CHURN_S")
         .ok()
         .and_then(|text| text.parse::<u64>().ok());
     1500 + 2 * churn.unwrap_or(0)
 }
 
-/// The package, this program, and the services that it starts.
+/// Fills the payload with the package, this program, and the services that it starts.
 fn fill(payload: &Path) {
     let put = |from: &Path, name: &str| {
         fs::copy(from, payload.join(name))
@@ -140,17 +135,18 @@ fn fill(payload: &Path) {
     }
 }
 
-/// The program of the unit tests, built as `cargo test` does.
+/// Builds the program of the unit tests as `cargo test` does. Returns its path.
 fn unit_tests() -> PathBuf {
     let output = Command::new(env!("CARGO"))
-        .args(["test", "-q", "--lib", "--no-run", "--message-format=json"])
+        .args(["test", "-q", "-p", "supervise", "--lib", "--no-run"])
+        .arg("--message-format=json")
         .current_dir(root())
         .output()
         .expect("run cargo");
     let text = String::from_utf8_lossy(&output.stdout);
     text.lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find_map(|said| Some(PathBuf::from(said["executable"].as_str()?)))
+        .find_map(|report| Some(PathBuf::from(report["executable"].as_str()?)))
         .unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)))
 }
 
@@ -163,8 +159,25 @@ fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What it has to say goes where we say ours.
-fn is_done(mut command: Command) -> bool {
+/// Runs it and prints each line of its output after `name`. Returns whether it succeeded.
+fn succeeds_with_prefix(name: &str, mut command: Command) -> bool {
+    let mut child = match command.stdout(Stdio::piped()).spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            println!("guest: start {command:?}: {error}");
+            return false;
+        }
+    };
+    let stdout = child.stdout.take().expect("piped above");
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.expect("read the output of a guest");
+        println!("{name}: {}", String::from_utf8_lossy(&line).trim_end());
+    }
+    child.wait().is_ok_and(|status| status.success())
+}
+
+/// Runs it. Returns whether it succeeded.
+fn succeeds(mut command: Command) -> bool {
     match command.status() {
         Ok(status) => status.success(),
         Err(error) => {

@@ -1,25 +1,25 @@
-//! One request takes all it can get: its worker meets the cap, and the unit does not notice.
+//! A request takes all memory it can get: its worker reaches the cap, and the unit is not affected.
 
 use serde_json::Value;
 
 use super::{
-    book::Book,
     cgroup,
+    checks::Checks,
     machine::show,
     shop::{PLAN, UNIT, ends, load, pids, workers},
 };
 
-pub(crate) fn run(book: &mut Book) {
+pub(crate) fn run(checks: &mut Checks) {
     let shop = PLAN.start();
     let before = pids(&shop.ready());
-    let (life, group) = (show(UNIT, "InvocationID"), shop.group());
+    let (invocation, group) = (show(UNIT, "InvocationID"), shop.group());
     let others = super::client::Load {
         path: "/pid".to_owned(),
         ..load(10.0)
     }
     .start();
     let lost = load(1.0).once("/alloc?mb=1000&rate=1000000");
-    book.check(
+    checks.check(
         "the runaway request is lost",
         lost.is_err(),
         format_args!("{lost:?}"),
@@ -28,7 +28,7 @@ pub(crate) fn run(book: &mut Book) {
         let status = shop.status()?;
         ends(&status).first().cloned()
     });
-    // A spare that was raised as it passed its ceiling may stand beside the replacement.
+    // A surge worker that was started when it exceeded its ceiling may exist with the replacement.
     let status = shop.wait("two ready workers", || {
         let status = shop.status()?;
         let is_ready = |worker: &&Value| worker["state"] == "ready";
@@ -36,8 +36,8 @@ pub(crate) fn run(book: &mut Book) {
     });
     let outcome = others.finish();
     let (peak, limit) = (bytes(&end["peak"]), bytes(&end["limit"]));
-    // What is charged elsewhere is told to the kernel by the megabyte.
-    book.check(
+    // The kernel's limit is lowered in steps of a megabyte for memory charged elsewhere.
+    checks.check(
         "its end's cause is the cap, and its peak is the limit",
         end["cause"] == "cap" && peak.abs_diff(limit) <= 1 << 20,
         format_args!("cause {}, peak {peak}, limit {limit}", end["cause"]),
@@ -45,27 +45,27 @@ pub(crate) fn run(book: &mut Book) {
     let after = pids(&status);
     let stayed = after.iter().filter(|pid| before.contains(pid)).count();
     let ended = ends(&status).len();
-    book.check(
+    checks.check(
         "exactly one worker ended",
         stayed == 1 && ended == 1,
         format_args!("{before:?}, then {after:?}; {ended} end"),
     );
-    book.check(
-        "nobody else lost a request",
+    checks.check(
+        "no other request is lost",
         outcome.failed() == 0 && outcome.ok > 0,
         &outcome,
     );
     let (state, restarts) = (show(UNIT, "ActiveState"), show(UNIT, "NRestarts"));
-    book.check(
-        "the unit stays active, in the same life",
-        state == "active" && restarts == "0" && show(UNIT, "InvocationID") == life,
+    checks.check(
+        "the unit stays active, in the same invocation",
+        state == "active" && restarts == "0" && show(UNIT, "InvocationID") == invocation,
         format_args!(
             "{state}, NRestarts={restarts}, Result={}",
             show(UNIT, "Result")
         ),
     );
     let kills = cgroup::entry(&group, "memory.events", "oom_group_kill");
-    book.same(
+    checks.equal(
         "the kernel's own count of groups killed",
         kills.unwrap_or(0),
         1,

@@ -1,9 +1,10 @@
-//! The service of the scenarios, as systemd runs it: `/etc/supervise/shop.toml`.
+//! The service of the scenarios, run by systemd: `/etc/supervise/shop.toml`.
 
 use std::{fs, path::PathBuf, time::Duration};
 
 use serde_json::Value;
 
+pub(crate) use super::status::{pids, workers};
 use super::{
     cgroup,
     client::Load,
@@ -11,31 +12,30 @@ use super::{
     machine::{LONG, PROGRAMS, sh, show, text, try_sh},
 };
 
-/// Its unit.
 pub(crate) const UNIT: &str = "supervise@shop";
 
-/// Where it listens.
+/// Its TCP port.
 pub(crate) const PORT: u16 = 8000;
 
 const CONFIG: &str = "/etc/supervise/shop.toml";
 const DROP_INS: &str = "/etc/systemd/system/supervise@shop.service.d";
 
-/// What is in its configuration.
+/// The configuration of the service.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan<'a> {
-    /// More words for gunicorn.
+    /// Additional arguments for gunicorn.
     pub words: &'static str,
-    /// Kept for ever with each request.
+    /// How much each request leaks.
     pub leak_kb: u32,
-    /// More lines, before the first table.
+    /// Additional lines before the first table.
     pub top: &'static str,
-    /// More lines of the configuration.
+    /// Additional tables of the configuration.
     pub more: &'static str,
     /// A drop-in of the unit.
     pub drop_in: &'a str,
 }
 
-/// Two sync workers: a request that kills its worker has nobody beside it.
+/// Two sync workers: a request that kills its worker takes no other request with it.
 pub(crate) const PLAN: Plan<'static> = Plan {
     words: "",
     leak_kb: 0,
@@ -44,7 +44,7 @@ pub(crate) const PLAN: Plan<'static> = Plan {
     drop_in: "",
 };
 
-/// It runs until this is dropped.
+/// The running service. It is stopped when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Shop {
     /// How long `systemctl start` took.
@@ -87,7 +87,7 @@ pub(crate) fn start(config: &str, drop_in: &str) -> Shop {
     let begun = clock::now();
     let started = try_sh(&format!("systemctl start {UNIT}"));
     let took = clock::now() - begun;
-    // Dropped, and so stopped, whatever comes.
+    // From here on it is stopped even if the test panics.
     let shop = Shop { took };
     assert!(
         started.status.success(),
@@ -105,7 +105,7 @@ impl Shop {
         serde_json::from_slice(&output.stdout).ok()
     }
 
-    /// Waits until two workers are ready, and nobody else is there.
+    /// Waits until there are exactly two workers, both ready.
     #[track_caller]
     pub(crate) fn ready(&self) -> Value {
         self.wait("two ready workers", || {
@@ -116,24 +116,24 @@ impl Shop {
         })
     }
 
-    /// Waits for an answer of `look`.
+    /// Waits until `look` returns a value.
     #[track_caller]
     pub(crate) fn wait<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
         clock::poll(LONG, look).unwrap_or_else(|| panic!("waited for {what}\n{}", journal()))
     }
 
-    /// Its group: the unit's.
+    /// The cgroup of the unit.
     pub(crate) fn group(&self) -> PathBuf {
         let path = show(UNIT, "ControlGroup");
         PathBuf::from(format!("/sys/fs/cgroup{path}"))
     }
 
-    /// The pids that live in it.
-    pub(crate) fn everybody(&self) -> Vec<i32> {
-        cgroup::everybody(&self.group())
+    /// The pids of all its processes.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        cgroup::processes(&self.group())
     }
 
-    /// The supervisor.
+    /// The pid of the supervisor.
     pub(crate) fn pid(&self) -> i32 {
         show(UNIT, "MainPID").parse().expect("a pid")
     }
@@ -150,7 +150,7 @@ impl Drop for Shop {
     }
 }
 
-/// Load on it at a rate that an emulated CPU keeps up with.
+/// A load at a rate that an emulated CPU can serve.
 pub(crate) fn load(rate: f64) -> Load {
     Load {
         connections: 4,
@@ -162,25 +162,12 @@ pub(crate) fn load(rate: f64) -> Load {
     }
 }
 
-/// The live workers of a status.
-pub(crate) fn workers(status: &Value) -> &[Value] {
-    status["workers"].as_array().map_or(&[], Vec::as_slice)
-}
-
-/// The pids of the live workers of a status.
-pub(crate) fn pids(status: &Value) -> Vec<i32> {
-    workers(status)
-        .iter()
-        .filter_map(|worker| i32::try_from(worker["pid"].as_i64()?).ok())
-        .collect()
-}
-
 /// The ends of a status.
 pub(crate) fn ends(status: &Value) -> &[Value] {
     status["ends"].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// The last it has said.
+/// The last lines of its log.
 fn journal() -> String {
     text(&try_sh(&format!("journalctl -u {UNIT} -n 40 --no-pager -o cat")).stdout)
 }

@@ -1,16 +1,17 @@
-//! Whose the supervisor is: root's, for `user = `, and a user's own, in a scope of his manager.
+//! The user of the supervisor: root with `user = `, and a user in a scope of the user's manager.
 
 use serde_json::Value;
 
 use super::{
-    book::Book,
-    cgroup, clock,
+    cgroup,
+    checks::Checks,
+    clock,
     machine::{LONG, PROGRAMS, read, sh, text, try_sh},
     shop::{PLAN, PORT, Plan, UNIT, ends, load, pids},
 };
 
-/// As root, by the drop-in of the package, for `user = ` in the configuration.
-pub(crate) fn root(book: &mut Book) {
+/// `supervise` runs as root, by the drop-in of the package, and its workers by `user = `.
+pub(crate) fn root(checks: &mut Checks) {
     let drop_in = read("/usr/share/doc/supervise/examples/root.conf");
     let plan = Plan {
         top: "user = \"shop\"\n",
@@ -20,31 +21,31 @@ pub(crate) fn root(book: &mut Book) {
     let shop = plan.start();
     let status = shop.ready();
     let user = |pid: i32| sh(&format!("stat -c %U /proc/{pid}"));
-    book.same(
+    checks.equal(
         "supervise itself runs as",
         user(shop.pid()),
         "root".to_owned(),
     );
     for pid in pids(&status) {
-        book.same("a worker runs as", user(pid), "shop".to_owned());
+        checks.equal("a worker runs as", user(pid), "shop".to_owned());
     }
-    capped(book, &status);
+    capped(checks, &status);
     let lost = load(1.0).once("/alloc?mb=1000&rate=1000000");
     let end = shop.wait("an end", || ends(&shop.status()?).first().cloned());
-    book.check(
+    checks.check(
         "a runaway reaches its cap",
         lost.is_err() && end["cause"] == "cap",
         &end["cause"],
     );
     let state = sh(&format!("systemctl is-active {UNIT}"));
-    book.same("the unit is", state, "active".to_owned());
+    checks.equal("the unit is", state, "active".to_owned());
 }
 
-fn capped(book: &mut Book, status: &Value) {
+fn capped(checks: &mut Checks, status: &Value) {
     let cap = status["limits"]["cap"]["bytes"].as_u64().unwrap_or(0);
     for pid in pids(status) {
         let max = cgroup::number(&cgroup::of(pid), "memory.max");
-        book.check(
+        checks.check(
             "a worker is capped by cgroup v2",
             status["caps"]["mechanism"] == "cgroup-v2"
                 && max.is_some_and(|max| max.abs_diff(cap) <= cap / 10),
@@ -53,7 +54,7 @@ fn capped(book: &mut Book, status: &Value) {
     }
 }
 
-/// As shop, in his session.
+/// A shell command as the user shop, in the user's session.
 fn as_shop(command: &str) -> String {
     format!(
         "cd {PROGRAMS} && exec setpriv --reuid=shop --regid=shop --init-groups env HOME={PROGRAMS} \
@@ -61,7 +62,7 @@ fn as_shop(command: &str) -> String {
     )
 }
 
-pub(crate) fn session(book: &mut Book) {
+pub(crate) fn session(checks: &mut Checks) {
     sh("systemctl start dbus.socket systemd-logind && loginctl enable-linger shop");
     let bus = clock::poll(LONG, || {
         std::path::Path::new("/run/user/1000/bus")
@@ -88,7 +89,7 @@ pub(crate) fn session(book: &mut Book) {
         status().filter(|status| status["ready"] == true && pids(status).len() == 2)
     });
     let Some(found) = found else {
-        book.check(
+        checks.check(
             "a scope of the user's own manager starts",
             false,
             read("/tmp/mine.log"),
@@ -99,12 +100,12 @@ pub(crate) fn session(book: &mut Book) {
     };
     let pid = i32::try_from(found["pid"].as_i64().unwrap_or(0)).unwrap();
     let group = cgroup::of(pid);
-    book.check(
+    checks.check(
         "it runs in a scope of the user's own manager",
         group.to_string_lossy().contains("user@1000.service"),
         group.display(),
     );
-    capped(book, &found);
+    capped(checks, &found);
     let lost = load(1.0).once("/alloc?mb=1000&rate=1000000");
     let end = clock::poll(LONG, || ends(&status()?).first().cloned()).unwrap_or_default();
     let is_cap = lost.is_err() && end["cause"] == "cap";
@@ -113,14 +114,14 @@ pub(crate) fn session(book: &mut Book) {
     } else {
         read("/tmp/mine.log")
     };
-    book.check(
+    checks.check(
         "a runaway reaches its cap there",
         is_cap,
         format_args!("{} {said}", end["cause"]),
     );
     let stopped = try_sh(&as_shop("supervise stop --name mine"));
     let ended = child.wait().unwrap();
-    book.check(
+    checks.check(
         "its user stops it",
         stopped.status.success() && ended.success(),
         format_args!("{ended} {}", text(&stopped.stderr)),

@@ -1,28 +1,31 @@
-//! What a report says, beside what is right.
+//! Compares a memory report with the right answer of its app.
 
 use serde_json::Value;
 
 use super::app::App;
 
-/// What a report says of an app.
+/// The judgement of a report about an app.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
-    /// Its verdict.
     pub verdict: String,
-    /// Whether that is one of the right ones.
+    /// Whether the verdict is one of the right ones.
     pub is_right: bool,
-    /// The first suspect, from 1, that names a right line or a right holder.
+    /// The first suspect, counted from 1, that names a right line or a right holder.
     pub rank: Option<usize>,
+    /// Whether the first suspect names a right line.
+    pub is_first: bool,
+    /// What to do.
+    pub advice: String,
     /// Bytes by which the process has grown.
     pub growth: u64,
-    /// How much of that the verdict explains.
+    /// The part of the growth that the report explains.
     pub explained: f64,
-    /// Where the first suspects are, for the reader of a failure.
+    /// The places of the first suspects, shown when the test fails.
     pub suspects: Vec<String>,
 }
 
 impl Answer {
-    /// Judges `report`.
+    /// Judges the report of an app.
     pub(crate) fn to(app: &App, report: &Value) -> Self {
         let verdict = text(&report["verdict"]);
         let suspects = report["suspects"].as_array().map_or(&[][..], Vec::as_slice);
@@ -33,6 +36,8 @@ impl Answer {
                 .iter()
                 .position(|suspect| is_named(app, suspect))
                 .map(|at| at + 1),
+            is_first: suspects.first().is_some_and(|top| names_line(app, top)),
+            advice: text(&report["next"]),
             growth: report["process"]["growth"].as_u64().unwrap_or(0),
             explained: report["explained"].as_f64().unwrap_or(0.0),
             suspects: suspects.iter().take(3).map(shown).collect(),
@@ -42,17 +47,20 @@ impl Answer {
 
 /// Whether a suspect names a right line or a right holder.
 fn is_named(app: &App, suspect: &Value) -> bool {
+    let holder = text(&suspect["holder"]);
+    names_line(app, suspect) || app.holders.iter().any(|right| is_within(&holder, right))
+}
+
+fn names_line(app: &App, suspect: &Value) -> bool {
     let place = text(&suspect["where"]);
     let line = place.rsplit_once(':').and_then(|(path, line)| {
         let file = path.rsplit('/').next()?.to_owned();
         Some((file, line.parse().ok()?))
     });
-    let holder = text(&suspect["holder"]);
     line.is_some_and(|line| app.lines.contains(&line))
-        || app.holders.iter().any(|right| is_within(&holder, right))
 }
 
-/// `shop.Order` holds what `shop.Order.lines` and `shop.Order['lines']` hold.
+/// Whether the holder is `right` or a part of it: `shop.Order['lines']` is a part of `shop.Order`.
 fn is_within(holder: &str, right: &str) -> bool {
     holder
         .strip_prefix(right)
@@ -72,7 +80,7 @@ fn text(value: &Value) -> String {
 }
 
 #[test]
-fn what_is_within_a_holder_is_its_own() {
+fn attributes_and_items_are_within_their_holder() {
     assert!(is_within("shop.Order", "shop.Order"));
     assert!(is_within("shop.Order.lines", "shop.Order"));
     assert!(is_within("shop.Order['lines']", "shop.Order"));

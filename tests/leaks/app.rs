@@ -1,4 +1,5 @@
-//! The apps, and what their heads say: `# KEY: VALUE` lines, and `# <-- leaks here` at the lines.
+//! The leaking apps. Each describes itself with `# KEY: VALUE` lines at its top, and marks the
+//! lines that leak with `# <-- leaks here`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,50 +7,54 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// At the end of a line that allocates what leaks.
+/// The mark at the end of a line that allocates leaked memory.
 const MARK: &str = "# <-- leaks here";
 
-/// Requests a second, if the app does not say how many.
+/// Requests a second, if the app has no `rate`.
 const RATE: f64 = 60.0;
 
-/// What is to become of the worker.
+/// The expected fate of the worker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Outcome {
-    /// Its ceiling ends it.
+    /// It is recycled at its ceiling.
     Recycled,
-    /// It gives enough back, every time, and is never recycled.
+    /// It frees enough memory every time, and is never recycled.
     Stays,
-    /// A job that is ended by its cap.
+    /// A job that is killed at its cap.
     Capped,
 }
 
-/// One leaking app and its right answer.
+/// A leaking app and its right answer.
 #[derive(Clone, Debug)]
 pub(crate) struct App {
-    /// The module.
+    /// The name of its module.
     pub name: String,
-    /// What leaks, in words.
+    /// What leaks.
     pub leak: String,
-    /// The words that serve it, `{module}` among them; `job` for a script.
+    /// The command that serves it, with `{module}` for the module. `job` for a script.
     pub serve: Vec<String>,
     /// Options of `supervise`.
     pub limits: Vec<String>,
     /// Requests a second.
     pub rate: f64,
-    /// Any of them is right.
+    /// The verdicts that are right.
     pub verdicts: Vec<String>,
-    /// Names from which the growth is reachable; any of them is right.
+    /// The names from which the growth is reachable. Any of them is right.
     pub holders: Vec<String>,
-    /// File and line of what allocates the growth; any of them is right.
+    /// The file and line that allocate the growth. Any of them is right.
     pub lines: BTreeSet<(String, u64)>,
-    /// Whether the line or the holder has to be found: not where nothing in Python knows.
-    pub asks_for_place: bool,
-    /// What is to become of the worker.
+    /// Whether the report must name the line or the holder. False if Python cannot know them.
+    pub needs_place: bool,
+    /// Whether the first suspect must name the line.
+    pub needs_first: bool,
+    /// A part of the advice.
+    pub advice: String,
+    /// The expected fate of the worker.
     pub outcome: Outcome,
 }
 
 impl App {
-    /// All of them, by name.
+    /// All apps, sorted by name.
     pub(crate) fn all() -> Vec<Self> {
         let entries = fs::read_dir(folder()).expect("read tests/leaks/apps");
         let paths = entries.map(|entry| entry.expect("read tests/leaks/apps").path());
@@ -95,13 +100,15 @@ impl App {
                 .filter(|holder| holder != "-")
                 .collect(),
             lines,
-            asks_for_place: words("line") != ["-"],
+            needs_place: words("line") != ["-"],
+            needs_first: words("rank") == ["1"],
+            advice: words("advice").join(" "),
             outcome,
             name,
         }
     }
 
-    /// How many workers serve it.
+    /// The number of workers that serve it.
     pub(crate) fn workers(&self) -> usize {
         let mut words = self.serve.iter();
         words.find(|word| ["-w", "--workers"].contains(&word.as_str()));
@@ -112,12 +119,12 @@ impl App {
     }
 }
 
-/// Where they are.
+/// The folder of the apps.
 pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/leaks/apps")
 }
 
-/// The lines of a file that are marked.
+/// The marked lines of a file.
 fn marks(path: &Path) -> BTreeSet<(String, u64)> {
     let file = path.file_name().expect("it is a file");
     let file = file.to_string_lossy().into_owned();

@@ -1,4 +1,4 @@
-//! Load at a fixed rate, every request with a number of its own.
+//! A load at a fixed rate, with a different number in each request.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -15,7 +15,7 @@ use super::{clock, http::Connection};
 const CONNECTIONS: u32 = 4;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A load in progress; it ends when it is dropped.
+/// A load in progress. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Load {
     shared: Arc<Shared>,
@@ -34,7 +34,7 @@ struct Shared {
 }
 
 impl Load {
-    /// Puts `rate` requests a second on the service at `port`.
+    /// Starts a load of `rate` requests a second on the service at `port`.
     pub(crate) fn start(port: u16, rate: f64) -> Self {
         let shared = Arc::new(Shared {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
@@ -53,7 +53,7 @@ impl Load {
         Self { shared, threads }
     }
 
-    /// Ends it: how many requests were answered, and how many were not.
+    /// Ends the load. Returns the numbers of answered and of failed requests.
     pub(crate) fn finish(mut self) -> (u32, u32) {
         self.end();
         let count = |counter: &AtomicU32| counter.load(Ordering::Relaxed);
@@ -63,7 +63,7 @@ impl Load {
     fn end(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // A client that panicked has said why.
+            // A client that panicked has printed why.
             let _ = thread.join();
         }
     }

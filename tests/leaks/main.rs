@@ -1,19 +1,16 @@
-//! A collection of leaking apps, each under real load, with its right answer written at its top:
-//! what kind of memory grew, at which line, and which name of a module holds it.
+//! Memory reports of leaking apps under real load. Each app states its right answer at its top: the
+//! kind of memory that grows, the line that allocates it, and the name that holds it.
 //!
 //! `LEAKS=module_list,threads cargo test --test leaks -- --nocapture` runs some of them.
 #![expect(
     clippy::panic,
-    reason = "a helper of a test fails the test, with its log, where it stands"
+    reason = "a helper fails its test in place, with the log of the service"
 )]
 
 mod answer;
 mod app;
 #[path = "../machine/clock.rs"]
 mod clock;
-#[path = "../machine/house.rs"]
-#[expect(dead_code, reason = "the tests of the machine use the rest")]
-mod house;
 #[path = "../machine/http.rs"]
 mod http;
 mod load;
@@ -21,12 +18,20 @@ mod load;
 #[expect(dead_code, reason = "the tests of the machine use the rest")]
 mod proc;
 mod run;
+#[path = "../machine/service.rs"]
+#[expect(dead_code, reason = "the tests of the machine use the rest")]
+mod service;
+#[path = "../machine/status.rs"]
+#[expect(dead_code, reason = "the tests of the machine use the rest")]
+mod status;
 #[path = "../machine/venv.rs"]
 #[expect(dead_code, reason = "the tests of the machine use the rest")]
 mod venv;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    process::Command,
     sync::{Mutex, PoisonError},
     thread,
 };
@@ -34,13 +39,13 @@ use std::{
 use app::{App, Outcome};
 use run::Row;
 
-/// So many run beside each other: one would leave half of the time unused, waiting for growth.
-const BESIDE: usize = 2;
-/// The right line or holder is among the first three suspects in so many of a hundred.
+/// The number of apps that run at the same time. A single app waits for growth half of the time.
+const CONCURRENT: usize = 2;
+/// The percentage of apps with the right line or holder among the first three suspects.
 const FOUND_PERCENT: usize = 90;
 
 #[test]
-fn every_app_says_what_is_right() {
+fn every_app_states_its_right_answer() {
     let apps = App::all();
     assert!(apps.len() >= 26, "{} apps", apps.len());
     for app in &apps {
@@ -54,38 +59,51 @@ fn every_app_says_what_is_right() {
             app.verdicts
         );
         assert!(
-            !app.asks_for_place || !app.lines.is_empty(),
+            !app.needs_place || !app.lines.is_empty(),
             "{name} has no line that is marked"
         );
     }
 }
 
+/// In processes that grow without a server, with and without tracing.
 #[test]
-fn every_leak_is_explained() {
+fn the_cause_of_a_growth_is_in_the_advice() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new(venv::python())
+        .arg(root.join("tests/python/test_reports.py"))
+        .arg(root.join("python/supervise"))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{stderr}", output.status);
+}
+
+#[test]
+fn every_leak_is_explained_by_its_report() {
     let apps = chosen();
     let (rows, again) = run_all(&apps);
     println!("{}", Row::HEAD);
     for row in &rows {
         println!("{row}");
     }
-    let asked = rows.iter().filter(|row| row.asks_for_place).count();
+    let asked = rows.iter().filter(|row| row.needs_place).count();
     let found = rows.iter().filter(|row| row.is_found()).count();
     let right = rows.iter().filter(|row| row.is_right()).count();
     println!(
-        "{} apps: {right} verdicts are right; of {asked} lines or holders {found} are among the \
+        "{} apps: {right} right verdicts; {found} of {asked} lines or holders are among the \
          first three suspects; {again} were run a second time",
         rows.len()
     );
     let wrong = |row: &&Row| !row.is_right() || row.trouble.is_some();
     let wrong: Vec<_> = rows.iter().filter(wrong).map(|row| &row.name).collect();
-    assert!(wrong.is_empty(), "not as it is to be: {wrong:?}");
+    assert!(wrong.is_empty(), "wrong: {wrong:?}");
     assert!(
         found * 100 >= asked * FOUND_PERCENT,
         "{found} of {asked} lines or holders"
     );
 }
 
-/// All apps, or those that `LEAKS` names. Those that take longest are first.
+/// All apps, or those that `LEAKS` names. The slowest come first.
 fn chosen() -> Vec<App> {
     let wanted = std::env::var("LEAKS").unwrap_or_default();
     let mut apps = App::all();
@@ -97,14 +115,13 @@ fn chosen() -> Vec<App> {
     apps
 }
 
-/// Runs them, and gives what came of each, in the order of their names. One that went wrong beside
-/// another is run once more by itself: what is judged is its report, not how busy the machine was.
-/// So many were.
+/// Runs the apps. Returns the results sorted by name, and how many apps ran twice. An app that
+/// failed while another one ran is run again alone, so that a busy machine does not fail the test.
 fn run_all(apps: &[App]) -> (Vec<Row>, usize) {
     let mut again = 0;
-    let mut rows = run_beside(apps);
+    let mut rows = run_concurrently(apps);
     for row in &mut rows {
-        let is_lost = row.asks_for_place && !row.is_found();
+        let is_lost = row.needs_place && !row.is_found();
         let is_wrong = !row.is_right() || row.trouble.is_some() || is_lost;
         let app = apps.iter().find(|app| is_wrong && app.name == row.name);
         if let Some(app) = app {
@@ -120,13 +137,13 @@ fn run_one(app: &App) -> Row {
         .unwrap_or_else(|panic| Row::failed(app, panic.as_ref()))
 }
 
-fn run_beside(apps: &[App]) -> Vec<Row> {
+fn run_concurrently(apps: &[App]) -> Vec<Row> {
     let left = Mutex::new(apps.iter());
     let rows = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..BESIDE {
+        for _ in 0..CONCURRENT {
             scope.spawn(|| {
-                // Not in the loop's head: what is there is locked until the end of the body.
+                // In the head of the loop the lock would be held until the end of the body.
                 let next = || locked(&left).next();
                 while let Some(app) = next() {
                     let row = run_one(app);

@@ -1,4 +1,4 @@
-//! One app under the real `supervise`: served, loaded, waited for, and asked why.
+//! Runs an app under the real `supervise` and load until it has made a memory report.
 
 use std::{any::Any, fmt, time::Duration};
 
@@ -9,26 +9,26 @@ use super::{
     answer::Answer,
     app::{App, Outcome, folder},
     clock,
-    house::{House, Plan, free_port, recycles},
     load::Load,
+    service::{Plan, Service, free_port, recycles},
     venv::NEWEST,
 };
 
-/// So long an app may take from its first request to its report.
+/// The time limit of an app, from its first request to its report.
 const LIMIT: Duration = Duration::from_secs(45);
-/// Between two looks at a service: a look costs it and the machine a millisecond.
-const LOOK: Duration = Duration::from_millis(200);
-/// A worker that stays is seen to stay so often.
+/// The time between two requests for a status. Each of them costs a millisecond of CPU time.
+const INTERVAL: Duration = Duration::from_millis(200);
+/// How many rescues a worker that stays must have.
 const RESCUES: u64 = 3;
 
-/// What came of an app.
+/// The result of an app.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
-    /// The app.
+    /// The name of the app.
     pub name: String,
-    /// Whether its place has to be found.
-    pub asks_for_place: bool,
-    /// Why it is not as it is to be, apart from what the report says.
+    /// Whether the report must name the line or the holder.
+    pub needs_place: bool,
+    /// What went wrong, apart from the report.
     pub trouble: Option<String>,
     expected: String,
     answer: Option<Answer>,
@@ -44,7 +44,7 @@ impl Row {
     fn of(app: &App) -> Self {
         Self {
             name: app.name.clone(),
-            asks_for_place: app.asks_for_place,
+            needs_place: app.needs_place,
             trouble: None,
             expected: app.verdicts.join(" "),
             answer: None,
@@ -53,7 +53,7 @@ impl Row {
         }
     }
 
-    /// Of an app whose run panicked.
+    /// The result of an app whose run panicked.
     pub(crate) fn failed(app: &App, panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
@@ -63,15 +63,28 @@ impl Row {
         }
     }
 
+    /// Judges the newest report.
+    fn judge(&mut self, app: &App, reports: &[Value]) {
+        self.answer = reports.last().map(|report| Answer::to(app, report));
+        if let Some(answer) = &self.answer {
+            if app.needs_first && !answer.is_first {
+                self.trouble = Some("the first suspect is not the line".to_owned());
+            }
+            if !answer.advice.contains(&app.advice) {
+                self.trouble = Some(format!("its advice: {}", answer.advice));
+            }
+        }
+    }
+
     /// Whether the verdict is right.
     pub(crate) fn is_right(&self) -> bool {
         self.answer.as_ref().is_some_and(|answer| answer.is_right)
     }
 
-    /// Whether the place was asked for, and is among the first three suspects.
+    /// Whether the place is needed, and is among the first three suspects.
     pub(crate) fn is_found(&self) -> bool {
         let rank = self.answer.as_ref().and_then(|answer| answer.rank);
-        self.asks_for_place && rank.is_some_and(|rank| rank <= 3)
+        self.needs_place && rank.is_some_and(|rank| rank <= 3)
     }
 }
 
@@ -81,7 +94,7 @@ impl fmt::Display for Row {
         let verdict = answer.map_or("-", |answer| &answer.verdict);
         let rank = match answer.and_then(|answer| answer.rank) {
             Some(rank) => rank.to_string(),
-            None if self.asks_for_place => "none".to_owned(),
+            None if self.needs_place => "none".to_owned(),
             None => "-".to_owned(),
         };
         write!(
@@ -97,7 +110,7 @@ impl fmt::Display for Row {
         if let Some(trouble) = &self.trouble {
             write!(f, "  {}", trouble.lines().next().unwrap_or_default())?;
         }
-        let is_good = self.is_right() && (self.is_found() || !self.asks_for_place);
+        let is_good = self.is_right() && (self.is_found() || !self.needs_place);
         if let Some(answer) = answer.filter(|_| !is_good) {
             write!(f, "\n    suspects: {:?}", answer.suspects)?;
         }
@@ -105,7 +118,7 @@ impl fmt::Display for Row {
     }
 }
 
-/// Runs an app until it has said why it is fat, and judges that.
+/// Runs an app until it has made a memory report, and judges the report.
 pub(crate) fn run(app: &App) -> Row {
     let begun = clock::now();
     let mut row = match app.outcome {
@@ -121,50 +134,52 @@ fn run_server(app: &App) -> Row {
     let port = free_port();
     let apps = folder();
     let mut options = vec!["--directory", apps.to_str().expect("the checkout is UTF-8")];
-    // A life of a few seconds is too short for the usual minimum age.
+    // Workers live for a few seconds only, less than the default minimum age.
     options.extend(["--min-age", "1s"]);
-    // A worker that serves is not asked by default.
+    // By default a worker that serves makes no reports.
     options.extend(["--leaks", "on"]);
     options.extend(app.limits.iter().map(String::as_str));
-    let house = Plan::supervise(&options, &command(app, port)).start();
-    house.ready(app.workers());
+    let service = Plan::supervise(&options, &command(app, port)).start();
+    service.ready(app.workers());
     let load = Load::start(port, app.rate);
-    let reports = house.wait(
-        "a report, and what is to become of the worker",
+    let reports = service.wait(
+        "a report and the expected fate of the worker",
         LIMIT,
         || {
-            clock::until(clock::now() + LOOK);
-            let status = house.status()?;
+            clock::until(clock::now() + INTERVAL);
+            let status = service.status()?;
             let recycled = recycles(&status, "ceiling");
             let rescues = status["totals"]["rescues"].as_u64().unwrap_or(0);
             let is_over = match app.outcome {
                 Outcome::Stays => rescues >= RESCUES || recycled > 0,
                 Outcome::Recycled | Outcome::Capped => recycled > 0,
             };
-            if is_over { reports(&house) } else { None }
+            if is_over { reports(&service) } else { None }
         },
     );
     let (ok, lost) = load.finish();
     row.lost = lost;
-    let status = house.status().expect("the service answers after the load");
+    let status = service
+        .status()
+        .expect("the service answers after the load");
     if app.outcome == Outcome::Stays && recycles(&status, "ceiling") > 0 {
-        row.trouble = Some("it was recycled, and was to stay".to_owned());
+        row.trouble = Some("it was recycled, and should have stayed".to_owned());
     }
     if ok == 0 {
         row.trouble = Some("no request was answered".to_owned());
     }
-    row.answer = reports.last().map(|report| Answer::to(app, report));
-    house.stop(Duration::from_secs(15));
+    row.judge(app, &reports);
+    service.stop(Duration::from_secs(15));
     row
 }
 
-/// Runs a script with this interpreter. A job takes its control socket with it; its report is kept,
-/// and the next service knows it.
+/// Runs a script with this interpreter. The control socket ends with the job, so its report is read
+/// from the next service of the same name.
 pub(crate) fn run_job(app: &App, python: &str) -> Row {
     let mut row = Row::of(app);
     let kept = TempDir::new().expect("make a temporary directory");
     let kept = kept.path().to_str().expect("a temporary name is UTF-8");
-    // Reports are kept by name: the next service of that name shows them.
+    // Reports are kept by the name of the service.
     let mut options = vec!["--restart", "never", "--name", "job"];
     options.extend(["--leaks-directory", kept]);
     options.extend(app.limits.iter().map(String::as_str));
@@ -172,20 +187,20 @@ pub(crate) fn run_job(app: &App, python: &str) -> Row {
     let command = [python, &script.to_string_lossy()];
     let ended = Plan::supervise(&options, &command).run(LIMIT);
     if ended.status.success() {
-        row.trouble = Some("it was not ended by its cap".to_owned());
+        row.trouble = Some("it was not killed at its cap".to_owned());
     }
     let options = ["--name", "job", "--leaks-directory", kept];
     let next = Plan::supervise(&options, &["sleep", "60"]).start();
     let reports = next.wait(&format!("the report\n{}", ended.stderr), LIMIT / 9, || {
-        clock::until(clock::now() + LOOK);
+        clock::until(clock::now() + INTERVAL);
         reports(&next)
     });
-    row.answer = reports.last().map(|report| Answer::to(app, report));
+    row.judge(app, &reports);
     next.stop(Duration::from_secs(15));
     row
 }
 
-/// The words that serve it.
+/// The command that serves the app.
 fn command(app: &App, port: u16) -> Vec<String> {
     let mut words = app
         .serve
@@ -202,9 +217,9 @@ fn command(app: &App, port: u16) -> Vec<String> {
     own.into_iter().chain(words).collect()
 }
 
-/// The reports that are kept, oldest first; `None` as long as there is none.
-fn reports(house: &House) -> Option<Vec<Value>> {
-    let output = house.client(&["report", "--json"]);
+/// The kept reports, oldest first. `None` if there is none.
+fn reports(service: &Service) -> Option<Vec<Value>> {
+    let output = service.client(&["report", "--json"]);
     let reports: Vec<Value> = serde_json::from_slice(&output.stdout).ok()?;
     Some(reports).filter(|reports| !reports.is_empty())
 }

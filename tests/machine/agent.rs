@@ -1,5 +1,5 @@
-//! The agent in real servers: it counts what clients saw, recycles by that number, and says why it
-//! is not there when it is not.
+//! The agent in real servers: it counts requests exactly, workers are recycled by that number,
+//! and the status says why an agent is missing.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::{
     client::Load,
-    house::{House, Plan, free_port, recycles, workers},
+    service::{Plan, Service, free_port, recycles},
+    status::workers,
     turn,
     venv::{FLASK, G20, G23, Gunicorn, NEWEST, UVICORN, Venv, python},
 };
@@ -28,67 +29,67 @@ fn requests(status: &Value) -> Option<u64> {
     status["totals"]["requests"].as_u64()
 }
 
-/// Waits until the agent is in as many workers.
-fn loaded(house: &House, count: usize) {
-    house.wait("the agent in every worker", SOON, || {
-        let status = house.status()?;
+/// Waits until `count` workers have the agent.
+fn wait_for_agents(service: &Service, count: usize) {
+    service.wait("the agent in every worker", SOON, || {
+        let status = service.status()?;
         let is_loaded = |worker: &&Value| worker["agent"] == "loaded";
         (workers(&status).iter().filter(is_loaded).count() == count).then_some(())
     });
 }
 
-/// What clients saw is what the workers counted, exactly.
-fn counts(venv: Venv, gunicorn: Gunicorn, more: &[&str]) {
+/// Asserts that workers count exactly the requests that clients saw answered.
+fn assert_counts(venv: Venv, gunicorn: Gunicorn, more: &[&str]) {
     let _turn = turn::beside();
     let port = free_port();
     let mut command = venv.gunicorn(port, gunicorn);
     command.extend(more.iter().map(ToString::to_string));
-    let house = Plan::supervise(&["--ceiling", "400M"], &command).start();
-    house.ready(2);
-    loaded(&house, 2);
+    let service = Plan::supervise(&["--ceiling", "400M"], &command).start();
+    service.ready(2);
+    wait_for_agents(&service, 2);
     let outcome = load(port, 200.0).run();
     assert_eq!(outcome.failed(), 0, "{outcome}");
     let answered = outcome.ok;
     assert!(answered > 100, "{outcome}");
-    house.wait("the right number of requests", SOON, || {
-        (requests(&house.status()?)? == answered).then_some(())
+    service.wait("the right number of requests", SOON, || {
+        (requests(&service.status()?)? == answered).then_some(())
     });
 }
 
 #[test]
 fn requests_are_counted_exactly_in_sync_workers() {
-    counts(NEWEST, Gunicorn::of("sync"), &[]);
+    assert_counts(NEWEST, Gunicorn::of("sync"), &[]);
 }
 
 #[test]
-fn requests_are_counted_exactly_in_threads() {
-    counts(NEWEST, FLASK, &[]);
+fn requests_are_counted_exactly_in_gthread_workers() {
+    assert_counts(NEWEST, FLASK, &[]);
 }
 
 #[test]
-fn requests_are_counted_exactly_in_greenlets() {
-    counts(NEWEST, Gunicorn::of("gevent"), &[]);
+fn requests_are_counted_exactly_in_gevent_workers() {
+    assert_counts(NEWEST, Gunicorn::of("gevent"), &[]);
 }
 
 #[test]
-fn requests_are_counted_exactly_by_asgi() {
-    counts(NEWEST, Gunicorn::of("asgi"), &[]);
-    counts(NEWEST, Gunicorn::of(UVICORN), &[]);
+fn requests_are_counted_exactly_in_asgi_workers() {
+    assert_counts(NEWEST, Gunicorn::of("asgi"), &[]);
+    assert_counts(NEWEST, Gunicorn::of(UVICORN), &[]);
 }
 
 #[test]
-fn requests_are_counted_exactly_behind_preload() {
-    counts(NEWEST, FLASK, &["--preload"]);
+fn requests_are_counted_exactly_with_preload() {
+    assert_counts(NEWEST, FLASK, &["--preload"]);
 }
 
 #[test]
-fn requests_are_counted_exactly_by_old_gunicorns() {
-    counts(G23, FLASK, &[]);
-    counts(G20, Gunicorn::of("sync"), &[]);
+fn requests_are_counted_exactly_in_old_gunicorns() {
+    assert_counts(G23, FLASK, &[]);
+    assert_counts(G20, Gunicorn::of("sync"), &[]);
 }
 
 #[test]
-fn requests_of_uvicorns_own_workers_are_counted_together() {
+fn requests_of_all_uvicorn_workers_are_counted_together() {
     let _turn = turn::beside();
     let port = free_port();
     let uvicorn = NEWEST.bin("uvicorn");
@@ -101,31 +102,31 @@ fn requests_of_uvicorns_own_workers_are_counted_together() {
         "--port",
         &number,
     ];
-    let house = Plan::supervise(&["--ready", &format!("tcp:127.0.0.1:{port}")], &command).start();
-    house.ready(1);
-    loaded(&house, 1);
+    let service = Plan::supervise(&["--ready", &format!("tcp:127.0.0.1:{port}")], &command).start();
+    service.ready(1);
+    wait_for_agents(&service, 1);
     let outcome = load(port, 200.0).run();
     assert_eq!(outcome.failed(), 0, "{outcome}");
-    house.wait("the right number of requests", SOON, || {
-        (requests(&house.status()?)? == outcome.ok).then_some(())
+    service.wait("the right number of requests", SOON, || {
+        (requests(&service.status()?)? == outcome.ok).then_some(())
     });
 }
 
 #[test]
-fn a_worker_that_has_done_its_number_is_recycled_and_nothing_is_lost() {
+fn a_worker_that_reaches_max_requests_is_recycled_without_losing_a_request() {
     let _turn = turn::alone();
     let port = free_port();
     let options = ["--max-requests", "100", "--min-age", "1s", "--jitter", "0"];
-    let house = Plan::supervise(&options, &NEWEST.gunicorn(port, FLASK)).start();
-    house.ready(2);
-    loaded(&house, 2);
+    let service = Plan::supervise(&options, &NEWEST.gunicorn(port, FLASK)).start();
+    service.ready(2);
+    wait_for_agents(&service, 2);
     let outcome = load(port, 800.0).run();
     assert_eq!(outcome.failed(), 0, "{outcome}");
-    let status = house.status().unwrap();
+    let status = service.status().unwrap();
     assert!(recycles(&status, "tasks") >= 4, "{status:#}");
     for end in status["ends"].as_array().unwrap() {
         let tasks = end["tasks"].as_u64().unwrap();
-        // It is looked at each second at the latest, and half of the way to its number before.
+        // Counts are read at least every second, and earlier at half of the way to the maximum.
         assert!(
             end["cause"] != "tasks" || (100..200).contains(&tasks),
             "{end}"
@@ -134,29 +135,29 @@ fn a_worker_that_has_done_its_number_is_recycled_and_nothing_is_lost() {
 }
 
 #[test]
-fn health_checks_can_be_left_out() {
+fn requests_to_ignored_paths_are_not_counted() {
     let _turn = turn::beside();
     let port = free_port();
     let options = ["--ignore-paths", "/pid,/livez"];
-    let house = Plan::supervise(&options, &NEWEST.gunicorn(port, FLASK)).start();
-    house.ready(2);
-    loaded(&house, 2);
+    let service = Plan::supervise(&options, &NEWEST.gunicorn(port, FLASK)).start();
+    service.ready(2);
+    wait_for_agents(&service, 2);
     let outcome = load(port, 50.0).run();
     assert_eq!(outcome.failed(), 0, "{outcome}");
     for _ in 0..3 {
         Load::on(port).once("/").unwrap();
     }
-    house.wait("three requests", SOON, || {
-        (requests(&house.status()?)? == 3).then_some(())
+    service.wait("three requests", SOON, || {
+        (requests(&service.status()?)? == 3).then_some(())
     });
 }
 
-/// Why the agent is not in the one worker that `command` is.
-fn absent(command: &[&str], expected: &str) {
+/// Asserts that the status says why `command`, a single worker, has no agent.
+fn assert_absent(command: &[&str], expected: &str) {
     let _turn = turn::beside();
-    let house = Plan::supervise(&["--ready", "delay:100ms"], command).start();
-    house.wait(expected, SOON, || {
-        let status = house.status()?;
+    let service = Plan::supervise(&["--ready", "delay:100ms"], command).start();
+    service.wait(expected, SOON, || {
+        let status = service.status()?;
         let worker = workers(&status).first()?;
         let why = worker["agent_why_not"].as_str()?;
         (worker["agent"] == "absent" && why.contains(expected)).then_some(())
@@ -164,20 +165,66 @@ fn absent(command: &[&str], expected: &str) {
 }
 
 #[test]
-fn status_says_why_a_worker_cannot_be_asked() {
+fn the_status_says_why_a_worker_has_no_agent() {
     let python = python();
     let waits = "import time; time.sleep(60)";
-    absent(&[&python, "-I", "-c", waits], "started with -I");
-    absent(&[&python, "-S", "-c", waits], "started with -S");
-    absent(
+    assert_absent(&[&python, "-I", "-c", waits], "started with -I");
+    assert_absent(&[&python, "-S", "-c", waits], "started with -S");
+    assert_absent(
         &["env", "-i", &python, "-c", waits],
         "environment was cleared",
     );
-    absent(&["sleep", "60"], "no Python interpreter");
+    assert_absent(&["sleep", "60"], "not a Python interpreter");
 }
 
 #[test]
-fn without_the_agent_the_environment_stays_as_it_was() {
+fn a_worker_with_an_unknown_agent_protocol_is_treated_as_one_without_an_agent() {
+    let _turn = turn::alone();
+    let port = free_port();
+    // As after an upgrade to a binary that does not understand the agents of the workers.
+    let other = r#"sed -i 's/^VERSION = .*/VERSION = 99/' \
+                   "$SUPERVISE_AGENT/_supervise_agent/protocol.py" && exec "$@""#;
+    let mut command = ["sh", "-c", other, "sh"].map(str::to_owned).to_vec();
+    command.extend(NEWEST.gunicorn(port, FLASK));
+    let mut options = vec!["--ceiling", "80M", "--cap", "1G", "--min-age", "1s"];
+    options.extend(["--server", "gunicorn"]);
+    let service = Plan::supervise(&options, &command)
+        .env("LEAK_KB", 320)
+        .start();
+    let is_absent = |status: &Value| {
+        let expected = "its agent speaks a newer protocol than this version of supervise: 99";
+        let workers = workers(status);
+        workers.iter().all(|worker| {
+            let why = worker["agent_why_not"].as_str().unwrap_or_default();
+            worker["agent"] == "absent" && why.starts_with(expected)
+        })
+    };
+    service.ready(2);
+    let running = Load {
+        rate: Some(40.0),
+        lasts: 2 * SOON,
+        ..Load::on(port)
+    }
+    .start();
+    service.wait("no agent in any worker", SOON, || {
+        service.status().filter(is_absent)
+    });
+    let status = service.wait("a recycle by the ceiling", 2 * SOON, || {
+        let status = service.status()?;
+        (recycles(&status, "ceiling") >= 1).then_some(status)
+    });
+    let outcome = running.finish();
+    assert_eq!(outcome.failed(), 0, "{outcome}\n{}", service.log());
+    assert_eq!(requests(&status).unwrap_or(0), 0, "{status:#}");
+    for end in status["ends"].as_array().unwrap() {
+        assert_eq!(end["cause"], "ceiling", "{end}");
+    }
+    let warning = "the agent is not in w";
+    assert!(service.log().contains(warning), "{}", service.log());
+}
+
+#[test]
+fn without_the_agent_pythonpath_is_unchanged() {
     let _turn = turn::beside();
     let code =
         "import os, sys; print(os.environ.get('PYTHONPATH'), 'sitecustomize' in sys.modules)";
@@ -191,7 +238,7 @@ fn without_the_agent_the_environment_stays_as_it_was() {
 }
 
 #[test]
-fn a_sitecustomize_of_the_users_own_is_executed_all_the_same() {
+fn a_sitecustomize_of_the_user_is_still_executed() {
     let _turn = turn::beside();
     let own = tempfile::tempdir().unwrap();
     std::fs::write(own.path().join("sitecustomize.py"), "print('mine')\n").unwrap();
@@ -201,32 +248,49 @@ fn a_sitecustomize_of_the_users_own_is_executed_all_the_same() {
     assert_eq!(ended.stdout, "mine\napp\n", "{}", ended.stderr);
 }
 
-/// Runs one of the agent's own tests.
-fn passes(test: &str) {
+/// Runs one of the agent's tests in Python.
+fn assert_passes(test: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let output = Command::new(python())
         .arg(root.join("tests/python").join(test))
         .arg(root.join("python/supervise"))
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{said}", output.status);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{stderr}", output.status);
 }
 
-/// Beside threads that run, which is where reading their frames ends a process.
 #[test]
-fn a_stack_is_written_twenty_thousand_times_and_harms_nobody() {
-    passes("test_stacks.py");
+fn the_python_code_matches_the_protocol() {
+    assert_passes("test_protocol.py");
 }
 
-/// C code builds objects in the main thread and in other threads, and calls Python code half-way.
 #[test]
-fn questions_do_not_touch_what_c_is_still_building() {
-    passes("test_construction.py");
+fn the_agent_finds_the_route_of_each_request() {
+    assert_passes("test_routes.py");
 }
 
-/// Beside threads of C libraries, which wait for the GIL within allocations when tracing ends.
 #[test]
-fn a_window_is_opened_forty_times_and_harms_nobody() {
-    passes("test_windows.py");
+fn a_request_that_comes_while_another_is_answered_is_answered_too() {
+    assert_passes("test_ask.py");
+}
+
+/// With running threads: reading their frames carelessly would end the process.
+#[test]
+fn writing_a_stack_twenty_thousand_times_does_not_end_the_process() {
+    assert_passes("test_stacks.py");
+}
+
+/// C code builds objects in the main thread and in other threads, and meanwhile calls Python code.
+#[test]
+fn agent_requests_do_not_touch_objects_under_construction_in_c() {
+    let _turn = turn::beside();
+    assert_passes("test_construction.py");
+}
+
+/// With threads of C libraries, which wait for the GIL within allocations when tracing ends.
+#[test]
+fn opening_a_tracing_window_forty_times_does_not_end_the_process() {
+    let _turn = turn::beside();
+    assert_passes("test_windows.py");
 }

@@ -1,5 +1,8 @@
-//! The manual page and the completions are what their readers take: groff, man and bash.
-#![expect(clippy::print_stdout, reason = "what is not tested is said")]
+//! The manual page and the completions are valid for the programs that read them: groff and shells.
+#![expect(
+    clippy::print_stdout,
+    reason = "a test prints what it cannot test here"
+)]
 
 use std::{
     fs,
@@ -10,8 +13,8 @@ use std::{
 
 const SUPERVISE: &str = env!("CARGO_BIN_EXE_supervise");
 
-/// What `program` says of `input`; `None` if it is not here.
-fn fed(program: &[&str], input: &[u8]) -> Option<Output> {
+/// Runs `program` with `input`. `None` if it is not installed.
+fn run_with_input(program: &[&str], input: &[u8]) -> Option<Output> {
     let child = Command::new(program[0])
         .args(&program[1..])
         .stdin(Stdio::piped())
@@ -26,22 +29,22 @@ fn fed(program: &[&str], input: &[u8]) -> Option<Output> {
         }
     };
     let mut stdin = child.stdin.take().unwrap();
-    // Neither of them writes much before it has read all.
+    // The program writes little before it has read all its input, so this cannot block.
     stdin.write_all(input).unwrap();
     drop(stdin);
     Some(child.wait_with_output().unwrap())
 }
 
-/// `supervise WORDS`.
-fn said(words: &[&str]) -> Vec<u8> {
+/// The standard output of `supervise WORDS`.
+fn stdout_of(words: &[&str]) -> Vec<u8> {
     let output = Command::new(SUPERVISE).args(words).output().unwrap();
     assert!(output.status.success(), "{words:?}: {output:?}");
     output.stdout
 }
 
-/// What bash offers for a line whose last word is being written.
+/// The completions that bash offers for the last word.
 #[track_caller]
-fn offered(words: &[&str]) -> Vec<String> {
+fn completions(words: &[&str]) -> Vec<String> {
     let line = words.join("' '");
     let before = words[words.len() - 2];
     let last = words[words.len() - 1];
@@ -62,21 +65,18 @@ fn offered(words: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn groff_has_nothing_to_complain_of() {
-    let page = said(&["man"]);
-    let Some(output) = fed(&["groff", "-man", "-ww", "-Tutf8", "-z"], &page) else {
+fn groff_reads_the_manual_page_without_warnings() {
+    let page = stdout_of(&["man"]);
+    let Some(output) = run_with_input(&["groff", "-man", "-ww", "-Tutf8", "-z"], &page) else {
         return;
     };
-    let complaints = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && complaints.is_empty(),
-        "{complaints}"
-    );
+    let warnings = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && warnings.is_empty(), "{warnings}");
 }
 
 #[test]
-fn the_page_shows_each_section_once_and_each_subcommand() {
-    let page = String::from_utf8(said(&["man"])).unwrap();
+fn the_manual_page_has_each_section_once_and_each_subcommand() {
+    let page = String::from_utf8(stdout_of(&["man"])).unwrap();
     let sections: Vec<_> = page
         .lines()
         .filter_map(|line| line.strip_prefix(".SH "))
@@ -99,7 +99,7 @@ fn the_page_shows_each_section_once_and_each_subcommand() {
         let times = sections.iter().filter(|section| **section == name).count();
         assert_eq!(times, 1, "{name} in {sections:?}");
     }
-    let help = String::from_utf8(said(&["--help"])).unwrap();
+    let help = String::from_utf8(stdout_of(&["--help"])).unwrap();
     let (_, commands) = help.split_once("Commands:\n").unwrap();
     let commands: Vec<_> = commands
         .lines()
@@ -111,21 +111,30 @@ fn the_page_shows_each_section_once_and_each_subcommand() {
     for word in commands {
         assert!(page.contains(&format!("\n.SS {word}\n")), "{word}");
     }
-    assert!(page.contains(r"\-\-oom\-retries"), "an option of map alone");
+    assert!(
+        page.contains(r"\-\-oom\-retries"),
+        "an option that only map has"
+    );
 }
 
 #[test]
 fn bash_completes_options_subcommands_and_values() {
-    assert_eq!(offered(&["supervise", "--ceil"]), ["--ceiling"]);
-    assert_eq!(offered(&["supervise", "sta"]), ["status"]);
-    let measures = offered(&["supervise", "--measure", ""]);
+    assert_eq!(completions(&["supervise", "--ceil"]), ["--ceiling"]);
+    assert_eq!(completions(&["supervise", "sta"]), ["status"]);
+    let measures = completions(&["supervise", "--measure", ""]);
     assert_eq!(measures, ["private", "rss", "pss", "cgroup"]);
-    assert_eq!(offered(&["supervise", "run", "--restart", "n"]), ["never"]);
-    assert_eq!(offered(&["supervise", "map", "--oom"]), ["--oom-retries"]);
+    assert_eq!(
+        completions(&["supervise", "run", "--restart", "n"]),
+        ["never"]
+    );
+    assert_eq!(
+        completions(&["supervise", "map", "--oom"]),
+        ["--oom-retries"]
+    );
 }
 
 #[test]
-fn a_package_finds_its_files_where_the_script_writes_them() {
+fn the_assets_script_writes_the_files_of_the_package() {
     let dir = tempfile::tempdir().unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/assets");
     let output = Command::new(script)
@@ -138,13 +147,13 @@ fn a_package_finds_its_files_where_the_script_writes_them() {
     assert!(read("supervise.1").contains(".TH SUPERVISE 1"));
     assert!(read("_supervise").starts_with("#compdef supervise"));
     assert!(read("supervise.fish").contains("complete -c supervise"));
-    sound("bash", &dir.path().join("supervise.bash"));
-    sound("zsh", &dir.path().join("_supervise"));
-    sound("fish", &dir.path().join("supervise.fish"));
+    assert_syntax("bash", &dir.path().join("supervise.bash"));
+    assert_syntax("zsh", &dir.path().join("_supervise"));
+    assert_syntax("fish", &dir.path().join("supervise.fish"));
 }
 
-/// The shell reads it without running it, if the shell is here.
-fn sound(shell: &str, path: &PathBuf) {
+/// Asserts that the shell can parse the file, if the shell is installed.
+fn assert_syntax(shell: &str, path: &PathBuf) {
     match Command::new(shell).arg("-n").arg(path).output() {
         Err(error) => println!("{shell}: {error}: not tested"),
         Ok(output) => assert!(output.status.success(), "{output:?}"),

@@ -1,4 +1,4 @@
-//! While the application cannot start, the workers that serve go on, and no request is lost.
+//! While the application cannot start, the serving workers continue, and no request is lost.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -8,14 +8,15 @@ use tempfile::TempDir;
 
 use super::{
     client::Load,
-    house::{House, Plan, free_port, pids, recycles, send, workers},
+    service::{Plan, Service, free_port, recycles, send},
+    status::{pids, workers},
     turn,
     venv::{G20, G23, Gunicorn, NEWEST, UVICORN, Venv, python},
 };
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// The application's database: away while the file is there.
+/// The database of the application. It is away while the file exists.
 struct Database {
     _dir: TempDir,
     away: PathBuf,
@@ -71,45 +72,46 @@ fn load(port: u16, path: &str) -> Load {
 
 /// Waits until `count` starts have failed and recycling is suspended.
 #[track_caller]
-fn failed_starts(house: &House, count: u64) -> Value {
-    house.wait("failed starts", SOON, || {
-        let status = house.status()?;
+fn failed_starts(service: &Service, count: u64) -> Value {
+    service.wait("failed starts", SOON, || {
+        let status = service.status()?;
         let failed = status["totals"]["failed_starts"].as_u64()?;
         (failed >= count && status["recycling"]["suspended"] == true).then_some(status)
     })
 }
 
-/// Workers that reach their ceiling while no other can start are recycled when one can again.
-fn recycles_wait(venv: Venv, class: &'static str) {
+/// Asserts that workers over their ceiling stay while no other worker can start, and are recycled
+/// once one can.
+fn assert_recycles_wait(venv: Venv, class: &'static str) {
     let _turn = turn::beside();
     let (database, port) = (Database::new(), free_port());
     let options = ["--ceiling", "90M", "--cap", "600M", "--min-age", "1s"];
-    let house = database
+    let service = database
         .plan(&options, &gunicorn(venv, port, class))
         .start();
-    let before = house.ready(2);
+    let before = service.ready(2);
     database.goes_away();
     let others = load(port, "/").start();
-    let status = failed_starts(&house, 2);
+    let status = failed_starts(&service, 2);
     let why = status["recycling"]["why"].as_str().unwrap();
     assert!(
         why.ends_with("exited with status 1 before it was ready"),
         "{why}"
     );
-    let (_, metrics) = house.ask("/metrics");
+    let (_, metrics) = service.ask("/metrics");
     assert!(
         metrics.contains("supervise_recycling_suspended 1"),
         "{metrics}"
     );
-    let page = String::from_utf8(house.client(&["status"]).stdout).unwrap();
+    let page = String::from_utf8(service.client(&["status"]).stdout).unwrap();
     assert!(page.contains("recycling is suspended"), "{page}");
     for pid in pids(&before) {
         assert!(pids(&status).contains(&pid), "{status:#}");
     }
     assert_eq!(recycles(&status, "ceiling"), 0, "{status:#}");
     database.comes_back();
-    let after = house.wait("a recycle by the ceiling", SOON, || {
-        house
+    let after = service.wait("a recycle by the ceiling", SOON, || {
+        service
             .status()
             .filter(|status| recycles(status, "ceiling") > 0)
     });
@@ -117,92 +119,92 @@ fn recycles_wait(venv: Venv, class: &'static str) {
     assert_eq!(outcome.failed(), 0, "{outcome}");
     assert_eq!(after["recycling"]["suspended"], false, "{after:#}");
     assert_eq!(before["command_pid"], after["command_pid"], "{after:#}");
-    assert_eq!(house.events_of("recycling-suspended").len(), 1);
-    assert_eq!(house.events_of("recycling-resumed").len(), 1);
-    // gunicorn's own log shows the failure, as without us.
-    assert!(house.log().contains("RuntimeError: the database is away"));
-    assert_eq!(house.stop(SOON).code(), Some(0));
+    assert_eq!(service.events_of("recycling-suspended").len(), 1);
+    assert_eq!(service.events_of("recycling-resumed").len(), 1);
+    // gunicorn's own log shows the failure, as without `supervise`.
+    assert!(service.log().contains("RuntimeError: the database is away"));
+    assert_eq!(service.stop(SOON).code(), Some(0));
 }
 
 #[test]
-fn a_recycle_of_sync_workers_waits_while_the_application_cannot_start() {
-    recycles_wait(NEWEST, "sync");
+fn sync_workers_are_not_recycled_while_the_application_cannot_start() {
+    assert_recycles_wait(NEWEST, "sync");
 }
 
 #[test]
-fn a_recycle_of_threads_waits_while_the_application_cannot_start() {
-    recycles_wait(G23, "gthread");
+fn gthread_workers_are_not_recycled_while_the_application_cannot_start() {
+    assert_recycles_wait(G23, "gthread");
 }
 
 #[test]
-fn a_recycle_of_uvicorns_workers_waits_while_the_application_cannot_start() {
-    recycles_wait(NEWEST, UVICORN);
+fn uvicorn_workers_are_not_recycled_while_the_application_cannot_start() {
+    assert_recycles_wait(NEWEST, UVICORN);
 }
 
 #[test]
-fn a_recycle_by_an_old_gunicorn_waits_while_the_application_cannot_start() {
-    recycles_wait(G20, "sync");
+fn workers_of_an_old_gunicorn_are_not_recycled_while_the_application_cannot_start() {
+    assert_recycles_wait(G20, "sync");
 }
 
-/// One of two workers dies while no other can start. The other one serves on, the dead one is
-/// replaced later, and a worker that waits in its back-off does not delay a stop.
+/// One of two workers dies while no other can start. The other one continues to serve, the dead one
+/// is replaced later, and a worker that waits before its exit does not delay a stop.
 #[test]
-fn a_worker_at_its_cap_costs_its_own_request_while_the_application_cannot_start() {
+fn a_worker_killed_at_its_cap_loses_only_its_own_request_while_no_other_can_start() {
     let _turn = turn::beside();
     let (database, port) = (Database::new(), free_port());
     // A sync worker handles one request at a time, so its death costs no other one.
     let command = gunicorn(NEWEST, port, "sync");
     let options = ["--ceiling", "150M", "--cap", "250M"];
-    let house = database.plan(&options, &command).start();
-    let before = house.ready(2);
+    let service = database.plan(&options, &command).start();
+    let before = service.ready(2);
     if before["caps"]["mechanism"] == "rlimit" {
-        println!("no memory cgroup here: an end by the cap is not tested");
+        println!("NOT RUN: needs a memory cgroup to enforce the cap");
         return;
     }
     let others = load(port, "/pid").start();
     database.goes_away();
     let runaway = load(port, "/pid").once("/alloc?mb=1000&rate=1000");
     assert!(runaway.is_err(), "{runaway:?}");
-    let status = failed_starts(&house, 2);
+    let status = failed_starts(&service, 2);
     assert_eq!(before["command_pid"], status["command_pid"], "{status:#}");
     database.comes_back();
-    let after = house.ready(2);
+    let after = service.ready(2);
     let outcome = others.finish();
     assert_eq!(outcome.failed(), 0, "{outcome}");
     assert_eq!(before["command_pid"], after["command_pid"], "{after:#}");
     database.goes_away();
     send(pids(&after)[0], Signal::SIGKILL);
-    failed_starts(&house, 4);
-    assert_eq!(house.stop(SOON).code(), Some(0));
+    failed_starts(&service, 4);
+    assert_eq!(service.stop(SOON).code(), Some(0));
 }
 
 #[test]
-fn a_reload_is_refused_while_the_application_cannot_start_and_all_workers_stay() {
+fn a_reload_while_the_application_cannot_start_is_refused_and_all_workers_stay() {
     let _turn = turn::beside();
     let (database, port) = (Database::new(), free_port());
-    let house = database
+    let service = database
         .plan(&[], &gunicorn(NEWEST, port, "gthread"))
         .start();
-    let before = house.ready(2);
+    let before = service.ready(2);
     database.goes_away();
-    let answer = house.client(&["reload"]);
-    let said = String::from_utf8_lossy(&answer.stderr);
+    let answer = service.client(&["reload"]);
+    let stderr = String::from_utf8_lossy(&answer.stderr);
     assert!(
-        !answer.status.success() && said.contains("cannot start"),
-        "{said}"
+        !answer.status.success() && stderr.contains("cannot start"),
+        "{stderr}"
     );
-    let status = failed_starts(&house, 1);
+    let status = failed_starts(&service, 1);
     for worker in workers(&before) {
         let stays = |one: &&Value| one["id"] == worker["id"] && one["state"] == "ready";
         assert!(workers(&status).iter().any(|one| stays(&one)), "{status:#}");
     }
     database.comes_back();
-    house.wait("recycling to resume", SOON, || {
-        let status = house.status()?;
+    service.wait("recycling to resume", SOON, || {
+        let status = service.status()?;
         (status["recycling"]["suspended"] == false).then_some(())
     });
-    assert!(house.client(&["reload"]).status.success());
-    assert_eq!(house.stop(SOON).code(), Some(0));
+    assert!(service.client(&["reload"]).status.success());
+    assert_eq!(service.stop(SOON).code(), Some(0));
 }
 
 /// The exit status and the log of a service whose first start fails.
@@ -212,14 +214,14 @@ fn first_start(plan: Plan) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_first_start_without_its_database_fails_as_it_does_bare() {
+fn a_failed_first_start_has_the_exit_status_of_bare_gunicorn() {
     let _turn = turn::beside();
     let (database, port) = (Database::new(), free_port());
     database.goes_away();
     for more in [&[][..], &["--preload"]] {
         let mut command = gunicorn(NEWEST, port, "sync");
-        // With two workers that fail at once a master exits with 1, if it sees the second failure
-        // while it stops.
+        // With two workers that fail at the same time, a master exits with 1 if it sees the second
+        // failure while it stops.
         command.extend(["-w", "1"].map(str::to_owned));
         command.extend(more.iter().map(ToString::to_string));
         let (bare, _) = first_start(Plan::bare(&command).env("AWAY", database.away.display()));
@@ -230,36 +232,36 @@ fn a_first_start_without_its_database_fails_as_it_does_bare() {
 }
 
 #[test]
-fn a_program_whose_recycle_failed_is_not_recycled_for_a_while() {
+fn a_program_that_failed_to_start_after_a_recycle_is_not_recycled_again_soon() {
     let _turn = turn::beside();
     let database = Database::new();
     let python = python();
     let command = [python.as_str(), "job_with_database.py"];
-    let house = database.plan(&["--min-age", "20s"], &command).start();
-    house.ready(1);
+    let service = database.plan(&["--min-age", "20s"], &command).start();
+    service.ready(1);
     database.goes_away();
     std::thread::scope(|scope| {
-        let recycle = scope.spawn(|| house.client(&["recycle", "--all"]));
-        house.wait("a failed start", SOON, || {
-            house.events_of("recycling-suspended").pop()
+        let recycle = scope.spawn(|| service.client(&["recycle", "--all"]));
+        service.wait("a failed start", SOON, || {
+            service.events_of("recycling-suspended").pop()
         });
         database.comes_back();
         assert!(recycle.join().unwrap().status.success());
     });
-    let status = house.ready(1);
+    let status = service.ready(1);
     assert_eq!(status["recycling"]["suspended"], true, "{status:#}");
-    // An operator may recycle it all the same.
-    assert!(house.client(&["recycle", "--all"]).status.success());
-    assert_eq!(house.stop(SOON).code(), Some(0));
+    // An operator may still recycle it.
+    assert!(service.client(&["recycle", "--all"]).status.success());
+    assert_eq!(service.stop(SOON).code(), Some(0));
 }
 
 #[test]
-fn without_the_agent_a_warning_says_that_a_failed_start_ends_the_service() {
+fn without_the_agent_a_warning_says_that_a_failed_boot_ends_the_service() {
     let _turn = turn::beside();
     let (database, port) = (Database::new(), free_port());
     let command = gunicorn(NEWEST, port, "sync");
-    let house = database.plan(&["--agent", "off"], &command).start();
-    house.ready(2);
-    house.wait("a warning", SOON, || house.warnings("cannot boot").pop());
-    assert_eq!(house.stop(SOON).code(), Some(0));
+    let service = database.plan(&["--agent", "off"], &command).start();
+    service.ready(2);
+    service.wait("a warning", SOON, || service.warnings("cannot boot").pop());
+    assert_eq!(service.stop(SOON).code(), Some(0));
 }

@@ -1,7 +1,7 @@
-//! The strict client: load on a service in which nothing is forgiven and nothing is repeated.
+//! The strict client: load on a service, in which every failure counts and no request is repeated.
 //!
-//! Closed loop, or open loop at a fixed rate; then a latency counts from the moment the request was
-//! due, so that a stalled service cannot hide behind a client that waits for it.
+//! It works as a closed loop, or as an open loop at a fixed rate. At a fixed rate a latency counts
+//! from the time when the request was due, so that the client does not hide a stalled service.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,36 +20,36 @@ use super::{
     http::{Connection, Failure},
 };
 
-/// A service that is down is asked again after this.
+/// The time between a failed request and the next one.
 const BACK_OFF: Duration = Duration::from_millis(1);
 
-/// A service that is up answers within this.
+/// The time limit for a number of answers.
 const ANSWERED: Duration = Duration::from_secs(20);
 
 /// The width of a bucket of throughput.
 pub(crate) const BUCKET: Duration = Duration::from_millis(100);
 
-/// A load to be put on a service whose answers are `ok:PID`.
+/// A load for a service with answers of the form `ok:PID`.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
-    /// Where the service is.
+    /// The address of the service.
     pub address: SocketAddr,
-    /// What is asked for.
+    /// The path of the requests.
     pub path: String,
-    /// How many connections ask at the same time.
+    /// The number of concurrent connections.
     pub connections: u32,
     /// Whether a connection serves more than one request.
     pub keep_alive: bool,
-    /// Requests a second over all connections; `None`: each asks again as soon as it is answered.
+    /// Requests a second over all connections. `None`: each sends its next request after an answer.
     pub rate: Option<f64>,
-    /// For how long.
+    /// The duration of the load.
     pub lasts: Duration,
-    /// How long an answer may take.
+    /// The time limit of an answer.
     pub timeout: Duration,
 }
 
 impl Load {
-    /// Eight connections that ask for `/` as fast as they are answered, for five seconds.
+    /// Eight connections that request `/` in a closed loop for five seconds.
     pub(crate) fn on(port: u16) -> Self {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
@@ -62,12 +62,12 @@ impl Load {
         }
     }
 
-    /// Puts the load on and waits for its end.
+    /// Runs the load to its end.
     pub(crate) fn run(self) -> Outcome {
         self.start().join()
     }
 
-    /// Puts the load on.
+    /// Starts the load.
     pub(crate) fn start(self) -> Running {
         let shared = Arc::new(Shared::default());
         let begun = clock::now();
@@ -84,13 +84,13 @@ impl Load {
         }
     }
 
-    /// One request whose body is `ok:PID`; gives the PID.
+    /// Sends one request. Returns the pid in the body `ok:PID`.
     pub(crate) fn once(&self, path: &str) -> Result<i32, Failure> {
         let mut connection = Connection::new(self.address, self.timeout);
         connection.get(path, false).and_then(|body| pid_in(&body))
     }
 
-    /// What one connection does.
+    /// Runs one connection.
     fn ask(&self, number: u32, begun: Instant, shared: &Shared) -> Outcome {
         let end = begun + self.lasts;
         let every = self
@@ -135,7 +135,7 @@ fn pid_in(body: &[u8]) -> Result<i32, Failure> {
         .ok_or(Failure::BadBody)
 }
 
-/// What the connections of a load and its owner know of each other.
+/// State shared by the connections of a load and its owner.
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
@@ -162,40 +162,40 @@ impl Running {
         whole
     }
 
-    /// Waits until it has met so many more answers.
+    /// Waits for this many more answers.
     #[track_caller]
-    pub(crate) fn meets(&self, answers: u64) {
+    pub(crate) fn wait_for_answers(&self, answers: u64) {
         let answered = || self.shared.answered.load(Ordering::Relaxed);
         let enough = answered() + answers;
         let met = clock::poll(ANSWERED, || (answered() >= enough).then_some(()));
         assert!(met.is_some(), "{} of {enough} answers", answered());
     }
 
-    /// Ends it early: each connection finishes the request it is at.
+    /// Ends it early: each connection finishes its current request.
     pub(crate) fn finish(self) -> Outcome {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.join()
     }
 }
 
-/// What came of a load.
+/// The result of a load.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
-    /// Whole, right answers.
+    /// The number of correct answers.
     pub ok: u64,
-    /// The others, by class.
+    /// The number of failures of each kind.
     pub failures: BTreeMap<Failure, u64>,
-    /// When the first of them were, since the beginning.
+    /// The first failures, with their time since the start.
     pub first_failures: Vec<(Duration, Failure)>,
-    /// Of the right answers, shortest first.
+    /// The latencies of the correct answers, shortest first.
     pub latencies: Vec<Duration>,
-    /// Right answers by the time they came.
+    /// Correct answers in each [`BUCKET`] of time.
     pub buckets: Vec<u32>,
-    /// Connections made.
+    /// The number of connections made.
     pub connections: u64,
     /// The processes that answered.
     pub pids: BTreeSet<i32>,
-    /// From the beginning to the last answer.
+    /// The time from the start to the last answer.
     pub elapsed: Duration,
 }
 
@@ -223,7 +223,7 @@ impl Outcome {
         }
     }
 
-    /// Takes in what another connection saw.
+    /// Adds the result of another connection.
     fn add(&mut self, other: Self) {
         self.ok += other.ok;
         self.connections += other.connections;
@@ -241,7 +241,7 @@ impl Outcome {
         }
     }
 
-    /// Takes in what came of a load that was put on after this one; the buckets are of no use then.
+    /// Adds the result of a load that was started after this one. The buckets are meaningless then.
     pub(crate) fn then(&mut self, next: Self) {
         self.elapsed += next.elapsed;
         self.add(next);
@@ -254,12 +254,12 @@ impl Outcome {
         self.first_failures.truncate(20);
     }
 
-    /// How many were lost.
+    /// The number of failed requests.
     pub(crate) fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
 
-    /// The latency that `part` of the answers kept within: 0.5 is the median.
+    /// The latency that `part` of the answers did not exceed: 0.5 is the median.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -274,14 +274,14 @@ impl Outcome {
             .unwrap_or_default()
     }
 
-    /// Right answers a second.
+    /// Correct answers a second.
     #[expect(clippy::cast_precision_loss, reason = "a count of requests")]
     pub(crate) fn rate(&self) -> f64 {
         self.ok as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
     }
 
-    /// The worst bucket as a part of the mean one. The first and the last two are left out: there
-    /// the load begins and ends.
+    /// The worst bucket as a part of the mean one, without the first and the last two buckets, in
+    /// which the load starts and ends.
     #[expect(clippy::cast_precision_loss, reason = "a few thousand buckets")]
     pub(crate) fn dip(&self) -> f64 {
         let inner = self

@@ -1,8 +1,8 @@
-//! The only clock of these tests, and the only place that sleeps.
+//! The clock of these tests. Nothing else reads the time or sleeps.
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "a test beside real processes has to look at the clock and wait; it does so here"
+    reason = "tests with real processes must read the clock and wait, and do it only here"
 )]
 
 use std::{
@@ -10,24 +10,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Between two looks at a condition.
-const LOOK: Duration = Duration::from_millis(10);
+/// The time between two checks of a condition.
+const INTERVAL: Duration = Duration::from_millis(10);
 
-/// The time.
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Returns at `moment`, or at once when that is over.
+/// Sleeps until `moment`. Returns immediately if it has passed.
 pub(crate) fn until(moment: Instant) {
     thread::sleep(moment.saturating_duration_since(now()));
 }
 
-/// Looks again and again until `look` has an answer; `None` when `limit` is over.
+/// Calls `look` until it returns a value. Returns `None` when `limit` is over.
 pub(crate) fn poll<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = now() + limit;
     loop {
-        // The look after the end counts: what came true in time is not missed by a slow machine.
+        // Check once more after the end: on a slow machine the condition may have become true
+        // in time.
         let late = now() >= end;
         if let Some(found) = look() {
             return Some(found);
@@ -35,6 +35,6 @@ pub(crate) fn poll<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> O
         if late {
             return None;
         }
-        thread::sleep(LOOK);
+        thread::sleep(INTERVAL);
     }
 }

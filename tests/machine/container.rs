@@ -1,5 +1,8 @@
-//! In a container: PID 1, control groups that are read-only, and a limit that is not ours.
-#![expect(clippy::print_stdout, reason = "what is not tested is said")]
+//! `supervise` in a container: as PID 1, with read-only control groups, and with an outer limit.
+#![expect(
+    clippy::print_stdout,
+    reason = "a test prints what it cannot test here"
+)]
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
@@ -8,19 +11,20 @@ use serde_json::Value;
 
 use super::{
     client::Load,
-    house::{House, Plan, free_port, recycles, send},
-    proc, turn,
+    proc,
+    service::{Plan, Service, free_port, recycles, send},
+    turn,
     venv::{Gunicorn, NEWEST, programs, python},
 };
 
 const SOON: Duration = Duration::from_secs(20);
 const MIB: u64 = 1 << 20;
 
-/// A pod's own group, with a limit on memory. Removed when it is dropped.
+/// The group of a pod, with a memory limit. It is removed when this is dropped.
 pub(crate) struct Pod(PathBuf);
 
 impl Pod {
-    /// `None`, said loudly, where no such group can be made.
+    /// `None`, with a message, if such a group cannot be made.
     fn of(limit: u64) -> Option<Self> {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let own = groups
@@ -33,7 +37,7 @@ impl Pod {
             fs::create_dir(&pod.0).is_ok() && fs::write(pod.limit(), limit.to_string()).is_ok()
         });
         if made.is_none() {
-            println!("no group of version 1 can be made here: not tested");
+            println!("NOT RUN: needs the right to make a group of cgroup v1");
         }
         made
     }
@@ -49,7 +53,7 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        // The house in it was dropped before.
+        // The service in it has been dropped before.
         let gone = super::clock::poll(SOON, || fs::remove_dir(&self.0).is_ok().then_some(()));
         assert!(
             gone.is_some() || std::thread::panicking(),
@@ -59,7 +63,7 @@ impl Drop for Pod {
     }
 }
 
-/// A container around `supervise OPTIONS -- COMMAND`; `None`, said loudly, where none can be.
+/// A container around `supervise OPTIONS -- COMMAND`. `None`, with a message, if it cannot be made.
 pub(crate) fn contained(
     pod: Option<&Pod>,
     options: &[&str],
@@ -73,29 +77,29 @@ pub(crate) fn contained(
         .output()
         .is_ok_and(|output| output.status.success());
     if !works {
-        println!("no right to make namespaces here: not tested");
+        println!("NOT RUN: needs the right to make namespaces");
         return None;
     }
     let plan = Plan::supervise(options, command).within(&[&script]);
     Some(plan.env("POD", pod.map(Pod::path).unwrap_or_default()))
 }
 
-/// The container's first process, as it is seen from outside.
-pub(crate) fn init(house: &House) -> i32 {
-    house.wait("PID 1", SOON, || {
-        let init = proc::children(house.pid()).first().copied()?;
+/// The first process of the container, by its pid outside.
+pub(crate) fn init(service: &Service) -> i32 {
+    service.wait("PID 1", SOON, || {
+        let init = proc::children(service.pid()).first().copied()?;
         proc::command_line(init)
             .contains("--socket")
             .then_some(init)
     })
 }
 
-fn last_words(house: &House) -> String {
-    house.file("termination-log")
+fn termination_log(service: &Service) -> String {
+    service.file("termination-log")
 }
 
 #[test]
-fn limits_follow_the_groups_own_when_that_is_resized() {
+fn limits_change_with_the_limit_of_the_outer_group() {
     let _turn = turn::beside();
     let Some(pod) = Pod::of(1024 * MIB) else {
         return;
@@ -103,34 +107,34 @@ fn limits_follow_the_groups_own_when_that_is_resized() {
     let join = format!("echo $$ >{}/cgroup.procs; exec \"$@\"", pod.path());
     let words = [&python(), "-c", "import time; time.sleep(600)"];
     let plan = Plan::supervise(&[], &words).within(&["sh", "-c", &join, "sh"]);
-    let house = plan.start();
+    let service = plan.start();
     let budget = |status: &Value| {
         let limits = &status["limits"];
         let from = limits["budget"]["from"].as_str().map(str::to_owned);
         (limits["available"].as_u64(), from)
     };
     let expected = (Some(1024 * MIB), Some("90% of 1G".to_owned()));
-    assert_eq!(budget(&house.ready(1)), expected);
+    assert_eq!(budget(&service.ready(1)), expected);
     fs::write(pod.limit(), (512 * MIB).to_string()).unwrap();
     let expected = (Some(512 * MIB), Some("90% of 512M".to_owned()));
-    house.wait("limits of the smaller group", SOON, || {
-        (budget(&house.status()?) == expected).then_some(())
+    service.wait("limits of the smaller group", SOON, || {
+        (budget(&service.status()?) == expected).then_some(())
     });
-    let limits = house.events();
+    let limits = service.events();
     let limits: Vec<_> = limits
         .iter()
         .filter(|event| event["event"] == "limits")
         .map(|event| event["budget"].as_u64().unwrap_or_default() / MIB)
         .collect();
     assert_eq!(limits, [921, 460]);
-    let group = proc::groups_of(house.pid().unsigned_abs());
+    let group = proc::groups_of(service.pid().unsigned_abs());
     let held = fs::read_to_string(group[0].join("memory.limit_in_bytes")).unwrap();
     assert_eq!(held.trim().parse::<u64>().unwrap() / MIB, 460);
-    drop(house);
+    drop(service);
 }
 
 #[test]
-fn a_runaway_meets_its_rlimit_where_groups_are_read_only() {
+fn a_runaway_reaches_its_rlimit_if_groups_are_read_only() {
     let _turn = turn::beside();
     let code = "kept = []\nwhile True: kept.append(bytearray(1 << 20))";
     let command = [&python(), "-c", code];
@@ -138,15 +142,15 @@ fn a_runaway_meets_its_rlimit_where_groups_are_read_only() {
     let Some(plan) = contained(None, &options, &command) else {
         return;
     };
-    let mut house = plan.start();
-    let status = house.ends(SOON);
-    let log = house.log();
+    let mut service = plan.start();
+    let status = service.ends(SOON);
+    let log = service.log();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("MemoryError"), "{log}");
     assert!(log.contains("is read-only"), "{log}");
-    let said = last_words(&house);
+    let said = termination_log(&service);
     assert!(
-        said.starts_with("programs is over with exit status 1\n"),
+        said.starts_with("programs exited with status 1\n"),
         "{said}"
     );
     assert!(said.contains("w1 ended: exit:1"), "{said}");
@@ -154,7 +158,7 @@ fn a_runaway_meets_its_rlimit_where_groups_are_read_only() {
 }
 
 #[test]
-fn a_leaking_gunicorn_is_recycled_by_samples_where_groups_are_read_only() {
+fn a_leaking_gunicorn_is_recycled_by_samples_if_groups_are_read_only() {
     let _turn = turn::beside();
     let port = free_port();
     let command = NEWEST.gunicorn(port, Gunicorn::of("sync"));
@@ -162,8 +166,8 @@ fn a_leaking_gunicorn_is_recycled_by_samples_where_groups_are_read_only() {
     let Some(plan) = contained(None, &options, &command) else {
         return;
     };
-    let house = plan.env("LEAK_KB", 1000).start();
-    house.ready(2);
+    let service = plan.env("LEAK_KB", 1000).start();
+    service.ready(2);
     let load = Load {
         rate: Some(50.0),
         keep_alive: false,
@@ -171,8 +175,8 @@ fn a_leaking_gunicorn_is_recycled_by_samples_where_groups_are_read_only() {
         ..Load::on(port)
     };
     let running = load.start();
-    let status = house.wait("two recycles", Duration::from_secs(40), || {
-        let status = house.status()?;
+    let status = service.wait("two recycles", Duration::from_secs(40), || {
+        let status = service.status()?;
         (recycles(&status, "ceiling") >= 2).then_some(status)
     });
     let outcome = running.finish();
@@ -181,7 +185,7 @@ fn a_leaking_gunicorn_is_recycled_by_samples_where_groups_are_read_only() {
     assert_eq!(status["caps"]["enforced"], false, "{status:#}");
     let why = status["caps"]["why_not"].as_str().unwrap_or_default();
     assert!(why.contains("read-only"), "{why}");
-    let init = init(&house);
+    let init = init(&service);
     let doctor = Command::new("nsenter")
         .args(["--target", &init.to_string(), "--pid", "--mount"])
         .args([env!("CARGO_BIN_EXE_supervise"), "doctor"])
@@ -192,65 +196,73 @@ fn a_leaking_gunicorn_is_recycled_by_samples_where_groups_are_read_only() {
         "no  a cap on each worker: only RLIMIT_DATA",
         "no  a budget over all workers",
         "is read-only",
-        "to get it: ",
+        "hint: ",
         "writable-cgroups=true",
         "in Kubernetes",
     ] {
         assert!(said.contains(words), "no `{words}` in:\n{said}");
     }
     send(init, Signal::SIGTERM);
-    let mut house = house;
-    assert_eq!(house.ends(SOON).code(), Some(0));
-    assert_eq!(last_words(&house), "", "what went well leaves nothing");
+    let mut service = service;
+    assert_eq!(service.ends(SOON).code(), Some(0));
+    assert_eq!(
+        termination_log(&service),
+        "",
+        "a clean stop leaves it empty"
+    );
 }
 
 #[test]
-fn a_service_that_is_given_up_leaves_the_reason() {
+fn the_termination_log_says_why_supervise_gave_up() {
     let _turn = turn::beside();
     let options = ["--restart-delay-min", "10ms", "--restart-limit", "3"];
     let command = [python(), "-c".to_owned(), "raise SystemExit(3)".to_owned()];
     let Some(plan) = contained(None, &options, &command) else {
         return;
     };
-    let mut house = plan.start();
-    assert_eq!(house.ends(SOON).code(), Some(75), "{}", house.log());
-    let said = last_words(&house);
-    assert!(said.contains("given up: more than 3 ends within"), "{said}");
+    let mut service = plan.start();
+    assert_eq!(service.ends(SOON).code(), Some(75), "{}", service.log());
+    let said = termination_log(&service);
+    assert!(
+        said.contains("given up: more than 3 exits within"),
+        "{said}"
+    );
     assert!(said.contains("ended: exit:3"), "{said}");
 }
 
 #[test]
-fn who_is_killed_with_its_container_has_said_why_before() {
+fn the_termination_log_warns_before_the_container_is_killed_at_its_limit() {
     let _turn = turn::beside();
     let Some(pod) = Pod::of(200 * MIB) else {
         return;
     };
-    // Held by nothing but the pod's limit; stands still at 185 MB.
+    // Only the pod's limit applies. The program stays at 185 MB.
     let code = "import time\nkept = b'x' * (185 << 20)\ntime.sleep(600)";
     let options = ["--ceiling", "none", "--cap", "none", "--budget", "none"];
     let Some(plan) = contained(Some(&pod), &options, &[&python(), "-c", code]) else {
         return;
     };
-    let mut house = plan.start();
-    // RACE: the pod is close to its limit before the worker is sampled; then it is said again.
-    let said = house.wait("last words", SOON, || {
-        Some(last_words(&house)).filter(|text| text.contains("The largest: w1 1"))
+    let mut service = plan.start();
+    // RACE: the pod may be close to its limit before the worker is sampled. Then the warning is
+    // written again.
+    let said = service.wait("the termination log", SOON, || {
+        Some(termination_log(&service)).filter(|text| text.contains("The largest: w1 1"))
     });
-    // As the kernel does, at the pod's limit: all at once.
-    send(init(&house), Signal::SIGKILL);
-    house.ends(SOON);
-    assert_eq!(last_words(&house), said);
+    // The kernel kills all processes of the pod together at its limit.
+    send(init(&service), Signal::SIGKILL);
+    service.ends(SOON);
+    assert_eq!(termination_log(&service), said);
     assert!(said.contains("close to the limit"), "{said}");
     assert!(said.contains("of 200M are in use"), "{said}");
     assert!(
-        said.contains("what to do: raise the container's memory limit"),
+        said.contains("hint: raise the container's memory limit"),
         "{said}"
     );
-    drop(house);
+    drop(service);
 }
 
 #[test]
-fn a_worker_that_the_kernel_ends_for_the_pod_is_told() {
+fn the_termination_log_names_a_worker_killed_at_the_limit_of_the_pod() {
     let _turn = turn::beside();
     let Some(pod) = Pod::of(150 * MIB) else {
         return;
@@ -260,11 +272,11 @@ fn a_worker_that_the_kernel_ends_for_the_pod_is_told() {
     let Some(plan) = contained(Some(&pod), &options, &[&python(), "-c", code]) else {
         return;
     };
-    let mut house = plan.start();
-    assert_eq!(house.ends(SOON).code(), Some(137), "{}", house.log());
-    let said = last_words(&house);
+    let mut service = plan.start();
+    assert_eq!(service.ends(SOON).code(), Some(137), "{}", service.log());
+    let said = termination_log(&service);
     assert!(
-        said.starts_with("programs is over with exit status 137\n"),
+        said.starts_with("programs exited with status 137\n"),
         "{said}"
     );
     assert!(said.contains("w1 ended: oom"), "{said}");
@@ -272,5 +284,5 @@ fn a_worker_that_the_kernel_ends_for_the_pod_is_told() {
         said.contains("raise the container's memory limit"),
         "{said}"
     );
-    drop(house);
+    drop(service);
 }

@@ -1,4 +1,4 @@
-//! The examples in `config/` are real: each is valid, and each starts and does its work.
+//! The examples in `config/` work: each is valid, and each starts and does its work.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     client::Load,
-    house::{Plan, free_port},
+    service::{Plan, free_port},
     turn,
     venv::NEWEST,
 };
@@ -17,7 +17,7 @@ use super::{
 const SOON: Duration = Duration::from_secs(20);
 const NONE: [&str; 0] = [];
 
-/// The examples' own port may be taken where the tests run: a copy with another.
+/// Copies an example with another port, since its own may be in use here.
 fn copy(name: &str, port: u16) -> (tempfile::TempDir, String) {
     let text = fs::read_to_string(folder().join(name)).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -28,32 +28,32 @@ fn copy(name: &str, port: u16) -> (tempfile::TempDir, String) {
     (dir, path)
 }
 
-/// `supervise run NAME` beside the programs that it names serves with so many workers.
+/// Asserts that `supervise run NAME` serves with `count` workers.
 #[track_caller]
-fn serves(name: &str, count: usize) {
+fn assert_serves(name: &str, count: usize) {
     let _turn = turn::beside();
     let port = free_port();
     let (_dir, path) = copy(name, port);
-    let house = Plan::supervise(&["--metrics", "none", "run", &path], &NONE)
+    let service = Plan::supervise(&["--metrics", "none", "run", &path], &NONE)
         .env("PATH", search_path())
         .start();
-    house.ready(count);
+    service.ready(count);
     assert!(Load::on(port).once("/pid").is_ok());
-    assert_eq!(house.stop(SOON).code(), Some(0));
+    assert_eq!(service.stop(SOON).code(), Some(0));
 }
 
 #[test]
-fn the_flask_example_serves() {
-    serves("gunicorn-flask.toml", 2);
+fn the_flask_example_answers_requests() {
+    assert_serves("gunicorn-flask.toml", 2);
 }
 
 #[test]
-fn the_django_example_serves() {
-    serves("gunicorn-django.toml", 3);
+fn the_django_example_answers_requests() {
+    assert_serves("gunicorn-django.toml", 3);
 }
 
 #[test]
-fn the_job_example_does_its_work() {
+fn the_job_example_completes() {
     let _turn = turn::beside();
     let (_dir, path) = copy("etl.toml", 0);
     let ended = Plan::supervise(&["run", &path], &NONE).run(SOON);
@@ -70,19 +70,41 @@ fn every_example_is_valid() {
         .collect();
     assert!(examples.len() >= 4, "{examples:?}");
     for path in examples {
+        // In the file with every key the command is commented out.
+        let text = fs::read_to_string(&path).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join(path.file_name().unwrap());
+        fs::write(&copy, text.replace("\n#command = ", "\ncommand = ")).unwrap();
         let mut check = Command::new(env!("CARGO_BIN_EXE_supervise"));
-        check.arg("check").arg(&path);
-        if path.ends_with("supervise.toml") {
-            // It shows every key, and wishes for nothing.
-            check.args(["--", "/bin/true"]);
-        }
+        check.arg("check").arg(&copy);
         check.env("PATH", search_path());
         let output = check.output().unwrap();
         assert!(output.status.success(), "{}: {output:?}", path.display());
     }
 }
 
-/// Where the programs are that the examples name, as in an activated environment.
+#[test]
+fn the_file_printed_by_config_is_valid() {
+    let supervise = || Command::new(env!("CARGO_BIN_EXE_supervise"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for (words, command) in [
+        (&["config"][..], &["--", "/bin/true"][..]),
+        (&["config", "--pool"], &[]),
+    ] {
+        let printed = supervise().args(words).output().unwrap();
+        assert!(printed.status.success(), "{printed:?}");
+        fs::write(file.path(), &printed.stdout).unwrap();
+        let output = supervise()
+            .arg("check")
+            .arg(file.path())
+            .args(command)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+/// The PATH with the programs of the examples, as in an activated environment.
 fn search_path() -> String {
     let gunicorn = PathBuf::from(NEWEST.bin("gunicorn"));
     let bin = gunicorn.parent().unwrap().display().to_string();

@@ -1,4 +1,4 @@
-//! The Python package, from the wheel to each promise of `supervise.Executor`.
+//! The Python package: its wheel, and the tests of `supervise.Executor`.
 
 use std::{
     fs,
@@ -7,50 +7,48 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::venv;
+use crate::{turn, venv};
 
-/// Runs a program to its end, which must be a good one; the result is what it wrote.
+/// Runs a program, asserts that it succeeds, and returns its output.
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
     assert!(
         output.status.success(),
-        "{command:?}: {}\n{said}",
+        "{command:?}: {}\n{text}",
         output.status
     );
-    said
+    text
 }
 
-/// An environment in which nothing is but our wheel and what it needs; the result is its `bin`.
-fn installed(python: &str, folder: &Path) -> PathBuf {
+/// Makes an environment with only our wheel and its dependencies. Returns its `bin`.
+fn install(python: &str, folder: &Path) -> PathBuf {
     let bin = environment(python, &folder.join("fresh"));
     run(pip(&bin, "install").arg(wheel()));
     bin
 }
 
-/// The wheel as `pip install .` builds it, but for the optimization; built once. Not beside the
-/// build of the tests: maturin takes the binary away from where cargo has put it.
+/// The wheel as `pip install .` builds it; built once.
 fn wheel() -> &'static Path {
     static WHEEL: OnceLock<PathBuf> = OnceLock::new();
     WHEEL.get_or_init(|| {
+        // `target`, where the packages have left a release build.
         let target = Path::new(env!("CARGO_BIN_EXE_supervise"))
             .ancestors()
             .nth(2);
-        let place = target.unwrap().join("wheel");
+        let target = target.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let bin = environment(&venv::python(), folder.path());
-        let wheels = place.join("wheels");
-        // One of an earlier version may be there.
+        let wheels = target.join("wheels");
+        // There may be a wheel of an earlier version.
         let _ = fs::remove_dir_all(&wheels);
         run(pip(&bin, "wheel")
             .arg("--no-deps")
             .arg("--wheel-dir")
             .arg(&wheels)
             .arg(env!("CARGO_MANIFEST_DIR"))
-            .env("MATURIN_PEP517_ARGS", "--profile dev")
-            .env("CARGO_PROFILE_DEV_DEBUG", "false")
-            .env("CARGO_TARGET_DIR", &place));
+            .env("CARGO_TARGET_DIR", target));
         let mut found = fs::read_dir(&wheels).unwrap();
         found.next().expect("pip has made a wheel").unwrap().path()
     })
@@ -68,9 +66,10 @@ fn pip(bin: &Path, word: &str) -> Command {
 }
 
 #[test]
-fn the_wheel_brings_the_binary_and_the_executor() {
+#[ignore = "builds a release; run `.ci/wheel`"]
+fn the_wheel_contains_the_binary_and_the_executor() {
     let folder = tempfile::tempdir().unwrap();
-    let bin = installed(&venv::python(), folder.path());
+    let bin = install(&venv::python(), folder.path());
     let version = run(Command::new(bin.join("supervise")).arg("--version"));
     assert_eq!(
         version,
@@ -88,47 +87,68 @@ fn the_wheel_brings_the_binary_and_the_executor() {
             "{file} is not in the wheel:\n{listed}"
         );
     }
-    let files = ["test_executor.py", "test_large.py", "helpers_for_tasks.py"];
-    let tests = copied(&files, folder.path());
-    let said = run(Command::new(bin.join("python"))
-        .args(["-X", "faulthandler", "-m", "unittest"])
-        .args(["test_executor", "test_large"])
-        .current_dir(&tests)
+    let mut python = Command::new(bin.join("python"));
+    python
         .env_remove("SUPERVISE_BINARY")
-        .env_remove("PYTHONPATH"));
-    assert!(said.contains("\nOK"), "{said}");
+        .env_remove("PYTHONPATH");
+    test_executor(python, folder.path());
 }
 
 #[test]
-#[ignore = "needs CPython's own tests (Debian: libpython3.N-testsuite); run `.ci/debian`"]
-fn cpythons_own_tests_pass_but_for_those_that_are_known_to_differ() {
+fn the_executor_of_this_checkout_passes_its_tests() {
+    let _turn = turn::beside();
     let folder = tempfile::tempdir().unwrap();
-    let bin = installed(&python_with_tests(), folder.path());
-    let tests = copied(&["cpython_executor_tests.py"], folder.path());
-    let said = run(Command::new(bin.join("python"))
+    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");
+    let mut python = Command::new(venv::NEWEST.bin("python"));
+    python
+        .env("SUPERVISE_BINARY", env!("CARGO_BIN_EXE_supervise"))
+        .env("PYTHONPATH", package);
+    test_executor(python, folder.path());
+}
+
+/// Runs our own tests of `supervise.Executor` by this Python.
+fn test_executor(mut python: Command, folder: &Path) {
+    let files = ["test_executor.py", "test_large.py", "helpers_for_tasks.py"];
+    let tests = copy_tests(&files, folder);
+    let text = run(python
+        .args(["-X", "faulthandler", "-m", "unittest"])
+        .args(["test_executor", "test_large"])
+        .env("STATE_DIRECTORY", folder.join("state"))
+        .current_dir(&tests));
+    assert!(text.contains("\nOK"), "{text}");
+}
+
+#[test]
+#[ignore = "needs CPython's own tests (Debian: libpython3.N-testsuite); run `.ci/wheel`"]
+fn the_executor_tests_of_cpython_pass_except_known_differences() {
+    let folder = tempfile::tempdir().unwrap();
+    let bin = install(&python_with_tests(), folder.path());
+    let tests = copy_tests(&["cpython_executor_tests.py"], folder.path());
+    let text = run(Command::new(bin.join("python"))
         .arg("cpython_executor_tests.py")
         .current_dir(&tests)
+        .env("STATE_DIRECTORY", folder.path().join("state"))
         .env_remove("SUPERVISE_BINARY")
         .env_remove("PYTHONPATH"));
-    let passed = said.lines().find_map(|line| {
+    let passed = text.lines().find_map(|line| {
         let (count, _) = line.strip_prefix("Python ")?.split_once(" passed, ")?;
         count.rsplit(' ').next()?.parse::<u32>().ok()
     });
-    assert!(passed.is_some_and(|count| count > 0), "{said}");
-    println!("{said}");
+    assert!(passed.is_some_and(|count| count > 0), "{text}");
+    println!("{text}");
 }
 
-/// A Python with CPython's own tests of executors; says what to install if there is none.
+/// A Python with CPython's own tests of executors. Panics with what to install if there is none.
 fn python_with_tests() -> String {
-    let asks = "import venv, ensurepip, test.test_concurrent_futures";
-    venv::first(&["/usr/bin/python3", "python3"], asks).expect(
+    let probe = "import venv, ensurepip, test.test_concurrent_futures";
+    venv::first(&["/usr/bin/python3", "python3"], probe).expect(
         "no python3 with venv, ensurepip and test.test_concurrent_futures: apt-get install python3 \
          python3-venv and libpython3.N-testsuite, where 3.N is what /usr/bin/python3 is",
     )
 }
 
-/// A folder with these files of `tests/python`, away from the package beside them.
-fn copied(files: &[&str], folder: &Path) -> PathBuf {
+/// Copies these files of `tests/python` into a folder without the package.
+fn copy_tests(files: &[&str], folder: &Path) -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python");
     let tests = folder.join("tests");
     fs::create_dir(&tests).unwrap();

@@ -1,4 +1,4 @@
-//! The machine misbehaves, and supervision goes on.
+//! Faults of the machine: supervision continues.
 
 use std::{
     fs::{self, File},
@@ -11,71 +11,72 @@ use nix::sys::signal::Signal;
 
 use super::{
     client::Load,
-    clock,
-    house::{Plan, free_port, pids, send},
-    proc, turn,
+    clock, proc,
+    service::{Plan, free_port, send},
+    status::pids,
+    turn,
     venv::{FLASK, NEWEST, python},
 };
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// With this as its log, it does all its work.
-fn works_with_its_log_on(stderr: Stdio) {
-    let mut house = Plan::supervise(&[], &[python().as_str(), "spawns_helpers.py"])
+/// Asserts that a service works with this as its log.
+fn assert_works_with_log(stderr: Stdio) {
+    let mut service = Plan::supervise(&[], &[python().as_str(), "spawns_helpers.py"])
         .stderr(stderr)
         .start();
-    house.ready(1);
-    assert!(house.client(&["recycle", "--all"]).status.success());
-    house.ready(1);
-    house.signal(Signal::SIGTERM);
-    assert_eq!(house.ends(SOON).code(), Some(0));
+    service.ready(1);
+    assert!(service.client(&["recycle", "--all"]).status.success());
+    service.ready(1);
+    service.signal(Signal::SIGTERM);
+    assert_eq!(service.ends(SOON).code(), Some(0));
 }
 
 #[test]
-fn a_full_pipe_on_our_log_holds_up_nothing() {
+fn a_full_pipe_as_log_blocks_nothing() {
     let _turn = turn::beside();
     let (reader, writer) = std::io::pipe().unwrap();
     fill(&writer);
-    works_with_its_log_on(writer.into());
+    assert_works_with_log(writer.into());
     drop(reader);
 }
 
 #[test]
-fn a_full_disk_under_our_log_holds_up_nothing() {
+fn a_full_disk_under_the_log_blocks_nothing() {
     let _turn = turn::beside();
     // Every write to it fails with ENOSPC (full(4)).
     let full = File::options().write(true).open("/dev/full").unwrap();
-    works_with_its_log_on(full.into());
+    assert_works_with_log(full.into());
 }
 
 #[test]
-fn a_log_nobody_reads_any_more_holds_up_nothing() {
+fn a_log_without_a_reader_blocks_nothing() {
     let _turn = turn::beside();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    works_with_its_log_on(writer.into());
+    assert_works_with_log(writer.into());
 }
 
 #[test]
-fn a_start_without_a_free_process_is_tried_again() {
+fn a_start_that_fails_at_the_process_limit_is_retried() {
     let _turn = turn::beside();
     let Some(group) = Group::new() else {
-        println!("no right to make a pids cgroup here: not tested");
+        println!("NOT RUN: needs the right to make a pids cgroup");
         return;
     };
     let port = free_port();
     let options = ["--ceiling", "200M", "--restart-limit", "100"];
-    let house = Plan::supervise(&options, &NEWEST.gunicorn(port, FLASK)).start();
-    let old = pids(&house.ready(2));
-    for pid in house.everybody() {
+    let service = Plan::supervise(&options, &NEWEST.gunicorn(port, FLASK)).start();
+    let old = pids(&service.ready(2));
+    for pid in service.processes() {
         group.write("cgroup.procs", &pid.to_string());
     }
-    // What lives may live on, and every fork fails with EAGAIN.
+    // Living processes stay, and every fork fails with EAGAIN.
     group.write("pids.max", "1");
     let master = proc::parent(old[0]).unwrap();
     send(master, Signal::SIGKILL);
-    house.wait("a failed start in the ends", SOON, || {
-        let status = house.status()?;
+    service.wait("a failed start in the ends", SOON, || {
+        let status = service.status()?;
         let ends = status["ends"].as_array()?;
         ends.iter()
             .any(|end| end["cause"] == "start-failed")
@@ -83,13 +84,13 @@ fn a_start_without_a_free_process_is_tried_again() {
     });
     group.write("pids.max", "max");
     let load = Load::on(port);
-    house.wait("an answer", SOON, || load.once("/pid").ok());
-    house.ready(2);
-    assert_eq!(house.stop(SOON).code(), Some(0));
+    service.wait("an answer", SOON, || load.once("/pid").ok());
+    service.ready(2);
+    assert_eq!(service.stop(SOON).code(), Some(0));
 }
 
 #[test]
-fn whoever_may_not_become_another_user_is_told_of_the_user() {
+fn a_start_without_permission_to_change_user_names_the_user() {
     let _turn = turn::beside();
     if !nix::unistd::geteuid().is_root() {
         println!("NOT RUN: needs root");
@@ -106,12 +107,12 @@ fn whoever_may_not_become_another_user_is_told_of_the_user() {
 }
 
 #[test]
-fn a_worker_whose_group_cannot_be_made_serves_and_is_told_of() {
+fn a_worker_without_a_group_serves_and_causes_a_warning() {
     let _turn = turn::beside();
     let port = free_port();
-    let house = Plan::supervise(&["--ceiling", "200M"], &NEWEST.gunicorn(port, FLASK)).start();
-    house.ready(2);
-    let pid = u32::try_from(house.pid()).unwrap();
+    let service = Plan::supervise(&["--ceiling", "200M"], &NEWEST.gunicorn(port, FLASK)).start();
+    service.ready(2);
+    let pid = u32::try_from(service.pid()).unwrap();
     // Version 2, with the memory controller or without: mkdir(2) below it fails with EAGAIN.
     let limits = proc::groups_of(pid);
     let limits: Vec<_> = limits
@@ -126,26 +127,29 @@ fn a_worker_whose_group_cannot_be_made_serves_and_is_told_of() {
     for limit in &limits {
         fs::write(limit, "0").unwrap();
     }
-    let replaced = house.client(&["recycle", "--all"]);
+    let replaced = service.client(&["recycle", "--all"]);
     assert!(replaced.status.success(), "{replaced:?}");
     assert!(Load::on(port).once("/pid").is_ok());
-    let status = house.ready(2);
+    let status = service.ready(2);
     assert_eq!(status["caps"]["enforced"], false, "{status:#}");
-    let is_told = |event: &serde_json::Value| {
-        event["event"] == "warning" && event["message"].to_string().contains("a cap is not held")
+    let is_warned = |event: &serde_json::Value| {
+        event["event"] == "warning"
+            && event["message"]
+                .to_string()
+                .contains("the cap is not enforced")
     };
-    assert!(house.events().iter().any(is_told));
-    // The rail is there instead: RLIMIT_DATA, which was unlimited.
+    assert!(service.events().iter().any(is_warned));
+    // RLIMIT_DATA, which was unlimited, limits it instead.
     let limits = fs::read_to_string(format!("/proc/{}/limits", pids(&status)[0])).unwrap();
     let data = limits
         .lines()
         .find(|line| line.starts_with("Max data size"));
     let soft = data.and_then(|line| line.split_whitespace().nth(3));
     assert!(soft.is_some_and(|soft| soft != "unlimited"), "{limits}");
-    assert_eq!(house.stop(SOON).code(), Some(0));
+    assert_eq!(service.stop(SOON).code(), Some(0));
 }
 
-/// A group of the pids controller of our own, removed at the end.
+/// A group of the pids controller, removed when this is dropped.
 struct Group(PathBuf);
 
 impl Group {
@@ -162,7 +166,7 @@ impl Group {
 
     fn write(&self, file: &str, text: &str) {
         let path = self.0.join(file);
-        // A process that ended between the listing and this is not there to be moved.
+        // A process that has ended since the listing cannot be moved.
         if let Err(error) = fs::write(&path, text)
             && error.raw_os_error() != Some(nix::libc::ESRCH)
         {
@@ -173,12 +177,12 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Busy as long as a process of it is being reaped.
+        // It is busy until its last process is reaped.
         clock::poll(Duration::from_secs(3), || fs::remove_dir(&self.0).ok());
     }
 }
 
-/// Writes until not one more byte goes in.
+/// Writes until the pipe is full.
 fn fill(writer: &std::io::PipeWriter) {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     fcntl(writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();

@@ -1,4 +1,4 @@
-//! A socket that outlives its server accepts connections again as soon as the next one serves.
+//! A socket that outlives its server accepts connections again as soon as the next server is ready.
 
 use std::{
     net::TcpListener,
@@ -11,22 +11,23 @@ use nix::sys::signal::Signal;
 
 use super::{
     client::Load,
-    house::{House, Plan, free_port, pids, send},
+    service::{Plan, Service, free_port, send},
+    status::pids,
     turn,
     venv::{NEWEST, OTHERS, python},
 };
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// Asks over many new connections, so that every worker is reached.
+/// Sends requests over many new connections, so that every worker gets one.
 #[track_caller]
-fn answers(house: &House, load: &Load, when: &str) {
-    house.wait(&format!("an answer {when}"), SOON, || {
+fn assert_answers(service: &Service, load: &Load, when: &str) {
+    service.wait(&format!("an answer {when}"), SOON, || {
         load.once("/pid").ok()
     });
     for _ in 0..10 {
         let answer = load.once("/pid");
-        assert!(answer.is_ok(), "{when}: {answer:?}\n{}", house.log());
+        assert!(answer.is_ok(), "{when}: {answer:?}\n{}", service.log());
     }
 }
 
@@ -37,54 +38,54 @@ fn uvicorn_workers() -> Vec<String> {
 
 /// Replaces all processes of `command` while `supervise` holds their socket.
 #[track_caller]
-fn is_served_again(port: u16, command: &[String], replacements: &[&[&str]]) {
+fn assert_served_again(port: u16, command: &[String], replacements: &[&[&str]]) {
     let _turn = turn::beside();
     let listen = format!("127.0.0.1:{port}");
     let options = ["--listen", &listen, "--min-age", "0s"];
-    let house = Plan::supervise(&options, command).start();
+    let service = Plan::supervise(&options, command).start();
     let load = Load::on(port);
-    answers(&house, &load, "after the start");
+    assert_answers(&service, &load, "after the start");
     for how in replacements {
-        let before = pids(&house.ready(1));
-        let answer = house.client(how);
-        assert!(answer.status.success(), "{answer:?}\n{}", house.log());
-        answers(&house, &load, &format!("after {how:?}"));
-        assert_ne!(pids(&house.ready(1)), before, "{how:?}");
+        let before = pids(&service.ready(1));
+        let answer = service.client(how);
+        assert!(answer.status.success(), "{answer:?}\n{}", service.log());
+        assert_answers(&service, &load, &format!("after {how:?}"));
+        assert_ne!(pids(&service.ready(1)), before, "{how:?}");
     }
 }
 
 #[test]
-fn the_workers_of_uvicorn_answer_on_a_held_socket_after_a_recycle_and_a_reload() {
+fn uvicorn_workers_answer_on_a_held_socket_after_a_recycle_and_a_reload() {
     let replacements = [&["recycle", "--all"][..], &["reload"]];
-    is_served_again(free_port(), &uvicorn_workers(), &replacements);
+    assert_served_again(free_port(), &uvicorn_workers(), &replacements);
 }
 
 #[test]
-fn the_workers_of_hypercorn_answer_on_a_held_socket_after_a_recycle() {
+fn hypercorn_workers_answer_on_a_held_socket_after_a_recycle() {
     let program = OTHERS.bin("hypercorn");
     let words = [&*program, "-w", "2", "--bind", "fd://3", "leaky_asgi:app"];
     let replacements = [&["recycle", "--all"][..]];
-    is_served_again(free_port(), &words.map(str::to_owned), &replacements);
+    assert_served_again(free_port(), &words.map(str::to_owned), &replacements);
 }
 
 #[test]
-fn a_socket_of_a_service_manager_is_served_by_the_next_start() {
+fn a_socket_from_the_service_manager_is_served_again_after_a_restart() {
     let _turn = turn::beside();
     let socket = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let load = Load::on(socket.local_addr().unwrap().port());
     for when in ["at the first start", "at the second start"] {
         let socket = socket.try_clone().unwrap();
-        let house = Plan::supervise(&[], &uvicorn_workers())
-            .handed(socket)
+        let service = Plan::supervise(&[], &uvicorn_workers())
+            .with_socket(socket)
             .start();
-        answers(&house, &load, when);
-        assert_eq!(house.stop(SOON).code(), Some(0), "{when}");
+        assert_answers(&service, &load, when);
+        assert_eq!(service.stop(SOON).code(), Some(0), "{when}");
     }
 }
 
-/// An older version of `supervise`, or another program, may have left the filter on it.
+/// An older version of `supervise`, or another program, may have left the filter on the socket.
 #[test]
-fn a_socket_that_is_handed_in_with_a_filter_is_served() {
+fn a_passed_socket_with_a_drop_filter_is_served() {
     let _turn = turn::beside();
     let socket = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     // SO_ATTACH_FILTER with one instruction of classic BPF: drop.
@@ -100,34 +101,34 @@ fn a_socket_that_is_handed_in_with_a_filter_is_served() {
     let patience = std::mem::replace(&mut load.timeout, Duration::from_millis(500));
     assert!(load.once("/pid").is_err());
     load.timeout = patience;
-    let house = Plan::supervise(&[], &uvicorn_workers())
-        .handed(socket)
+    let service = Plan::supervise(&[], &uvicorn_workers())
+        .with_socket(socket)
         .start();
-    answers(&house, &load, "with a filter");
+    assert_answers(&service, &load, "with a filter");
 }
 
-/// The process that ends drains, and puts no filter on the socket that its siblings accept from.
+/// The process that ends must not put a filter on the socket that its siblings accept from.
 #[test]
-fn processes_that_share_a_listener_answer_when_one_of_them_has_ended() {
+fn processes_that_share_a_listener_answer_after_one_of_them_has_ended() {
     let _turn = turn::beside();
     let port = free_port();
     let (program, port_word) = (OTHERS.bin("python"), port.to_string());
     let command = [&*program, "prefork_waitress.py", &port_word];
-    let house = Plan::supervise(&[], &command).start();
+    let service = Plan::supervise(&[], &command).start();
     let both = || {
-        let output = house.stdout();
+        let output = service.stdout();
         let pids: Vec<i32> = output
             .lines()
             .filter_map(|line| line.parse().ok())
             .collect();
         (pids.len() == 2).then_some(pids)
     };
-    let pids = house.wait("both processes", SOON, both);
+    let pids = service.wait("both processes", SOON, both);
     let load = Load::on(port);
-    answers(&house, &load, "at the start");
+    assert_answers(&service, &load, "at the start");
     send(pids[0], Signal::SIGTERM);
-    house.wait("one of them to end", SOON, || {
+    service.wait("one of them to end", SOON, || {
         (!super::proc::is_alive(pids[0])).then_some(())
     });
-    answers(&house, &load, "when one has ended");
+    assert_answers(&service, &load, "when one has ended");
 }

@@ -1,5 +1,5 @@
-//! Processes beside the workers: other children of the server, processes that a worker starts and
-//! leaves behind or that the kernel kills in it, and servers that start in an unusual way.
+//! Processes other than workers: other children of the server, processes that a worker leaves
+//! behind or that the kernel kills in its group, and servers that start in an unusual way.
 
 use std::time::Duration;
 
@@ -7,8 +7,10 @@ use serde_json::Value;
 
 use super::{
     client::Load,
-    house::{House, Plan, free_port, workers},
-    proc, turn,
+    proc,
+    service::{Plan, Service, free_port},
+    status::workers,
+    turn,
     venv::{Gunicorn, NEWEST, python},
 };
 
@@ -24,37 +26,37 @@ const fn app(app: &'static str) -> Gunicorn {
 
 /// Waits for a warning that contains `text`.
 #[track_caller]
-fn warned(house: &House, text: &str) {
+fn wait_for_warning(service: &Service, text: &str) {
     let what = format!("a warning that contains `{text}`");
-    house.wait(&what, SOON, || house.warnings(text).pop());
+    service.wait(&what, SOON, || service.warnings(text).pop());
 }
 
 #[test]
-fn gunicorns_dirty_arbiter_is_not_a_worker() {
+fn the_dirty_arbiter_of_gunicorn_is_not_a_worker() {
     let _turn = turn::beside();
     let mut command = NEWEST.gunicorn(free_port(), app("dirty_app:app"));
     let dirty = ["--dirty-app", "dirty_app:Model", "--dirty-workers", "1"];
     command.splice(1..1, dirty.map(str::to_owned));
-    let house = Plan::supervise(&["--ceiling", "200M"], &command).start();
-    house.ready(2);
-    let helper = house.wait("the event of the dirty arbiter", SOON, || {
-        house.events_of("server-helper").pop()
+    let service = Plan::supervise(&["--ceiling", "200M"], &command).start();
+    service.ready(2);
+    let helper = service.wait("the event of the dirty arbiter", SOON, || {
+        service.events_of("server-helper").pop()
     });
-    let seen = house.events_of("worker-seen");
+    let seen = service.events_of("worker-seen");
     assert_eq!(seen.len(), 2, "{seen:#?}");
-    let status = house.ready(2);
+    let status = service.ready(2);
     let is_worker = |it: &Value| it["pid"] == helper["pid"];
     assert!(!workers(&status).iter().any(is_worker), "{status:#}");
 }
 
 #[test]
-fn a_gunicorn_that_is_embedded_in_a_program_has_its_workers_watched() {
+fn the_workers_of_an_embedded_gunicorn_are_watched() {
     let _turn = turn::beside();
     let command = [NEWEST.bin("python"), "embeds_gunicorn.py".to_owned()];
     let options = ["--ceiling", "200M", "--server", "gunicorn"];
     let plan = Plan::supervise(&options, &command);
-    let house = plan.env("PORT", free_port()).start();
-    house.ready(2);
+    let service = plan.env("PORT", free_port()).start();
+    service.ready(2);
 }
 
 #[test]
@@ -62,26 +64,26 @@ fn a_server_behind_a_script_causes_a_warning() {
     let _turn = turn::beside();
     let mut command = vec!["sh".to_owned(), "entrypoint.sh".to_owned()];
     command.extend(NEWEST.gunicorn(free_port(), app("leaves_behind:app")));
-    let house = Plan::supervise(&["--ceiling", "200M"], &command).start();
-    warned(&house, "--server gunicorn");
+    let service = Plan::supervise(&["--ceiling", "200M"], &command).start();
+    wait_for_warning(&service, "--server gunicorn");
 }
 
 #[test]
-fn the_agent_is_loaded_behind_a_tool_that_puts_its_own_directory_first() {
+fn the_agent_is_loaded_when_a_tool_puts_its_directory_first_on_the_path() {
     let _turn = turn::beside();
     let mut command = vec![python(), "launches.py".to_owned()];
     command.extend(NEWEST.gunicorn(free_port(), app("leaves_behind:app")));
     let options = ["--ceiling", "200M", "--server", "gunicorn"];
-    let house = Plan::supervise(&options, &command).start();
-    house.wait("agents in both workers", SOON, || {
-        let status = house.status()?;
+    let service = Plan::supervise(&options, &command).start();
+    service.wait("agents in both workers", SOON, || {
+        let status = service.status()?;
         let loaded = |it: &&Value| it["agent"] == "loaded";
         (workers(&status).iter().filter(loaded).count() == 2).then_some(())
     });
 }
 
 #[test]
-fn a_missing_agent_causes_a_warning_that_names_what_is_off() {
+fn a_missing_agent_causes_a_warning_that_names_the_disabled_features() {
     let _turn = turn::beside();
     let mut script = "PYTHONPATH=$PWD/front:$PYTHONPATH exec".to_owned();
     for word in NEWEST.gunicorn(free_port(), app("leaves_behind:app")) {
@@ -89,13 +91,13 @@ fn a_missing_agent_causes_a_warning_that_names_what_is_off() {
     }
     let command = ["sh", "-c", &script];
     let options = ["--ceiling", "200M", "--max-tasks", "100"];
-    let house = Plan::supervise(&options, &command).start();
-    warned(&house, "front stands before the agent in PYTHONPATH");
-    warned(&house, "recycle.max_tasks");
+    let service = Plan::supervise(&options, &command).start();
+    wait_for_warning(&service, "front before the agent");
+    wait_for_warning(&service, "recycle.max_tasks");
 }
 
 #[test]
-fn processes_that_a_recycled_worker_leaves_are_reported_and_ended() {
+fn processes_left_behind_by_a_recycled_worker_are_reported_and_ended() {
     let _turn = turn::beside();
     let port = free_port();
     let command = NEWEST.gunicorn(
@@ -106,28 +108,29 @@ fn processes_that_a_recycled_worker_leaves_are_reported_and_ended() {
         },
     );
     let options = ["--ceiling", "200M", "--min-age", "100ms"];
-    let house = Plan::supervise(&options, &command).start();
-    let status = house.ready(1);
+    let service = Plan::supervise(&options, &command).start();
+    let status = service.ready(1);
     if status["caps"]["mechanism"] == "rlimit" {
         println!("NOT RUN: leftovers are found by their cgroup, and there is none here");
         return;
     }
     let left = Load::on(port).once("/pid").expect("an answer");
-    house.client(&["recycle", "w1"]);
-    let ended = house.wait("the end of the leftover", SOON, || {
-        house.events_of("leftover-ended").pop()
+    service.client(&["recycle", "w1"]);
+    let ended = service.wait("the end of the leftover", SOON, || {
+        service.events_of("leftover-ended").pop()
     });
     assert_eq!(ended["pid"], left, "{ended:#}");
     assert_eq!(ended["worker"], "w1", "{ended:#}");
-    house.wait("the leftover to be gone", SOON, || {
+    service.wait("the leftover to be gone", SOON, || {
         (!proc::is_alive(left)).then_some(())
     });
-    let status = house.ready(1);
+    let status = service.ready(1);
     assert_eq!(status["totals"]["leftovers_ended"], 1, "{status:#}");
 }
 
-/// Runs a job whose child reaches the cap to its end. False if no control group holds a cap here.
-fn over_cap(how: &str) -> bool {
+/// Runs a job until its child has reached the cap. Returns false if no control group enforces a cap
+/// here.
+fn job_reaches_cap(how: &str) -> bool {
     let _turn = turn::beside();
     let options = ["--restart", "never", "--cap", "100M"];
     let command = [python(), "pool_over_cap.py".to_owned(), how.to_owned()];
@@ -135,11 +138,11 @@ fn over_cap(how: &str) -> bool {
     if ended.stderr.contains("RLIMIT_DATA") {
         return false;
     }
-    let told = ended.stderr.lines().any(|line| {
+    let is_reported = ended.stderr.lines().any(|line| {
         let warns = line.contains(" warn ") || line.contains(" error ");
         warns && line.contains("cap of 100M")
     });
-    assert!(told, "{}", ended.stderr);
+    assert!(is_reported, "{}", ended.stderr);
     if how == "pool" {
         assert_eq!(ended.status.code(), Some(137), "{}", ended.stderr);
         assert!(ended.stderr.contains("w1 ended: cap"), "{}", ended.stderr);
@@ -149,14 +152,14 @@ fn over_cap(how: &str) -> bool {
 
 #[test]
 fn a_job_whose_pool_child_reaches_the_cap_ends_and_does_not_hang() {
-    if !over_cap("pool") {
+    if !job_reaches_cap("pool") {
         println!("NOT RUN: no control group holds a cap here");
     }
 }
 
 #[test]
-fn a_child_program_at_the_cap_is_reported_even_if_its_job_ends_at_once() {
-    if !over_cap("program") {
+fn a_child_program_at_the_cap_is_reported_even_if_its_job_ends_immediately() {
+    if !job_reaches_cap("program") {
         println!("NOT RUN: no control group holds a cap here");
     }
 }

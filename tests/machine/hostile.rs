@@ -1,9 +1,9 @@
-//! Text of other programs is bounded in memory, and reaches a terminal without control characters.
+//! Text from other programs uses bounded memory, and reaches a terminal without control characters.
 
 use std::{
     fs,
     io::{Read as _, Write as _},
-    os::unix::{fs::PermissionsExt as _, net::UnixListener},
+    os::unix::net::UnixListener,
     path::Path,
     process::{Command, Output},
     thread,
@@ -11,14 +11,15 @@ use std::{
 };
 
 use super::{
-    clock,
-    house::{Plan, SUPERVISE, workers},
-    proc,
+    clock, proc, program,
+    service::{Plan, SUPERVISE},
+    status::workers,
+    turn,
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Answers every client with `head`, and then with `piece` for as long as the client reads.
+/// Answers every client with `head`, and then with `piece` repeatedly for as long as it reads.
 fn endless_server(socket: &Path, head: &'static [u8], piece: Vec<u8>) {
     let listener = UnixListener::bind(socket).unwrap();
     thread::spawn(move || {
@@ -35,7 +36,7 @@ fn endless_server(socket: &Path, head: &'static [u8], piece: Vec<u8>) {
     });
 }
 
-/// A client that may map 400 MB, which is too little to keep an answer without end.
+/// A client that may map 400 MB, which is too little to store an endless answer.
 fn client(socket: &Path, words: &[&str]) -> Output {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -v 400000; exec \"$0\" \"$@\"", SUPERVISE]);
@@ -44,7 +45,8 @@ fn client(socket: &Path, words: &[&str]) -> Output {
 }
 
 #[test]
-fn a_socket_that_answers_without_end_ends_no_client() {
+fn a_client_survives_an_endless_answer() {
+    let _turn = turn::beside();
     let home = tempfile::tempdir().unwrap();
     let cases: [(&str, &'static [u8], Vec<u8>); 3] = [
         ("body", b"HTTP/1.1 200 OK\r\n\r\n", vec![b'['; 1 << 20]),
@@ -71,7 +73,8 @@ fn a_socket_that_answers_without_end_ends_no_client() {
 }
 
 #[test]
-fn answers_of_a_worker_send_no_control_characters_to_a_terminal() {
+fn control_characters_in_answers_of_a_worker_are_escaped() {
+    let _turn = turn::beside();
     let text = "\u{1b}[2J\n2026-01-01T00:00:00Z info  forged\r\u{202e}RTL\u{9b}31m\u{200b}";
     let program = r#"
 import json, os, signal
@@ -95,19 +98,22 @@ while True:
 "#;
     let options = ["--ready", "delay:500ms", "--agent", "on", "--leaks", "on"];
     let command = ["/usr/bin/python3", "-c", program];
-    let house = Plan::supervise(&options, &command)
+    let service = Plan::supervise(&options, &command)
         .env("TEXT", text)
         .start();
-    // From now on the program answers in place of the agent.
-    house.wait_for_output("up", LIMIT);
-    let status = house.ready(1);
+    // From now on the program answers instead of the agent.
+    service.wait_for_output("up", LIMIT);
+    let status = service.ready(1);
     let worker = workers(&status)[0]["id"].as_str().unwrap().to_owned();
-    let asked = house.client(&["report", &worker]);
+    let asked = service.client(&["report", &worker]);
     let said = String::from_utf8_lossy(&asked.stdout);
-    assert!(asked.status.success(), "{asked:?}\n{}", house.log());
+    assert!(asked.status.success(), "{asked:?}\n{}", service.log());
     assert!(said.contains("\\u{1b}[2J"), "{said}");
 
-    let log = house.log();
+    // The client may get its answer before the report is logged.
+    let log = service.wait("the report in the log", LIMIT, || {
+        Some(service.log()).filter(|log| log.contains("\\u{202e}RTL"))
+    });
     for words in [
         &["events"][..],
         &["events", "--json"],
@@ -116,16 +122,15 @@ while True:
         &["report", "--dot"],
         &["status"],
     ] {
-        let output = house.client(words).stdout;
+        let output = service.client(words).stdout;
         assert_clean(&format!("{words:?}"), &output);
     }
     assert_clean("report", &asked.stdout);
     assert_clean("the log", log.as_bytes());
-    assert!(log.contains("\\u{202e}RTL"), "{log}");
     let forged = |text: &str| text.lines().any(|line| line.contains("Z info  forged"));
     let starts = |text: &str| text.lines().any(|line| line.starts_with("2026-01-01"));
     assert!(forged(&log) && !starts(&log), "{log}");
-    assert!(house.stop(LIMIT).success());
+    assert!(service.stop(LIMIT).success());
 }
 
 fn assert_clean(what: &str, text: &[u8]) {
@@ -139,33 +144,32 @@ fn assert_clean(what: &str, text: &[u8]) {
 }
 
 #[test]
-fn a_new_binary_that_answers_without_end_is_killed_with_all_that_it_started() {
+fn a_new_binary_with_endless_output_is_killed_with_its_child_processes() {
+    let _turn = turn::beside();
     let home = tempfile::tempdir().unwrap();
     let binary = home.path().join("supervise");
-    fs::copy(SUPERVISE, &binary).unwrap();
+    program::copy(SUPERVISE.as_ref(), &binary);
     let plan = Plan::supervise(&["--ready", "delay:0s"], &["sleep", "1000"]);
-    let house = plan.binary(&binary).start();
-    house.ready(1);
-    let before = proc::children(house.pid());
+    let service = plan.binary(&binary).start();
+    service.ready(1);
+    let before = proc::children(service.pid());
     // One of its children leaves the process group.
-    let script = "#!/bin/sh\nsetsid sleep 1000 &\nexec yes\n";
     let new = home.path().join("new");
-    fs::write(&new, script).unwrap();
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+    program::script(&new, "setsid sleep 1000 &\nexec yes");
     fs::rename(&new, &binary).unwrap();
 
     let mut command = Command::new(SUPERVISE);
-    command.arg("upgrade").arg("--socket").arg(house.socket());
+    command.arg("upgrade").arg("--socket").arg(service.socket());
     let began = clock::now();
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("its answer is longer than 16K"), "{said}");
     assert!(clock::now() - began < Duration::from_secs(8), "{said}");
-    house.wait("its children to be gone", LIMIT, || {
-        (proc::children(house.pid()) == before).then_some(())
+    service.wait("its children to be gone", LIMIT, || {
+        (proc::children(service.pid()) == before).then_some(())
     });
-    let (resident, _) = proc::resident(house.pid()).unwrap();
+    let (resident, _) = proc::resident(service.pid()).unwrap();
     assert!(resident < 100 << 20, "{resident}");
-    assert!(house.stop(LIMIT).success());
+    assert!(service.stop(LIMIT).success());
 }

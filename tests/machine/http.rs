@@ -1,4 +1,4 @@
-//! One HTTP/1.1 exchange at a time, looked at with suspicion.
+//! A strict HTTP/1.1 client for one exchange at a time.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use super::clock;
 /// Why a request counts as lost.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Failure {
-    /// Nobody listened.
+    /// There was no listener.
     Refused,
     /// The connection could not be made for another reason.
     Unconnected(io::ErrorKind),
@@ -20,22 +20,22 @@ pub(crate) enum Failure {
     FreshReset,
     /// A new connection was closed before any byte of the answer.
     FreshEof,
-    /// A kept connection, whose closing nobody had announced, was reset before any byte.
+    /// A kept connection was reset before any byte, without a previous `Connection: close`.
     ReusedReset,
-    /// A kept connection, whose closing nobody had announced, was closed before any byte. RFC 9110
-    /// §9.2.2 lets a client repeat an idempotent request then; many libraries do not.
+    /// A kept connection was closed before any byte, without a previous `Connection: close`.
+    /// RFC 9110 §9.2.2 lets a client repeat an idempotent request then. Many libraries do not.
     ReusedEof,
     /// The connection ended within the head.
     MidHead,
     /// The connection ended within the body.
     ShortBody,
-    /// What came is not HTTP.
+    /// The answer is not HTTP.
     BadHead,
     /// Another status than 200.
     BadStatus(u16),
-    /// A body that was not expected, or more than was announced.
+    /// An unexpected body, or a longer one than announced.
     BadBody,
-    /// No whole answer in time.
+    /// No complete answer in time.
     Timeout,
 }
 
@@ -65,12 +65,12 @@ pub(crate) struct Connection {
     address: SocketAddr,
     timeout: Duration,
     stream: Option<TcpStream>,
-    /// How many connections were made.
+    /// How many connections were attempted.
     pub made: u64,
 }
 
 impl Connection {
-    /// To `address`; each exchange may take `timeout`.
+    /// A connection to `address`. Each exchange may take `timeout`.
     pub(crate) fn new(address: SocketAddr, timeout: Duration) -> Self {
         Self {
             address,
@@ -80,8 +80,8 @@ impl Connection {
         }
     }
 
-    /// Asks for `path` and gives the body. A connection that failed, or that either side announced
-    /// to close, is dropped.
+    /// Requests `path` and returns the body. Drops the connection if it failed, or if either side
+    /// announced to close it.
     pub(crate) fn get(&mut self, path: &str, keep: bool) -> Result<Vec<u8>, Failure> {
         let until = clock::now() + self.timeout;
         let reused = self.stream.is_some();
@@ -133,7 +133,7 @@ fn before_answer(reused: bool, error: Option<&io::Error>) -> Failure {
     }
 }
 
-/// A socket's read timeout shows as either of them (socket(7), `SO_RCVTIMEO`).
+/// A read timeout of a socket is reported as either kind (socket(7), `SO_RCVTIMEO`).
 fn is_timeout(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -141,7 +141,7 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-/// What the head announces.
+/// What the head of the answer announces.
 #[derive(Debug)]
 struct Head {
     length: Length,
@@ -158,7 +158,7 @@ enum Length {
 struct Answer<'a> {
     stream: &'a mut TcpStream,
     until: Instant,
-    /// What came and was not used yet.
+    /// Received bytes that are not used yet.
     bytes: Vec<u8>,
 }
 
@@ -241,7 +241,7 @@ impl Answer<'_> {
         }
     }
 
-    /// Reads once; `false` is the end of the connection.
+    /// Reads once. Returns false at the end of the connection.
     fn more(&mut self) -> io::Result<bool> {
         let left = self.until.saturating_duration_since(clock::now());
         if left.is_zero() {
@@ -262,7 +262,7 @@ impl Answer<'_> {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is handed to map_err")]
+#[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
 fn short(error: io::Error) -> Failure {
     if is_timeout(&error) {
         Failure::Timeout

@@ -1,14 +1,14 @@
-//! One run under a cap: its exit status is ours, and one line says what it took.
+//! A job under a cap: `supervise` exits with its status, and one line reports its peak.
 
 use std::time::Duration;
 
 use super::{
-    house::{Ended, Plan},
+    service::{Ended, Plan},
     turn,
     venv::python,
 };
 
-/// `supervise OPTIONS --restart never -- python3 WORDS`, to its end.
+/// Runs `supervise OPTIONS --restart never -- python3 WORDS` to its end.
 fn job(options: &[&str], words: &[&str]) -> Ended {
     let _turn = turn::beside();
     let mut all = vec!["--restart", "never"];
@@ -18,9 +18,9 @@ fn job(options: &[&str], words: &[&str]) -> Ended {
     Plan::supervise(&all, &command).run(Duration::from_secs(30))
 }
 
-/// The one line that says what the job took.
+/// The one line that reports the peak of the job.
 #[track_caller]
-fn line_of_the_end(ended: &Ended) -> &str {
+fn peak_line(ended: &Ended) -> &str {
     let mut lines = ended.stderr.lines().filter(|line| line.contains("peak"));
     let line = lines.next();
     assert!(lines.next().is_none(), "{}", ended.stderr);
@@ -28,7 +28,7 @@ fn line_of_the_end(ended: &Ended) -> &str {
 }
 
 #[test]
-fn the_exit_status_of_a_job_is_ours() {
+fn supervise_exits_with_the_status_of_its_job() {
     for status in ["0", "1", "7", "255"] {
         let ended = job(&["--cap", "500M"], &["etl.py", "--status", status]);
         assert_eq!(
@@ -41,23 +41,23 @@ fn the_exit_status_of_a_job_is_ours() {
 }
 
 #[test]
-fn a_signal_that_ends_a_job_is_ours_as_the_shell_says_it() {
+fn a_job_ended_by_a_signal_exits_with_128_and_its_number() {
     let code = "import os; os.kill(os.getpid(), 15)";
     let ended = job(&["--cap", "500M"], &["-c", code]);
     assert_eq!(ended.status.code(), Some(128 + 15), "{}", ended.stderr);
 }
 
 #[test]
-fn a_job_that_meets_its_cap_says_so_with_its_peak() {
+fn a_job_that_reaches_its_cap_reports_the_cap_and_its_peak() {
     let ended = job(&["--cap", "100M"], &["etl.py", "--mb", "400"]);
     let code = ended.status.code();
-    // By a cgroup the kernel kills it; by RLIMIT_DATA Python ends itself with a MemoryError.
+    // With a cgroup the kernel kills it. With RLIMIT_DATA Python exits with a MemoryError.
     assert!(
         code == Some(137) || (code == Some(1) && ended.stderr.contains("MemoryError")),
         "{code:?} {}",
         ended.stderr
     );
-    let line = line_of_the_end(&ended);
+    let line = peak_line(&ended);
     if code == Some(137) {
         assert!(line.contains("cap") && line.contains("100M"), "{line}");
     }
@@ -65,15 +65,34 @@ fn a_job_that_meets_its_cap_says_so_with_its_peak() {
 }
 
 #[test]
-fn a_job_within_its_cap_says_its_peak() {
-    let ended = job(&["--cap", "500M"], &["etl.py", "--mb", "100"]);
-    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
-    assert!(ended.stdout.contains("loaded 100 MB"));
-    assert!(line_of_the_end(&ended).contains('M'));
+fn the_end_of_a_job_at_its_cap_names_the_line_that_ran() {
+    let code =
+        "kept = []\nfor _ in range(3000):\n    kept.append(bytearray(100_000)); sum(range(50_000))";
+    let ended = job(&["--cap", "80M"], &["-c", code]);
+    if ended.status.code() == Some(137) {
+        let line = ended
+            .stderr
+            .lines()
+            .find(|line| line.contains("ended: cap"));
+        let line = line.unwrap_or_default();
+        assert!(
+            line.contains("while it ran <string>:3 <module>, at "),
+            "{}",
+            ended.stderr
+        );
+    }
 }
 
 #[test]
-fn a_failing_program_is_given_up_after_its_limit() {
+fn a_job_within_its_cap_reports_its_peak() {
+    let ended = job(&["--cap", "500M"], &["etl.py", "--mb", "100"]);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    assert!(ended.stdout.contains("loaded 100 MB"));
+    assert!(peak_line(&ended).contains('M'));
+}
+
+#[test]
+fn supervise_gives_up_a_failing_program_after_its_restart_limit() {
     let _turn = turn::beside();
     let options = ["--restart-delay-min", "10ms", "--restart-limit", "3"];
     let command = [python(), "-c".to_owned(), "raise SystemExit(3)".to_owned()];

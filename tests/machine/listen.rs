@@ -1,4 +1,5 @@
-//! The sockets that are held for the command: its end, and ours, refuses no connection.
+//! Sockets that `supervise` holds for the command: neither the end of the command nor a restart of
+//! `supervise` refuses a connection.
 
 use std::{net::TcpListener, os::unix::net::UnixStream, time::Duration};
 
@@ -6,16 +7,18 @@ use nix::sys::signal::Signal;
 
 use super::{
     client::{Load, Outcome, Running},
-    house::{House, Plan, free_port, pids, send},
     http::Failure,
-    proc, turn,
+    proc,
+    service::{Plan, Service, free_port, send},
+    status::pids,
+    turn,
     venv::{FLASK, NEWEST},
 };
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Load that is on until it is told to end: new connections only, and few enough that hardly any is
-/// in flight at a given moment.
+/// A load until it is finished: only new connections, and so few that hardly any is in flight at a
+/// given moment.
 fn load(port: u16) -> Running {
     Load {
         path: "/pid".to_owned(),
@@ -27,78 +30,78 @@ fn load(port: u16) -> Running {
     .start()
 }
 
-/// What the command line starts is killed, with all its workers, and comes back.
-fn killed_under_load(options: &[&str], command: &[String], port: u16) -> Outcome {
+/// Kills the command under load, and waits until it serves again with new workers.
+fn kill_under_load(options: &[&str], command: &[String], port: u16) -> Outcome {
     let is_server = command[0].ends_with("gunicorn");
     let count = if is_server { 2 } else { 1 };
-    let house = Plan::supervise(options, command).start();
-    let before = pids(&house.ready(count));
+    let service = Plan::supervise(options, command).start();
+    let before = pids(&service.ready(count));
     let running = load(port);
-    running.meets(100);
+    running.wait_for_answers(100);
     let master = || proc::parent(before[0]).expect("a worker has a parent");
     let victim = if is_server { master() } else { before[0] };
     send(victim, Signal::SIGKILL);
-    house.wait("other workers", SOON, || {
-        let now = pids(&house.ready(count));
+    service.wait("other workers", SOON, || {
+        let now = pids(&service.ready(count));
         now.iter().all(|pid| !before.contains(pid)).then_some(())
     });
-    running.meets(100);
+    running.wait_for_answers(100);
     running.finish()
 }
 
-/// SIGKILL loses what is in flight: on each connection one request at the most.
+/// SIGKILL loses the requests in flight: at most one on each connection.
 #[track_caller]
-fn nobody_is_refused(command: &[String], port: u16) {
-    let outcome = killed_under_load(&["--listen", &format!("127.0.0.1:{port}")], command, port);
+fn assert_none_refused(command: &[String], port: u16) {
+    let outcome = kill_under_load(&["--listen", &format!("127.0.0.1:{port}")], command, port);
     let refused = outcome.failures.get(&Failure::Refused);
     assert_eq!(refused, None, "{outcome}");
     assert!(outcome.failed() <= 8, "{outcome}");
 }
 
 #[test]
-fn a_killed_gunicorn_refuses_nobody_whose_socket_is_held() {
-    let _turn = turn::alone();
+fn a_killed_gunicorn_with_a_held_socket_refuses_no_connection() {
+    let _turn = turn::loaded();
     let port = free_port();
-    nobody_is_refused(&NEWEST.gunicorn(port, FLASK), port);
+    assert_none_refused(&NEWEST.gunicorn(port, FLASK), port);
 }
 
 #[test]
-fn a_killed_uvicorn_refuses_nobody_whose_socket_is_held() {
-    let _turn = turn::alone();
+fn a_killed_uvicorn_with_a_held_socket_refuses_no_connection() {
+    let _turn = turn::loaded();
     let command = [NEWEST.bin("uvicorn"), "leaky_asgi:app".to_owned()];
-    nobody_is_refused(&command, free_port());
+    assert_none_refused(&command, free_port());
 }
 
 #[test]
-fn a_killed_server_with_a_socket_of_its_own_refuses() {
-    let _turn = turn::alone();
+fn a_killed_server_with_its_own_socket_refuses_connections() {
+    let _turn = turn::loaded();
     let port = free_port();
-    let outcome = killed_under_load(&[], &NEWEST.gunicorn(port, FLASK), port);
+    let outcome = kill_under_load(&[], &NEWEST.gunicorn(port, FLASK), port);
     println!("own: {outcome}");
     let refused = outcome.failures.get(&Failure::Refused);
     assert!(refused.is_some(), "{outcome}");
 }
 
-/// On a socket that is handed in, whatever the command line says.
-fn activated(socket: &TcpListener) -> House {
+/// Starts a gunicorn on a socket that is passed in, whatever address its command line has.
+fn activated(socket: &TcpListener) -> Service {
     let socket = socket.try_clone().unwrap();
     let command = NEWEST.gunicorn(free_port(), FLASK);
-    Plan::supervise(&[], &command).handed(socket).start()
+    Plan::supervise(&[], &command).with_socket(socket).start()
 }
 
 #[test]
-fn we_ourselves_are_restarted_on_a_socket_that_is_handed_in_and_nothing_is_lost() {
-    let _turn = turn::alone();
+fn a_restart_of_supervise_on_a_passed_socket_loses_no_request() {
+    let _turn = turn::loaded();
     let socket = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = socket.local_addr().unwrap().port();
     let first = activated(&socket);
     let old = pids(&first.ready(2));
     let running = load(port);
-    running.meets(100);
+    running.wait_for_answers(100);
     assert_eq!(first.stop(SOON).code(), Some(0));
     let second = activated(&socket);
     let new = pids(&second.ready(2));
-    running.meets(100);
+    running.wait_for_answers(100);
     let outcome = running.finish();
     println!("restarted: {outcome}");
     assert_eq!(outcome.failed(), 0, "{outcome}");
@@ -107,7 +110,7 @@ fn we_ourselves_are_restarted_on_a_socket_that_is_handed_in_and_nothing_is_lost(
 }
 
 #[test]
-fn a_service_that_is_given_up_lets_its_sockets_go() {
+fn a_service_that_supervise_gives_up_closes_its_sockets() {
     let _turn = turn::beside();
     let address = format!("127.0.0.1:{}", free_port());
     let dir = tempfile::tempdir().unwrap();
@@ -115,18 +118,18 @@ fn a_service_that_is_given_up_lets_its_sockets_go() {
     let unix = format!("unix:{}", path.display());
     let options = ["--listen", &address, "--listen", &unix, "--restart-limit"];
     let options = [&options[..], &["1", "--restart-delay-min", "10ms"]].concat();
-    let mut house = Plan::supervise(&options, &["sh", "-c", "sleep 1; exit 3"]).start();
-    house.wait("both sockets", SOON, || {
+    let mut service = Plan::supervise(&options, &["sh", "-c", "sleep 1; exit 3"]).start();
+    service.wait("both sockets", SOON, || {
         let unix = UnixStream::connect(&path).ok();
         unix.and_then(|_| std::net::TcpStream::connect(&address).ok())
     });
-    assert_eq!(house.ends(SOON).code(), Some(75));
+    assert_eq!(service.ends(SOON).code(), Some(75));
     assert!(!path.exists());
     assert!(TcpListener::bind(&address).is_ok());
 }
 
 #[test]
-fn the_command_of_another_user_has_the_sockets_and_is_meant_by_them() {
+fn a_command_as_another_user_gets_the_sockets_and_the_variables_that_name_them() {
     let _turn = turn::beside();
     let script = "echo $LISTEN_FDS $LISTEN_FDNAMES $LISTEN_PID $$ $(id -un); \
                   readlink /proc/$$/fd/3 /proc/$$/fd/4";
@@ -136,11 +139,11 @@ fn the_command_of_another_user_has_the_sockets_and_is_meant_by_them() {
     if is_root {
         options.extend(["--user", "nobody"]);
     } else {
-        println!("not root: not tested with another user");
+        println!("not root: the test with another user is not run");
     }
     let socket = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let plan = Plan::supervise(&options, &["sh", "-c", script]);
-    let ended = plan.handed(socket).run(SOON);
+    let ended = plan.with_socket(socket).run(SOON);
     assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
     let lines: Vec<_> = ended.stdout.lines().collect();
     let words: Vec<_> = lines[0].split(' ').collect();

@@ -1,18 +1,18 @@
-//! Repetitions that do not help come to an end: starts of workers that cannot start, kills by the
-//! kernel while something other than workers fills the budget, and recycles of a process tree that
-//! needs its memory.
+//! Repetitions that do not help come to an end: starts of workers that cannot start, kernel kills
+//! while something other than workers fills the budget, and recycles of a process tree that needs
+//! its memory.
 
 use std::{fs, time::Duration};
 
 use nix::sys::signal::Signal;
 
 use super::{
-    house::{Plan, free_port, recycles, send},
+    service::{Plan, free_port, recycles, send},
     turn,
     venv::{Gunicorn, NEWEST, python},
 };
 
-/// A busy machine takes its time to start Python.
+/// Python may start slowly on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn gunicorn(workers: u32, app: &'static str) -> Vec<String> {
@@ -28,35 +28,39 @@ fn gunicorn(workers: u32, app: &'static str) -> Vec<String> {
 }
 
 #[test]
-fn workers_that_end_at_import_cause_one_warning_and_the_service_is_given_up() {
+fn workers_that_exit_at_import_cause_one_warning_and_supervise_gives_up() {
     let _turn = turn::beside();
     let options = ["--restart-limit", "1", "--ceiling", "300M"];
     let command = gunicorn(2, "ends_at_import:app");
-    let mut house = Plan::supervise(&options, &command).start();
-    house.wait("a problem in the status", LIMIT, || {
-        let status = house.status()?;
+    let mut service = Plan::supervise(&options, &command).start();
+    service.wait("a problem in the status", LIMIT, || {
+        let status = service.status()?;
         let problem = status["problem"].as_str()?;
         problem.contains("workers cannot start").then_some(())
     });
-    assert_eq!(house.ends(LIMIT).code(), Some(75), "{}", house.log());
-    let log = house.log();
-    let told = |text: &str| log.matches(text).count();
-    assert_eq!(told("warn  workers cannot start: the last 5"), 1, "{log}");
+    assert_eq!(service.ends(LIMIT).code(), Some(75), "{}", service.log());
+    let log = service.log();
+    let count_of = |text: &str| log.matches(text).count();
+    assert_eq!(
+        count_of("warn  workers cannot start: the last 5"),
+        1,
+        "{log}"
+    );
     assert!(
         log.contains("the last with status 0; no worker serves"),
         "{log}"
     );
-    assert_eq!(told("is not held"), 0, "{log}");
-    assert!(log.contains("giving up: more than 1 ends"), "{log}");
+    assert_eq!(count_of("is not held"), 0, "{log}");
+    assert!(log.contains("giving up: 2 exits within"), "{log}");
     assert!(
         log.contains("the last with status 0, before its workers were ready"),
         "{log}"
     );
-    // Two runs, and each of them is stopped after a few workers.
-    assert!(told("ended: exit:0") <= 16, "{log}");
+    // Two starts of the server, each of them ended after a few workers.
+    assert!(count_of("ended: exit:0") <= 16, "{log}");
 }
 
-/// Files in `/dev/shm` with this prefix, removed when the test ends, also when it fails.
+/// Files in `/dev/shm` with this prefix. They are removed when the test ends, even if it fails.
 struct Left(String);
 
 impl Drop for Left {
@@ -70,19 +74,19 @@ impl Drop for Left {
 }
 
 #[test]
-fn a_budget_full_of_files_in_memory_causes_a_warning_and_restarts_are_spaced() {
+fn a_budget_filled_by_files_in_memory_causes_a_warning_and_delays_restarts() {
     let _turn = turn::alone();
     let left = Left(format!("/dev/shm/supervise-test-{}-", std::process::id()));
     let options = ["--budget", "150M", "--cap", "none", "--ceiling", "none"];
     let command = gunicorn(1, "fills_shm:app");
     let plan = Plan::supervise(&options, &command).env("LEAVES", &left.0);
-    let house = plan.start();
-    let said = house.wait("the reason", LIMIT, || {
-        let status = house.status()?;
+    let service = plan.start();
+    let warning = service.wait("the reason", LIMIT, || {
+        let status = service.status()?;
         if status["caps"]["mechanism"] == "rlimit" {
             return Some(None);
         }
-        // Kill each worker that became ready, so that the next one writes its file.
+        // Kill each worker that becomes ready, so that the next one writes its file.
         for worker in status["workers"].as_array()? {
             if worker["state"] == "ready" {
                 send(
@@ -91,47 +95,47 @@ fn a_budget_full_of_files_in_memory_causes_a_warning_and_restarts_are_spaced() {
                 );
             }
         }
-        Some(Some(house.warnings("the budget of 150M is full").pop()?))
+        Some(Some(service.warnings("the budget of 150M is full").pop()?))
     });
-    let Some(said) = said else {
-        println!("no memory cgroup here: the kernel holds no budget, not tested");
+    let Some(warning) = warning else {
+        println!("NOT RUN: needs a memory cgroup to enforce the budget");
         return;
     };
-    let status = house.status().expect("a status");
+    let status = service.status().expect("a status");
     assert!(
-        said.contains("in tmpfs and shared memory") && said.contains(&left.0),
-        "{said}"
+        warning.contains("in tmpfs and shared memory") && warning.contains(&left.0),
+        "{warning}"
     );
     assert_eq!(recycles(&status, "budget"), 0, "{status:#}");
-    let again = house.wait("another start to be told", LIMIT, || {
-        let mut events = house.events().into_iter();
+    let again = service.wait("the announcement of another start", LIMIT, || {
+        let mut events = service.events().into_iter();
         events.rfind(|event| event["event"] == "restarting")?["after_s"].as_f64()
     });
     assert!(again >= 5.0, "{again}");
-    let problem = house.status().expect("a status")["problem"].clone();
+    let problem = service.status().expect("a status")["problem"].clone();
     assert!(
         problem
             .as_str()
             .is_some_and(|text| text.contains("is full")),
         "{problem}"
     );
-    assert_eq!(house.stop(LIMIT).code(), Some(0));
+    assert_eq!(service.stop(LIMIT).code(), Some(0));
 }
 
 #[test]
-fn a_tree_that_needs_more_than_its_ceiling_is_recycled_twice_and_then_left() {
+fn a_process_tree_that_needs_more_than_its_ceiling_is_recycled_at_most_twice() {
     let _turn = turn::beside();
     let options = ["--ceiling", "100M", "--cap", "400M", "--min-age", "2s"];
-    let house = Plan::supervise(&options, &[&python(), "tree.py"]).start();
-    let said = house.wait("recycling to be stopped", LIMIT, || {
-        house.warnings("recycling cannot help").pop()
+    let service = Plan::supervise(&options, &[&python(), "tree.py"]).start();
+    let warning = service.wait("recycling to be stopped", LIMIT, || {
+        service.warnings("recycling cannot help").pop()
     });
-    assert!(said.contains("over the ceiling of"), "{said}");
-    let tree = house.warnings("processes share one ceiling of 100M and hold");
+    assert!(warning.contains("over the ceiling of"), "{warning}");
+    let tree = service.warnings("processes share one ceiling of 100M and hold");
     assert_eq!(tree.len(), 1, "{tree:?}");
     assert!(tree[0].contains("6 processes"), "{tree:?}");
-    let status = house.status().expect("a status");
+    let status = service.status().expect("a status");
     let times = recycles(&status, "ceiling");
-    assert!(times <= 2, "{times} recycles: {}", house.log());
+    assert!(times <= 2, "{times} recycles: {}", service.log());
     assert_eq!(status["workers"].as_array().map(Vec::len), Some(1));
 }

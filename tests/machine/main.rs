@@ -1,38 +1,36 @@
-//! `supervise` itself beside real servers, real signals and real memory.
+//! The `supervise` binary with real servers, real signals and real memory.
 #![expect(
     clippy::panic,
     clippy::unwrap_used,
-    reason = "a helper of a test fails the test, with its log, where it stands"
+    reason = "a helper fails its test in place, with the log of the service"
 )]
 
 mod agent;
-mod around;
+mod agent_requests;
 mod assets;
-mod births;
 mod boot_failures;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod client;
-mod client_classes;
+mod client_failures;
 mod client_gunicorn;
 mod clock;
 mod container;
 mod drains;
+mod ended_services;
 mod examples;
 mod executor;
 mod faults;
 mod held_sockets;
 mod helpers;
 mod hostile;
-mod house;
 mod http;
 mod inner_sockets;
 mod job;
-mod kept;
 mod killed;
+mod launchers;
 mod leaks;
 mod listen;
 mod loops;
-mod manager;
 mod mapped;
 mod open_files;
 mod operator;
@@ -42,20 +40,29 @@ mod pool_ends;
 mod pool_forks;
 mod pool_large;
 mod pool_peak;
+mod pool_reports;
 mod pool_resume;
 mod pool_starts;
-mod prints;
+mod pool_status;
 mod probes;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod proc;
-mod questions;
-mod reading;
+mod program;
+mod routes;
 mod runaway;
+mod service;
+mod service_manager;
 mod signals;
+mod start_in_group;
+mod status;
 mod stops;
+mod suggest;
+mod task_output;
+mod tcp_port;
 mod trust;
 mod turn;
 mod upgrade;
+mod usage_errors;
+mod uvicorn;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod venv;
-mod wrong_use;

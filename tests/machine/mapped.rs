@@ -1,5 +1,5 @@
-//! Pages of files do not count as a worker's memory: not against its ceiling, not against its cap,
-//! and not in the status. Unnamed shared memory does.
+//! Pages of files do not count as a worker's memory: not for its ceiling, its cap or the status.
+//! Unnamed shared memory does.
 
 use std::{
     collections::BTreeSet,
@@ -12,21 +12,23 @@ use serde_json::Value;
 
 use super::{
     client::Load,
-    house::{House, Plan, free_port, workers},
-    pool, proc, turn,
+    pool, proc,
+    service::{Plan, Service, free_port},
+    status::workers,
+    turn,
     venv::{Gunicorn, NEWEST, programs, python},
 };
 
 const SOON: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
 
-/// On a disk: the folder for temporary files can be a tmpfs.
+/// A folder on a disk. The folder for temporary files may be a tmpfs.
 fn disk() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap()
 }
 
 #[test]
-fn a_job_that_maps_more_than_its_cap_lives_as_in_a_bare_group() {
+fn a_job_that_maps_more_than_its_cap_survives_unless_it_writes_to_private_pages() {
     let _turn = turn::beside();
     let folder = disk();
     let options = ["--restart", "never", "--cap", "100M"];
@@ -37,7 +39,7 @@ fn a_job_that_maps_more_than_its_cap_lives_as_in_a_bare_group() {
         let ended = plan.run(SOON);
         let by_rlimit = ended.stderr.contains("RLIMIT_DATA");
         if by_rlimit && kind == "c" {
-            println!("no memory cgroup here: what is copied on write is not held, not tested");
+            println!("NOT RUN: needs a memory cgroup to limit pages copied on write");
             continue;
         }
         let expected = if kind == "r" { 0 } else { 128 + 9 };
@@ -52,8 +54,8 @@ fn a_job_that_maps_more_than_its_cap_lives_as_in_a_bare_group() {
     }
 }
 
-/// A gunicorn of one worker that maps what it is asked for: ceiling 100M, cap 200M.
-fn served(folder: &Path, named: &Path) -> (House, Load) {
+/// A gunicorn with one worker that maps files on request: ceiling 100M, cap 200M.
+fn start_gunicorn(folder: &Path, named: &Path) -> (Service, Load) {
     let port = free_port();
     let gunicorn = Gunicorn {
         workers: 1,
@@ -61,21 +63,21 @@ fn served(folder: &Path, named: &Path) -> (House, Load) {
         app: "maps:app",
     };
     let options = ["--ceiling", "100M", "--cap", "200M", "--min-age", "100ms"];
-    let house = Plan::supervise(&options, &NEWEST.gunicorn(port, gunicorn))
+    let service = Plan::supervise(&options, &NEWEST.gunicorn(port, gunicorn))
         .env("MAPS_FOLDER", folder.display())
         .env("MAPS_TMPFS", named.display())
         .start();
-    house.ready(1);
-    (house, Load::on(port))
+    service.ready(1);
+    (service, Load::on(port))
 }
 
 fn figure(status: &Value, name: &str) -> Option<u64> {
     workers(status).first()?["memory"][name].as_u64()
 }
 
-/// The limit that the kernel holds the only worker at; `None` where no group does.
-fn limit(house: &House) -> Option<u64> {
-    let groups = proc::groups_of(house.pid().try_into().unwrap());
+/// The kernel's memory limit of the only worker. `None` without a memory cgroup.
+fn limit(service: &Service) -> Option<u64> {
+    let groups = proc::groups_of(service.pid().try_into().unwrap());
     let files = ["w1/memory.limit_in_bytes", "w1/memory.max"];
     let paths: Vec<PathBuf> = groups
         .iter()
@@ -92,32 +94,32 @@ fn a_server_that_maps_files_is_not_recycled_and_keeps_its_cap() {
     let _turn = turn::beside();
     let folder = disk();
     let named = tempfile::tempdir_in("/dev/shm").unwrap();
-    let (house, load) = served(folder.path(), named.path());
+    let (service, load) = start_gunicorn(folder.path(), named.path());
     load.once("/r?mb=250").unwrap();
     load.once("/rplus?mb=60").unwrap();
     load.once("/named?mb=30").unwrap();
-    let status = house.wait("a look after it has mapped", SOON, || {
-        let status = house.status()?;
+    let status = service.wait("a sample after the mappings", SOON, || {
+        let status = service.status()?;
         (figure(&status, "rss")? > 200 * MIB).then_some(status)
     });
     assert!(figure(&status, "private") < Some(50 * MIB), "{status:#}");
     assert_eq!(status["ends"].as_array().map(Vec::len), Some(0));
-    if let Some(limit) = limit(&house) {
+    if let Some(limit) = limit(&service) {
         assert!((180 * MIB..=200 * MIB).contains(&limit), "{limit}");
     } else {
-        println!("no memory cgroup here: the limit is not tested");
+        println!("NOT RUN: needs a memory cgroup to check the limit");
     }
-    // Now memory that the worker's end gives back: 120M, over the ceiling and below the cap.
+    // Now memory that is freed with the worker: 120M, over the ceiling and below the cap.
     load.once("/memfd?mb=70").unwrap();
     load.once("/c?mb=50").unwrap();
-    house.wait("an end for the ceiling", SOON, || {
-        let status = house.status()?;
+    service.wait("an end by the ceiling", SOON, || {
+        let status = service.status()?;
         let ends = status["ends"].as_array()?;
         ends.iter()
             .any(|end| end["cause"] == "ceiling")
             .then_some(())
     });
-    assert!(!house.log().contains("is not held"), "{}", house.log());
+    assert!(!service.log().contains("is not held"), "{}", service.log());
 }
 
 const TASKS: &str = "
@@ -143,7 +145,7 @@ def memory(number):
 ";
 
 #[test]
-fn a_pool_replaces_a_worker_for_unnamed_shared_memory_and_not_for_files() {
+fn a_pool_recycles_a_worker_for_unnamed_shared_memory_and_not_for_files() {
     let _turn = turn::beside();
     let folder = disk();
     fs::write(folder.path().join("tasks.py"), TASKS).unwrap();
@@ -154,13 +156,13 @@ fn a_pool_replaces_a_worker_for_unnamed_shared_memory_and_not_for_files() {
             .values()
             .filter_map(|result| result["result"].as_u64())
             .collect();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(results.len(), 4, "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(results.len(), 4, "{stderr}");
         // Two workers, and each task takes a worker over its ceiling if it counts.
         let expected = if is_kept { 1..=2 } else { 3..=4 };
         assert!(
             expected.contains(&pids.len()),
-            "{function}: {pids:?} {said}"
+            "{function}: {pids:?} {stderr}"
         );
     }
 }

@@ -1,32 +1,34 @@
-//! What an operator can ask, and what he is answered.
+//! Requests of an operator and their answers.
 
 use std::{io::Read, net::TcpStream, time::Duration};
 
 use super::{
     client::Load,
-    house::{House, Plan, free_port, pids, recycles, workers},
-    proc, turn,
+    proc,
+    service::{Plan, Service, free_port, recycles},
+    status::{pids, workers},
+    turn,
     venv::{FLASK, NEWEST},
 };
 
 const SOON: Duration = Duration::from_secs(20);
 
-fn served(options: &[&str]) -> (House, Load) {
+fn start_gunicorn(options: &[&str]) -> (Service, Load) {
     let port = free_port();
     let mut all = vec!["--ceiling", "200M", "--name", "shop"];
     all.extend(options);
-    let house = Plan::supervise(&all, &NEWEST.gunicorn(port, FLASK)).start();
-    house.ready(2);
-    (house, Load::on(port))
+    let service = Plan::supervise(&all, &NEWEST.gunicorn(port, FLASK)).start();
+    service.ready(2);
+    (service, Load::on(port))
 }
 
 #[test]
-fn status_says_what_the_contract_says() {
+fn the_status_has_its_documented_fields() {
     let _turn = turn::beside();
-    let (house, _) = served(&[]);
-    let status = house.ready(2);
+    let (service, _) = start_gunicorn(&[]);
+    let status = service.ready(2);
     assert_eq!(status["name"], "shop");
-    assert_eq!(status["pid"], house.pid());
+    assert_eq!(status["pid"], service.pid());
     assert_eq!(status["mode"], "server");
     assert!(status["version"].is_string() && !status["started"].is_null());
     assert!(status["caps"]["mechanism"].is_string());
@@ -45,14 +47,14 @@ fn status_says_what_the_contract_says() {
 }
 
 #[test]
-fn the_private_figure_is_right() {
+fn the_status_shows_the_private_memory_that_the_kernel_reports() {
     let _turn = turn::beside();
-    let (house, load) = served(&[]);
+    let (service, load) = start_gunicorn(&[]);
     load.once("/alloc?mb=40").unwrap();
-    // The bounds of an exact look may be some MB apart, and pages come and go between two looks.
+    // The bounds of an exact sample may be some MB apart, and pages change between two samples.
     let slack = 10 << 20;
-    house.wait("the right figures", SOON, || {
-        let status = house.status()?;
+    service.wait("the same values as in /proc", SOON, || {
+        let status = service.status()?;
         let figures: Option<Vec<_>> = workers(&status)
             .iter()
             .map(|worker| {
@@ -69,10 +71,10 @@ fn the_private_figure_is_right() {
 }
 
 #[test]
-fn a_recycle_is_answered_when_it_has_come_true() {
-    let _turn = turn::alone();
-    let (house, load) = served(&[]);
-    let before = house.ready(2);
+fn a_recycle_request_is_answered_after_the_worker_was_replaced() {
+    let _turn = turn::loaded();
+    let (service, load) = start_gunicorn(&[]);
+    let before = service.ready(2);
     let id = workers(&before)[0]["id"].as_str().unwrap().to_owned();
     let load = Load {
         rate: Some(50.0),
@@ -81,21 +83,21 @@ fn a_recycle_is_answered_when_it_has_come_true() {
         ..load
     }
     .start();
-    let output = house.client(&["recycle", &id]);
+    let output = service.client(&["recycle", &id]);
     assert!(output.status.success(), "{output:?}");
-    let after = house.status().unwrap();
+    let after = service.status().unwrap();
     assert!(workers(&after).iter().all(|worker| worker["id"] != *id));
     assert_eq!(recycles(&after, "request"), 1, "{after:#}");
-    house.ready(2);
+    service.ready(2);
     let outcome = load.finish();
     assert_eq!(outcome.failed(), 0, "{outcome}");
 }
 
 #[test]
-fn all_workers_can_be_recycled_at_one_word() {
-    let _turn = turn::alone();
-    let (house, load) = served(&[]);
-    let before = pids(&house.ready(2));
+fn recycle_all_replaces_all_workers_without_losing_a_request() {
+    let _turn = turn::loaded();
+    let (service, load) = start_gunicorn(&[]);
+    let before = pids(&service.ready(2));
     let load = Load {
         rate: Some(50.0),
         path: "/pid".to_owned(),
@@ -103,33 +105,33 @@ fn all_workers_can_be_recycled_at_one_word() {
         ..load
     }
     .start();
-    let output = house.client(&["recycle", "--all"]);
+    let output = service.client(&["recycle", "--all"]);
     assert!(output.status.success(), "{output:?}");
-    let after = pids(&house.ready(2));
+    let after = pids(&service.ready(2));
     assert!(after.iter().all(|pid| !before.contains(pid)));
     let outcome = load.finish();
     assert_eq!(outcome.failed(), 0, "{outcome}");
 }
 
 #[test]
-fn a_worker_that_is_not_there_is_said_to_be_unknown() {
+fn a_recycle_of_an_unknown_worker_fails_and_names_it() {
     let _turn = turn::beside();
-    let (house, _) = served(&[]);
-    let output = house.client(&["recycle", "w999"]);
+    let (service, _) = start_gunicorn(&[]);
+    let output = service.client(&["recycle", "w999"]);
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("w999"));
 }
 
 #[test]
-fn events_tell_what_happened_oldest_first() {
+fn events_are_listed_oldest_first() {
     let _turn = turn::beside();
-    let (house, _) = served(&[]);
-    let id = workers(&house.ready(2))[0]["id"]
+    let (service, _) = start_gunicorn(&[]);
+    let id = workers(&service.ready(2))[0]["id"]
         .as_str()
         .unwrap()
         .to_owned();
-    assert!(house.client(&["recycle", &id]).status.success());
-    let kinds: Vec<_> = house
+    assert!(service.client(&["recycle", &id]).status.success());
+    let kinds: Vec<_> = service
         .events()
         .iter()
         .map(|event| event["event"].as_str().unwrap_or_default().to_owned())
@@ -142,21 +144,21 @@ fn events_tell_what_happened_oldest_first() {
 }
 
 #[test]
-fn metrics_and_health_are_served() {
+fn metrics_and_probes_are_served_and_tcp_is_read_only() {
     let _turn = turn::beside();
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
-    let (house, _) = served(&["--metrics", &address]);
-    assert_eq!(house.ask("/healthz").0, 200);
-    assert_eq!(house.ask("/readyz").0, 200);
-    let (status, text) = house.ask("/metrics");
+    let (service, _) = start_gunicorn(&["--metrics", &address]);
+    assert_eq!(service.ask("/healthz").0, 200);
+    assert_eq!(service.ask("/readyz").0, 200);
+    let (status, text) = service.ask("/metrics");
     assert_eq!(status, 200);
     assert!(text.contains("# TYPE supervise_"), "{text}");
     assert!(over_tcp(port, "GET /metrics").contains("supervise_"));
-    // The half that changes something is not there over TCP.
+    // Requests that change something are refused over TCP.
     let answer = over_tcp(port, "POST /v1/stop");
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
-    house.ready(2);
+    service.ready(2);
 }
 
 fn over_tcp(port: u16, line: &str) -> String {
@@ -171,20 +173,20 @@ fn over_tcp(port: u16, line: &str) -> String {
 }
 
 #[test]
-fn stop_is_answered_and_ends_the_service() {
+fn a_stop_request_is_answered_and_ends_the_service() {
     let _turn = turn::beside();
-    let (mut house, _) = served(&[]);
-    let output = house.client(&["stop"]);
+    let (mut service, _) = start_gunicorn(&[]);
+    let output = service.client(&["stop"]);
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(house.ends(SOON).code(), Some(0));
+    assert_eq!(service.ends(SOON).code(), Some(0));
 }
 
 #[test]
-fn a_second_supervise_of_the_same_name_leaves_the_first_alone() {
+fn a_second_service_of_the_same_name_is_refused_and_the_first_continues() {
     let _turn = turn::beside();
-    let (house, load) = served(&[]);
-    let before = pids(&house.ready(2));
-    let socket = house.socket();
+    let (service, load) = start_gunicorn(&[]);
+    let before = pids(&service.ready(2));
+    let socket = service.socket();
     let socket = socket.to_str().unwrap();
     let second = Plan::supervise(
         &["--name", "shop", "--socket", socket],
@@ -194,33 +196,33 @@ fn a_second_supervise_of_the_same_name_leaves_the_first_alone() {
     assert_eq!(second.status.code(), Some(125), "{}", second.stderr);
     assert!(second.stderr.contains("shop"), "{}", second.stderr);
     assert!(!second.stdout.contains("started"));
-    assert_eq!(pids(&house.ready(2)), before);
+    assert_eq!(pids(&service.ready(2)), before);
     assert!(load.once("/pid").is_ok());
 }
 
 #[test]
-fn a_dry_run_says_what_it_would_do_and_does_nothing() {
+fn a_dry_run_announces_a_recycle_and_replaces_no_worker() {
     let _turn = turn::beside();
     let port = free_port();
-    let house = Plan::supervise(
+    let service = Plan::supervise(
         &["--ceiling", "100M", "--min-age", "1s", "--dry-run"],
         &NEWEST.gunicorn(port, FLASK),
     )
     .start();
-    let before = pids(&house.ready(2));
+    let before = pids(&service.ready(2));
     Load::on(port).once("/alloc?mb=120").unwrap();
-    house.wait("the word of it", SOON, || {
-        house
+    service.wait("the announcement", SOON, || {
+        service
             .events()
             .iter()
             .any(|event| event["event"] == "due")
             .then_some(())
     });
-    assert_eq!(pids(&house.ready(2)), before);
+    assert_eq!(pids(&service.ready(2)), before);
 }
 
 #[test]
-fn check_and_doctor_answer_without_a_service() {
+fn doctor_works_without_a_service() {
     let _turn = turn::beside();
     let doctor = std::process::Command::new(env!("CARGO_BIN_EXE_supervise"))
         .arg("doctor")

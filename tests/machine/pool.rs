@@ -1,4 +1,4 @@
-//! `supervise map`: one result for each task, whatever happens to a worker.
+//! `supervise map`: each task gets one result, whatever happens to a worker.
 
 use std::{
     collections::BTreeMap,
@@ -19,12 +19,12 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::{clock, proc::children};
+use crate::{clock, proc::children, turn};
 
-/// The rate at which workers are killed.
+/// The time between two kills of a worker.
 const KILL_EVERY: Duration = Duration::from_millis(50);
 const LIMIT: Duration = Duration::from_secs(60);
-/// No pool of these tests takes so long.
+/// A pool that takes longer counts as hung.
 const HANGS: Duration = Duration::from_secs(300);
 
 const TASKS: &str = "
@@ -100,7 +100,7 @@ pub(crate) fn map_by(python: &str, folder: &Path, words: &[&str]) -> Command {
     map_of("2", python, folder, words)
 }
 
-/// With one worker.
+/// `supervise map` with one worker.
 pub(crate) fn map_by_one(folder: &Path, words: &[&str]) -> Command {
     map_of("1", python(), folder, words)
 }
@@ -111,30 +111,31 @@ fn map_of(workers: &str, python: &str, folder: &Path, words: &[&str]) -> Command
         .current_dir(folder)
         .args(["map", "--workers", workers, "--python", python])
         .args(words)
-        // With it, C's standard output has no buffer that must be flushed.
+        // With PYTHONUNBUFFERED, C's standard output would have no buffer that must be flushed.
         .env_remove("PYTHONUNBUFFERED")
         .env("XDG_RUNTIME_DIR", folder)
-        .env("RUNTIME_DIRECTORY", folder);
+        .env("RUNTIME_DIRECTORY", folder)
+        .env("STATE_DIRECTORY", folder.join("state"));
     command
 }
 
-/// The interpreter itself: `python3` may be a script that starts it, with processes of its own.
+/// The interpreter itself: `python3` may be a script that starts it with additional processes.
 fn python() -> &'static str {
     static PYTHON: OnceLock<String> = OnceLock::new();
     PYTHON.get_or_init(|| {
-        let asks = ["-c", "import sys; print(sys.executable)"];
-        let output = Command::new("python3").args(asks).output().unwrap();
+        let probe = ["-c", "import sys; print(sys.executable)"];
+        let output = Command::new("python3").args(probe).output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     })
 }
 
-/// Runs it over the numbers up to `count`; results by their ids.
+/// Runs it over the numbers up to `count`. Returns the results by their ids.
 pub(crate) fn run(folder: &Path, count: u64, words: &[&str]) -> (Output, BTreeMap<u64, Value>) {
-    fed(map(folder, words), count)
+    run_numbers(map(folder, words), count)
 }
 
-/// Runs it over the numbers up to `count`; results by their ids.
-pub(crate) fn fed(command: Command, count: u64) -> (Output, BTreeMap<u64, Value>) {
+/// Runs it over the numbers up to `count`. Returns the results by their ids.
+pub(crate) fn run_numbers(command: Command, count: u64) -> (Output, BTreeMap<u64, Value>) {
     let lines: String = (1..=count).map(|number| format!("{number}\n")).collect();
     let output = output_of(start(command, lines));
     let results = read(&output.stdout);
@@ -168,12 +169,12 @@ pub(crate) fn output_of(child: Child) -> Output {
     });
     let output = child.wait_with_output().unwrap();
     drop(ends);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!guard.join().unwrap(), "it does not end: {said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!guard.join().unwrap(), "it does not end: {stderr}");
     output
 }
 
-/// Each id must be there once.
+/// Reads results by their ids. Each id must occur once.
 pub(crate) fn read(lines: &[u8]) -> BTreeMap<u64, Value> {
     let mut results = BTreeMap::new();
     for line in lines
@@ -193,12 +194,13 @@ pub(crate) fn cause(result: &Value) -> &str {
 }
 
 #[test]
-fn each_fault_is_one_error_and_touches_nothing_else() {
+fn each_failing_task_gets_one_error_and_other_tasks_succeed() {
+    let _turn = turn::beside();
     let folder = folder();
     let (output, results) = run(folder.path(), 40, &["--task-timeout", "2s", "tasks:faults"]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert_eq!(results.len(), 40, "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(results.len(), 40, "{stderr}");
     for (id, expected) in [
         (3, "exception"),
         (4, "exit:7"),
@@ -211,7 +213,7 @@ fn each_fault_is_one_error_and_touches_nothing_else() {
     let raised = &results[&3]["error"];
     assert_eq!(raised["type"], "ValueError");
     assert!(raised["traceback"].as_str().unwrap().contains("in faults"));
-    assert!(said.contains("[task 8] printed by eight"), "{said}");
+    assert!(stderr.contains("[task 8] printed by eight"), "{stderr}");
     for (id, result) in &results {
         if ![3, 4, 5, 6, 7, 9].contains(id) {
             assert_eq!(result["result"].as_u64(), Some(*id), "{result}");
@@ -220,22 +222,24 @@ fn each_fault_is_one_error_and_touches_nothing_else() {
 }
 
 #[test]
-fn a_module_that_cannot_be_imported_is_one_error() {
+fn a_module_that_cannot_be_imported_causes_one_error() {
+    let _turn = turn::beside();
     let folder = folder();
     for (name, shown) in [
         ("nowhere:f", "No module named 'nowhere'"),
         ("tasks:none", "no attribute"),
     ] {
         let (output, results) = run(folder.path(), 3, &[name]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(75), "{said}");
-        assert_eq!(said.matches(shown).count(), 1, "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(75), "{stderr}");
+        assert_eq!(stderr.matches(shown).count(), 1, "{stderr}");
         assert!(results.is_empty());
     }
 }
 
 #[test]
-fn a_fresh_process_for_each_task_and_results_in_order() {
+fn with_max_tasks_1_each_task_has_its_own_process_and_ordered_results_are_in_order() {
+    let _turn = turn::beside();
     let folder = folder();
     let (output, results) = run(
         folder.path(),
@@ -254,19 +258,20 @@ fn a_fresh_process_for_each_task_and_results_in_order() {
 }
 
 #[test]
-fn a_task_over_its_cap_is_tried_again_alone_and_then_quarantined() {
+fn a_task_over_its_cap_is_retried_alone_and_then_fails() {
+    let _turn = turn::beside();
     let folder = folder();
     let words = ["--cap", "60M", "--budget", "400M", "tasks:hog"];
     let (output, results) = run(folder.path(), 400, &words);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(results.len(), 400, "{said}");
-    assert!(!said.contains("Traceback"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(results.len(), 400, "{stderr}");
+    assert!(!stderr.contains("Traceback"), "{stderr}");
     for (id, result) in &results {
         if id % 20 == 0 {
-            // Without a group RLIMIT_DATA holds the cap, and Python raises MemoryError.
+            // Without a group RLIMIT_DATA enforces the cap, and Python raises MemoryError.
             let by_rlimit = result["error"]["type"] == "MemoryError";
             assert!(cause(result) == "cap" || by_rlimit, "{result}");
-            // Its nest may have been killed with it.
+            // Its fork server may have been killed with it.
             assert!(by_rlimit || result["peak"] == 60 << 20, "{result}");
         } else {
             assert_eq!(result["result"].as_u64(), Some(*id), "{result}");
@@ -274,7 +279,7 @@ fn a_task_over_its_cap_is_tried_again_alone_and_then_quarantined() {
     }
 }
 
-/// The workers: supervise, keeper, template, nest, worker.
+/// The pids of the workers. The chain is: supervise, keeper, template, fork server, worker.
 pub(crate) fn workers(of: i32) -> Vec<i32> {
     let below = |pids: Vec<i32>| pids.into_iter().flat_map(children).collect::<Vec<_>>();
     below(below(below(children(of))))
@@ -282,6 +287,7 @@ pub(crate) fn workers(of: i32) -> Vec<i32> {
 
 #[test]
 fn killed_workers_lose_no_task() {
+    let _turn = turn::beside();
     let folder = folder();
     let lines: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
     fs::write(folder.path().join("in"), lines).unwrap();
@@ -303,7 +309,7 @@ fn killed_workers_lose_no_task() {
             kills += 1;
         }
     };
-    assert!(kills > 5, "{kills} kills are no test");
+    assert!(kills > 5, "only {kills} kills");
     assert_eq!(status.code(), Some(0));
     let results = read(&fs::read(folder.path().join("out")).unwrap());
     assert_eq!(results.len(), 20_000);
@@ -311,7 +317,8 @@ fn killed_workers_lose_no_task() {
 }
 
 #[test]
-fn a_killed_run_goes_on_where_it_was() {
+fn a_killed_run_is_resumed_from_its_journal() {
+    let _turn = turn::beside();
     let folder = folder();
     let lines: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
     fs::write(folder.path().join("in"), lines).unwrap();
@@ -330,7 +337,7 @@ fn a_killed_run_goes_on_where_it_was() {
     for _ in 0..4 {
         let before = length();
         let mut child = map(folder.path(), &words).spawn().unwrap();
-        // Killed when it has done something.
+        // Kill it when it has finished some tasks.
         let mut done = || length() >= before + 10_000 || child.try_wait().unwrap().is_some();
         clock::poll(LIMIT, || done().then_some(())).expect("tasks are done");
         child.kill().unwrap();
@@ -342,10 +349,10 @@ fn a_killed_run_goes_on_where_it_was() {
     )
     .output()
     .unwrap();
-    let said = String::from_utf8_lossy(&again.stderr);
+    let stderr = String::from_utf8_lossy(&again.stderr);
     assert!(
-        said.contains("continue it with --resume, or remove it"),
-        "{said}"
+        stderr.contains("continue it with --resume, or remove it"),
+        "{stderr}"
     );
     assert!(map(folder.path(), &words).status().unwrap().success());
     let results = read(&fs::read(folder.path().join("out")).unwrap());

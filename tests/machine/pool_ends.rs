@@ -1,4 +1,4 @@
-//! A pool under pressure, and how it ends.
+//! A pool at its budget, with killed helper processes, and how it ends.
 
 use std::{
     fs,
@@ -17,9 +17,10 @@ use crate::{
     clock,
     pool::{cause, folder, map, output_of, read, run, workers},
     proc::{children, is_alive},
+    turn,
 };
 
-/// No pool of these tests takes longer.
+/// A longer wait fails a test.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn tree(pid: i32) -> Vec<i32> {
@@ -27,7 +28,7 @@ fn tree(pid: i32) -> Vec<i32> {
     std::iter::once(pid).chain(below).collect()
 }
 
-/// What a process has for itself (proc(5), `smaps_rollup`), in KiB.
+/// The private dirty memory of a process (proc(5), `smaps_rollup`), in KiB.
 fn private(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("Private_Dirty:"));
@@ -44,12 +45,12 @@ fn pid(child: &Child) -> i32 {
     i32::try_from(child.id()).unwrap()
 }
 
-fn begun(folder: &Path, count: u64) {
+fn wait_for_begun(folder: &Path, count: u64) {
     let begun = || fs::metadata(folder.join("begun")).map_or(0, |found| found.len());
     clock::poll(LIMIT, || (begun() >= count).then_some(())).expect("tasks begin");
 }
 
-fn worker_of(child: &Child) {
+fn wait_for_worker(child: &Child) {
     let some = || (!workers(pid(child)).is_empty()).then_some(());
     clock::poll(LIMIT, some).expect("a worker starts");
 }
@@ -59,7 +60,8 @@ fn end_of(child: &mut Child) -> ExitStatus {
 }
 
 #[test]
-fn all_workers_together_stay_within_the_budget() {
+fn the_memory_of_all_workers_stays_within_the_budget() {
+    let _turn = turn::beside();
     let folder = folder();
     input(folder.path(), 40);
     let words = ["--budget", "200M", "-i", "in", "-o", "out"];
@@ -77,13 +79,14 @@ fn all_workers_together_stay_within_the_budget() {
     let failed: Vec<_> = results.values().filter(|it| it["ok"] != true).collect();
     assert!(failed.is_empty() && status.success(), "{failed:?}");
     assert_eq!(results.len(), 40);
-    // `supervise` itself and its keeper are beside it.
+    // `supervise` itself and its keeper are counted here, but not in the budget.
     assert!(most < (200 + 20) << 10, "{most} KiB");
-    assert!(most > 80 << 10, "{most} KiB: it was not looked at");
+    assert!(most > 80 << 10, "{most} KiB: it was never sampled");
 }
 
 #[test]
-fn a_killed_template_is_started_anew_and_no_task_is_blamed() {
+fn a_killed_template_is_restarted_and_no_task_fails() {
+    let _turn = turn::beside();
     let folder = folder();
     input(folder.path(), 20_000);
     let words = ["-i", "in", "-o", "out", "tasks:brief"];
@@ -91,7 +94,7 @@ fn a_killed_template_is_started_anew_and_no_task_is_blamed() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    worker_of(&child);
+    wait_for_worker(&child);
     let template = children(pid(&child))
         .into_iter()
         .flat_map(children)
@@ -99,9 +102,13 @@ fn a_killed_template_is_started_anew_and_no_task_is_blamed() {
         .unwrap();
     kill(Pid::from_raw(template), Signal::SIGKILL).unwrap();
     let output = output_of(child);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    assert_eq!(said.matches("the template has ended").count(), 1, "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(
+        stderr.matches("the template has ended").count(),
+        1,
+        "{stderr}"
+    );
     let results = read(&fs::read(folder.path().join("out")).unwrap());
     assert_eq!(results.len(), 20_000);
 }
@@ -115,7 +122,8 @@ fn keeper_of(child: &Child) -> i32 {
 }
 
 #[test]
-fn where_the_keeper_is_killed_all_is_started_anew() {
+fn after_a_killed_keeper_all_processes_are_restarted_and_no_task_is_lost() {
+    let _turn = turn::beside();
     let folder = folder();
     input(folder.path(), 20_000);
     let words = ["-i", "in", "-o", "out", "tasks:brief"];
@@ -123,23 +131,23 @@ fn where_the_keeper_is_killed_all_is_started_anew() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    worker_of(&child);
+    wait_for_worker(&child);
     let keeper = keeper_of(&child);
     kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
     let output = output_of(child);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("its keeper ended"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("its keeper ended"), "{stderr}");
     let results = read(&fs::read(folder.path().join("out")).unwrap());
-    assert_eq!(results.len(), 20_000, "{said}");
+    assert_eq!(results.len(), 20_000, "{stderr}");
 }
 
 #[test]
-fn sigterm_finishes_what_is_under_way() {
+fn sigterm_finishes_running_tasks_and_starts_no_others() {
     let folder = folder();
     input(folder.path(), 1000);
     let words = ["-i", "in", "-o", "out", "tasks:naps"];
     let mut child = map(folder.path(), &words).spawn().unwrap();
-    begun(folder.path(), 2);
+    wait_for_begun(folder.path(), 2);
     kill(Pid::from_raw(pid(&child)), Signal::SIGTERM).unwrap();
     assert_eq!(end_of(&mut child).code(), Some(143));
     let results = read(&fs::read(folder.path().join("out")).unwrap());
@@ -149,7 +157,8 @@ fn sigterm_finishes_what_is_under_way() {
 }
 
 #[test]
-fn a_second_sigterm_ends_it_at_once() {
+fn a_second_sigterm_ends_a_pool_immediately() {
+    let _turn = turn::beside();
     let folder = folder();
     let words = ["--task-timeout", "100s", "tasks:faults"];
     let mut child = map(folder.path(), &words)
@@ -158,25 +167,26 @@ fn a_second_sigterm_ends_it_at_once() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Nine sleeps for long.
+    // Task 9 sleeps for a long time.
     std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"9\n").unwrap();
-    worker_of(&child);
+    wait_for_worker(&child);
     let all = tree(pid(&child));
     let supervise = Pid::from_raw(pid(&child));
     let term = || kill(supervise, Signal::SIGTERM);
     term().unwrap();
-    // The first may not have been heard when the second comes, and two are one then.
+    // Two pending signals are merged into one, so they are sent until the pool ends.
     let status = clock::poll(LIMIT, || {
         let _ = term();
         child.try_wait().unwrap()
     });
-    assert_eq!(status.expect("it ends at once").code(), Some(143));
+    assert_eq!(status.expect("it ends immediately").code(), Some(143));
     let left: Vec<_> = all.into_iter().filter(|it| is_alive(*it)).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
-fn a_task_is_retried_and_its_attempts_are_told() {
+fn a_failed_task_is_retried_and_its_result_has_the_number_of_attempts() {
+    let _turn = turn::beside();
     let folder = folder();
     let (output, results) = run(folder.path(), 1, &["--retries", "2", "tasks:fails_twice"]);
     assert!(output.status.success(), "{output:?}");
@@ -189,34 +199,37 @@ fn a_task_is_retried_and_its_attempts_are_told() {
 }
 
 #[test]
-fn a_child_that_a_task_left_behind_ends_with_the_pool() {
+fn a_child_process_left_behind_by_a_task_ends_with_the_pool() {
+    let _turn = turn::beside();
     let folder = folder();
     let (output, results) = run(folder.path(), 4, &["tasks:leaves_a_child"]);
     assert!(output.status.success(), "{output:?}");
     for result in results.values() {
         let left = i32::try_from(result["result"].as_i64().unwrap()).unwrap();
-        assert!(!is_alive(left), "{left} lives on");
+        assert!(!is_alive(left), "{left} is still alive");
     }
 }
 
 #[test]
-fn a_terminal_shows_a_bar() {
+fn a_progress_bar_is_shown_on_a_terminal() {
+    let _turn = turn::beside();
     let folder = folder();
     input(folder.path(), 6);
     let supervise = env!("CARGO_BIN_EXE_supervise");
     let line = format!("{supervise} map -n 2 -i in -o out tasks:naps");
-    // script(1) is of Debian's base, and gives it a terminal.
+    // script(1) is part of Debian's base system, and gives it a terminal.
     let output = Command::new("script")
         .args(["-qec", &line, "/dev/null"])
         .current_dir(folder.path())
         .env("RUNTIME_DIRECTORY", folder.path())
-        // Without it no terminal is taken to draw.
+        .env("STATE_DIRECTORY", folder.path().join("state"))
+        // Without TERM no bar is drawn.
         .env("TERM", "xterm")
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{stderr}");
     for part in [
         "%  ",
         " done, 0 failed, ",
@@ -224,29 +237,30 @@ fn a_terminal_shows_a_bar() {
         " left",
         "supervise: 6 done, 0 failed in ",
     ] {
-        assert!(said.contains(part), "{part:?} is not in {said}");
+        assert!(stderr.contains(part), "{part:?} is not in {stderr}");
     }
 }
 
 #[test]
-fn where_imports_start_threads_each_worker_imports_by_itself() {
+fn if_imports_start_threads_each_worker_imports_by_itself() {
+    let _turn = turn::beside();
     let folder = folder();
     let code = "import threading\n\
                 threading.Thread(target=threading.Event().wait, daemon=True).start()\n\
                 def count(_):\n    return threading.active_count()\n";
     fs::write(folder.path().join("threads.py"), code).unwrap();
     let words = "`threads` starts the thread Thread-1";
-    for (start, threads, told) in [
+    for (start, threads, warns) in [
         ("auto", 2, true),
         ("fresh", 2, false),
         ("template", 1, true),
     ] {
         let (output, results) = run(folder.path(), 4, &["--start", start, "threads:count"]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{start}: {said}");
-        assert_eq!(said.contains(words), told, "{start}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{start}: {stderr}");
+        assert_eq!(stderr.contains(words), warns, "{start}: {stderr}");
         let all: Vec<_> = results.values().map(|it| it["result"].as_u64()).collect();
-        assert_eq!(all, [Some(threads); 4], "{start}: {said}");
+        assert_eq!(all, [Some(threads); 4], "{start}: {stderr}");
     }
 }
 

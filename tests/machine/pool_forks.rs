@@ -1,4 +1,4 @@
-//! What workers that are forked from one template share, and what each of them has for itself.
+//! What workers forked from one template share, and what each of them has for itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    pool::{fed, map, map_by},
+    pool::{map, map_by, run_numbers},
+    turn,
     venv::NEWEST,
 };
 
@@ -33,7 +34,7 @@ fn modules(modules: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// How many processes have imported a module: one, if workers are forked from it.
+/// How many processes have imported a module: one, if workers are forked after the import.
 fn imports(folder: &Path, name: &str) -> u64 {
     let path = folder.join(name).with_extension("imports");
     fs::metadata(path).map_or(0, |found| found.len())
@@ -42,12 +43,12 @@ fn imports(folder: &Path, name: &str) -> u64 {
 /// Runs each task in a process of its own. Returns the results and standard error.
 fn run(mut command: Command, count: u64) -> (Vec<Value>, String) {
     command.args(["--max-tasks", "1", "--task-timeout", "20s"]);
-    let (output, results) = fed(command, count);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}{results:?}");
+    let (output, results) = run_numbers(command, count);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{stderr}{results:?}");
     let results: Vec<_> = results.values().map(|it| it["result"].clone()).collect();
-    assert_eq!(results.len() as u64, count, "{said}");
-    (results, said)
+    assert_eq!(results.len() as u64, count, "{stderr}");
+    (results, stderr)
 }
 
 fn with_numpy(folder: &Path, words: &[&str]) -> Command {
@@ -93,28 +94,30 @@ def which(_):
 
 #[test]
 fn a_connection_that_an_import_opens_is_not_shared_by_workers() {
+    let _turn = turn::beside();
     let folder = modules(&[("db", DATABASE), ("app", "from db import which")]);
     let port = numbered().to_string();
     let mut command = map(folder.path(), &["app:which"]);
     command.env("DB_PORT", &port);
-    let (results, said) = run(command, TASKS);
-    assert_eq!(distinct(&results), 4, "{said}");
-    let told =
+    let (results, stderr) = run(command, TASKS);
+    assert_eq!(distinct(&results), 4, "{stderr}");
+    let expected =
         format!("`db` opens a connection to 127.0.0.1:{port}, which forked workers cannot share");
-    assert!(said.contains(&told), "{said}");
-    assert!(!said.contains("`app`"), "{said}");
+    assert!(stderr.contains(&expected), "{stderr}");
+    assert!(!stderr.contains("`app`"), "{stderr}");
     // With --start template they share it, with a warning. One task, as answers could get mixed up.
     let mut command = map(folder.path(), &["--start", "template", "app:which"]);
     command.env("DB_PORT", &port);
     let before = imports(folder.path(), "db");
-    let (_, said) = run(command, 1);
-    assert!(said.contains("`db` opens a connection to"), "{said}");
+    let (_, stderr) = run(command, 1);
+    assert!(stderr.contains("`db` opens a connection to"), "{stderr}");
     assert_eq!(imports(folder.path(), "db"), before + 1);
 }
 
 #[test]
-fn an_import_that_forks_cannot_share_is_named_and_repeated_by_each_worker() {
-    for (code, told) in [
+fn an_import_that_forked_workers_cannot_share_is_named_and_repeated_by_each_worker() {
+    let _turn = turn::beside();
+    for (code, expected) in [
         ("held = open(__file__)", "opens the file /"),
         (
             "import sqlite3\nheld = sqlite3.connect('some.db')\n\
@@ -136,19 +139,20 @@ fn an_import_that_forks_cannot_share_is_named_and_repeated_by_each_worker() {
         ),
     ] {
         let folder = modules(&[("inner", code), ("outer", "import inner")]);
-        let (_, said) = run(map(folder.path(), &["outer:pid"]), TASKS);
-        assert!(said.contains(told), "{code}: {said}");
+        let (_, stderr) = run(map(folder.path(), &["outer:pid"]), TASKS);
+        assert!(stderr.contains(expected), "{code}: {stderr}");
         // A child process is noticed only after the whole import, so `outer` may be named.
         assert!(
-            said.contains("`inner` ") || told.contains("child"),
-            "{code}: {said}"
+            stderr.contains("`inner` ") || expected.contains("child"),
+            "{code}: {stderr}"
         );
-        assert!(imports(folder.path(), "inner") > TASKS, "{code}: {said}");
+        assert!(imports(folder.path(), "inner") > TASKS, "{code}: {stderr}");
     }
 }
 
 #[test]
-fn what_forks_can_share_is_imported_once() {
+fn imports_that_forked_workers_can_share_happen_once() {
+    let _turn = turn::beside();
     for code in [
         "import logging\nlogging.basicConfig(filename='some.log')",
         "import fcntl\nheld = open('lock', 'w')\nfcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)",
@@ -162,21 +166,22 @@ fn what_forks_can_share_is_imported_once() {
         "import threading\nheld = threading.Thread(target=print)\nheld.start()\nheld.join()",
     ] {
         let folder = modules(&[("shared", code)]);
-        let (results, said) = run(map(folder.path(), &["shared:pid"]), TASKS);
-        assert_eq!(distinct(&results), 4, "{code}: {said}");
-        assert!(!said.contains("cannot share"), "{code}: {said}");
-        assert_eq!(imports(folder.path(), "shared"), 1, "{code}: {said}");
+        let (results, stderr) = run(map(folder.path(), &["shared:pid"]), TASKS);
+        assert_eq!(distinct(&results), 4, "{code}: {stderr}");
+        assert!(!stderr.contains("cannot share"), "{code}: {stderr}");
+        assert_eq!(imports(folder.path(), "shared"), 1, "{code}: {stderr}");
     }
 }
 
 #[test]
-fn modules_before_the_first_that_forks_cannot_share_are_imported_once() {
+fn modules_before_the_first_that_cannot_be_shared_are_imported_once() {
+    let _turn = turn::beside();
     let folder = modules(&[("first", ""), ("second", "held = os.pipe()"), ("third", "")]);
     let words = ["--import", "first", "--import", "second", "third:pid"];
-    let (_, said) = run(map(folder.path(), &words), TASKS);
-    let told = "`second` opens a pipe, which forked workers cannot share; each worker imports all \
-                modules itself, except `first`";
-    assert!(said.contains(told), "{said}");
+    let (_, stderr) = run(map(folder.path(), &words), TASKS);
+    let expected = "`second` opens a pipe, which forked workers cannot share; each worker imports \
+                    all modules itself, except `first`";
+    assert!(stderr.contains(expected), "{stderr}");
     // Once by the first template, and once by the template that replaces it.
     assert_eq!(imports(folder.path(), "first"), 2);
     assert!(imports(folder.path(), "second") > TASKS);
@@ -184,30 +189,34 @@ fn modules_before_the_first_that_forks_cannot_share_are_imported_once() {
 }
 
 #[test]
-fn threads_of_openblas_do_not_prevent_forks() {
+fn threads_of_openblas_do_not_prevent_forked_workers() {
     let code = "import numpy\n\
                 def product(_):\n    ones = numpy.ones((300, 300))\n    \
                 return float((ones @ ones).min())";
     let folder = modules(&[("blas", code)]);
-    let (results, said) = run(with_numpy(folder.path(), &["blas:product"]), TASKS);
+    let (results, stderr) = run(with_numpy(folder.path(), &["blas:product"]), TASKS);
     assert!(results.iter().all(|it| *it == 300.0), "{results:?}");
-    assert!(!said.contains("cannot share"), "{said}");
-    assert_eq!(imports(folder.path(), "blas"), 1, "{said}");
+    assert!(!stderr.contains("cannot share"), "{stderr}");
+    assert_eq!(imports(folder.path(), "blas"), 1, "{stderr}");
 }
 
 #[test]
 fn threads_of_gnu_openmp_are_named_and_each_worker_imports_by_itself() {
+    let _turn = turn::beside();
     let code = "import ctypes\n\
                 gomp = ctypes.CDLL('libgomp.so.1')\n\
                 nothing = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p)\n\
                 def region(_):\n    gomp.GOMP_parallel(nothing, None, 2, 0)\n    return 1\n\
                 region(0)";
     let folder = modules(&[("openmp", code)]);
-    let (_, said) = run(map(folder.path(), &["openmp:region"]), TASKS);
-    let told = "`openmp` starts a thread of libgomp.so.1";
-    assert!(said.contains(told), "{said}");
-    assert!(!said.contains("did not work"), "no trial is needed: {said}");
-    assert!(imports(folder.path(), "openmp") > TASKS, "{said}");
+    let (_, stderr) = run(map(folder.path(), &["openmp:region"]), TASKS);
+    let expected = "`openmp` starts a thread of libgomp.so.1";
+    assert!(stderr.contains(expected), "{stderr}");
+    assert!(
+        !stderr.contains("did not work"),
+        "no trial is needed: {stderr}"
+    );
+    assert!(imports(folder.path(), "openmp") > TASKS, "{stderr}");
 }
 
 /// A library that is named like OpenBLAS. Its product needs the thread that it starts when loaded.
@@ -262,6 +271,7 @@ def py_buffer(content):
 
 #[test]
 fn a_library_that_hangs_in_a_fork_is_named_and_each_worker_imports_by_itself() {
+    let _turn = turn::beside();
     for (name, option, forked) in [
         ("libopenblas_hangs.so", "-DHANGS", false),
         ("libopenblas_forks.so", "-DHANDLES_FORK", true),
@@ -276,12 +286,12 @@ fn a_library_that_hangs_in_a_fork_is_named_and_each_worker_imports_by_itself() {
             .current_dir(folder.path())
             .status();
         assert!(built.unwrap().success());
-        let (_, said) = run(map(folder.path(), &["blas:pid"]), TASKS);
-        let told = format!("`blas` starts a thread of {name}, which did not work in a fork");
-        assert_eq!(said.contains(&told), !forked, "{said}");
+        let (_, stderr) = run(map(folder.path(), &["blas:pid"]), TASKS);
+        let expected = format!("`blas` starts a thread of {name}, which did not work in a fork");
+        assert_eq!(stderr.contains(&expected), !forked, "{stderr}");
         let imports = imports(folder.path(), "blas");
-        assert_eq!(imports == 1, forked, "{name}: {imports} {said}");
-        assert_eq!(imports > TASKS, !forked, "{name}: {imports} {said}");
+        assert_eq!(imports == 1, forked, "{name}: {imports} {stderr}");
+        assert_eq!(imports > TASKS, !forked, "{name}: {imports} {stderr}");
     }
 }
 
@@ -335,9 +345,10 @@ default_generator = random.Random(1)
 
 #[test]
 fn random_numbers_differ_between_workers_unless_the_user_has_seeded_them() {
+    let _turn = turn::beside();
     let folder = modules(&[("draws", GENERATORS), ("torch", TORCH), ("lazy", LAZY)]);
-    let (results, said) = run(with_numpy(folder.path(), &["draws:differ"]), 6);
-    assert_eq!(imports(folder.path(), "draws"), 1, "{said}");
+    let (results, stderr) = run(with_numpy(folder.path(), &["draws:differ"]), 6);
+    assert_eq!(imports(folder.path(), "draws"), 1, "{stderr}");
     let mut drawn: BTreeMap<&String, Vec<Value>> = BTreeMap::new();
     for (name, value) in results.iter().flat_map(|it| it.as_object().unwrap()) {
         drawn.entry(name).or_default().push(value.clone());
@@ -346,15 +357,15 @@ fn random_numbers_differ_between_workers_unless_the_user_has_seeded_them() {
     for (name, values) in drawn {
         assert_eq!(distinct(&values), 6, "{name}: {values:?}");
     }
-    let (results, said) = run(with_numpy(folder.path(), &["draws:same"]), 6);
-    assert_eq!(distinct(&results), 1, "{said}{results:?}");
+    let (results, stderr) = run(with_numpy(folder.path(), &["draws:same"]), 6);
+    assert_eq!(distinct(&results), 1, "{stderr}{results:?}");
     assert_eq!(imports(folder.path(), "torch"), 2);
-    let (_, said) = run(map(folder.path(), &["lazy:pid"]), TASKS);
-    assert_eq!(imports(folder.path(), "lazy"), 1, "{said}");
+    let (_, stderr) = run(map(folder.path(), &["lazy:pid"]), TASKS);
+    assert_eq!(imports(folder.path(), "lazy"), 1, "{stderr}");
     assert_eq!(
         imports(folder.path(), "torch"),
         2,
-        "the look for generators does not load it"
+        "the search for generators does not load it"
     );
 }
 
@@ -386,13 +397,13 @@ def leaves(number):
 #[test]
 fn exit_handlers_of_imports_run_once_and_those_of_tasks_in_each_worker() {
     let folder = modules(&[("handlers", HANDLERS)]);
-    let (results, said) = run(map(folder.path(), &["handlers:leaves"]), TASKS);
-    assert_eq!(imports(folder.path(), "handlers"), 1, "{said}");
+    let (results, stderr) = run(map(folder.path(), &["handlers:leaves"]), TASKS);
+    assert_eq!(imports(folder.path(), "handlers"), 1, "{stderr}");
     let text = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
     let mut notes: Vec<_> = text("notes").lines().map(str::to_owned).collect();
     notes.sort();
     let mut expected = ["own", "own finalizer"].map(|it| vec![it; 4]).concat();
-    // Once, by the template.
+    // These run once, in the template.
     expected.extend(["template", "template finalizer"]);
     assert_eq!(notes, expected);
     let log = text("log");

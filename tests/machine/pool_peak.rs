@@ -1,8 +1,11 @@
-//! The `peak` of a result: what its worker and its child processes held, without mapped files.
+//! The `peak` of a result: the memory of its worker and its child processes, without mapped files.
 
 use std::fs;
 
-use crate::pool::{cause, run};
+use crate::{
+    pool::{cause, run},
+    turn,
+};
 
 const TASKS: &str = "
 import mmap, os, subprocess, sys, time
@@ -48,11 +51,12 @@ def hangs(_):
     time.sleep(1000)
 ";
 
-/// What Python itself holds at most, in megabytes.
-const REST: f64 = 40.0;
+/// The maximum memory of Python itself, in megabytes.
+const PYTHON: f64 = 40.0;
 
 #[test]
 fn the_peak_includes_child_processes_and_excludes_mapped_files() {
+    let _turn = turn::beside();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("peaks.py"), TASKS).unwrap();
     fs::write(folder.path().join("file"), vec![1; 200 << 20]).unwrap();
@@ -72,7 +76,7 @@ fn the_peak_includes_child_processes_and_excludes_mapped_files() {
         assert_eq!(cause(result), expected, "{result}: {said}");
         #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
         let peak = result["peak"].as_u64().expect(task) as f64 / f64::from(1 << 20);
-        let most = megabytes + REST;
+        let most = megabytes + PYTHON;
         assert!((megabytes..most).contains(&peak), "{task}: {peak}M: {said}");
     }
 }

@@ -1,4 +1,4 @@
-//! Runs of `supervise map` that are stopped, resumed or refused: their output and their messages.
+//! The output and messages of runs of `supervise map` that are stopped, resumed or refused.
 
 use std::{
     fs,
@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::{
     clock,
     pool::{cause, map, output_of, read, start},
+    turn,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -75,14 +76,14 @@ fn begin(folder: &Path, words: &[&str]) -> Child {
         .unwrap()
 }
 
-/// Its exit status and its standard error.
+/// Runs it to its end. Returns its exit status and its standard error.
 fn run(folder: &Path, words: &[&str]) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = output_of(begin(folder, words));
     (status.code(), String::from_utf8(stderr).unwrap())
 }
 
-/// Runs it without a failure.
-fn succeeds(folder: &Path, words: &[&str]) {
+/// Runs it and asserts that it succeeds.
+fn assert_succeeds(folder: &Path, words: &[&str]) {
     let (status, said) = run(folder, words);
     assert_eq!(status, Some(0), "{said}");
 }
@@ -120,33 +121,37 @@ fn journaled<'a>(more: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_resumed_run_whose_output_has_failures_exits_1_whenever_they_happened() {
+fn a_resumed_run_with_failures_of_an_earlier_run_exits_with_1() {
+    let _turn = turn::beside();
     let folder = folder(3);
     let folder = folder.path();
     assert_eq!(run(folder, &journaled(&["tasks:odd"])).0, Some(1));
     let first = text(folder, "out");
     let (status, said) = run(folder, &journaled(&["--resume", "tasks:odd"]));
     assert_eq!((status, text(folder, "out")), (Some(1), first));
-    let told = "tasks that failed in an earlier run: 1. hint: --retry-failed runs them again";
-    assert!(said.contains(told), "{said}");
+    let expected_text =
+        "tasks that failed in an earlier run: 1. hint: --retry-failed runs them again";
+    assert!(said.contains(expected_text), "{said}");
     let code = TASKS.replace("value % 2 == 0", "False");
     fs::write(folder.join("tasks.py"), code).unwrap();
     let retried = journaled(&["--resume", "--retry-failed", "tasks:odd"]);
     let (status, said) = run(folder, &retried);
     assert_eq!((status, said.as_str()), (Some(0), ""));
-    succeeds(folder, &journaled(&["--resume", "tasks:odd"]));
+    assert_succeeds(folder, &journaled(&["--resume", "tasks:odd"]));
 }
 
 #[test]
-fn tasks_that_a_second_ctrl_c_stops_are_not_failures_and_resume_runs_them() {
+fn tasks_stopped_by_a_second_ctrl_c_are_not_failures_and_run_again_on_resume() {
+    let _turn = turn::beside();
     let folder = folder(6);
     let folder = folder.path();
     let mut child = begin(folder, &journaled(&["tasks:begins"]));
     waits_for(folder, "begun", 2);
     signal(&child, Signal::SIGINT);
     let (line, mut said) = first_line(&mut child);
-    let told = "supervise: finishing the tasks under way: 2; press Ctrl-C again to stop now\n";
-    assert_eq!(line, told);
+    let expected_text =
+        "supervise: finishing the running tasks: 2; press Ctrl-C again to stop now\n";
+    assert_eq!(line, expected_text);
     signal(&child, Signal::SIGINT);
     let mut rest = String::new();
     said.read_to_string(&mut rest).unwrap();
@@ -161,7 +166,8 @@ fn tasks_that_a_second_ctrl_c_stops_are_not_failures_and_resume_runs_them() {
 }
 
 #[test]
-fn after_ctrl_c_no_task_that_waits_at_a_worker_begins() {
+fn after_ctrl_c_no_waiting_task_begins() {
+    let _turn = turn::beside();
     let folder = folder(100);
     let folder = folder.path();
     let mut child = begin(folder, &journaled(&["--batch", "20", "tasks:begins"]));
@@ -174,12 +180,13 @@ fn after_ctrl_c_no_task_that_waits_at_a_worker_begins() {
     assert_eq!(lines(folder, "begun"), 2);
     let results = read(&fs::read(folder.join("out")).unwrap());
     assert_eq!(results.len(), 2);
-    succeeds(folder, &journaled(&["--resume", "tasks:begins"]));
+    assert_succeeds(folder, &journaled(&["--resume", "tasks:begins"]));
     assert_eq!(lines(folder, "begun"), 100);
 }
 
 #[test]
-fn a_task_that_would_be_retried_is_not_a_failure_after_a_stop() {
+fn a_task_due_for_a_retry_is_not_a_failure_after_a_stop() {
+    let _turn = turn::beside();
     let folder = folder(1);
     let folder = folder.path();
     let mut child = begin(folder, &journaled(&["--retries", "3", "tasks:again"]));
@@ -193,19 +200,20 @@ fn a_task_that_would_be_retried_is_not_a_failure_after_a_stop() {
         ("x".to_owned(), String::new())
     );
     fs::write(folder.join("go"), "").unwrap();
-    succeeds(folder, &journaled(&["--resume", "tasks:again"]));
+    assert_succeeds(folder, &journaled(&["--resume", "tasks:again"]));
 }
 
 #[test]
 fn another_input_is_refused_with_its_line_number_and_nothing_is_written() {
+    let _turn = turn::beside();
     let folder = folder(40_000);
     let folder = folder.path();
     assert_eq!(run(folder, &journaled(&["tasks:same"])).0, Some(0));
     let whole = fs::read(folder.join("in")).unwrap();
     let journal = fs::read(folder.join("journal")).unwrap();
-    // Its last line is incomplete. Only a run that begins repairs that.
+    // The last line is incomplete. Only a run that is accepted repairs that.
     let torn = [&journal[..], b"{\"id\":"].concat();
-    for (from, to, told) in [
+    for (from, to, expected_text) in [
         ("\n7\n", "\n8\n", "line 7 differs"),
         ("\n39999\n", "\n39998\n", "line 39999 differs"),
         ("\n20000\n", "\n", "line 20000 differs"),
@@ -223,8 +231,9 @@ fn another_input_is_refused_with_its_line_number_and_nothing_is_written() {
         fs::write(folder.join("journal"), &torn).unwrap();
         let (status, said) = run(folder, &journaled(&["--resume", "tasks:same"]));
         assert_eq!(status, Some(125), "{said}");
-        let told = format!("journal: it is the journal of another input: {told}\n");
-        assert!(said.ends_with(&told), "{said}");
+        let expected_text =
+            format!("journal: it is the journal of another input: {expected_text}\n");
+        assert!(said.ends_with(&expected_text), "{said}");
         assert_eq!(text(folder, "out"), "of yesterday");
         assert!(fs::read(folder.join("journal")).unwrap() == torn);
     }
@@ -237,17 +246,22 @@ fn another_input_is_refused_with_its_line_number_and_nothing_is_written() {
 
 #[test]
 fn a_journal_written_with_another_call_is_refused() {
+    let _turn = turn::beside();
     let folder = folder(3);
     let folder = folder.path();
-    succeeds(folder, &journaled(&["--plain", "tasks:same"]));
+    assert_succeeds(folder, &journaled(&["--plain", "tasks:same"]));
     assert!(text(folder, "out").contains("\"result\":\"1\""));
     let (status, said) = run(folder, &journaled(&["--resume", "tasks:same"]));
-    let told = "journal: it is the journal of `tasks:same --plain`, not of `tasks:same`";
-    assert!(status == Some(125) && said.contains(told), "{said}");
+    let expected_text = "journal: it is the journal of `tasks:same --plain`, not of `tasks:same`";
+    assert!(
+        status == Some(125) && said.contains(expected_text),
+        "{said}"
+    );
 }
 
 #[test]
 fn a_run_that_cannot_start_leaves_the_output_unchanged() {
+    let _turn = turn::beside();
     let folder = folder(3);
     let folder = folder.path();
     fs::write(
@@ -280,12 +294,12 @@ fn a_run_that_cannot_start_leaves_the_output_unchanged() {
         }
     }
     // A new run can use the journal of a run that could not start.
-    succeeds(folder, &journaled(&["tasks:same"]));
+    assert_succeeds(folder, &journaled(&["tasks:same"]));
     assert_eq!(lines(folder, "out"), 3);
 }
 
 #[test]
-fn ctrl_c_during_imports_ends_the_run_at_once_and_leaves_the_files_unchanged() {
+fn ctrl_c_during_imports_ends_the_run_immediately_and_leaves_the_files_unchanged() {
     let folder = folder(3);
     let folder = folder.path();
     let code = "import time\nopen('begun', 'w').write('x\\n')\ntime.sleep(1000)\n";
@@ -305,6 +319,7 @@ fn ctrl_c_during_imports_ends_the_run_at_once_and_leaves_the_files_unchanged() {
 
 #[test]
 fn an_output_that_is_the_input_or_the_journal_is_refused_under_any_name() {
+    let _turn = turn::beside();
     let folder = folder(3);
     let folder = folder.path();
     let before = text(folder, "in");
@@ -359,11 +374,12 @@ fn an_output_that_is_the_input_or_the_journal_is_refused_under_any_name() {
     }
     // A terminal or /dev/null may be both.
     let null = ["-i", "/dev/null", "-o", "/dev/null", "tasks:same"];
-    succeeds(folder, &null);
+    assert_succeeds(folder, &null);
 }
 
 #[test]
-fn a_reader_that_closes_the_output_ends_the_run_at_once_and_quietly() {
+fn a_reader_that_closes_the_output_ends_the_run_immediately_without_a_message() {
+    let _turn = turn::beside();
     let folder = folder(100);
     let folder = folder.path();
     let words = ["-i", "in", "--journal", "journal", "tasks:first_then_waits"];
@@ -373,7 +389,7 @@ fn a_reader_that_closes_the_output_ends_the_run_at_once_and_quietly() {
     reader.read_line(&mut line).unwrap();
     assert!(line.contains("\"id\":1,"), "{line}");
     waits_for(folder, "begun", 2);
-    // As `head -n 1` does. The tasks under way would take long.
+    // `head -n 1` does the same. The running tasks would take long.
     drop(reader);
     let output = output_of(child);
     assert_eq!(output.status.code(), Some(141));
@@ -382,12 +398,13 @@ fn a_reader_that_closes_the_output_ends_the_run_at_once_and_quietly() {
     let code = TASKS.replace("time.sleep(1000)", "pass");
     fs::write(folder.join("tasks.py"), code).unwrap();
     let again = ["-i", "in", "-o", "out", "--journal", "journal", "--resume"];
-    succeeds(folder, &[&again[..], &["tasks:first_then_waits"]].concat());
+    assert_succeeds(folder, &[&again[..], &["tasks:first_then_waits"]].concat());
     assert_eq!(lines(folder, "out"), 100);
 }
 
 #[test]
-fn an_output_that_is_closed_from_the_start_ends_the_run_quietly() {
+fn an_output_closed_from_the_start_ends_the_run_without_a_message() {
+    let _turn = turn::beside();
     let folder = folder(10);
     let folder = folder.path();
     for _ in 0..5 {
@@ -412,7 +429,7 @@ fn an_output_that_cannot_be_created_is_an_error_before_anything_starts() {
     symlink("nowhere/out", folder.join("dangling")).unwrap();
     symlink("dangling", folder.join("chain")).unwrap();
     symlink("made", folder.join("link")).unwrap();
-    for (name, told) in [
+    for (name, expected_text) in [
         ("missing/out", "No such file or directory"),
         ("dangling", "No such file or directory"),
         ("chain", "No such file or directory"),
@@ -422,17 +439,18 @@ fn an_output_that_cannot_be_created_is_an_error_before_anything_starts() {
         let (status, said) = run(folder, &["-i", "in", "-o", name, "tasks:begins"]);
         assert_eq!(status, Some(125), "{name}: {said}");
         assert!(
-            said.starts_with(&format!("supervise: {name}: {told}")),
+            said.starts_with(&format!("supervise: {name}: {expected_text}")),
             "{said}"
         );
         assert_eq!(text(folder, "begun"), "", "{name}");
     }
-    succeeds(folder, &["-i", "in", "-o", "link", "tasks:same"]);
+    assert_succeeds(folder, &["-i", "in", "-o", "link", "tasks:same"]);
     assert_eq!(lines(folder, "made"), 3);
 }
 
 #[test]
 fn a_full_output_is_an_error_with_a_message() {
+    let _turn = turn::beside();
     let folder = folder(10);
     let folder = folder.path();
     let (status, said) = run(folder, &["-i", "in", "-o", "/dev/full", "tasks:same"]);
@@ -445,6 +463,7 @@ fn a_full_output_is_an_error_with_a_message() {
 
 #[test]
 fn lines_that_are_not_json_get_one_hint_and_are_read_with_plain() {
+    let _turn = turn::beside();
     let folder = folder(0);
     let folder = folder.path();
     let piped = |words: &[&str]| {

@@ -1,4 +1,4 @@
-//! What a container platform asks and is told: the examples for Docker and Kubernetes are real.
+//! Probes of container platforms: the examples for Docker and Kubernetes work.
 
 use std::{
     fs,
@@ -14,15 +14,15 @@ use super::{
     client::Load,
     clock,
     container::{contained, init},
-    house::{House, free_port, send},
     http::{Connection, Failure},
+    service::{Service, free_port, send},
     turn,
     venv::NEWEST,
 };
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// The words of `ENTRYPOINT` and `CMD`, those of `supervise` and those after the two dashes.
+/// The options of `supervise` and the command, from `ENTRYPOINT` and `CMD`.
 fn dockerfile() -> (Vec<String>, Vec<String>) {
     let text = fs::read_to_string(folder().join("Dockerfile")).unwrap();
     let text = text.replace("\\\n", "");
@@ -39,7 +39,7 @@ fn dockerfile() -> (Vec<String>, Vec<String>) {
     (all, command)
 }
 
-/// The documents of the Kubernetes example, as JSON; read by PyYAML.
+/// The Kubernetes example as JSON, read by PyYAML.
 fn kubernetes() -> Value {
     let code = "import sys, json, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
     let output = Command::new(NEWEST.bin("python"))
@@ -51,9 +51,9 @@ fn kubernetes() -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// `supervise check` takes these options and this command; what would hold.
+/// Asserts that `supervise check` accepts these options and this command. Returns its output.
 #[track_caller]
-fn checked(options: &[String], command: &[String]) -> String {
+fn check(options: &[String], command: &[String]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let empty = dir.path().join("shop.toml");
     fs::write(&empty, "").unwrap();
@@ -71,7 +71,7 @@ fn checked(options: &[String], command: &[String]) -> String {
 }
 
 #[test]
-fn the_image_of_the_example_answers_its_probes() {
+fn the_example_image_answers_its_probes() {
     let _turn = turn::beside();
     let (mut options, mut command) = dockerfile();
     let (port, probes) = (free_port(), free_port());
@@ -85,37 +85,37 @@ fn the_image_of_the_example_answers_its_probes() {
     let Some(plan) = contained(None, &options, &command) else {
         return;
     };
-    let house = plan
+    let service = plan
         .env("PATH", search_path())
         .env("IMPORT_SLEEP", "1")
         .start();
-    house.wait("alive before it is ready", SOON, || {
+    service.wait("health before readiness", SOON, || {
         let before = probe(probes, "/readyz") == Err(Failure::BadStatus(503));
         (before && probe(probes, "/healthz").is_ok()).then_some(())
     });
-    house.wait("readiness", SOON, || probe(probes, "/readyz").ok());
+    service.wait("readiness", SOON, || probe(probes, "/readyz").ok());
     assert!(Load::on(port).once("/pid").is_ok());
-    assert_eq!(posted(probes), 403);
-    ends(house);
+    assert_eq!(post_stop(probes), 403);
+    stop_container(service);
 }
 
-/// `stop` of a container: TERM to PID 1.
+/// Stops it as a container runtime does: with SIGTERM to PID 1.
 #[track_caller]
-fn ends(mut house: House) {
-    send(init(&house), Signal::SIGTERM);
-    assert_eq!(house.ends(SOON).code(), Some(0));
+fn stop_container(mut service: Service) {
+    send(init(&service), Signal::SIGTERM);
+    assert_eq!(service.ends(SOON).code(), Some(0));
 }
 
 #[test]
-fn the_dockerfile_starts_what_supervise_takes() {
+fn supervise_accepts_the_options_of_the_dockerfile() {
     let (options, command) = dockerfile();
-    let shown = checked(&options, &command);
+    let shown = check(&options, &command);
     assert!(shown.contains("metrics = \"0.0.0.0:9091\""), "{shown}");
     assert!(shown.contains("server = \"gunicorn\""), "{shown}");
 }
 
 #[test]
-fn the_pod_asks_where_supervise_answers_and_waits_longer_than_it() {
+fn the_example_pod_probes_the_right_paths_and_allows_the_grace_period() {
     let pod = kubernetes()["spec"]["template"]["spec"].take();
     let container = &pod["containers"][0];
     let (options, _) = dockerfile();
@@ -124,7 +124,7 @@ fn the_pod_asks_where_supervise_answers_and_waits_longer_than_it() {
         .iter()
         .map(|word| word.as_str().unwrap().to_owned())
         .collect();
-    let shown = checked(&options, &words);
+    let shown = check(&options, &words);
     assert!(shown.contains("server = \"gunicorn\""), "{shown}");
     let ports = container["ports"].as_array().unwrap();
     let named = ports
@@ -153,7 +153,7 @@ fn the_pod_asks_where_supervise_answers_and_waits_longer_than_it() {
         "{whole} for {grace} and {before}"
     );
     assert_eq!(container["terminationMessagePath"], "/dev/termination-log");
-    // One worker that runs away, another one at its ceiling, and the threads' stacks.
+    // One worker at its cap, one at its ceiling, and the stacks of threads.
     let percent = |name: &str| {
         let all = container["env"].as_array().unwrap();
         let of = all
@@ -177,8 +177,8 @@ fn probe(port: u16, path: &str) -> Result<Vec<u8>, Failure> {
     Connection::new(([127, 0, 0, 1], port).into(), Duration::from_secs(2)).get(path, false)
 }
 
-/// The status of a request that would change something.
-fn posted(port: u16) -> u16 {
+/// The status of the answer to a request that would stop the service.
+fn post_stop(port: u16) -> u16 {
     use std::{
         io::{Read, Write},
         net::TcpStream,
@@ -193,7 +193,7 @@ fn posted(port: u16) -> u16 {
     answer.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// Where gunicorn is, as in an image.
+/// The PATH with gunicorn, as in an image.
 fn search_path() -> String {
     let gunicorn = PathBuf::from(NEWEST.bin("gunicorn"));
     let bin = gunicorn.parent().unwrap().display().to_string();

@@ -1,12 +1,12 @@
-//! What /proc says of other processes (proc(5)).
+//! Reads /proc about other processes (proc(5)).
 
 use std::{fs, path::PathBuf};
 
-/// All kernels that these tests run on have pages of this size.
+/// The page size of all kernels that these tests run on.
 const PAGE: u64 = 4096;
 
-/// The processes whose environment holds `tag`, zombies not among them. A process inherits its
-/// environment through every fork, session and double fork, so nobody hides from this.
+/// The processes with `tag` in their environment, without zombies. A process inherits its
+/// environment through every fork, session and double fork, so no descendant is missed.
 pub(crate) fn tagged(tag: &str) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -29,7 +29,7 @@ pub(crate) fn groups_of(pid: u32) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(folder) = open.pop() {
-        // A group may go while it is listed.
+        // A group may be removed while it is listed.
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
             let name = entry.file_name();
@@ -44,7 +44,7 @@ pub(crate) fn groups_of(pid: u32) -> Vec<PathBuf> {
     found
 }
 
-/// The children of `pid`, of all its threads.
+/// The children of all threads of `pid`.
 pub(crate) fn children(pid: i32) -> Vec<i32> {
     tasks(pid)
         .iter()
@@ -57,7 +57,7 @@ pub(crate) fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// The command line, its words parted by spaces; empty for zombies and the dead.
+/// The command line, with spaces between its words. Empty for zombies and ended processes.
 pub(crate) fn command_line(pid: i32) -> String {
     fs::read(format!("/proc/{pid}/cmdline")).map_or_else(
         |_| String::new(),
@@ -69,20 +69,19 @@ pub(crate) fn command_line(pid: i32) -> String {
     )
 }
 
-/// It is there and no zombie.
+/// Whether the process exists and is not a zombie.
 pub(crate) fn is_alive(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !matches!(state_of(&stat), 'Z' | 'X'))
 }
 
-/// The parent of `pid`.
 pub(crate) fn parent(pid: i32) -> Option<i32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, after) = stat.rsplit_once(')')?;
     after.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Resident bytes, and those of them that no file backs. Costs about 7 µs.
+/// Resident bytes, and the part of them that no file backs. Takes about 7 µs.
 pub(crate) fn resident(pid: i32) -> Option<(u64, u64)> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let mut fields = statm.split(' ').skip(1);
@@ -91,8 +90,8 @@ pub(crate) fn resident(pid: i32) -> Option<(u64, u64)> {
     (resident > 0).then(|| (resident * PAGE, resident.saturating_sub(shared) * PAGE))
 }
 
-/// Private bytes, those of files left out, and the proportional share. Costs about 20 µs a
-/// megabyte, and holds the target's mmap lock meanwhile.
+/// Private bytes without those of files, and the proportional share. Takes about 20 µs a megabyte,
+/// and holds the target's mmap lock meanwhile.
 pub(crate) fn exact(pid: i32) -> Option<(u64, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let sum = |wanted: &[&str]| -> u64 {
@@ -108,7 +107,7 @@ pub(crate) fn exact(pid: i32) -> Option<(u64, u64)> {
     Some((private, sum(&["Pss"]))).filter(|(private, _)| *private > 0)
 }
 
-/// It runs Python.
+/// Whether it runs Python.
 pub(crate) fn is_python(pid: i32) -> bool {
     fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| {
         exe.file_name()
@@ -116,7 +115,7 @@ pub(crate) fn is_python(pid: i32) -> bool {
     })
 }
 
-/// Nanoseconds that all threads of `pid` have run.
+/// The CPU time of all threads of `pid`, in nanoseconds.
 pub(crate) fn cpu_nanos(pid: i32) -> u64 {
     tasks(pid)
         .iter()

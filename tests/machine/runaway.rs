@@ -1,5 +1,5 @@
-//! One request that takes all it can get: its worker meets the cap, and nobody else notices. And
-//! limits that are too small for the service itself.
+//! A request that takes all memory it can get: its worker reaches the cap, and other requests are
+//! not affected. And limits that are too small for the service itself.
 
 use std::time::Duration;
 
@@ -7,22 +7,23 @@ use serde_json::Value;
 
 use super::{
     client::Load,
-    house::{House, Plan, free_port, pids, workers},
+    service::{Plan, Service, free_port},
+    status::{pids, workers},
     turn,
     venv::{Gunicorn, NEWEST},
 };
 
 #[test]
-fn a_runaway_request_ends_only_its_own_worker_and_at_its_cap() {
-    let _turn = turn::alone();
+fn a_runaway_request_ends_only_its_own_worker_at_its_cap() {
+    let _turn = turn::loaded();
     let port = free_port();
-    // A sync worker has no other request in hand when it dies of one.
+    // A sync worker serves one request at a time, so no other request dies with it.
     let command = NEWEST.gunicorn(port, Gunicorn::of("sync"));
     let options = ["--ceiling", "150M", "--cap", "250M"];
-    let house = Plan::supervise(&options, &command).start();
-    let status = house.ready(2);
+    let service = Plan::supervise(&options, &command).start();
+    let status = service.ready(2);
     if status["caps"]["mechanism"] == "rlimit" {
-        println!("no memory cgroup here: the end by RLIMIT_DATA is a MemoryError, not tested");
+        println!("NOT RUN: needs a memory cgroup (with RLIMIT_DATA the end is a MemoryError)");
         return;
     }
     let load = Load {
@@ -34,62 +35,62 @@ fn a_runaway_request_ends_only_its_own_worker_and_at_its_cap() {
     };
     let others = load.clone().start();
     assert!(load.once("/alloc?mb=1000&rate=1000").is_err());
-    let end = house.wait("an end by the cap", Duration::from_secs(10), || {
-        let status = house.status()?;
+    let end = service.wait("an end by the cap", Duration::from_secs(10), || {
+        let status = service.status()?;
         let ends = status["ends"].as_array()?.clone();
         ends.into_iter().find(|end| end["cause"] == "cap")
     });
-    house.ready(2);
+    service.ready(2);
     let outcome = others.finish();
     assert_eq!(outcome.failed(), 0, "{outcome}");
     let peak = end["peak"].as_u64().expect("a peak");
     assert!((200 << 20..=250 << 20).contains(&peak), "{end:#}");
     assert_eq!(end["limit"], 250 << 20, "{end:#}");
-    let status = house.status().expect("a status");
+    let status = service.status().expect("a status");
     assert_eq!(
         status["ends"].as_array().map(Vec::len),
         Some(1),
         "{status:#}"
     );
-    // Two, and the spare if one was raised when it passed its ceiling.
-    let spares = house.events();
-    let spares = spares.iter().filter(|event| event["event"] == "raised");
-    assert_eq!(workers(&status).len(), 2 + spares.count(), "{status:#}");
+    // Two, and the surge worker if one was started when the worker exceeded its ceiling.
+    let surge = service.events();
+    let surge = surge.iter().filter(|event| event["event"] == "raised");
+    assert_eq!(workers(&status).len(), 2 + surge.count(), "{status:#}");
 }
 
 #[test]
-fn a_ceiling_below_birth_is_said_once_and_nobody_is_recycled_for_it() {
+fn a_ceiling_below_the_initial_memory_causes_one_warning_and_no_recycle() {
     let _turn = turn::beside();
     let command = NEWEST.gunicorn(free_port(), Gunicorn::of("sync"));
     let options = ["--ceiling", "10M", "--cap", "none", "--min-age", "100ms"];
-    let house = Plan::supervise(&options, &command).start();
-    let before = pids(&house.ready(2));
-    let said = house.wait("the warning", Duration::from_secs(15), || {
-        let warnings = warnings(&house);
+    let service = Plan::supervise(&options, &command).start();
+    let before = pids(&service.ready(2));
+    let first_warnings = service.wait("the warning", Duration::from_secs(15), || {
+        let warnings = warnings(&service);
         (!warnings.is_empty()).then_some(warnings)
     });
-    assert!(said[0].contains("10M"), "{said:?}");
-    // Old enough thirty times over to be recycled, if anybody were to be.
-    house.wait("workers of three seconds", Duration::from_secs(15), || {
-        let status = house.status()?;
+    assert!(first_warnings[0].contains("10M"), "{first_warnings:?}");
+    // Thirty times the minimum age: any recycle would have happened by then.
+    service.wait("workers of three seconds", Duration::from_secs(15), || {
+        let status = service.status()?;
         let old = |worker: &Value| worker["age_s"].as_f64().is_some_and(|age| age >= 3.0);
         workers(&status).iter().all(old).then_some(())
     });
-    assert_eq!(warnings(&house), said);
-    assert_eq!(pids(&house.ready(2)), before);
+    assert_eq!(warnings(&service), first_warnings);
+    assert_eq!(pids(&service.ready(2)), before);
 }
 
 #[test]
-fn a_cap_too_small_for_the_import_is_diagnosed() {
+fn a_cap_too_small_for_the_import_causes_a_warning_that_names_it() {
     let _turn = turn::beside();
     let command = NEWEST.gunicorn(free_port(), Gunicorn::of("sync"));
     let options = ["--ceiling", "none", "--cap", "8M"];
-    let house = Plan::supervise(&options, &command).start();
-    house.wait(
+    let service = Plan::supervise(&options, &command).start();
+    service.wait(
         "a warning that names the cap",
         Duration::from_secs(20),
         || {
-            warnings(&house)
+            warnings(&service)
                 .iter()
                 .any(|text| text.contains("cap") && text.contains("8M"))
                 .then_some(())
@@ -97,9 +98,9 @@ fn a_cap_too_small_for_the_import_is_diagnosed() {
     );
 }
 
-/// What `supervise` warned of, oldest first.
-fn warnings(house: &House) -> Vec<String> {
-    house
+/// The warnings, oldest first.
+fn warnings(service: &Service) -> Vec<String> {
+    service
         .events()
         .iter()
         .filter(|event| event["event"] == "warning")

@@ -1,4 +1,4 @@
-//! The habits of gunicorn's operators go on working, and a stop is a stop.
+//! The signals that operators of gunicorn use still work, and SIGTERM stops the service.
 
 use std::{thread, time::Duration};
 
@@ -6,118 +6,121 @@ use nix::sys::signal::Signal;
 
 use super::{
     client::Load,
-    house::{House, Plan, free_port, pids, send},
-    proc, turn,
+    proc,
+    service::{Plan, Service, free_port, send},
+    status::pids,
+    turn,
     venv::{FLASK, NEWEST},
 };
 
 const SOON: Duration = Duration::from_secs(15);
 
-/// Two gthread workers behind a port, both ready.
-fn served() -> (House, Load) {
+/// Starts a gunicorn and waits until its two gthread workers are ready.
+fn start_gunicorn() -> (Service, Load) {
     let port = free_port();
-    let house = Plan::supervise(&["--ceiling", "200M"], &NEWEST.gunicorn(port, FLASK)).start();
-    house.ready(2);
-    (house, Load::on(port))
+    let service = Plan::supervise(&["--ceiling", "200M"], &NEWEST.gunicorn(port, FLASK)).start();
+    service.ready(2);
+    (service, Load::on(port))
 }
 
-/// The gunicorn master of the workers that a status shows.
-fn master(house: &House) -> i32 {
-    let status = house.ready(2);
+/// The pid of the gunicorn master.
+fn master(service: &Service) -> i32 {
+    let status = service.ready(2);
     proc::parent(pids(&status)[0]).expect("a worker has a parent")
 }
 
 #[test]
-fn a_stop_finishes_what_is_in_flight() {
+fn sigterm_finishes_requests_in_flight() {
     let _turn = turn::beside();
-    let (house, load) = served();
+    let (service, load) = start_gunicorn();
     let asked = thread::spawn(move || load.once("/sleep?s=2"));
-    house.wait("the request to be taken", SOON, || {
-        has_connection(&house).then_some(())
+    service.wait("the request to be taken", SOON, || {
+        has_connection(&service).then_some(())
     });
-    let status = house.stop(SOON);
+    let status = service.stop(SOON);
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(asked.join().unwrap().is_ok());
 }
 
 #[test]
-fn the_second_term_ends_at_once() {
+fn a_second_sigterm_kills_the_service_immediately() {
     let _turn = turn::beside();
-    let (mut house, load) = served();
+    let (mut service, load) = start_gunicorn();
     let asked = thread::spawn(move || load.once("/sleep?s=60"));
-    house.wait("the request to be taken", SOON, || {
-        has_connection(&house).then_some(())
+    service.wait("the request to be taken", SOON, || {
+        has_connection(&service).then_some(())
     });
-    house.signal(Signal::SIGTERM);
-    house.wait("the stop to be noted", SOON, || {
-        house.log().contains("stopping").then_some(())
+    service.signal(Signal::SIGTERM);
+    service.wait("the stop to be noted", SOON, || {
+        service.log().contains("stopping").then_some(())
     });
-    house.signal(Signal::SIGTERM);
-    house.ends(Duration::from_secs(3));
-    assert!(house.left_after(Duration::from_secs(2)).is_empty());
+    service.signal(Signal::SIGTERM);
+    service.ends(Duration::from_secs(3));
+    assert!(service.left_after(Duration::from_secs(2)).is_empty());
     assert!(asked.join().unwrap().is_err());
 }
 
 #[test]
-fn hup_reloads_gunicorn() {
+fn sighup_replaces_all_workers() {
     let _turn = turn::beside();
-    let (house, load) = served();
-    let before = pids(&house.ready(2));
-    house.signal(Signal::SIGHUP);
-    house.wait("two other workers", SOON, || {
-        let now = pids(&house.ready(2));
+    let (service, load) = start_gunicorn();
+    let before = pids(&service.ready(2));
+    service.signal(Signal::SIGHUP);
+    service.wait("two other workers", SOON, || {
+        let now = pids(&service.ready(2));
         now.iter().all(|pid| !before.contains(pid)).then_some(())
     });
     assert!(load.once("/pid").is_ok());
 }
 
 #[test]
-fn ttin_and_ttou_change_the_number_of_workers() {
+fn sigttin_and_sigttou_change_the_number_of_workers() {
     let _turn = turn::beside();
-    let (house, _) = served();
-    house.signal(Signal::SIGTTIN);
-    house.ready(3);
-    house.signal(Signal::SIGTTOU);
-    house.ready(2);
+    let (service, _) = start_gunicorn();
+    service.signal(Signal::SIGTTIN);
+    service.ready(3);
+    service.signal(Signal::SIGTTOU);
+    service.ready(2);
 }
 
 #[test]
-fn usr2_and_the_end_of_the_old_master_keep_the_service() {
+fn sigusr2_and_the_end_of_the_old_master_keep_the_service_running() {
     let _turn = turn::beside();
-    let (house, load) = served();
-    let old = master(&house);
-    house.signal(Signal::SIGUSR2);
-    house.ready(4);
+    let (service, load) = start_gunicorn();
+    let old = master(&service);
+    service.signal(Signal::SIGUSR2);
+    service.ready(4);
     send(old, Signal::SIGTERM);
-    house.wait("the old master to go", SOON, || {
+    service.wait("the old master to go", SOON, || {
         (!proc::is_alive(old)).then_some(())
     });
-    house.ready(2);
-    assert_ne!(master(&house), old);
+    service.ready(2);
+    assert_ne!(master(&service), old);
     assert!(load.once("/pid").is_ok());
-    let status = house.stop(SOON);
+    let status = service.stop(SOON);
     assert_eq!(status.code(), Some(0), "{status}");
 }
 
 #[test]
-fn usr1_reopens_the_logs_and_ends_nobody() {
+fn sigusr1_ends_no_worker() {
     let _turn = turn::beside();
-    let (house, load) = served();
-    let before = pids(&house.ready(2));
-    house.signal(Signal::SIGUSR1);
+    let (service, load) = start_gunicorn();
+    let before = pids(&service.ready(2));
+    service.signal(Signal::SIGUSR1);
     assert!(load.once("/pid").is_ok());
-    assert_eq!(pids(&house.ready(2)), before);
+    assert_eq!(pids(&service.ready(2)), before);
 }
 
-/// One of its processes has an established TCP connection (proc(5), `/proc/PID/net/tcp`: state 01).
-fn has_connection(house: &House) -> bool {
+/// Whether one of its processes has an established TCP connection (proc(5), `/proc/PID/net/tcp`:
+/// state 01).
+fn has_connection(service: &Service) -> bool {
     let own = |line: &str| -> Option<String> {
         let fields: Vec<_> = line.split_whitespace().collect();
         (*fields.get(3)? == "01").then(|| format!("socket:[{}]", fields.get(9).unwrap_or(&"")))
     };
     let text = std::fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
     let sockets: Vec<_> = text.lines().filter_map(own).collect();
-    house.everybody().into_iter().any(|pid| {
+    service.processes().into_iter().any(|pid| {
         std::fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|entries| {
             entries
                 .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())

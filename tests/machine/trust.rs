@@ -1,6 +1,9 @@
-//! Directories and files that other users of the machine have prepared, and services that share a
+//! Directories and files that other users of the machine have prepared, and services with the same
 //! name.
-#![expect(clippy::print_stdout, reason = "a test says what it does not test")]
+#![expect(
+    clippy::print_stdout,
+    reason = "a test prints what it cannot test here"
+)]
 
 use std::{
     fs,
@@ -16,26 +19,30 @@ use std::{
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
-use super::house::{House, Plan, SUPERVISE};
+use super::{
+    service::{Plan, SUPERVISE, Service},
+    turn,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 /// User ids that no process and no file of the machine has.
 const VICTIM: u32 = 64_123;
 const OTHER: u32 = 64_124;
 
-/// A directory that everybody may enter, with the binary in it.
+/// A directory that all users may enter, with the binary in it.
 struct Machine(TempDir);
 
 impl Machine {
     /// `None`, with a message, if this is not root: only root can run as other users.
     fn with_users() -> Option<Self> {
         if !geteuid().is_root() {
-            println!("only root can be several users: not tested");
+            println!("NOT RUN: needs root to run as other users");
             return None;
         }
         let directory = TempDir::new().unwrap();
         mode(directory.path(), 0o755);
-        // Not by this process: a child of another test could hold it open for writing.
+        // Copied by another process: a child of another test could inherit the descriptor open for
+        // writing, and then executing the file would fail.
         let copied = Command::new("install")
             .args(["-m", "755", SUPERVISE])
             .arg(directory.path())
@@ -52,7 +59,7 @@ impl Machine {
         directory(&self.at(name), owner, bits)
     }
 
-    /// A file of the victim that no test may change.
+    /// A file of the victim that must not change.
     fn precious(&self) -> PathBuf {
         let path = self.at("precious");
         fs::write(&path, "precious").unwrap();
@@ -95,7 +102,7 @@ fn link(to: &Path, at: &Path, owner: u32) {
     lchown(at, Some(owner), Some(owner)).unwrap();
 }
 
-fn said(output: &Output) -> String {
+fn stderr_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -120,27 +127,27 @@ fn a_runtime_directory_that_another_user_made_first_is_not_used() {
     let prepared = directory(&places[0].0, OTHER, 0o777);
     link(&precious, &prepared.join("shop.lock"), OTHER);
     let output = machine.run(VICTIM, &job, &[]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(said(&output).contains("belongs to uid 64124 with mode 0777"));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr_of(&output));
+    assert!(stderr_of(&output).contains("belongs to uid 64124 with mode 0777"));
     assert!(places[1].0.join("shop.lock").exists());
 
     fs::remove_dir_all(&places[1].0).unwrap();
     directory(&places[1].0, OTHER, 0o700);
     let output = machine.run(VICTIM, &job, &[]);
-    let told = said(&output);
-    assert_eq!(output.status.code(), Some(78), "{told}");
+    let stderr = stderr_of(&output);
+    assert_eq!(output.status.code(), Some(78), "{stderr}");
     for place in &places {
-        assert!(told.contains(&place.0.display().to_string()), "{told}");
+        assert!(stderr.contains(&place.0.display().to_string()), "{stderr}");
     }
-    assert!(told.contains("XDG_RUNTIME_DIR"), "{told}");
+    assert!(stderr.contains("XDG_RUNTIME_DIR"), "{stderr}");
     assert_eq!(fs::read(&precious).unwrap(), b"precious");
     assert_eq!(fs::read_dir(&prepared).unwrap().count(), 1);
     // A client does not use a socket there.
     let output = machine.run(VICTIM, &["status", "--name", "shop"], &[]);
     assert!(
-        said(&output).contains("belongs to uid 64124"),
+        stderr_of(&output).contains("belongs to uid 64124"),
         "{}",
-        said(&output)
+        stderr_of(&output)
     );
 }
 
@@ -157,15 +164,16 @@ fn root_uses_no_runtime_or_state_directory_of_another_user() {
     let job = ["--name", &name, "--restart", "never", "--", "true"];
     let output = machine.run(0, &job, &[("XDG_RUNTIME_DIR", &theirs)]);
     let lock = Path::new("/run/supervise").join(format!("{name}.lock"));
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(lock.exists() && said(&output).contains("/run/supervise is used instead"));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr_of(&output));
+    assert!(lock.exists() && stderr_of(&output).contains("/run/supervise is used instead"));
     fs::remove_file(lock).unwrap();
     assert_eq!(fs::read(&precious).unwrap(), b"precious");
     assert_eq!(fs::read_dir(&inside).unwrap().count(), 1);
 }
 
 #[test]
-fn a_socket_whose_place_others_can_change_is_refused_before_anything_starts() {
+fn a_socket_path_that_other_users_can_change_is_refused_before_anything_starts() {
+    let _turn = turn::beside();
     let Some(machine) = Machine::with_users() else {
         return;
     };
@@ -181,7 +189,7 @@ fn a_socket_whose_place_others_can_change_is_refused_before_anything_starts() {
     mode(&sticky.join("file.lock"), 0o666);
     fs::create_dir(sticky.join("directory.lock")).unwrap();
     for (socket, reason) in [
-        ("open/a.sock", "other users can replace what is in it"),
+        ("open/a.sock", "other users can replace its entries"),
         ("theirs/a.sock", "belongs to uid 64124"),
         ("sticky/link.sock", "symbolic link"),
         ("sticky/way/a.sock", "symbolic link"),
@@ -190,21 +198,21 @@ fn a_socket_whose_place_others_can_change_is_refused_before_anything_starts() {
         ("sticky/directory.sock", "not a regular file"),
     ] {
         let output = machine.echo_at(&machine.at(socket));
-        let told = said(&output);
-        assert_eq!(output.status.code(), Some(125), "{socket}: {told}");
+        let stderr = stderr_of(&output);
+        assert_eq!(output.status.code(), Some(125), "{socket}: {stderr}");
         assert!(
-            told.contains(reason) && told.contains("--socket"),
-            "{socket}: {told}"
+            stderr.contains(reason) && stderr.contains("--socket"),
+            "{socket}: {stderr}"
         );
         assert!(output.stdout.is_empty(), "{socket}");
     }
     assert_eq!(fs::read(&precious).unwrap(), b"precious");
     let output = machine.echo_at(&sticky.join("good.sock"));
-    assert_eq!(output.stdout, b"started\n", "{}", said(&output));
+    assert_eq!(output.stdout, b"started\n", "{}", stderr_of(&output));
 }
 
 #[test]
-fn a_journal_or_termination_log_that_another_user_has_put_there_is_refused() {
+fn a_journal_or_termination_log_of_another_user_is_refused() {
     let Some(machine) = Machine::with_users() else {
         return;
     };
@@ -214,8 +222,10 @@ fn a_journal_or_termination_log_that_another_user_has_put_there_is_refused() {
     fs::write(open.join("file"), "").unwrap();
     chown(open.join("file"), Some(OTHER), Some(OTHER)).unwrap();
     mode(&open.join("file"), 0o666);
-    let socket = machine.directory("run", VICTIM, 0o700).join("a.sock");
-    let socket = socket.display().to_string();
+    // Other tests make the usual runtime directories of this user unusable.
+    let run = machine.directory("run", VICTIM, 0o700);
+    let socket = run.join("a.sock").display().to_string();
+    let run = [("XDG_RUNTIME_DIR", run.as_path())];
     for name in ["link", "file"] {
         let path = open.join(name).display().to_string();
         let log = [
@@ -227,39 +237,39 @@ fn a_journal_or_termination_log_that_another_user_has_put_there_is_refused() {
             "true",
         ];
         for words in [&["map", "a:b", "--journal", &path][..], &log] {
-            let output = machine.run(VICTIM, words, &[]);
-            let told = said(&output);
-            assert_eq!(output.status.code(), Some(125), "{told}");
-            assert!(told.contains("belongs to uid 64124"), "{told}");
+            let output = machine.run(VICTIM, words, &run);
+            let stderr = stderr_of(&output);
+            assert_eq!(output.status.code(), Some(125), "{stderr}");
+            assert!(stderr.contains("belongs to uid 64124"), "{stderr}");
         }
     }
     assert_eq!(fs::read(&precious).unwrap(), b"precious");
     assert_eq!(fs::read(open.join("file")).unwrap(), b"");
 }
 
-/// A service that prints the directory of its agent, and its user and home.
-fn service(name: &str, options: &[&str]) -> House {
+/// Starts a service that prints the directory of its agent, its user and its home.
+fn start_service(name: &str, options: &[&str]) -> Service {
     let script =
         "echo agent=$SUPERVISE_AGENT home=$HOME user=$USER logname=$LOGNAME.; exec sleep 99";
     let options = [&["--name", name, "--ready", "delay:10ms"], options].concat();
-    let house = Plan::supervise(&options, &["sh", "-c", script])
+    let service = Plan::supervise(&options, &["sh", "-c", script])
         .env("USER", "root")
         .start();
-    house.wait_for_output(".\n", SOON);
-    house
+    service.wait_for_output(".\n", SOON);
+    service
 }
 
 #[test]
-fn services_of_one_name_under_user_have_an_agent_and_a_home_each() {
+fn services_of_the_same_name_have_their_own_agent_directory_and_home() {
     if !geteuid().is_root() {
-        println!("only root can be several users: not tested");
+        println!("NOT RUN: needs root to run as other users");
         return;
     }
     let name = format!("trust-user-{}", std::process::id());
     let agent = Path::new("/run/supervise-agent").join(&name);
-    let first = service(&name, &["--user", "nobody"]);
+    let first = start_service(&name, &["--user", "nobody"]);
     let page = fs::metadata(agent.join("page")).unwrap();
-    let second = service(&name, &["--user", "nobody", "--env", "HOME=/given"]);
+    let second = start_service(&name, &["--user", "nobody", "--env", "HOME=/given"]);
     let agent = agent.display();
     let rest = "user=nobody logname=nobody.\n";
     assert_eq!(
@@ -281,9 +291,10 @@ fn services_of_one_name_under_user_have_an_agent_and_a_home_each() {
 }
 
 #[test]
-fn a_service_in_another_pid_namespace_leaves_its_namesake_alone_and_is_left_alone() {
+fn services_of_the_same_name_in_other_pid_namespaces_do_not_affect_each_other() {
+    let _turn = turn::beside();
     if !geteuid().is_root() {
-        println!("only root can make a pid namespace: not tested");
+        println!("NOT RUN: needs root to make a PID namespace");
         return;
     }
     let name = format!("trust-pid-{}", std::process::id());

@@ -1,13 +1,11 @@
-//! Another binary takes over under load: nobody notices, and one that cannot leaves the old one.
+//! Another binary takes over under load without losing a request. If it cannot, the old one
+//! continues.
 
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read, Write},
     net::TcpStream,
-    os::unix::{
-        fs::{PermissionsExt as _, symlink},
-        net::UnixStream,
-    },
+    os::unix::{fs::symlink, net::UnixStream},
     path::Path,
     process::{Command, Stdio},
     sync::{
@@ -23,41 +21,43 @@ use tempfile::TempDir;
 
 use super::{
     client::Load,
-    clock,
-    house::{House, Plan, SUPERVISE, free_port, pids, recycles, workers},
-    pool, turn,
+    clock, pool, program,
+    service::{Plan, SUPERVISE, Service, free_port, recycles},
+    status::{pids, workers},
+    turn,
     venv::{Gunicorn, NEWEST},
 };
 
-fn upgrade(house: &House) -> (bool, String) {
-    let output = house.client(&["upgrade"]);
-    let said = [output.stdout, output.stderr].concat();
+fn upgrade(service: &Service) -> (bool, String) {
+    let output = service.client(&["upgrade"]);
+    let message = [output.stdout, output.stderr].concat();
     (
         output.status.success(),
-        String::from_utf8_lossy(&said).into_owned(),
+        String::from_utf8_lossy(&message).into_owned(),
     )
 }
 
-fn open_files(house: &House) -> usize {
-    let folder = format!("/proc/{}/fd", house.pid());
+fn open_files(service: &Service) -> usize {
+    let folder = format!("/proc/{}/fd", service.pid());
     fs::read_dir(folder).expect("it lives").count()
 }
 
 const PROBES_EVERY: Duration = Duration::from_millis(5);
 
-/// A probe that asks both doors all the time, each time anew. How often, and what was no answer.
+/// Requests `/readyz` on the control socket and the TCP port all the time, each time on a new
+/// connection. Returns the number of probes and the errors.
 struct Prober {
     ends: Arc<AtomicBool>,
     thread: JoinHandle<(u32, Vec<String>)>,
 }
 
 impl Prober {
-    fn start(house: &House, port: u16) -> Self {
+    fn start(service: &Service, port: u16) -> Self {
         let ends = Arc::new(AtomicBool::new(false));
-        let (socket, told) = (house.socket(), Arc::clone(&ends));
+        let (socket, stop) = (service.socket(), Arc::clone(&ends));
         let thread = thread::spawn(move || {
             let (mut asked, mut failed) = (0, Vec::new());
-            while !told.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 let whole = UnixStream::connect(&socket).and_then(probe);
                 let reading = TcpStream::connect(("127.0.0.1", port)).and_then(probe);
                 asked += 1;
@@ -88,11 +88,11 @@ fn probe(mut stream: impl Read + Write) -> io::Result<()> {
 }
 
 #[test]
-fn twenty_upgrades_under_load_lose_no_request_and_change_no_pid() {
-    let _turn = turn::alone();
+fn twenty_upgrades_under_load_lose_no_request_and_keep_all_pids() {
+    let _turn = turn::loaded();
     let port = free_port();
     let command = NEWEST.gunicorn(port, Gunicorn::of("gthread"));
-    // Its socket is ours: it must be held by each of the binaries.
+    // `supervise` holds the socket, so each binary must take it over.
     let address = format!("127.0.0.1:{port}");
     let reading = free_port();
     let metrics = format!("127.0.0.1:{reading}");
@@ -104,9 +104,9 @@ fn twenty_upgrades_under_load_lose_no_request_and_change_no_pid() {
         "--metrics",
         &metrics,
     ];
-    let house = Plan::supervise(&options, &command).start();
-    let before = house.ready(2);
-    let supervisor = house.pid();
+    let service = Plan::supervise(&options, &command).start();
+    let before = service.ready(2);
+    let supervisor = service.pid();
     let load = Load {
         rate: Some(100.0),
         lasts: Duration::from_secs(120),
@@ -114,50 +114,51 @@ fn twenty_upgrades_under_load_lose_no_request_and_change_no_pid() {
     }
     .start();
     let upgraded = |number: u32| {
-        let (done, said) = upgrade(&house);
-        assert!(done, "{number}: {said}\n{}", house.log());
-        let after = house.ready(2);
+        let (done, message) = upgrade(&service);
+        assert!(done, "{number}: {message}\n{}", service.log());
+        let after = service.ready(2);
         assert_eq!(pids(&after), pids(&before), "{number}");
         assert_eq!(after["upgrades"]["done"], number, "{after:#}");
     };
     upgraded(1);
-    // What is opened at the first one, such as answers of agents, stays open; probes do not.
-    let files = open_files(&house);
-    let prober = Prober::start(&house, reading);
+    // Files opened at the first upgrade, such as answers of agents, stay open. Count before the
+    // probes begin.
+    let files = open_files(&service);
+    let prober = Prober::start(&service, reading);
     for number in 2..=20 {
         upgraded(number);
-        house.wait("no descriptor leaks", Duration::from_secs(5), || {
-            (open_files(&house) == files).then_some(())
+        service.wait("no descriptor leaks", Duration::from_secs(5), || {
+            (open_files(&service) == files).then_some(())
         });
     }
     let outcome = load.finish();
     let (probes, failed) = prober.end();
     assert_eq!(outcome.failed(), 0, "{outcome}");
     assert!(failed.is_empty() && probes > 20, "{probes}: {failed:?}");
-    assert_eq!(house.pid(), supervisor);
-    assert_eq!(house.ready(2)["started"], before["started"]);
+    assert_eq!(service.pid(), supervisor);
+    assert_eq!(service.ready(2)["started"], before["started"]);
     let requests = |status: &Value| status["totals"]["requests"].as_u64();
-    house.wait("all requests counted", Duration::from_secs(10), || {
-        (requests(&house.status()?) >= Some(outcome.ok)).then_some(())
+    service.wait("all requests counted", Duration::from_secs(10), || {
+        (requests(&service.status()?) >= Some(outcome.ok)).then_some(())
     });
     let seen = |kind: &str| {
-        let events = house.events();
+        let events = service.events();
         events.iter().filter(|event| event["event"] == kind).count()
     };
-    // What happened before is still known, and nobody was taken for new.
+    // Earlier events are still known, and no worker counts as new.
     assert_eq!((seen("upgraded"), seen("worker-seen")), (20, 2));
-    assert!(house.stop(Duration::from_secs(20)).success());
+    assert!(service.stop(Duration::from_secs(20)).success());
 }
 
 #[test]
-fn recycling_goes_on_across_upgrades() {
-    let _turn = turn::alone();
+fn recycling_continues_across_upgrades() {
+    let _turn = turn::loaded();
     let port = free_port();
     let command = NEWEST.gunicorn(port, Gunicorn::of("sync"));
-    let house = Plan::supervise(&["--ceiling", "110M", "--min-age", "1s"], &command)
+    let service = Plan::supervise(&["--ceiling", "110M", "--min-age", "1s"], &command)
         .env("LEAK_KB", 1024)
         .start();
-    house.ready(2);
+    service.ready(2);
     let load = Load {
         keep_alive: false,
         rate: Some(50.0),
@@ -167,91 +168,97 @@ fn recycling_goes_on_across_upgrades() {
     .start();
     let ends = clock::now() + Duration::from_secs(100);
     let mut done = 0;
-    while recycles(&house.status().unwrap_or_default(), "ceiling") < 6 {
-        assert!(clock::now() < ends, "{done} upgrades\n{}", house.log());
-        // One that comes while a report is waited for, say, is refused and asked for again.
-        let (taken, said) = upgrade(&house);
+    while recycles(&service.status().unwrap_or_default(), "ceiling") < 6 {
+        assert!(clock::now() < ends, "{done} upgrades\n{}", service.log());
+        // An upgrade is refused during a memory report, for example. Then it is requested again.
+        let (taken, message) = upgrade(&service);
         done += u32::from(taken);
-        assert!(!said.contains("does not answer any more"), "{said}");
+        assert!(!message.contains("does not answer any more"), "{message}");
     }
     let outcome = load.finish();
     assert_eq!(outcome.failed(), 0, "{outcome}");
     assert!(done >= 10, "only {done} upgrades");
-    let status = house.status().expect("a status");
+    let status = service.status().expect("a status");
     assert!(workers(&status).len() <= 3, "{status:#}");
     assert_eq!(status["ends"].as_array().map(Vec::is_empty), Some(false));
     assert_eq!(status["upgrades"]["failed"], 0, "{status:#}");
-    assert!(house.stop(Duration::from_secs(20)).success());
+    assert!(service.stop(Duration::from_secs(20)).success());
 }
 
-/// Puts a script in the binary's place.
+/// Replaces the binary by a script.
 fn script(path: &Path, text: &str) {
     let half = path.with_extension("half");
-    fs::write(&half, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(&half, fs::Permissions::from_mode(0o755)).unwrap();
+    program::script(&half, text);
     fs::rename(&half, path).unwrap();
 }
 
 #[test]
-fn a_binary_that_cannot_take_over_leaves_the_old_one() {
+fn after_a_failed_upgrade_the_old_binary_continues() {
     let _turn = turn::beside();
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("supervise");
     symlink(SUPERVISE, &path).unwrap();
     let command = NEWEST.gunicorn(free_port(), Gunicorn::of("sync"));
-    let house = Plan::supervise(&[], &command).binary(&path).start();
-    let before = house.ready(2);
-    let failed = |house: &House| house.ready(2)["upgrades"].clone();
+    let service = Plan::supervise(&[], &command).binary(&path).start();
+    let before = service.ready(2);
+    let failed = |service: &Service| service.ready(2)["upgrades"].clone();
 
     fs::remove_file(&path).unwrap();
-    let (done, said) = upgrade(&house);
-    assert!(!done && said.contains("is there any more"), "{said}");
+    let (done, message) = upgrade(&service);
+    assert!(
+        !done && message.contains("does not exist any more"),
+        "{message}"
+    );
 
     script(&path, "echo I am no supervisor; exit 3");
-    let (done, said) = upgrade(&house);
-    assert!(!done && said.contains("I am no supervisor"), "{said}");
+    let (done, message) = upgrade(&service);
+    assert!(!done && message.contains("I am no supervisor"), "{message}");
 
-    // It was tried and found able, and then it is not.
+    // The check before the upgrade succeeds, and the upgrade itself fails.
     let check = r#"[ "$1" = __take-over ] && exec REAL "$@""#;
     let text = format!("{check}\nexec REAL --ceiling much \"$@\"").replace("REAL", SUPERVISE);
     script(&path, &text);
-    let (done, said) = upgrade(&house);
-    assert!(!done && said.contains("much"), "{said}");
-    assert_eq!(failed(&house)["failed"], 1);
+    let (done, message) = upgrade(&service);
+    assert!(!done && message.contains("much"), "{message}");
+    assert_eq!(failed(&service)["failed"], 1);
 
-    // It is not even executed, when all who come wait already: they are let in again.
+    // The file is removed after the check, so executing it fails. Clients that already wait must
+    // still be accepted.
     let text = format!(r#"[ "$1" = __take-over ] && rm "$0"; exec {SUPERVISE} "$@""#);
     script(&path, &text);
-    let (done, said) = upgrade(&house);
-    assert!(!done && said.contains("is there any more"), "{said}");
-    assert_eq!(failed(&house)["failed"], 2);
-    assert_eq!(pids(&house.ready(2)), pids(&before));
+    let (done, message) = upgrade(&service);
+    assert!(
+        !done && message.contains("does not exist any more"),
+        "{message}"
+    );
+    assert_eq!(failed(&service)["failed"], 2);
+    assert_eq!(pids(&service.ready(2)), pids(&before));
 
     symlink(SUPERVISE, &path).unwrap();
-    let (done, said) = upgrade(&house);
-    assert!(done, "{said}\n{}", house.log());
-    assert_eq!(pids(&house.ready(2)), pids(&before));
-    assert!(house.stop(Duration::from_secs(20)).success());
+    let (done, message) = upgrade(&service);
+    assert!(done, "{message}\n{}", service.log());
+    assert_eq!(pids(&service.ready(2)), pids(&before));
+    assert!(service.stop(Duration::from_secs(20)).success());
 }
 
 #[test]
-fn other_wishes_hold_from_an_upgrade_on_but_not_another_name() {
+fn an_upgrade_applies_a_changed_configuration_but_refuses_another_name() {
     let _turn = turn::beside();
     let command = NEWEST.gunicorn(free_port(), Gunicorn::of("sync"));
     let config = "[memory]\nceiling = \"300M\"\n";
-    let house = Plan::supervise(&[], &command).config(config).start();
-    let before = house.ready(2);
-    let file = house.config_file();
+    let service = Plan::supervise(&[], &command).config(config).start();
+    let before = service.ready(2);
+    let file = service.config_file();
     fs::write(&file, "name = \"other\"\n").unwrap();
-    let (done, said) = upgrade(&house);
-    assert!(!done && said.contains("name was"), "{said}");
+    let (done, message) = upgrade(&service);
+    assert!(!done && message.contains("name cannot change"), "{message}");
     fs::write(&file, "[memory]\nceiling = \"much\"\n").unwrap();
-    let (done, said) = upgrade(&house);
-    assert!(!done && said.contains("memory.ceiling"), "{said}");
+    let (done, message) = upgrade(&service);
+    assert!(!done && message.contains("memory.ceiling"), "{message}");
     fs::write(&file, "[memory]\nceiling = \"400M\"\ncap = \"500M\"\n").unwrap();
-    let (done, said) = upgrade(&house);
-    assert!(done, "{said}");
-    let after = house.ready(2);
+    let (done, message) = upgrade(&service);
+    assert!(done, "{message}");
+    let after = service.ready(2);
     let limit = |status: &Value, name: &str| status["limits"][name]["bytes"].as_u64();
     assert_eq!(limit(&before, "ceiling"), Some(300 << 20));
     assert_eq!(limit(&after, "ceiling"), Some(400 << 20));
@@ -260,31 +267,29 @@ fn other_wishes_hold_from_an_upgrade_on_but_not_another_name() {
 }
 
 #[test]
-fn a_jobs_exit_status_comes_through_an_upgrade() {
+fn the_exit_status_of_a_job_is_kept_across_an_upgrade() {
     let _turn = turn::beside();
     let script = "read line < \"$0\"; exit 7";
     let dir = TempDir::new().unwrap();
     let pipe = dir.path().join("go");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let words = ["sh", "-c", script, pipe.to_str().unwrap()];
-    let mut house = Plan::supervise(&["--restart", "never"], &words).start();
-    house.wait("an upgrade", Duration::from_secs(20), || {
-        upgrade(&house).0.then_some(())
+    let mut service = Plan::supervise(&["--restart", "never"], &words).start();
+    service.wait("an upgrade", Duration::from_secs(20), || {
+        upgrade(&service).0.then_some(())
     });
     fs::write(&pipe, "go\n").unwrap();
-    assert_eq!(house.ends(Duration::from_secs(10)).code(), Some(7));
+    assert_eq!(service.ends(Duration::from_secs(10)).code(), Some(7));
 }
 
-/// A pool is not upgraded; but the file that it was started from may change under it, and each new
-/// worker must still be what the others are.
+/// A pool cannot be upgraded. When its binary is replaced, new workers must still come from the old
+/// one.
 #[test]
-fn a_pool_goes_on_though_its_binary_is_replaced() {
+fn a_pool_continues_when_its_binary_is_replaced() {
     let _turn = turn::beside();
     let folder = pool::folder();
     let path = folder.path().join("supervise");
-    fs::hard_link(SUPERVISE, &path)
-        .or_else(|_| fs::copy(SUPERVISE, &path).map(drop))
-        .unwrap();
+    program::copy(SUPERVISE.as_ref(), &path);
     let usual = pool::map(folder.path(), &["--max-tasks", "5", "tasks:brief"]);
     let mut child = Command::new(&path)
         .current_dir(folder.path())

@@ -1,4 +1,4 @@
-//! Python environments with the real servers, made once from PyPI and kept in `.venvs/`.
+//! Python environments with real servers, made once from PyPI and kept in `.venvs/`.
 
 use std::{
     fs,
@@ -9,17 +9,18 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 
-/// One environment.
+/// A Python environment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Venv {
     name: &'static str,
     requirements: &'static str,
 }
 
-/// The newest of everything.
+/// The newest version of every package.
 pub(crate) const NEWEST: Venv = Venv {
     name: "newest",
-    requirements: "gunicorn flask django gevent uvicorn uvicorn-worker packaging uv numpy pyyaml",
+    requirements: "gunicorn flask django gevent uvicorn uvicorn-worker packaging uv numpy pyyaml \
+                   cloudpickle",
 };
 
 /// A gunicorn whose gthread workers lose requests at TERM. Its processes are renamed, as those of
@@ -29,19 +30,19 @@ pub(crate) const G23: Venv = Venv {
     requirements: "gunicorn==23.0.0 setproctitle flask gevent uvicorn uvicorn-worker packaging",
 };
 
-/// The oldest gunicorn we know; it needs `pkg_resources`, which newer setuptools do not have.
+/// The oldest supported gunicorn. It needs `pkg_resources`, which newer setuptools do not have.
 pub(crate) const G20: Venv = Venv {
     name: "g20",
     requirements: "gunicorn==20.1.0 setuptools<80 flask gevent uvicorn uvicorn-worker packaging",
 };
 
-/// Servers that have no workers of a kind we know.
+/// Servers whose workers `supervise` does not recognise.
 pub(crate) const OTHERS: Venv = Venv {
     name: "others",
     requirements: "hypercorn waitress",
 };
 
-/// How a gunicorn is to be run.
+/// The options of a gunicorn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gunicorn {
     /// `-w`.
@@ -63,7 +64,7 @@ pub(crate) const FLASK: Gunicorn = Gunicorn {
 pub(crate) const UVICORN: &str = "uvicorn_worker.UvicornWorker";
 
 impl Gunicorn {
-    /// The leaking service that suits `class`.
+    /// The leaking application for `class`.
     pub(crate) fn of(class: &'static str) -> Self {
         let is_asgi = class == "asgi" || class == UVICORN;
         Self {
@@ -79,7 +80,7 @@ impl Gunicorn {
 }
 
 impl Venv {
-    /// The command line of `gunicorn` on `port`.
+    /// The command line of a gunicorn on `port`.
     pub(crate) fn gunicorn(self, port: u16, gunicorn: Gunicorn) -> Vec<String> {
         let mut words = vec![self.bin("gunicorn")];
         let workers = gunicorn.workers.to_string();
@@ -111,7 +112,7 @@ impl Venv {
         output.trim().to_owned()
     }
 
-    /// Where it is; made first if it is not there, or if its requirements have changed.
+    /// Its directory. Makes it if it does not exist or its requirements have changed.
     fn directory(self) -> PathBuf {
         static DONE: [OnceLock<PathBuf>; 4] = [const { OnceLock::new() }; 4];
         let place = match self.name {
@@ -128,7 +129,7 @@ impl Venv {
         fs::create_dir_all(&root).expect("create .venvs");
         let lock = fs::File::create(root.join(format!("{}.lock", self.name)))
             .expect("create the lock file in .venvs");
-        // Two test binaries may want the same environment at once.
+        // Two test binaries may make the same environment at the same time.
         let _guard = Flock::lock(lock, FlockArg::LockExclusive).expect("lock .venvs");
         let place = root.join(self.name);
         let made_of = place.join("requirements");
@@ -153,12 +154,13 @@ impl Venv {
     }
 }
 
-/// Where the small programs of the tests are.
+/// The directory of the programs of the tests.
 pub(crate) fn programs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs")
 }
 
-/// A Python of at least 3.11 that can make environments; says what to install if there is none.
+/// A Python of at least 3.11 that can make environments. Panics with what to install if there is
+/// none.
 pub(crate) fn python() -> String {
     first(
         &["python3", "/usr/bin/python3"],
@@ -170,13 +172,13 @@ pub(crate) fn python() -> String {
     )
 }
 
-/// The first of these that is there and runs `asks` without an error.
-pub(crate) fn first(pythons: &[&str], asks: &str) -> Option<String> {
+/// The first of these that exists and runs `probe` without an error.
+pub(crate) fn first(pythons: &[&str], probe: &str) -> Option<String> {
     pythons
         .iter()
         .find(|python| {
             Command::new(python)
-                .args(["-c", asks])
+                .args(["-c", probe])
                 .output()
                 .is_ok_and(|output| output.status.success())
         })

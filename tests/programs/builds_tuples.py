@@ -1,4 +1,4 @@
-"""Leaks, and makes each answer of tuples that C is filling while other threads run."""
+"""Leaks, and builds each answer from tuples that C code fills while other threads run."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The leaking service, and a request that takes and gives back memory around a figure, in a loop."""
+"""The leaking service, and a request that allocates and frees memory around a given size in a loop."""
 
 import mmap
 import time
@@ -27,7 +27,7 @@ def take(size):
 
 @app.get("/churn")
 def churn():
-    """`swing` megabytes, half of them below `around`, for `s` seconds: how often, and the worst time."""
+    """Allocates and frees `swing` MB around `around` MB for `s` seconds. Returns the rounds and the longest in ms."""
     around, swing = (int(request.args[key]) * MB for key in ("around", "swing"))
     ground = take(max(around - swing // 2 - private(), MB))
     rounds, worst = 0, 0.0

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What a container's runtime does: runs its words as PID 1, in the group POD if there is one, with
-# control groups that are read-only, and with $HOME/termination-log as /dev/termination-log.
+# Runs its arguments as a container runtime does: as PID 1, in the group POD if it is set, with
+# read-only control groups, and with $HOME/termination-log as /dev/termination-log.
 set -e
 if [ -n "$POD" ]; then
     echo $$ >"$POD/cgroup.procs"

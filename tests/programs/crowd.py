@@ -1,4 +1,4 @@
-"""Has as many child processes as its argument says, each asleep."""
+"""Starts as many child processes as its argument says. All of them sleep."""
 
 import os
 import signal

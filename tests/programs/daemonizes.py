@@ -1,4 +1,4 @@
-"""Leaves a grandchild that has a session and a parent of its own and is deaf to TERM; then waits."""
+"""Starts a daemon in its own session that ignores SIGTERM; then waits."""
 
 import os
 import signal

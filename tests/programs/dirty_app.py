@@ -1,4 +1,4 @@
-"""gunicorn's dirty arbiter beside its workers, with one dirty worker."""
+"""A gunicorn application with a dirty arbiter and one dirty worker in addition to its workers."""
 
 from gunicorn.dirty.app import DirtyApp
 

@@ -1,4 +1,4 @@
-"""gunicorn inside a program of another name."""
+"""gunicorn embedded in a program of another name."""
 
 import os
 

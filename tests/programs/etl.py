@@ -1,4 +1,4 @@
-"""A job: takes --mb megabytes, then ends with --status."""
+"""A job that allocates --mb megabytes and exits with --status."""
 
 import argparse
 import sys
@@ -7,8 +7,8 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--date", default="today")
 parser.add_argument("--mb", type=int, default=1)
 parser.add_argument("--status", type=int, default=0)
-wishes = parser.parse_args()
+options = parser.parse_args()
 
-kept = [bytearray(b"x") * (1 << 20) for _ in range(wishes.mb)]
-print(f"loaded {len(kept)} MB of {wishes.date}", flush=True)
-sys.exit(wishes.status)
+kept = [bytearray(b"x") * (1 << 20) for _ in range(options.mb)]
+print(f"loaded {len(kept)} MB of {options.date}", flush=True)
+sys.exit(options.status)

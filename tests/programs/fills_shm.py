@@ -1,4 +1,4 @@
-"""An application that writes a file of 30 MB into memory when it is imported, and leaves it there."""
+"""An application that writes a file of 30 MB to /dev/shm when it is imported, and does not remove it."""
 
 import os
 

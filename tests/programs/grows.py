@@ -1,7 +1,7 @@
-"""Grows at RATE_MB a second and writes down when its private memory passed CEILING bytes.
+"""Grows at RATE_MB a second and records when its private memory exceeded CEILING bytes.
 
-The line in the file CROSSINGS is `PID MONOTONIC_NS PRIVATE`. The cheap figure (resident less shared)
-is looked at after every step. The kernel counts it in batches: what it lacks of the anonymous pages is
+It appends a line `PID MONOTONIC_NS PRIVATE` to the file CROSSINGS. After every step it reads a cheap estimate
+(resident less shared memory). The kernel updates that in batches, so its difference to the anonymous pages is
 measured from time to time.
 """
 
@@ -20,7 +20,7 @@ crossed, asked_to_end = False, False
 
 
 def end(*_):
-    """Not before the crossing is written down: a decision may come before it is seen here."""
+    """Exits only after the crossing is recorded: the decision may come before this program notices the crossing."""
     global asked_to_end
     asked_to_end = True
     if crossed:
@@ -42,7 +42,7 @@ def private():
     return sum(int(line[1]) << 10 for line in lines if line[0] == "Anonymous:")
 
 
-# One mapping written page by page: no allocator decides when the memory comes.
+# One mapping written page by page, so that no allocator affects the time of the growth.
 room = mmap.mmap(-1, CEILING * 3, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 page = b"x" * STEP
 lacks = private() - anonymous()
@@ -52,7 +52,7 @@ while taken + STEP <= CEILING * 3:
     taken += STEP
     now = time.monotonic_ns()
     left = CEILING - anonymous() - lacks
-    # What the cheap figure lacks is measured again close to the ceiling.
+    # Close to the ceiling the difference to the estimate is measured again.
     if not crossed and (left <= 0 or (left < NEAR and taken % (8 * STEP) == 0)):
         lacks = private() - anonymous()
         crossed = CEILING <= anonymous() + lacks

@@ -1,8 +1,9 @@
-"""A web application that needs a socket of its own to answer.
+"""A web application that needs its own inner socket to answer.
 
-`/inner` waits until the file REFUSED exists, then asks a server that the environment variable INNER names: `process` is
-a helper process that listens on loopback, `thread` a thread that does so, and `manager` a manager of multiprocessing, on
-loopback too, because root may connect to a Unix socket of any mode. The process that imports this module starts it.
+`/inner` waits until the file REFUSED exists, then connects to an inner server. The process that imports this module
+starts that server. The environment variable INNER says which: `process` is a helper process and `thread` a thread, both
+listening on loopback. `manager` is a multiprocessing manager, also on loopback, because root may connect to a Unix
+socket of any mode.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ _kind = os.environ["INNER"]
 
 
 def _serve_alone(listener):
-    # Do not handle SIGTERM as the server does that this was forked from.
+    # Do not inherit the SIGTERM handler of the server.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _serve(listener)
 
@@ -48,7 +49,7 @@ else:
 
 def _ask():
     if _kind == "manager":
-        # A connection of this thread's own.
+        # Each thread has its own connection.
         return dict(_shared)["word"]
     with socket.create_connection(_address, 5) as connection:
         return connection.makefile().readline()
@@ -57,7 +58,7 @@ def _ask():
 def _wait_for(file):
     until = time.monotonic() + LONGEST_S
     while not os.path.exists(file):
-        assert time.monotonic() < until, "%s does not come" % file
+        assert time.monotonic() < until, "%s was not created" % file
         time.sleep(TICK_S)
 
 

@@ -1,4 +1,4 @@
-"""A program that cannot start while the file AWAY exists, and otherwise runs until it is told to end."""
+"""A program that cannot start while the file AWAY exists, and otherwise runs until SIGTERM."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What the leaking services share: a leak for each request, a runaway, and a slow import."""
+"""Code shared by the leaking services: a leak for each request, a runaway, and a slow import."""
 
 import os
 import time
@@ -6,18 +6,18 @@ import time
 LEAK = int(os.environ.get("LEAK_KB", "0")) * 1024
 KEPT = []
 
-# An application that takes its time to import, as real ones do.
+# Real applications may take long to import.
 time.sleep(float(os.environ.get("IMPORT_SLEEP", "0")))
 
 
 def keep(size=LEAK):
-    """Keeps `size` bytes for ever. The repetition writes every page, so that they are resident."""
+    """Leaks `size` bytes. The repetition writes every page, so that all are resident."""
     if size:
         KEPT.append(bytearray(b"x") * size)
 
 
 def run_away(megabytes, rate):
-    """Takes `megabytes`, `rate` of them a second, one at a time."""
+    """Leaks `megabytes`, one at a time, `rate` of them a second."""
     begun = time.monotonic()
     for number in range(int(megabytes)):
         keep(1 << 20)

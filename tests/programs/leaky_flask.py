@@ -1,4 +1,4 @@
-"""A Flask service that leaks LEAK_KB on every request to `/`, and misbehaves when asked to."""
+"""A Flask service that leaks LEAK_KB on every request to `/`, with paths for a runaway and a slow answer."""
 
 import time
 

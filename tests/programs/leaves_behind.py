@@ -1,4 +1,4 @@
-"""Each worker starts a process in a session of its own, and never ends it."""
+"""Each worker starts a process in a new session, and never ends it."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""A server and a job that map files: `/KIND?mb=N` maps N megabytes of that kind and keeps them."""
+"""A server and a job that map files: `/KIND?mb=N` maps N megabytes of that kind and keeps the mapping."""
 
 import mmap
 import os
@@ -22,7 +22,7 @@ def file(where, size):
 
 
 def keep(kind, size):
-    """As numpy.memmap does with the modes `r`, `r+` and `c`; a file without a name; a named one."""
+    """Maps a file as numpy.memmap does with the modes `r`, `r+` and `c`, or a memfd, or a named file in a tmpfs."""
     if kind == "memfd":
         fd = os.memfd_create("maps")
         os.ftruncate(fd, size)

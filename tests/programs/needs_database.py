@@ -5,5 +5,5 @@ import os
 if os.path.exists(os.environ["AWAY"]):
     raise RuntimeError("the database is away")
 
-from leaky_asgi import app as asgi_app  # noqa: E402, F401
-from leaky_flask import app  # noqa: E402, F401
+from leaky_asgi import app as asgi_app  # noqa: F401
+from leaky_flask import app  # noqa: F401

@@ -1,5 +1,4 @@
-"""Leaves twenty grandchildren to whoever is the reaper here; each ends a moment later. Then
-waits for as many seconds as its argument says."""
+"""Leaves twenty orphans, each of which ends a moment later. Then waits for the seconds in its argument."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A pool with one child that takes more memory than the cap (`pool`), or a child program that does (`program`)."""
+"""A pool with one child process over the cap (`pool`), or a child program over the cap (`program`)."""
 
 import subprocess
 import sys

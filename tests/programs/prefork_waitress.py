@@ -1,4 +1,4 @@
-"""Several processes of waitress that share one listener, made before they were forked. Prints their pids."""
+"""Two processes of waitress that share one listener, opened before the fork. Prints their pids."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ def app(environ, start_response):
 server = waitress.server.create_server(app, host="127.0.0.1", port=int(sys.argv[1]), threads=2)
 for _ in range(2):
     if os.fork() == 0:
-        # A child does not have the threads of its parent.
+        # The threads of the parent do not exist in the child.
         server.task_dispatcher.__init__()
         server.task_dispatcher.set_thread_count(2)
         print(os.getpid(), flush=True)

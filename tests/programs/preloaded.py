@@ -1,4 +1,4 @@
-"""Leaks, and holds PRELOADED_MB of objects: under `--preload` the workers share them with their master."""
+"""Leaks, and has PRELOADED_MB of objects: with `--preload` the workers share them with their master."""
 
 import os
 

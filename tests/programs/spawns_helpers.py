@@ -1,4 +1,4 @@
-"""Has two helper processes, each of which takes HELPER_MB megabytes; their memory is the worker's."""
+"""Starts two child processes of HELPER_MB megabytes each. Their memory counts as the worker's."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Five child processes, each of which takes 30 MB a little after its start and no more after that."""
+"""Starts five child processes. Each allocates 30 MB shortly after its start, and nothing later."""
 
 import subprocess
 import sys

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs its arguments as a child, as many start scripts do: no exec, so that the shell stays between.
+# Runs its arguments as a child, as many start scripts do: without exec, so that the shell stays the parent.
 "$@"
 status=$?
 echo "wrapper: the command ended with $status" >&2

@@ -1,10 +1,10 @@
 """CPython's own tests of ProcessPoolExecutor, run against `supervise.Executor`.
 
 `python cpython_executor_tests.py [template|fresh]` takes the test classes for process pools from the
-`test_concurrent_futures` of the running interpreter, changes only which executor they make, and compares each
-outcome with EXPECTED. A test named there must fail as it says there, all others must pass: else the exit
-status is 1. `-v` says how long each takes.
-Left out are the tests of thread pools, of futures alone, and of what multiprocessing itself leaves behind.
+`test_concurrent_futures` of the running interpreter, changes only the executor that they create, and compares each
+outcome with EXPECTED. A test named there must fail as described there, and all others must pass. Otherwise the exit
+status is 1. `-v` prints the time of each test.
+Tests of thread pools, of futures alone, and of the state that multiprocessing leaves behind are not run.
 """
 import concurrent.futures
 import faulthandler
@@ -24,21 +24,24 @@ import supervise
 HERE = os.path.dirname(os.path.abspath(__file__))
 TESTS = "test.test_concurrent_futures"
 START = "SUPERVISE_TESTS_START"
-#: Seconds for all tests together.
+#: The time limit in seconds for all tests together.
 LIMIT = 300
 
-#: Why a test does not pass: in words, and what its failure must say for them to be true.
-INSIDE = "looks inside ProcessPoolExecutor (_processes, its thread, its context)", "has no attribute '_"
-DEATH = "wants the whole pool broken when a worker dies: here only its own future fails", "WorkerDied: "
-EXIT = "wants the SystemExit of a task as its exception: here it ends the worker", "WorkerDied: .*exit"
-LOADING = "wants the whole pool broken when a pickle does not load: here its own future has the exception"
+#: Why a test does not pass: a description, and a pattern that its failure must match.
+INSIDE = "uses private attributes of ProcessPoolExecutor (_processes, its thread, its context)", "has no attribute '_"
+DEATH = "expects a broken pool when a worker dies: here only the future of its task fails", "WorkerDied: "
+EXIT = "expects the SystemExit of a task as its exception: here it ends the worker", "WorkerDied: .*exit"
+LOADING = "expects a broken pool when a pickle does not load: here the future of its task has the exception"
 LOAD = LOADING, "UnpicklingError"
 LOAD_EXIT = LOADING, "SystemExit: 1"
-PRINT = "wants what a task prints on standard output: here it goes to standard error, marked", r"\[task 1\]"
-INHERIT = "hands a multiprocessing.Queue to initargs, which can only be inherited", "through inheritance"
-THREADS = "lets only one thread start, and wants that to break the pool: we need no more", "TypeError: mul"
-KEYWORD = "gives submit's fn by keyword: deprecated in 3.8, gone in 3.9", "argument: 'fn'"
-EARLY = "cancels before a worker is ready, and expects that some futures already run", "AssertionError: 0 not greater than 0"
+PRINT = "expects the output of a task on standard output: here it goes to standard error, marked", r"\[task 1\]"
+INHERIT = "passes a multiprocessing.Queue in initargs, which can only be inherited", "through inheritance"
+THREADS = "allows only one thread, and expects that to break the pool: ours needs no more", "TypeError: mul"
+KEYWORD = "passes submit's fn by keyword: deprecated in 3.8, removed in 3.9", "argument: 'fn'"
+EARLY = (
+    "cancels before a worker is ready, and expects that some futures already run",
+    "AssertionError: 0 not greater than 0",
+)
 WINDOWS = "is for Windows", "skipped: Windows-only"
 
 EXPECTED = {
@@ -69,7 +72,7 @@ EXPECTED = {
     "ExecutorDeadlockTest.test_exit_during_result_unpickle_in_result_handler": LOAD_EXIT,
     "ExecutorDeadlockTest.test_shutdown_deadlock": DEATH,
     "ExecutorDeadlockTest.test_shutdown_deadlock_pickle": INSIDE,
-    # The same tests as above are parts of one in 3.8.
+    # In 3.8 the tests above are parts of one test.
     "ExecutorDeadlockTest.test_crash[crash at task unpickle]": DEATH,
     "ExecutorDeadlockTest.test_crash[crash during func execution on worker]": DEATH,
     "ExecutorDeadlockTest.test_crash[crash during result pickle on worker]": DEATH,
@@ -84,7 +87,7 @@ if sys.version_info < (3, 9):
 
 
 class Executor(supervise.Executor):
-    """What the tests make: there is nothing that a context could say about our workers."""
+    """The executor that the tests create. It ignores the context, which does not apply to our workers."""
 
     def __init__(self, max_workers=None, mp_context=None, initializer=None, initargs=(), **more):
         start = os.environ.get(START, "template")
@@ -92,11 +95,11 @@ class Executor(supervise.Executor):
 
 
 class Named(Executor):
-    """What tests make by the name of `ProcessPoolExecutor`; they skip what that cannot do only for itself."""
+    """The executor under the name `ProcessPoolExecutor`. Tests skip some checks only for the real class."""
 
 
 class Futures:
-    """`concurrent.futures`, as the modules of tests see it."""
+    """Replaces `concurrent.futures` in the test modules."""
 
     ProcessPoolExecutor = Named
 
@@ -105,7 +108,7 @@ class Futures:
 
 
 def modules():
-    """The modules of the tests; none if the interpreter comes without them."""
+    """The test modules. Empty if the interpreter does not have them."""
     try:
         top = importlib.import_module(TESTS)
     except ModuleNotFoundError as error:
@@ -117,11 +120,11 @@ def modules():
 
 
 def run_script(run):
-    """`assert_python_ok` for scripts that import an executor by its name: they get ours."""
+    """`assert_python_ok` for scripts that import an executor by its name: replaces it by ours."""
 
     def run_ours(option, code):
         code = re.sub(r"from concurrent\.futures import", "from cpython_executor_tests import", code)
-        # The one script that says this has not even imported it; we have no such method.
+        # The only script with this call has not imported multiprocessing, and we have no such method.
         code = code.replace("multiprocessing.set_start_method(", "str(")
         return run(option, code, PYTHONPATH=os.pathsep.join([HERE, *filter(None, sys.path)]))
 
@@ -129,7 +132,7 @@ def run_script(run):
 
 
 def adapt():
-    """The classes of tests, by their names: CPython's for pools of spawned processes, with our executor."""
+    """The test classes by name: CPython's for pools of spawned processes, with our executor."""
     made = {}
     for module in modules():
         if hasattr(module, "futures"):
@@ -142,7 +145,7 @@ def adapt():
                 body = {"executor_type": Executor, "__module__": __name__}
                 made[names[0]] = type(names[0], (kind,), body)
                 if names[0] == "FailingInitializerMixin":
-                    # It has a form for executors without a context too.
+                    # It also has a variant for executors without a context.
                     name = names[0] + "_without_context"
                     made[name] = type(name, (kind.__bases__[0], *kind.__bases__[2:]), body)
     return made
@@ -158,7 +161,7 @@ def name_of(test, part=None):
 
 
 class Result(unittest.TestResult):
-    """What came of each test: nothing if it passed, else what was seen. A subtest is a test of its own."""
+    """The outcome of each test: None if it passed, otherwise its failure. A subtest counts as a test."""
 
     def __init__(self):
         super().__init__()
@@ -183,7 +186,7 @@ class Result(unittest.TestResult):
     def addError(self, test, error):
         if not isinstance(test, unittest.TestCase):
             raise error[1]
-        self.note(test, self.told(error, test))
+        self.note(test, self.failure_text(error, test))
 
     addFailure = addError
 
@@ -192,10 +195,10 @@ class Result(unittest.TestResult):
 
     def addSubTest(self, test, subtest, error):
         self.parts = True
-        self.note(test, error and self.told(error, subtest), subtest._message)
+        self.note(test, error and self.failure_text(error, subtest), subtest._message)
 
-    def told(self, error, test):
-        """The failure as text; what the frames held, such as executors, becomes garbage."""
+    def failure_text(self, error, test):
+        """The failure as text. Clears the frames, so that objects such as executors become garbage."""
         text = self._exc_info_to_string(error, test)
         cause = error[1]
         while cause is not None:
@@ -204,7 +207,7 @@ class Result(unittest.TestResult):
         return text
 
     def stopTest(self, test):
-        # A test that failed did not shut its executor down.
+        # A failed test has not shut down its executor.
         gc.collect()
         for thread in threading.enumerate():
             if thread is not threading.current_thread():
@@ -234,7 +237,7 @@ def main():
 
 
 def report(outcomes):
-    """Compares with what is expected, and says so: the exit status."""
+    """Compares the outcomes with EXPECTED and prints the differences. Returns the exit status."""
     passed, differ, wrong = 0, 0, 0
     for name, seen in outcomes.items():
         words, sign = EXPECTED.get(name, (None, None))
@@ -253,7 +256,7 @@ def report(outcomes):
 
 
 if __name__ == "__main__":
-    # By its name workers find it too.
+    # Workers can import it by this name.
     from cpython_executor_tests import main
 
     sys.exit(main())

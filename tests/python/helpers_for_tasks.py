@@ -1,4 +1,4 @@
-"""What the tests of the executor run in workers: importable there, unlike what is in `__main__`."""
+"""Functions that the tests of the executor run in workers. They can import them, unlike code in `__main__`."""
 import os
 import signal
 import threading
@@ -20,7 +20,7 @@ def fail(text):
 
 
 class Stubborn(Exception):
-    """Its pickle cannot be loaded: the constructor wants two."""
+    """Its pickle cannot be loaded: the constructor needs two arguments."""
 
     def __init__(self, one, two):
         super().__init__(one)
@@ -105,7 +105,7 @@ def fail_at_start():
 
 
 class Counted:
-    """Counts in the client how often it is pickled."""
+    """Counts how often it is pickled in the client."""
 
     pickled = 0
 

@@ -1,10 +1,10 @@
-"""Questions do not harm objects that C code is still building, in any thread.
+"""Requests to the agent do not harm objects that C code is still building, in any thread.
 
     python test_construction.py AGENT        AGENT is the folder that holds the package of the agent
 
-Threads and the main thread build objects by functions of C that call back into Python half-way, so that another
-thread, or a question, comes in between: the object exists, gc may know it, and it is not finished. Meanwhile the main
-thread answers questions as fast as it can. SUPERVISE_FUZZ_S makes it longer than the usual few seconds.
+Several threads build objects by C functions that call back into Python code before they finish. Another thread or a
+request may run at that point: the object exists, gc may know it, and it is not complete. Meanwhile the main thread
+answers requests as fast as it can. SUPERVISE_FUZZ_S sets the duration in seconds, 5 by default.
 """
 
 import collections
@@ -23,7 +23,6 @@ import random
 import re
 import signal
 import sqlite3
-import struct
 import sys
 import threading
 import time
@@ -37,11 +36,11 @@ kept = collections.deque(maxlen=2000)
 holders = {"rows": [], "by_key": {}}
 failures = []
 counts = collections.Counter()
-over = False
+is_over = False
 
 
 def slowly(items):
-    """Gives the GIL away now and then, from within whatever C function goes through it."""
+    """Yields the items, and sometimes releases the GIL inside the C function that iterates over them."""
     for number, item in enumerate(items):
         if number % 13 == 5:
             time.sleep(0)
@@ -55,7 +54,7 @@ def key(item):
 
 
 class Counted:
-    """Comes back from a pickle by way of Python code."""
+    """An object whose unpickling runs Python code."""
 
     def __init__(self, number):
         time.sleep(0)
@@ -181,11 +180,11 @@ def objects():
     holders["rows"].append([tuple(slowly(range(30))), {"n": [1]}, frozenset((1, 2))])
     if len(holders["rows"]) > 3000:
         del holders["rows"][:]
-    kept.append(lambda default=[1], point=Point(1, 2, 3): (default, point))
+    kept.append(lambda default=[1], point=Point(1, 2, 3): (default, point))  # noqa: B008
 
 
 def variables(first=1):
-    """The dictionary that locals() gave gets no variables that were set later."""
+    """The dictionary from locals() does not get variables that are set later."""
     names = locals()
     later = [key(number) for number in slowly(range(30))]
     assert "later" not in names, names
@@ -194,10 +193,10 @@ def variables(first=1):
 
 
 def api():
-    """As extension modules do it: lists and tuples whose slots are filled by what Python code gives."""
+    """Builds lists and tuples as extension modules do, running Python code between the items."""
     calls = ctypes.pythonapi
     for make, put in ((calls.PyList_New, calls.PyList_SetItem), (calls.PyTuple_New, calls.PyTuple_SetItem)):
-        # Prototypes of our own, for other threads use these functions as well.
+        # Separate prototypes, because other threads use these functions as well.
         make = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_ssize_t)(ctypes.cast(make, ctypes.c_void_p).value)
         put = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.py_object)(
             ctypes.cast(put, ctypes.c_void_p).value)
@@ -244,11 +243,11 @@ try:
     import numpy
     BUILDERS.append(arrays)
 except ImportError:
-    print("numpy is not installed: its arrays are not tested", file=sys.stderr)
+    print("NOT RUN: arrays need numpy", file=sys.stderr)
 
 
 def build(until):
-    while not over and time.monotonic() < until and len(failures) < 5:
+    while not is_over and time.monotonic() < until and len(failures) < 5:
         builder = random.choice(BUILDERS)
         try:
             builder()
@@ -258,43 +257,44 @@ def build(until):
 
 
 def main():
-    global over
+    global is_over
     faulthandler.enable()
     sys.path.insert(0, sys.argv[1])
-    from _agent import ask, books
+    from _agent import ask, state
 
     asked = collections.Counter()
-    questions = [{"do": "report", "box_s": 1.0}, {"do": "open"}, {"do": "close"}, {"do": "gc"},
-                 {"do": "report", "box_s": 0.3}, {"do": "open"}, {"do": "report", "box_s": 0.5}]
+    requests = [{"do": "report", "time_budget_s": 1.0}, {"do": "base"}, {"do": "open"}, {"do": "close"}, {"do": "gc"},
+                 {"do": "report", "time_budget_s": 0.3}, {"do": "open", "base": True},
+                 {"do": "report", "time_budget_s": 0.5}]
 
-    def question(signum, frame):
-        # As ask.answer(), without its files.
+    def handle_request(signum, frame):
+        # The same as ask.answer(), without its files.
         if ask.busy:
             return
         ask.busy = True
         gc.disable()
         try:
-            request = questions[sum(asked.values()) % len(questions)]
+            request = requests[sum(asked.values()) % len(requests)]
             ask.dispatch(request, frame, time.monotonic())
             asked[request["do"]] += 1
         except Exception:
-            failures.append(("question", traceback.format_exc()))
+            failures.append(("request", traceback.format_exc()))
         finally:
             gc.enable()
             ask.busy = False
             frame = None
 
-    def ring(until):
-        while not over and time.monotonic() < until and len(failures) < 5:
+    def send_requests(until):
+        while not is_over and time.monotonic() < until and len(failures) < 5:
             os.kill(os.getpid(), signal.SIGUSR1)
             time.sleep(0.005)
 
-    signal.signal(signal.SIGUSR1, question)
+    signal.signal(signal.SIGUSR1, handle_request)
     sys.setswitchinterval(1e-5)
-    # First beside threads, then in the main thread alone, as a sync worker is.
+    # First with threads, then in the main thread alone, as in a sync worker.
     until = time.monotonic() + SECONDS * 0.7
     threads = [threading.Thread(target=build, args=(until,), daemon=True) for _ in range(THREADS)]
-    threads.append(threading.Thread(target=ring, args=(until,), daemon=True))
+    threads.append(threading.Thread(target=send_requests, args=(until,), daemon=True))
     for thread in threads:
         thread.start()
     build(until)
@@ -302,18 +302,18 @@ def main():
         thread.join(60)
         assert not thread.is_alive(), "a thread hangs"
     until = time.monotonic() + SECONDS * 0.3
-    bell = threading.Thread(target=ring, args=(until,), daemon=True)
-    bell.start()
+    sender = threading.Thread(target=send_requests, args=(until,), daemon=True)
+    sender.start()
     build(until)
-    bell.join(60)
-    over = True
+    sender.join(60)
+    is_over = True
     for name, text in failures:
         print(name, text, file=sys.stderr)
     assert not failures, "%d failures" % len(failures)
     assert asked["report"] >= 3, asked
     missing = [builder.__name__ for builder in BUILDERS if not counts[builder.__name__]]
     assert not missing, "never run: %s" % missing
-    assert books.books().base is not None
+    assert state.of_process().base is not None
     print("OK", sys.version.split()[0], dict(asked), sum(counts.values()), "built", flush=True)
     os._exit(0)
 

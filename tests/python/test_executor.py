@@ -27,7 +27,7 @@ def until(condition, what="it"):
     end = time.monotonic() + LONG
     while not condition():
         if time.monotonic() > end:
-            raise AssertionError("{} did not come true in {} s".format(what, LONG))
+            raise AssertionError("not within {} s: {}".format(LONG, what))
         time.sleep(0.005)
 
 
@@ -40,7 +40,7 @@ def alive(pid):
 
 
 def catch_interrupts():
-    """A process that a shell has started in the background ignores SIGINT, and so do its children."""
+    """A process started by a shell in the background ignores SIGINT, and so do its children: restore the default."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -75,7 +75,7 @@ class Case(unittest.TestCase):
 
 
 class Calls(Case):
-    """One pool for what leaves it as it was."""
+    """Tests that share a pool, because they leave it unchanged."""
 
     @classmethod
     def setUpClass(cls):
@@ -85,21 +85,21 @@ class Calls(Case):
     def tearDownClass(cls):
         cls.pool.shutdown()
 
-    def test_it_is_an_executor(self):
+    def test_the_class_is_an_executor(self):
         self.assertIsInstance(self.pool, concurrent.futures.Executor)
         self.assertEqual(__version__, "0.1.0")
 
-    def test_submit(self):
+    def test_submit_passes_arguments_and_returns_the_result(self):
         self.assertEqual(self.pool.submit(tasks.square, 7).result(LONG), 49)
         got = self.pool.submit(tasks.capture, 1, fn=2, self=3).result(LONG)
         self.assertEqual(got, ((1,), {"fn": 2, "self": 3}))
         with self.assertRaises(TypeError):
             self.pool.submit()
 
-    def test_runs_elsewhere(self):
+    def test_a_task_runs_in_another_process(self):
         self.assertNotEqual(self.pool.submit(os.getpid).result(LONG), os.getpid())
 
-    def test_map(self):
+    def test_map_returns_the_results_in_order(self):
         want = [x * x for x in range(100)]
         for size in (1, 3, 100, 1000):
             self.assertEqual(list(self.pool.map(tasks.square, range(100), chunksize=size, timeout=LONG)), want)
@@ -107,7 +107,7 @@ class Calls(Case):
         self.assertEqual(list(self.pool.map(tasks.square, [], chunksize=5)), [])
         self.assertRaises(ValueError, self.pool.map, tasks.square, [1], chunksize=0)
 
-    def test_map_raises_where_it_failed(self):
+    def test_map_raises_at_the_failed_item(self):
         got = self.pool.map(divmod, [1, 1, 1], [2, 0, 5])
         self.assertEqual(next(got), (0, 1))
         self.assertRaises(ZeroDivisionError, next, got)
@@ -116,7 +116,7 @@ class Calls(Case):
         futures = [self.pool.submit(tasks.square, x) for x in range(1000)]
         self.assertEqual([future.result(LONG) for future in futures], [x * x for x in range(1000)])
 
-    def test_many_threads_submit_at_once(self):
+    def test_many_threads_can_submit_at_the_same_time(self):
         got, ready = {}, threading.Barrier(8)
 
         def some(number):
@@ -131,30 +131,30 @@ class Calls(Case):
             thread.join(LONG)
         self.assertEqual(got, {number: [(number, x) for x in range(200)] for number in range(8)})
 
-    def test_large_both_ways(self):
+    def test_large_arguments_and_results_are_complete(self):
         data = os.urandom(5 << 20)
         futures = [self.pool.submit(tasks.capture, data) for _ in range(6)]
         for future in futures:
             self.assertEqual(future.result(LONG)[0][0], data)
 
-    def test_large_and_small_mixed(self):
+    def test_large_and_small_arguments_can_be_mixed(self):
         sizes = [(x * 7919) % 300000 for x in range(300)]
         futures = [self.pool.submit(len, bytes(size)) for size in sizes]
         self.assertEqual([future.result(LONG) for future in futures], sizes)
 
-    def test_an_exception_comes_with_its_traceback(self):
+    def test_an_exception_has_the_traceback_of_the_worker(self):
         error = self.pool.submit(tasks.fail, "here").exception(LONG)
         self.assertIs(type(error), KeyError)
         self.assertEqual(error.args, ("here",))
         self.assertIn("the line that fails", str(error.__cause__))
 
-    def test_an_exception_that_does_not_load_is_told(self):
+    def test_an_exception_that_cannot_be_unpickled_is_described(self):
         error = self.pool.submit(tasks.fail_stubbornly).exception(LONG)
         self.assertIsInstance(error, RuntimeError)
         self.assertIn("Stubborn", str(error))
         self.assertIn("fail_stubbornly", str(error.__cause__))
 
-    def test_what_does_not_pickle_fails_alone(self):
+    def test_an_argument_or_result_that_cannot_be_pickled_fails_only_its_task(self):
         for bad in (threading.Lock(), tasks.RaisesAtPickle()):
             with self.assertRaises((TypeError, ValueError)):
                 self.pool.submit(id, bad).result(LONG)
@@ -164,12 +164,12 @@ class Calls(Case):
         self.assertIsInstance(self.pool.submit(tasks.return_raises_at_load).exception(LONG), KeyError)
         self.assertEqual(self.pool.submit(tasks.square, 3).result(LONG), 9)
 
-    def test_a_lambda(self):
+    def test_a_lambda_can_be_submitted(self):
         offset = 5
         self.assertEqual(self.pool.submit(lambda x: x + offset, 2).result(LONG), 7)
         self.assertEqual(list(self.pool.map(lambda x: -x, range(5), chunksize=2)), [0, -1, -2, -3, -4])
 
-    def test_a_closure_is_as_it_is_now(self):
+    def test_a_closure_has_its_values_at_the_time_of_submit(self):
         value = 1
 
         def look():
@@ -179,13 +179,13 @@ class Calls(Case):
         value = 2
         self.assertEqual(self.pool.submit(look).result(LONG), 2)
 
-    def test_timeout_of_result(self):
+    def test_result_raises_a_timeout_and_can_be_called_again(self):
         future = self.pool.submit(tasks.wait_for, self.path("go"))
         self.assertRaises(concurrent.futures.TimeoutError, future.result, 0.01)
         self.release("go")
         self.assertEqual(future.result(LONG), self.path("go"))
 
-    def test_as_completed_and_callbacks(self):
+    def test_as_completed_and_callbacks_get_all_futures(self):
         called = []
         futures = [self.pool.submit(tasks.square, x) for x in range(20)]
         for future in futures:
@@ -201,7 +201,7 @@ class Calls(Case):
         until(lambda: second)
         self.assertEqual(second[0].result(LONG), 16)
 
-    def test_nothing_is_kept(self):
+    def test_arguments_are_not_kept_after_the_task(self):
         class Big:
             def __reduce__(self):
                 return int, ()
@@ -214,7 +214,7 @@ class Calls(Case):
 
 
 class Cancelling(Case):
-    def test_what_waits_can_be_cancelled(self):
+    def test_a_waiting_task_can_be_cancelled(self):
         pool = self.executor(1)
         first = pool.submit(tasks.begin_and_wait_for, self.path("begun"), self.path("go"))
         until(lambda: os.path.exists(self.path("begun")))
@@ -226,7 +226,7 @@ class Cancelling(Case):
         self.assertTrue(rest[-1].cancelled())
         pool.shutdown()
 
-    def test_a_map_that_nobody_reads_on_is_cancelled(self):
+    def test_closing_the_results_of_map_cancels_waiting_tasks(self):
         pool = self.executor(1)
         names = [self.path("first")] + [self.path("rest")] * 100
         results = pool.map(tasks.begin_and_wait_for, [self.path("begun")] * 101, names)
@@ -240,7 +240,7 @@ class Cancelling(Case):
         self.assertTrue(all(future.cancelled() for future in waiting))
         self.release("rest")
 
-    def test_a_map_that_takes_too_long_is_cancelled(self):
+    def test_a_timeout_of_map_cancels_waiting_tasks(self):
         pool = self.executor(1)
         results = pool.map(tasks.wait_for, [self.path("go")] * 100, timeout=0.05)
         self.assertRaises(concurrent.futures.TimeoutError, next, results)
@@ -250,7 +250,7 @@ class Cancelling(Case):
         self.assertTrue(all(future.cancelled() for future in waiting))
         self.release("go")
 
-    def test_shutdown_cancels_what_waits(self):
+    def test_shutdown_cancels_waiting_tasks(self):
         pool = self.executor(1)
         first = pool.submit(tasks.begin_and_wait_for, self.path("begun"), self.path("go"))
         until(lambda: os.path.exists(self.path("begun")))
@@ -286,19 +286,19 @@ class Cancelling(Case):
 class Ending(Case):
     def test_an_invalid_size_is_refused_before_anything_starts(self):
         for name in ("ceiling", "cap", "budget"):
-            for value, said in (
+            for value, message in (
                 (100, 'did you mean "100M"?'),
                 ("50", 'did you mean "50M"?'),
-                (0, "at least 1M"),
+                (0, "minimum of a memory limit is 1M"),
                 ("lots", "is not a size"),
                 ("-5M", "is not a size"),
-                ("0.00001%", "below 1M"),
+                ("0.00001%", "below the minimum of 1M"),
                 (True, "is not a size"),
             ):
                 with self.assertRaises(ValueError) as raised:
                     Executor(1, **{name: value})
                 self.assertIn("{}={!r}".format(name, value), str(raised.exception))
-                self.assertIn(said, str(raised.exception))
+                self.assertIn(message, str(raised.exception))
 
     def test_nothing_starts_before_the_first_task(self):
         pool = Executor(2)
@@ -306,7 +306,7 @@ class Ending(Case):
         pool.shutdown()
         self.assertRaises(RuntimeError, pool.submit, tasks.square, 1)
 
-    def test_shutdown_does_what_was_submitted(self):
+    def test_shutdown_completes_submitted_tasks(self):
         with Executor(2) as pool:
             futures = [pool.submit(tasks.square, x) for x in range(500)]
         self.assertTrue(all(future.done() for future in futures))
@@ -315,7 +315,7 @@ class Ending(Case):
             pool.submit(tasks.square, 1)
         pool.shutdown()
 
-    def test_shutdown_without_waiting(self):
+    def test_shutdown_without_wait_completes_submitted_tasks(self):
         pool = Executor(2)
         futures = [pool.submit(tasks.square, x) for x in range(200)]
         pool.shutdown(wait=False)
@@ -324,7 +324,7 @@ class Ending(Case):
         pool._client.join()
         self.assertEqual(pool._client._process.returncode, 0)
 
-    def test_a_forgotten_executor_ends(self):
+    def test_a_garbage_collected_executor_ends_its_pool(self):
         pool = Executor(1)
         future = pool.submit(os.getpid)
         client = pool._client
@@ -346,16 +346,16 @@ class Ending(Case):
             worker = int(file.read())
         until(lambda: not alive(worker), "the end of the worker")
 
-    def test_a_killed_client_takes_its_pool_along(self):
+    def test_a_pool_ends_when_its_client_is_killed(self):
         self.check_killed_client("")
 
-    def test_a_killed_client_takes_its_pool_along_when_that_wants_no_more_tasks(self):
-        # Short tasks make the credit large, and what hangs behind them fills all of it.
+    def test_a_pool_with_full_queues_ends_when_its_client_is_killed(self):
+        # Short tasks make the credit large, and the hanging tasks behind them use all of it.
         fill = "short = [p.submit(t.square, x) for x in range(3000)]\n"
         fill += "futures = [p.submit(t.say_pid_and_hang, sys.argv[1]) for _ in range(2000)]\n"
         self.check_killed_client(fill)
 
-    def test_the_end_of_the_interpreter_waits(self):
+    def test_the_exit_of_the_interpreter_waits_for_tasks(self):
         path = self.path("done")
         self.run_python(
             """
@@ -369,7 +369,7 @@ class Ending(Case):
         )
         self.assertTrue(os.path.exists(path))
 
-    def test_no_submit_at_the_end_of_the_interpreter(self):
+    def test_submit_fails_at_the_exit_of_the_interpreter(self):
         out = self.run_python(
             """
             import atexit
@@ -386,7 +386,7 @@ class Ending(Case):
         )
         self.assertIn("cannot schedule new futures", out)
 
-    def test_output_of_a_task_that_dies_is_passed_on(self):
+    def test_output_of_a_task_that_dies_is_forwarded(self):
         code = """
             import helpers_for_tasks as t, supervise, sys
             with supervise.Executor(1, cap="100M", max_tasks_per_child=1) as pool:
@@ -405,12 +405,12 @@ class Ending(Case):
         expected = ["[task 1] one", "[task 1] two"]
         for task, end in enumerate(("exits", "is killed", "reaches its cap"), 2):
             expected += ["[task %d] before" % task, "[task %d] %s" % (task, end)]
-        said = [line for line in done.stderr.splitlines() if not line.startswith("supervise: ")]
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("supervise: ")]
         # The task that reached its cap may have run twice.
-        self.assertEqual(list(dict.fromkeys(said)), expected)
+        self.assertEqual(list(dict.fromkeys(lines)), expected)
         self.assertEqual(done.stdout, "")
 
-    def test_ctrl_c_is_orderly(self):
+    def test_ctrl_c_finishes_the_running_task_and_cancels_the_others(self):
         code = """
             import supervise, sys, helpers_for_tasks as t
             try:
@@ -444,7 +444,7 @@ class Ending(Case):
             [sys.executable, "-c", textwrap.dedent(code), *map(self.path, ("begun", "go", "all", "later"))],
             env=environment,
             stdout=subprocess.PIPE,
-            stderr=open(self.path("said"), "w"),
+            stderr=open(self.path("stderr"), "w"),
             universal_newlines=True,
             start_new_session=True,
             preexec_fn=catch_interrupts,
@@ -452,13 +452,13 @@ class Ending(Case):
         self.addCleanup(client.kill)
         until(lambda: os.path.exists(self.path("begun")) and os.path.exists(self.path("all")))
         os.killpg(client.pid, signal.SIGINT)
-        told = "supervise: finishing the tasks under way: 1; press Ctrl-C again to stop now"
-        until(lambda: told in open(self.path("said")).read())
+        message = "supervise: finishing the running tasks: 1; press Ctrl-C again to stop now"
+        until(lambda: message in open(self.path("stderr")).read())
         self.release("go")
         out, _ = client.communicate(timeout=LONG)
         return out
 
-    def test_ctrl_c_begins_no_other_task(self):
+    def test_no_task_begins_after_ctrl_c(self):
         # The worker has the first task, the pool has received the second, and the others wait in the client.
         out = self.interrupted(
             """
@@ -476,7 +476,7 @@ class Ending(Case):
         self.assertEqual(out.split(None, 1)[1].strip(), str([True] * 5))
         self.assertFalse(os.path.exists(self.path("later")))
 
-    def test_ctrl_c_that_ends_the_program_begins_no_other_task(self):
+    def test_no_task_begins_after_ctrl_c_that_ends_the_program(self):
         self.interrupted(
             """
             import supervise, sys, helpers_for_tasks as t
@@ -490,29 +490,29 @@ class Ending(Case):
         self.assertFalse(os.path.exists(self.path("later")))
 
 
-class Losing(Case):
-    """Workers that do not come back: the pool does."""
+class WorkerFailures(Case):
+    """Workers that die or hang: the pool continues."""
 
-    def check_lives(self, pool):
+    def check_still_works(self, pool):
         self.assertEqual(pool.submit(tasks.square, 4).result(LONG), 16)
 
-    def test_exit(self):
+    def test_a_worker_that_exits_fails_its_task(self):
         pool = self.executor(2)
         error = pool.submit(tasks.leave, 3).exception(LONG)
         self.assertIs(type(error), WorkerDied)
         self.assertIsInstance(error, RuntimeError)
         self.assertNotIsInstance(error, concurrent.futures.BrokenExecutor)
         self.assertEqual(error.cause, "exit:3")
-        self.check_lives(pool)
+        self.check_still_works(pool)
 
-    def test_killed_from_within(self):
+    def test_a_worker_that_kills_itself_fails_its_task(self):
         pool = self.executor(2)
         error = pool.submit(tasks.kill_self).exception(LONG)
         self.assertIs(type(error), WorkerDied)
         self.assertEqual(error.cause, "signal:KILL")
-        self.check_lives(pool)
+        self.check_still_works(pool)
 
-    def test_killed_from_outside_only_its_own_future_fails(self):
+    def test_a_worker_killed_from_outside_fails_only_its_own_task(self):
         pool = self.executor(2)
         hangs = pool.submit(tasks.say_pid_and_hang, self.path("pid"))
         other = pool.submit(tasks.wait_for, self.path("go"))
@@ -523,9 +523,9 @@ class Losing(Case):
         self.assertFalse(other.done())
         self.release("go")
         self.assertEqual(other.result(LONG), self.path("go"))
-        self.check_lives(pool)
+        self.check_still_works(pool)
 
-    def test_the_cap(self):
+    def test_a_task_over_the_cap_fails_alone(self):
         pool = self.executor(2, cap="200M")
         beside = [pool.submit(tasks.square, x) for x in range(20)]
         error = pool.submit(tasks.hold, 600).exception(LONG)
@@ -536,26 +536,26 @@ class Losing(Case):
         self.assertEqual([future.result(LONG) for future in beside], [x * x for x in range(20)])
         self.assertEqual(pool.submit(tasks.hold, 10).result(LONG), 10 << 20)
 
-    def test_a_task_that_takes_too_long(self):
+    def test_a_task_over_its_timeout_fails(self):
         pool = self.executor(1, task_timeout=0.5)
         error = pool.submit(tasks.wait_for, "/never").exception(LONG)
         self.assertIs(type(error), TaskTimeout)
         self.assertIsInstance(error, TimeoutError)
-        self.check_lives(pool)
+        self.check_still_works(pool)
 
-    def test_max_tasks_per_child(self):
+    def test_a_worker_is_replaced_after_max_tasks_per_child(self):
         pool = self.executor(1, max_tasks_per_child=2)
         workers = [pool.submit(os.getpid).result(LONG) for _ in range(6)]
         self.assertEqual(len(set(workers)), 3)
 
-    def test_these_errors_pickle(self):
+    def test_errors_can_be_pickled(self):
         error = MemoryCapExceeded("too much", "cap", 2, 300)
         again = pickle.loads(pickle.dumps(error))
         self.assertEqual((str(again), again.cause, again.attempts, again.peak), ("too much", "cap", 2, 300))
         for kind in (TaskTimeout, WorkerDied):
             self.assertEqual(str(pickle.loads(pickle.dumps(kind("gone", "x", 1)))), "gone")
 
-    def test_a_killed_pool_is_broken(self):
+    def test_a_killed_pool_breaks_its_executor(self):
         pool = self.executor(1)
         hangs = pool.submit(tasks.say_pid_and_hang, self.path("pid"))
         rest = [pool.submit(tasks.square, x) for x in range(100)]
@@ -567,12 +567,12 @@ class Losing(Case):
 
 
 class Starting(Case):
-    def test_initializer(self):
+    def test_the_initializer_runs_in_every_worker(self):
         for start in ("template", "fresh"):
             with Executor(2, initializer=tasks.set_flag, initargs=("set",), start=start) as pool:
                 self.assertEqual(set(pool.map(lambda _: tasks.get_flag(), range(8))), {"set"})
 
-    def test_proxies_of_a_manager(self):
+    def test_proxies_of_a_manager_work_in_workers(self):
         with multiprocessing.get_context("spawn").Manager() as manager:
             events, names = manager.Queue(), manager.dict()
             with Executor(2, initializer=tasks.announce, initargs=(events,)) as pool:
@@ -602,11 +602,11 @@ class Starting(Case):
         self.assertIsInstance(error, BrokenProcessPool)
         self.assertIn("no_such_module_anywhere", str(error))
 
-    def test_preload(self):
+    def test_preloaded_modules_are_imported_in_workers(self):
         with Executor(1, preload=["helpers_for_tasks", "wave"]) as pool:
             self.assertTrue(pool.submit(eval, "'wave' in __import__('sys').modules").result(LONG))
 
-    def test_arguments_are_looked_at(self):
+    def test_invalid_arguments_are_refused(self):
         self.assertRaises(ValueError, Executor, 0)
         self.assertRaises(ValueError, Executor, -1)
         self.assertRaises(ValueError, Executor, max_tasks_per_child=0)
@@ -616,7 +616,7 @@ class Starting(Case):
         self.assertRaises(ValueError, Executor, task_timeout=0)
         self.assertRaises(TypeError, Executor, preload="json")
 
-    def test_a_missing_binary_is_said(self):
+    def test_a_missing_binary_is_named(self):
         pool, before = Executor(1), os.environ.get("SUPERVISE_BINARY")
         os.environ["SUPERVISE_BINARY"] = "/no/such/binary"
         try:
@@ -662,25 +662,26 @@ print("fine")
 
 
 class FromMain(Case):
-    def test_a_script_without_a_guard(self):
+    def test_functions_of_a_script_without_a_main_guard_can_be_submitted(self):
         with open(self.path("script.py"), "w") as file:
             file.write(MAIN)
         self.assertEqual(self.run_python("", self.path("script.py"), stdin="\n").strip(), "fine")
 
-    def test_python_c(self):
+    def test_functions_of_python_c_can_be_submitted(self):
         self.assertEqual(self.run_python(MAIN).strip(), "fine")
 
-    def test_from_standard_input(self):
+    def test_functions_of_a_script_on_standard_input_can_be_submitted(self):
         self.assertEqual(self.run_python("", "-", stdin=MAIN).strip(), "fine")
 
-    def test_a_module_beside_the_script(self):
+    def test_functions_of_a_module_in_the_directory_of_the_script_can_be_submitted(self):
         with open(self.path("beside.py"), "w") as file:
             file.write("def f(x):\n    return x * 10\n")
         with open(self.path("script.py"), "w") as file:
-            file.write("import supervise, beside\nwith supervise.Executor(1) as p: print(p.submit(beside.f, 4).result())\n")
+            file.write("import supervise, beside\n")
+            file.write("with supervise.Executor(1) as p: print(p.submit(beside.f, 4).result())\n")
         self.assertEqual(self.run_python("", self.path("script.py"), stdin="\n").strip(), "40")
 
-    def test_after_a_fork_the_child_has_none(self):
+    def test_a_forked_child_cannot_use_the_executor_of_its_parent(self):
         out = self.run_python(
             """
             import os, supervise, sys
@@ -705,7 +706,7 @@ class FromMain(Case):
 
 
 class Pickles(unittest.TestCase):
-    def test_what_can_be_imported_goes_by_reference(self):
+    def test_an_importable_function_is_pickled_by_reference(self):
         for _ in range(2):
             body, tail = _pickles.dumps_task(tasks.square, (1,), {})
             self.assertEqual(body, pickle.dumps(((1,), {}), 5))
@@ -713,7 +714,7 @@ class Pickles(unittest.TestCase):
             for kind in (bytes, bytearray):
                 self.assertEqual(_pickles.load_task(kind(body + tail)), (tasks.square, (1,), {}))
 
-    def test_what_is_no_function_to_import_goes_with_its_arguments(self):
+    def test_another_callable_is_pickled_with_its_arguments(self):
         shared = []
         for function in (shared.append, len, lambda x: x, tasks.RaisesAtPickle, functools.partial(pow, 2)):
             loaded, args, kwargs = _pickles.load_task(b"".join(_pickles.dumps_task(function, (shared,), {"a": 1})))
@@ -721,7 +722,7 @@ class Pickles(unittest.TestCase):
             if function == shared.append:
                 self.assertIs(loaded.__self__, args[0])
 
-    def test_a_name_that_stands_for_another_function_is_noticed(self):
+    def test_a_function_whose_name_was_rebound_is_pickled_by_value(self):
         old = tasks.square
         sent = b"".join(_pickles.dumps_task(old, (1,), {}))
         self.assertIs(_pickles.load_task(sent)[0], old)
@@ -734,7 +735,7 @@ class Pickles(unittest.TestCase):
             tasks.square = old
         self.assertEqual(b"".join(_pickles.dumps_task(old, (1,), {})), sent)
 
-    def test_the_pickle_of_a_function_is_kept(self):
+    def test_the_pickle_of_a_function_is_cached_until_its_closure_changes(self):
         offset, mutable = 3, []
 
         def fixed(x):
@@ -749,12 +750,12 @@ class Pickles(unittest.TestCase):
         offset = 4
         self.assertIsNot(_pickles._kept(fixed), before)
 
-    def test_what_fails_says_why(self):
+    def test_an_error_while_pickling_is_raised(self):
         with self.assertRaisesRegex(ValueError, "not by me"):
             _pickles.dumps(tasks.RaisesAtPickle())
 
-    def test_an_answer_without_words(self):
-        self.assertEqual(str(_errors.of_answer(b'{"cause": "exit:1"}')), "the worker ended: exit:1")
+    def test_an_answer_without_a_message_has_a_default_one(self):
+        self.assertEqual(str(_errors.of_answer(b'{"cause": "exit:1"}')), "the worker exited: exit:1")
 
 
 if __name__ == "__main__":

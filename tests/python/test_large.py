@@ -1,22 +1,23 @@
-"""Tests of `supervise.Executor`: arguments and results about as large as the cap, and workers that cannot start."""
+"""Tests of `supervise.Executor` with arguments and results as large as the cap, and with workers that cannot start."""
 import operator
 import os
 import signal
 import unittest
 from concurrent.futures.process import BrokenProcessPool
+from unittest import mock
 
 import helpers_for_tasks as tasks
 from supervise import Executor, MemoryCapExceeded, _errors
 
 LONG = 60
 MEGABYTE = 1 << 20
-#: Without a control group `RLIMIT_DATA` holds the cap, and Python raises MemoryError.
+#: Without a control group `RLIMIT_DATA` enforces the cap, and Python raises MemoryError.
 OVER_CAP = MemoryError
 
 
 class Large(unittest.TestCase):
-    def ends_at_the_cap(self, *call, **options):
-        """Checks that the call ends at the cap of its worker, and that other tasks go on."""
+    def check_fails_at_the_cap(self, *call, **options):
+        """Checks that the call fails at the cap of its worker, and that other tasks succeed."""
         with Executor(2, cap="100M", **options) as pool:
             future = pool.submit(*call)
             others = [pool.submit(tasks.square, number) for number in range(50)]
@@ -28,23 +29,23 @@ class Large(unittest.TestCase):
             return str(caught.exception)
         return None
 
-    def test_an_argument_over_the_cap(self):
-        message = self.ends_at_the_cap(len, b"x" * (150 * MEGABYTE))
+    def test_an_argument_over_the_cap_fails_the_task(self):
+        message = self.check_fails_at_the_cap(len, b"x" * (150 * MEGABYTE))
         if message is not None:
             self.assertIn("reached its cap of 100M while it received the task's 150M", message)
 
-    def test_many_arguments_that_are_over_the_cap_together(self):
-        # Large enough for `RLIMIT_DATA`, too, which leaves more room than the limit of a control group.
-        self.ends_at_the_cap(len, [os.urandom(MEGABYTE) for _ in range(150)])
+    def test_many_arguments_together_over_the_cap_fail_the_task(self):
+        # Large enough for `RLIMIT_DATA` as well, which leaves more room than the limit of a control group.
+        self.check_fails_at_the_cap(len, [os.urandom(MEGABYTE) for _ in range(150)])
 
-    def test_a_closure_over_the_cap(self):
+    def test_a_closure_over_the_cap_fails_the_task(self):
         data = b"x" * (150 * MEGABYTE)
-        self.ends_at_the_cap(lambda: len(data))
+        self.check_fails_at_the_cap(lambda: len(data))
 
-    def test_a_result_over_the_cap(self):
-        self.ends_at_the_cap(operator.mul, b"x", 150 * MEGABYTE)
+    def test_a_result_over_the_cap_fails_the_task(self):
+        self.check_fails_at_the_cap(operator.mul, b"x", 150 * MEGABYTE)
 
-    def test_an_argument_and_a_result_below_the_cap_arrive_whole(self):
+    def test_an_argument_and_a_result_below_the_cap_are_complete(self):
         data = os.urandom(40 * MEGABYTE)
         with Executor(2, cap="100M") as pool:
             self.assertEqual(pool.submit(len, data).result(LONG), len(data))
@@ -59,17 +60,25 @@ class Large(unittest.TestCase):
 
 class Starting(unittest.TestCase):
     def test_an_initializer_that_ends_its_worker_breaks_the_pool_with_the_reason(self):
-        for initializer, argument, said in (
+        for initializer, argument, reason in (
             (os._exit, 3, "it exited with status 3"),
             (tasks.raise_signal, signal.SIGSEGV, "signal SEGV"),
             (tasks.hold, 300, "it reached its memory cap of 100M|MemoryError"),
         ):
-            with self.subTest(said), Executor(1, cap="100M", initializer=initializer, initargs=(argument,)) as pool:
+            with self.subTest(reason), Executor(1, cap="100M", initializer=initializer, initargs=(argument,)) as pool:
                 with self.assertRaises(BrokenProcessPool) as caught:
                     pool.submit(tasks.square, 2).result(LONG)
-                self.assertRegex(str(caught.exception), "a worker could not start: .*({})".format(said))
+                self.assertRegex(str(caught.exception), "a worker could not start: .*({})".format(reason))
 
-    def test_a_failed_start_without_a_valid_reason(self):
+    def test_a_package_of_another_version_breaks_the_pool_with_the_reason(self):
+        with mock.patch("supervise._pool.protocol.VERSION", 99):
+            with self.assertLogs("concurrent.futures", "CRITICAL"), Executor(1) as pool:
+                with self.assertRaises(BrokenProcessPool) as caught:
+                    pool.submit(tasks.square, 2).result(LONG)
+        message = str(caught.exception)
+        self.assertIn("the Python package speaks protocol 99, and this `supervise` protocol 1. hint: ", message)
+
+    def test_a_failed_start_without_a_valid_reason_has_a_general_message(self):
         for words in (b"", b"\xff", b"3", b"[]"):
             message, traceback = _errors.of_start(words)
             self.assertIn("a worker could not start", message)

@@ -1,4 +1,4 @@
-"""A process writes its stack whenever it is asked to, whatever its other threads do meanwhile.
+"""A process writes its stack on every signal, whatever its other threads do meanwhile.
 
     python test_stacks.py AGENT        AGENT is the folder that holds the package of the agent
 """
@@ -14,8 +14,8 @@ import time
 SIGNAL = signal.SIGRTMIN + 6
 TIMES = 20_000
 
-# Another process asks: so it happens while this thread waits, and others run.
-ASKS = """
+# Another process sends the signals, so that they arrive while this thread waits and others run.
+SENDER = """
 import os, sys
 pid, number, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 for time in range(int(sys.argv[4])):
@@ -26,14 +26,29 @@ for time in range(int(sys.argv[4])):
 
 
 def spin(depth):
-    """Makes frames and the code that they run, and drops both."""
+    """Creates frames and the code that they run, and frees both."""
     if depth:
         exec("spin(depth - 1)", {"spin": spin, "depth": depth})
 
 
-def spins_for_ever():
+def spin_forever():
     while True:
         spin(5)
+
+
+def stack_of_main(path):
+    """The stack that this process writes on a signal. The kernel may give the signal to another thread, which writes
+    its own stack a moment later."""
+    until = time.monotonic() + 30
+    text = ""
+    while " in main\n" not in text and time.monotonic() < until:
+        os.truncate(path, 0)
+        os.kill(os.getpid(), SIGNAL)
+        text = ""
+        while not text.endswith("\n") and time.monotonic() < until:
+            with open(path) as file:
+                text = file.read()
+    return text
 
 
 def main():
@@ -45,18 +60,15 @@ def main():
         open(path, "w").close()
         _agent.boot.install(folder)
         for _ in range(3):
-            threading.Thread(target=spins_for_ever, daemon=True).start()
+            threading.Thread(target=spin_forever, daemon=True).start()
         words = [str(os.getpid()), str(int(SIGNAL)), path, str(TIMES)]
-        asks = subprocess.Popen([sys.executable, "-c", ASKS, *words])
-        while asks.poll() is None:
+        sender = subprocess.Popen([sys.executable, "-c", SENDER, *words])
+        while sender.poll() is None:
             time.sleep(0.001)
-        os.truncate(path, 0)
-        os.kill(os.getpid(), SIGNAL)
-        with open(path) as file:
-            said = file.read()
-    assert asks.returncode == 0
-    assert said.startswith("Stack (most recent call first):\n"), said
-    assert " in main\n" in said, said
+        text = stack_of_main(path)
+    assert sender.returncode == 0
+    assert text.startswith("Stack (most recent call first):\n"), text
+    assert " in main\n" in text, text
     print("OK", flush=True)
     os._exit(0)
 

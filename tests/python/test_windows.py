@@ -1,4 +1,4 @@
-"""A tracing window ends without harm while threads that Python did not make call into it.
+"""Opening and closing tracing windows is safe while threads that Python did not create call into it.
 
     python test_windows.py AGENT        AGENT is the folder that holds the package of the agent
 """
@@ -14,23 +14,23 @@ WINDOWS = 40
 FOREIGN = 2
 
 kept = []
-came = threading.Event()
+called = threading.Event()
 
 
 @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
 def call(_):
-    """Python makes a thread state for each such call, and waits for the GIL with it half made."""
-    came.set()
+    """Python creates a thread state for each such call, and waits for the GIL while it is incomplete."""
+    called.set()
     return 0
 
 
 def wait_for_a_call():
-    came.clear()
-    assert came.wait(60), "no foreign thread came"
+    called.clear()
+    assert called.wait(60), "no foreign thread called"
 
 
 def foreign_threads():
-    """Threads of the C library, one after the other."""
+    """Runs threads of the C library, one after the other."""
     library = ctypes.CDLL(None)
     while True:
         thread = ctypes.c_ulong()
@@ -40,7 +40,7 @@ def foreign_threads():
 
 def main():
     sys.path.insert(0, sys.argv[1])
-    from _agent import books, windows
+    from _agent import state, windows
 
     for _ in range(FOREIGN):
         threading.Thread(target=foreign_threads, daemon=True).start()
@@ -50,15 +50,15 @@ def main():
         wait_for_a_call()
         windows.close(sys._getframe(), time.monotonic())
         kept.append([str(number) for number in range(1000)])
-        assert _tracemalloc.get_traced_memory()[0] == 0, "it is traced beyond the window"
+        assert _tracemalloc.get_traced_memory()[0] == 0, "tracing continues after the window"
         wait_for_a_call()
-    mine = books.books()
+    mine = state.of_process()
     assert mine.windows == WINDOWS, mine.windows
     mine.lines = {key: line for key, line in mine.lines.items() if key[0] == main.__code__.co_filename}
     (_, number), most = max(mine.lines.items(), key=lambda item: item[1][0])
     with open(__file__) as file:
         assert "kept.append" in file.readlines()[number - 1], mine.lines
-    # All windows have seen it.
+    # The line was traced in all windows.
     assert most[2] == WINDOWS, mine.lines
     print("OK", flush=True)
     os._exit(0)

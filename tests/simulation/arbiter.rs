@@ -1,36 +1,37 @@
-//! gunicorn's arbiter, as its source has it (20 to 27 agree in this).
+//! gunicorn's arbiter, after its source (the same in versions 20 to 27).
 //!
-//! It keeps `target` workers: `manage_workers` forks what is missing, and retires its oldest while
-//! more are alive than wanted, those that already drain included. A fork is followed by up to
-//! 0.1 s of sleep. Between signals it looks at least once a second.
+//! It keeps `target` workers: `manage_workers` forks the missing ones, and retires the oldest while
+//! more are alive than wanted. Draining workers count as alive. After a fork it sleeps for up to
+//! 0.1 s. Without signals it checks its workers at least once a second.
 
 use std::{collections::VecDeque, time::Duration};
 
 use supervise::units::{RunId, Signal, Timestamp};
 
-/// `Arbiter.SIG_QUEUE` holds no more.
+/// The maximum length of `Arbiter.SIG_QUEUE`.
 const QUEUE_MAX: usize = 5;
 
 #[derive(Debug)]
 pub(crate) struct Arbiter {
     pub(crate) run: RunId,
     pub(crate) pid: i32,
-    /// What its configuration says, and what it wants now.
+    /// The configured number of workers.
     config: u32,
+    /// The number of workers it wants now.
     pub(crate) target: u32,
-    /// Oldest first; with those that drain.
+    /// Its workers, oldest first, draining ones included.
     pub(crate) children: Vec<i32>,
     signals: VecDeque<Signal>,
-    /// So many for one worker fewer came while one was pending, and were lost in it.
+    /// How many SIGTTOU were lost because one was pending already.
     pub(crate) merged: u32,
-    /// Asleep after a fork: nothing is done before then.
+    /// It sleeps after a fork, until then.
     asleep: Timestamp,
-    /// Handlers are installed.
+    /// Its signal handlers are installed.
     booted: bool,
     stop: Option<Stop>,
-    /// When it looks again. Wakes before that are stale.
+    /// When it runs its loop again. Earlier wakes are stale.
     wakes: Timestamp,
-    /// fork(2) fails from now on. It takes that badly: it stops all, and exits with 255.
+    /// fork(2) fails from now on: it then stops all workers and exits with status 255.
     pub(crate) cannot_fork: bool,
 }
 
@@ -40,14 +41,14 @@ struct Stop {
     status: i32,
 }
 
-/// What it does next.
+/// One step of its main loop.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Deed {
+pub(crate) enum Step {
     Fork,
     Retire(i32),
     Kill(i32),
     Exit(i32),
-    /// Looks again then.
+    /// Runs the loop again then.
     Wake(Timestamp),
 }
 
@@ -77,13 +78,13 @@ impl Arbiter {
         self.stop.is_some()
     }
 
-    /// Something is there to be done at `at`.
+    /// There is work at `at`.
     pub(crate) fn wake(&mut self, at: Timestamp) {
         self.wakes = self.wakes.min(at);
     }
 
-    /// False: it has no handler yet and dies of the signal. A signal that is pending already, or
-    /// for which there is no place, is lost.
+    /// Queues a signal. Returns false if it has no handlers yet: the signal then kills it. A signal
+    /// is lost if the same one is pending or the queue is full.
     pub(crate) fn take_signal(&mut self, signal: Signal) -> bool {
         let ends = matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT);
         if self.signals.len() < QUEUE_MAX && (ends || self.signals.back() != Some(&signal)) {
@@ -94,7 +95,7 @@ impl Arbiter {
         self.booted
     }
 
-    /// A worker that could not boot takes all along.
+    /// A worker has exited. If it could not boot, the arbiter stops all workers.
     pub(crate) fn on_child_gone(&mut self, pid: i32, status: Option<i32>, halt_at: Timestamp) {
         self.children.retain(|child| *child != pid);
         if let (Some(status @ (3 | 4)), None) = (status, self.stop) {
@@ -107,59 +108,59 @@ impl Arbiter {
         }
     }
 
-    /// One turn of its loop: all that it does now, in order.
-    pub(crate) fn turn(&mut self, now: Timestamp, graceful: Duration, naps: Duration) -> Vec<Deed> {
+    /// One turn of its loop: the steps it takes now, in order.
+    pub(crate) fn turn(&mut self, now: Timestamp, graceful: Duration, naps: Duration) -> Vec<Step> {
         if now < self.wakes {
             return Vec::new();
         }
-        let deeds = self.deeds(now, graceful, naps);
-        let wakes = deeds.iter().filter_map(|deed| match deed {
-            Deed::Wake(at) => Some(*at),
+        let steps = self.steps(now, graceful, naps);
+        let wakes = steps.iter().filter_map(|step| match step {
+            Step::Wake(at) => Some(*at),
             _ => None,
         });
         self.wakes = wakes.min().unwrap_or(now);
-        deeds
+        steps
     }
 
-    fn deeds(&mut self, now: Timestamp, graceful: Duration, naps: Duration) -> Vec<Deed> {
+    fn steps(&mut self, now: Timestamp, graceful: Duration, naps: Duration) -> Vec<Step> {
         if now < self.asleep {
-            return vec![Deed::Wake(self.asleep)];
+            return vec![Step::Wake(self.asleep)];
         }
-        let mut deeds = Vec::new();
+        let mut steps = Vec::new();
         while let Some(signal) = self.signals.pop_front() {
-            self.on_signal(now, signal, graceful, &mut deeds);
+            self.on_signal(now, signal, graceful, &mut steps);
             if signal == Signal::HUP && self.stop.is_none() {
-                // The new ones are its children before it manages again.
-                deeds.push(Deed::Wake(now.later(Duration::from_millis(1))));
-                return deeds;
+                // The new workers are its children before `manage_workers` runs again.
+                steps.push(Step::Wake(now.later(Duration::from_millis(1))));
+                return steps;
             }
         }
         if let Some(stop) = self.stop {
             if self.children.is_empty() {
-                deeds.push(Deed::Exit(stop.status));
+                steps.push(Step::Exit(stop.status));
             } else if now >= stop.kill_at {
-                deeds.extend(self.children.iter().map(|child| Deed::Kill(*child)));
+                steps.extend(self.children.iter().map(|child| Step::Kill(*child)));
             }
-            deeds.push(Deed::Wake(now.later(Duration::from_millis(100))));
-            return deeds;
+            steps.push(Step::Wake(now.later(Duration::from_millis(100))));
+            return steps;
         }
         let live = u32::try_from(self.children.len()).unwrap_or(u32::MAX);
         if live < self.target && self.cannot_fork {
-            self.give_up(now, graceful, &mut deeds);
-            deeds.push(Deed::Wake(now.later(Duration::from_millis(100))));
-            return deeds;
+            self.give_up(now, graceful, &mut steps);
+            steps.push(Step::Wake(now.later(Duration::from_millis(100))));
+            return steps;
         }
-        deeds.extend(self.manage(now, naps));
-        deeds
+        steps.extend(self.manage(now, naps));
+        steps
     }
 
-    /// "Unhandled exception in main loop".
-    fn give_up(&mut self, now: Timestamp, graceful: Duration, deeds: &mut Vec<Deed>) {
+    /// What gunicorn does on an "Unhandled exception in main loop".
+    fn give_up(&mut self, now: Timestamp, graceful: Duration, steps: &mut Vec<Step>) {
         self.stop = Some(Stop {
             kill_at: now.later(graceful),
             status: 255,
         });
-        deeds.extend(self.children.iter().map(|child| Deed::Retire(*child)));
+        steps.extend(self.children.iter().map(|child| Step::Retire(*child)));
     }
 
     fn on_signal(
@@ -167,7 +168,7 @@ impl Arbiter {
         now: Timestamp,
         signal: Signal,
         graceful: Duration,
-        deeds: &mut Vec<Deed>,
+        steps: &mut Vec<Step>,
     ) {
         match signal {
             Signal::TTIN => self.target += 1,
@@ -175,10 +176,10 @@ impl Arbiter {
             Signal::HUP if self.stop.is_none() => {
                 self.target = self.config;
                 if self.cannot_fork {
-                    self.give_up(now, graceful, deeds);
+                    self.give_up(now, graceful, steps);
                     return;
                 }
-                deeds.extend((0..self.config).map(|_| Deed::Fork));
+                steps.extend((0..self.config).map(|_| Step::Fork));
             }
             Signal::TERM | Signal::INT | Signal::QUIT => {
                 let quick = signal != Signal::TERM;
@@ -189,24 +190,24 @@ impl Arbiter {
                 if quick {
                     stop.kill_at = now;
                 }
-                deeds.extend(self.children.iter().map(|child| Deed::Retire(*child)));
+                steps.extend(self.children.iter().map(|child| Step::Retire(*child)));
             }
             _ => {}
         }
     }
 
     /// `manage_workers`.
-    fn manage(&mut self, now: Timestamp, naps: Duration) -> Vec<Deed> {
+    fn manage(&mut self, now: Timestamp, naps: Duration) -> Vec<Step> {
         let live = u32::try_from(self.children.len()).unwrap_or(u32::MAX);
-        let tick = Deed::Wake(now.later(Duration::from_secs(1)));
+        let tick = Step::Wake(now.later(Duration::from_secs(1)));
         if live < self.target {
             self.asleep = now.later(naps);
-            return vec![Deed::Fork, Deed::Wake(self.asleep)];
+            return vec![Step::Fork, Step::Wake(self.asleep)];
         }
         let too_many = usize::try_from(live - self.target).unwrap_or(0);
         let oldest = self.children.iter().take(too_many);
         oldest
-            .map(|child| Deed::Retire(*child))
+            .map(|child| Step::Retire(*child))
             .chain([tick])
             .collect()
     }

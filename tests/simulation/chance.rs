@@ -1,4 +1,4 @@
-//! Chance by seed: the same seed is the same run, on every machine.
+//! Random numbers from a seed: the same seed gives the same run on every machine.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ impl Chance {
         f64::from(upper) / (f64::from(u32::MAX) + 1.0)
     }
 
-    /// Low figures are as likely as high ones: by their logarithm.
+    /// Uniform on a logarithmic scale: each power of ten is equally likely.
     pub(crate) fn spread(&mut self, low: f64, high: f64) -> f64 {
         low * (high / low).powf(self.part())
     }

@@ -1,36 +1,36 @@
-//! How workers behave: what they hold, how long they boot, and how they go.
+//! How workers behave: how much memory they use, how long they boot, and how they exit.
 
 use std::time::Duration;
 
 use supervise::{
-    supervisor::event::Ended,
+    supervisor::input::Ended,
     units::{Bytes, Signal},
 };
 
 use crate::chance::Chance;
 
-/// What a worker is like.
+/// How a worker behaves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Character {
-    /// Grows no more once it serves.
+    /// Stops growing once it is ready.
     Steady,
-    /// Grows for ever, slowly or fast.
+    /// Grows without end, slowly or fast.
     Leaky,
-    /// Takes a lot for a moment, at 1 GB/s, and gives it back.
+    /// Allocates much memory for a short time, at 1 GB/s, and frees it again.
     Spiky,
-    /// Ignores every request to go.
-    Deaf,
+    /// Ignores every stop signal.
+    IgnoresStop,
     /// Ends by itself.
     Crashing,
-    /// Has a helper process that grows.
+    /// Has a child process that grows.
     Forking,
-    /// Boots for long.
+    /// Boots slowly.
     Slow,
-    /// Holds more than others from its birth.
-    BornFat,
-    /// Its import fails: exit status 3, which stops a gunicorn.
+    /// Uses more memory than the others from its start.
+    OverAtStart,
+    /// Its import fails: exit status 3 or 4, which stops gunicorn.
     BootFails,
-    /// Its import exits with a status for which the server starts the next one at once.
+    /// Its import exits with a status after which the server starts the next worker immediately.
     EndsAtBoot,
 }
 
@@ -38,35 +38,36 @@ pub(crate) const ALL: [Character; 10] = [
     Character::Steady,
     Character::Leaky,
     Character::Spiky,
-    Character::Deaf,
+    Character::IgnoresStop,
     Character::Crashing,
     Character::Forking,
     Character::Slow,
-    Character::BornFat,
+    Character::OverAtStart,
     Character::BootFails,
     Character::EndsAtBoot,
 ];
 
-/// One life, as it will go if nobody interferes.
+/// The life of one worker, unless the decider or a fault changes it.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) boot: Duration,
-    /// Private memory when it begins to serve.
+    /// Private memory when it becomes ready.
     pub(crate) base: Bytes,
-    /// Bytes a second from then on.
+    /// Growth in bytes a second from then on.
     pub(crate) rate: f64,
-    /// Pages it shares with others; those of them that are anonymous.
+    /// File pages that it shares with others.
     pub(crate) shared: Bytes,
+    /// Anonymous pages that it shares with others.
     pub(crate) cow: Bytes,
-    /// Between being asked to go and its end; `None` is deaf.
+    /// The time between a stop signal and its end. `None`: it ignores the signal.
     pub(crate) drain: Option<Duration>,
-    /// How it ends when it was asked to.
+    /// How it ends after a stop signal.
     pub(crate) goes: Ended,
-    /// It ends by itself so long after its boot.
+    /// It ends by itself: when, counted from the end of its boot, and how.
     pub(crate) crash: Option<(Duration, Ended)>,
-    /// Takes so much, every so often, for so long.
+    /// A repeated spike: its interval, its size and how long it lasts.
     pub(crate) spike: Option<(Duration, Bytes, Duration)>,
-    /// Its helper holds so much, so long after its boot.
+    /// Its child process: when it appears, counted from the end of the boot, and its memory.
     pub(crate) helper: Option<(Duration, Bytes)>,
 }
 
@@ -82,67 +83,67 @@ impl Plan {
 pub(crate) struct Program {
     pub(crate) base: Bytes,
     pub(crate) boot: Duration,
-    /// UvicornWorker raises the signal again once it has finished.
+    /// It raises the stop signal again once it has finished, as `UvicornWorker` does.
     pub(crate) reraises: bool,
-    /// Who comes up, each as often as it is listed.
-    pub(crate) cast: Vec<Character>,
-    /// The fastest leak, bytes a second.
+    /// The characters of new workers. One that is listed twice is drawn twice as often.
+    pub(crate) characters: Vec<Character>,
+    /// The fastest leak in bytes a second.
     pub(crate) rate_max: f64,
-    /// A fat one is born with so many times the base.
-    pub(crate) fat: f64,
-    /// Anonymous pages that workers share with their master, beside the interpreter's.
+    /// How many times `base` a worker uses that is over at its start.
+    pub(crate) oversize: f64,
+    /// Anonymous pages that workers share with their master, besides the interpreter's.
     pub(crate) preloaded: Bytes,
 }
 
 impl Program {
     pub(crate) fn new(chance: &mut Chance) -> Self {
-        // Swarm: each seed has a few characters, and most of its workers are one of two.
-        let mut cast = vec![chance.pick(&[Character::Steady, Character::Leaky]); 4];
+        // Swarm testing: each seed has a few characters, and most of its workers have one of two.
+        let mut characters = vec![chance.pick(&[Character::Steady, Character::Leaky]); 4];
         for _ in 0..chance.small(0, 3) {
             let one = chance.pick(&ALL);
-            // Bad boots stop the server each time: rare, or nothing else is ever seen.
+            // A failed boot stops the server, so it must be rare for anything else to be tested.
             if one != Character::BootFails || chance.yes(0.2) {
                 let times = if one == Character::BootFails { 1 } else { 2 };
-                cast.extend(vec![one; times]);
+                characters.extend(vec![one; times]);
             }
         }
         if chance.yes(0.05) {
-            cast = vec![Character::BornFat];
+            characters = vec![Character::OverAtStart];
         }
         if chance.yes(0.05) {
-            cast = vec![Character::EndsAtBoot];
+            characters = vec![Character::EndsAtBoot];
         }
         Self {
             base: Bytes::mib(chance.between(20, 120)),
             boot: Duration::from_secs_f64(chance.spread(0.1, 3.0)),
             reraises: chance.yes(0.2),
-            cast,
+            characters,
             rate_max: chance.spread(2.0, 50.0) * Bytes::mib(1).as_f64(),
-            fat: 1.2 + chance.part() * 4.0,
+            oversize: 1.2 + chance.part() * 4.0,
             preloaded: Bytes::ZERO,
         }
     }
 
-    /// A life of a worker of this program; in calm times all are steady.
+    /// The life of a new worker of this program. In the calm phase all are steady.
     pub(crate) fn plan(&self, chance: &mut Chance, calm: bool) -> Plan {
         let character = if calm {
             Character::Steady
         } else {
-            chance.pick(&self.cast)
+            chance.pick(&self.characters)
         };
         let is = |one| character == one;
         let mib = Bytes::mib(1).as_f64();
         let base = self.base.scaled(0.95 + 0.1 * chance.part());
         let boot = self.boot.mul_f64(0.7 + 0.6 * chance.part());
         let after = |chance: &mut Chance| Duration::from_secs_f64(chance.spread(0.05, 120.0));
-        let odd = [
+        let unplanned = [
             Ended::Exit(1),
             Ended::Exit(0),
             Ended::Signal(Signal(11)),
             Ended::Signal(Signal(6)),
             Ended::Signal(Signal::KILL),
         ];
-        let asked = if self.reraises {
+        let goes = if self.reraises {
             Ended::Signal(Signal::TERM)
         } else {
             Ended::Exit(0)
@@ -154,8 +155,8 @@ impl Program {
             } else {
                 boot
             },
-            base: if is(Character::BornFat) {
-                base.scaled(self.fat)
+            base: if is(Character::OverAtStart) {
+                base.scaled(self.oversize)
             } else {
                 base
             },
@@ -166,10 +167,10 @@ impl Program {
             },
             shared: Bytes::mib(25),
             cow: Bytes::mib(chance.between(1, 15)).plus(self.preloaded),
-            drain: (!is(Character::Deaf)).then_some(drain),
-            goes: asked,
+            drain: (!is(Character::IgnoresStop)).then_some(drain),
+            goes,
             crash: match character {
-                Character::Crashing => Some((after(chance), chance.pick(&odd))),
+                Character::Crashing => Some((after(chance), chance.pick(&unplanned))),
                 Character::EndsAtBoot => {
                     Some((Duration::ZERO, Ended::Exit(chance.pick(&[0, 0, 1, 7]))))
                 }

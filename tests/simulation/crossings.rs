@@ -1,9 +1,9 @@
-//! The kernel's part: whose memory passes its wire, its cap or the budget, and when.
+//! The kernel's part: which process exceeds its threshold, its cap or the budget next, and when.
 
 use std::time::Duration;
 
 use supervise::{
-    supervisor::event::{CapMechanism, Ended, Event, Oom},
+    supervisor::input::{CapMechanism, Ended, Input, Oom},
     units::{Signal, Timestamp},
 };
 
@@ -13,31 +13,31 @@ use crate::{
 };
 
 impl World {
-    /// Whose memory passes a line next: its wire, its cap, or all together the budget.
+    /// The next process whose memory reaches a limit: its threshold, its cap, or the budget of all.
     pub(crate) fn next_crossing(&self) -> Option<(Timestamp, i32)> {
         let now = self.now;
-        let lines = self.processes.values().filter_map(|process| {
-            let lines = process.cap.into_iter().chain(process.wire);
-            let line = lines.fold(f64::INFINITY, f64::min);
-            Some((process.charged_at(now, line)?, process.pid))
+        let limits = self.processes.values().filter_map(|process| {
+            let limits = process.cap.into_iter().chain(process.threshold);
+            let limit = limits.fold(f64::INFINITY, f64::min);
+            Some((process.charged_at(now, limit)?, process.pid))
         });
-        lines.chain(self.budget_crossing()).min()
+        limits.chain(self.budget_crossing()).min()
     }
 
     fn budget_crossing(&self) -> Option<(Timestamp, i32)> {
         let budget = self.budget?;
         let rate: f64 = self.processes.values().map(Process::rate).sum();
         let room = budget - self.total();
-        let fattest = self
+        let largest = self
             .processes
             .values()
             .max_by(|a, b| a.private(self.now).total_cmp(&b.private(self.now)))?;
         if room <= 0.0 {
-            return Some((self.now, fattest.pid));
+            return Some((self.now, largest.pid));
         }
         let left = Duration::try_from_secs_f64(room / rate).ok()?;
         let at = self.now.later(left + Duration::from_micros(1));
-        (rate > 0.0).then_some((at, fattest.pid))
+        (rate > 0.0).then_some((at, largest.pid))
     }
 
     pub(crate) fn total(&self) -> f64 {
@@ -53,15 +53,15 @@ impl World {
         };
         let charge = process.charge(now);
         let Some(worker) = process.worker else {
-            // In nobody's group yet: only the budget can have met it.
+            // It is in no worker's group yet: only the budget can be exceeded.
             self.end(pid, Ended::Signal(Signal::KILL), Oom::Budget);
             return;
         };
-        if process.wire.is_some_and(|line| charge >= line) {
-            process.wire = None;
+        if process.threshold.is_some_and(|limit| charge >= limit) {
+            process.threshold = None;
             let wait = self.chance.micros(20, 900);
-            self.tell(wait, Event::Tripped { worker });
-        } else if process.cap.is_some_and(|line| charge >= line) {
+            self.deliver(wait, Input::ThresholdReached { worker });
+        } else if process.cap.is_some_and(|limit| charge >= limit) {
             if rlimit {
                 process.cap = None;
                 process.grow(now, 0.0);
@@ -71,9 +71,9 @@ impl World {
             } else if process.helper > process.held(now) {
                 process.helper = 0.0;
                 let (oom, whole) = (Oom::Cap, self.chance.yes(0.5));
-                self.tell(
+                self.deliver(
                     Duration::from_millis(1),
-                    Event::HelperKilled { worker, oom, whole },
+                    Input::HelperKilled { worker, oom, whole },
                 );
                 if whole {
                     self.end(pid, Ended::Signal(Signal::KILL), oom);

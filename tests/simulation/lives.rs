@@ -1,11 +1,11 @@
-//! The lives of workers in the pretend machine: forked, taken, ready, asked to go, gone.
+//! The lives of workers on the simulated machine: forked, adopted, ready, stopping, ended.
 
 use std::time::Duration;
 
 use supervise::{
     supervisor::{
-        action::Look,
-        event::{CapMechanism, Effect, Ended, Event, Oom},
+        action::SampleKind,
+        input::{CapMechanism, Effect, Ended, Input, Oom},
         spec::{Kind, ReadyWhen},
     },
     units::{Bytes, Signal, Timestamp, WorkerId},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl World {
-    /// A new worker process begins.
+    /// Starts a new worker process.
     pub(crate) fn spawn(&mut self, pid: i32) {
         let plan = self.scenario.program.plan(&mut self.chance, self.calm);
         let boot = plan.boot;
@@ -27,7 +27,7 @@ impl World {
         self.after(boot, Happening::Ready(pid));
     }
 
-    /// It has its name and its group from now on.
+    /// Gives a process its worker id and its group.
     pub(crate) fn take(&mut self, worker: WorkerId, pid: i32, cap: Option<Bytes>) {
         self.names.insert(worker, pid);
         let fails = self.yes(self.scenario.faults.cap);
@@ -47,12 +47,12 @@ impl World {
     pub(crate) fn adopt(&mut self, worker: WorkerId, pid: i32, cap: Option<Bytes>) {
         self.take(worker, pid, cap);
         let Some(process) = self.processes.get(&pid) else {
-            // Gone before it could be taken, or the server's own helper.
+            // It has ended before it was adopted, or it is a helper process of the server.
             let helper = pid < 0;
-            let event = if helper {
-                Event::NoWorker { worker }
+            let input = if helper {
+                Input::NoWorker { worker }
             } else {
-                Event::WorkerEnded {
+                Input::WorkerEnded {
                     worker,
                     ended: Ended::Unseen,
                     oom: Oom::No,
@@ -64,12 +64,12 @@ impl World {
             } else {
                 self.chance.micros(10, 2000)
             };
-            self.tell(wait, event);
+            self.deliver(wait, input);
             return;
         };
         if process.phase == Phase::Serving {
             let wait = self.chance.millis(0, 50);
-            self.tell(wait, Event::WorkerReady { worker });
+            self.deliver(wait, Input::WorkerReady { worker });
         }
     }
 
@@ -79,22 +79,22 @@ impl World {
         } else if let Some(pid) = self.names.get(&worker).copied()
             && signal == Signal::TERM
         {
-            self.ask_to_go(pid, Asker::Decider);
+            self.request_stop(pid, Asker::Decider);
         }
     }
 
-    pub(crate) fn ask_to_go(&mut self, pid: i32, asker: Asker) {
+    pub(crate) fn request_stop(&mut self, pid: i32, asker: Asker) {
         let now = self.now;
         let Some(process) = self.processes.get_mut(&pid) else {
             return;
         };
-        if process.asked == Asker::Nobody {
+        if process.asked == Asker::None {
             process.asked = asker;
         }
         let (Some(drain), true) = (process.plan.drain, process.phase != Phase::Leaving) else {
             return;
         };
-        // One that boots finishes that first.
+        // A worker that boots finishes its boot first.
         let at = now.later(drain).max(process.boots_until);
         let goes = process.plan.goes;
         if process.phase == Phase::Serving {
@@ -110,7 +110,7 @@ impl World {
         };
         let plan = process.plan.clone();
         let boots = process.phase == Phase::Booting;
-        if boots && (self.is_away() || plan.fails_to_boot()) {
+        if boots && (self.cannot_start() || plan.fails_to_boot()) {
             self.on_failed_boot(pid, &plan);
             return;
         }
@@ -120,7 +120,7 @@ impl World {
         self.failed_boots = 0;
         process.grow(
             now,
-            if process.asked == Asker::Nobody {
+            if process.asked == Asker::None {
                 plan.rate
             } else {
                 0.0
@@ -140,7 +140,7 @@ impl World {
             self.after(wait, Happening::Helper(pid));
         }
         let wait = self.chance.millis(0, 50);
-        let signs = !matches!(
+        let has_probe = !matches!(
             self.scenario.spec.ready.when,
             ReadyWhen::Auto | ReadyWhen::Delay(_)
         );
@@ -149,17 +149,17 @@ impl World {
             Some(Command::Single { run, .. }) => *run,
             None => return,
         };
-        if signs {
-            self.tell(wait * 2, Event::Answers { run });
+        if has_probe {
+            self.deliver(wait * 2, Input::ServiceReady { run });
         }
         let server = matches!(self.command, Some(Command::Server(_)));
         if let Some(worker) = worker.filter(|_| server) {
-            self.tell(wait, Event::WorkerReady { worker });
+            self.deliver(wait, Input::WorkerReady { worker });
         }
     }
 
-    /// A server's worker exits with the status for which its master stops. With the agent in it,
-    /// and while another one serves, it waits and exits with another (`boot_failures.py`).
+    /// A server's worker exits with a status that stops its master. If it has the agent and another
+    /// worker serves, it waits and exits with another status (`boot_failures.py`).
     fn on_failed_boot(&mut self, pid: i32, plan: &Plan) {
         let server = matches!(self.command, Some(Command::Server(_)));
         let serves = |one: &Process| one.phase != Phase::Booting;
@@ -210,30 +210,30 @@ impl World {
         }
     }
 
-    pub(crate) fn answer(&mut self, worker: WorkerId, how: Look) {
+    pub(crate) fn answer(&mut self, worker: WorkerId, how: SampleKind) {
         if self.yes(self.scenario.faults.look) {
-            self.fail("look", Some(worker), Effect::Look);
+            self.fail("look", Some(worker), Effect::Sample);
             return;
         }
         let now = self.now;
         if let Some(process) = self.process_of(worker) {
-            let sample = process.sample(now, how != Look::Cheap);
+            let sample = process.sample(now, how != SampleKind::Cheap);
             let took = sample.exact.map_or(Duration::ZERO, |exact| exact.took);
-            self.tell(took, Event::Sampled { worker, sample });
+            self.deliver(took, Input::Sampled { worker, sample });
         }
         if self.chance.yes(0.05) {
-            self.tell(Duration::ZERO, Event::ServerSampled { private: MASTER });
+            self.deliver(Duration::ZERO, Input::ServerSampled { private: MASTER });
         }
     }
 
-    /// A process is gone; whoever is its parent reaps it.
+    /// A process has ended. Its parent reaps it.
     pub(crate) fn end(&mut self, pid: i32, ended: Ended, oom: Oom) {
         let Some(process) = self.processes.remove(&pid) else {
             return;
         };
         let now = self.now;
         if process.helper > 0.0 && ended != Ended::Signal(Signal::KILL) {
-            self.leave(&process);
+            self.add_stray(&process);
         }
         let halt_at = now.later(self.scenario.graceful_timeout);
         let reaps = self.chance.micros(50, 5000);
@@ -260,25 +260,27 @@ impl World {
             }
             Some(Command::Single { .. }) | None => {}
         }
-        self.tell_end(&process, ended, oom);
+        self.deliver_end(&process, ended, oom);
         if let Some(run) = command_first {
             self.command_ended(run, ended);
         }
-        self.mind_over();
+        self.check_over();
     }
 
-    pub(crate) fn tell_end(&mut self, process: &Process, ended: Ended, oom: Oom) {
+    pub(crate) fn deliver_end(&mut self, process: &Process, ended: Ended, oom: Oom) {
         let Some(worker) = process.worker else { return };
         let single = matches!(self.scenario.spec.kind, Kind::Single);
         let fate = Fate {
             asked: process.asked,
             grew: process.plan.rate > 0.0
                 || process.private(self.now).max(process.peak) > process.plan.base.as_f64() * 1.05,
+            copied: process.ends_at_cap(self.now) && !process.is_at_cap(self.now),
+            growth: process.growth(),
         };
         self.fates.insert(worker, fate);
         let unseen = self.scenario.faults.unseen && !single;
         let peak = bytes(process.peak.max(process.private(self.now)));
-        let event = Event::WorkerEnded {
+        let input = Input::WorkerEnded {
             worker,
             ended: if unseen { Ended::Unseen } else { ended },
             oom,
@@ -287,9 +289,9 @@ impl World {
         let wait = self.chance.micros(50, 3000);
         let mut at = self.now.later(wait);
         if single {
-            at = at.max(self.told_at);
+            at = at.max(self.delivered_at);
         }
-        self.told_at = self.told_at.max(at);
-        self.at(at, Happening::Tell(event));
+        self.delivered_at = self.delivered_at.max(at);
+        self.at(at, Happening::Deliver(input));
     }
 }

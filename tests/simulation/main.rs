@@ -1,16 +1,18 @@
-//! The decider against a pretend machine, by seed: hours of pretend time in a second.
+//! The decider on a simulated machine, by random seed: hours of simulated time in a second.
 //!
-//! `SIM_SEEDS=100000 cargo test --test simulation` runs more seeds; `SIM_SEED=17` runs one and
-//! prints all that passes. A failure names its seed.
+//! `SIM_SEEDS=100000 cargo test --test simulation` runs more seeds. `SIM_SEED=17` runs one and
+//! prints all inputs, actions and events. A failure names its seed. `SIM_DIGEST=1` prints a digest
+//! of all decisions without warnings: it stays the same when a change only moves code.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "clippy's leave for tests does not reach helper functions of an integration test"
 )]
 
+extern crate decider as supervise;
+
 mod agents;
 mod arbiter;
-mod books;
 mod chance;
 mod characters;
 mod checkers;
@@ -22,15 +24,14 @@ mod mutants;
 mod mutants_agents;
 mod operator;
 mod pool;
-mod pool_budget;
-mod pool_moments;
 mod process;
+mod record;
 mod run;
 mod scenario;
 mod strays;
 mod world;
 
-use std::{env, thread};
+use std::{env, sync::atomic::Ordering, thread};
 
 use run::{NoTamper, Run, Tally};
 
@@ -40,8 +41,8 @@ fn number(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()
 }
 
-/// Runs one thread's share of the seeds. Goes on after a failure: one that is rare hides behind one
-/// that is not.
+/// Runs one thread's share of the seeds. Continues after a failure, so that a rare failure is not
+/// hidden by a frequent one.
 fn share(seeds: u64, first: u64, step: usize) -> Vec<String> {
     (first..seeds)
         .step_by(step)
@@ -55,7 +56,7 @@ fn share(seeds: u64, first: u64, step: usize) -> Vec<String> {
 }
 
 #[test]
-fn all_promises_hold_in_all_seeds() {
+fn all_seeds_keep_all_promises() {
     if let Some(seed) = number("SIM_SEED") {
         let result = Run::new(seed).traced().play(&mut NoTamper);
         println!("{result:?}");
@@ -74,6 +75,9 @@ fn all_promises_hold_in_all_seeds() {
         .into_iter()
         .flat_map(|share| share.join().unwrap())
         .collect();
+    if env::var_os("SIM_DIGEST").is_some() {
+        println!("digest {:016x}", run::DIGEST.load(Ordering::Relaxed));
+    }
     let some = failures.iter().take(20).cloned().collect::<Vec<_>>();
     assert!(
         failures.is_empty(),
@@ -83,8 +87,8 @@ fn all_promises_hold_in_all_seeds() {
     );
 }
 
-/// What has to happen in the pretend machine so that each promise is tested at all.
-const HAPPENS: [&str; 34] = [
+/// What must happen on the simulated machine for each promise to be tested.
+const MUST_HAPPEN: [&str; 34] = [
     "raised",
     "lowered",
     "upgraded",
@@ -95,7 +99,7 @@ const HAPPENS: [&str; 34] = [
     "restarting",
     "gave up",
     "due in a dry run",
-    "born fat",
+    "over at start",
     "no room",
     "ceiling",
     "cap",
@@ -120,18 +124,18 @@ const HAPPENS: [&str; 34] = [
     "start-failed",
     "stop",
 ];
-/// At least this often.
+/// The least number of times.
 const TIMES: u32 = 3;
-/// The rarest, such as a recycle for the budget, takes a thousand seeds.
+/// The rarest, such as a recycle by the budget, needs a thousand seeds.
 const SEEDS_FOR_ALL: u64 = 4000;
 
-/// A checker that never sees its promise put to the test proves nothing.
+/// A checker whose promise is never tested proves nothing.
 #[test]
-fn the_world_puts_every_promise_to_the_test() {
+fn the_seeds_test_every_promise() {
     let mut all = Tally::new();
     let missing = |all: &Tally| {
         let often = |what: &str| all.get(what).is_some_and(|times| *times >= TIMES);
-        HAPPENS.into_iter().find(|what| !often(what))
+        MUST_HAPPEN.into_iter().find(|what| !often(what))
     };
     for seed in 0..SEEDS_FOR_ALL {
         for (what, times) in Run::new(seed).play(&mut NoTamper).unwrap() {

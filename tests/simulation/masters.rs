@@ -1,15 +1,16 @@
-//! The command's life in the pretend machine: a gunicorn master with its workers, or one program.
+//! The life of the command on the simulated machine: a gunicorn master and its workers, or a single
+//! program.
 
 use supervise::{
     supervisor::{
-        event::{Effect, Ended, Event, Oom},
+        input::{Effect, Ended, Input, Oom},
         spec::RestartWhen,
     },
     units::{Bytes, RunId, Signal, WorkerId},
 };
 
 use crate::{
-    arbiter::{Arbiter, Deed},
+    arbiter::{Arbiter, Step},
     process::Asker,
     world::{Command, Happening, World},
 };
@@ -20,18 +21,18 @@ impl World {
         if self.yes(self.scenario.faults.start) {
             let errno = self.chance.pick(&[11, 12, 12, 11, 2, 13]);
             let error = "fork".to_owned();
-            self.tell(wait, Event::StartFailed { run, errno, error });
-            self.tell(wait * 2, Event::RunOver { run });
+            self.deliver(wait, Input::StartFailed { run, errno, error });
+            self.deliver(wait * 2, Input::RunOver { run });
             return;
         }
         self.strays.clear();
         let pid = self.next_pid();
-        self.tell(wait, Event::Started { run, pid });
+        self.deliver(wait, Input::Started { run, pid });
         self.seen_at = self.now.later(wait);
-        self.told_at = self.seen_at;
+        self.delivered_at = self.seen_at;
         let Some((worker, cap)) = worker else {
             let config = self.scenario.workers;
-            self.wish = config;
+            self.wanted = config;
             self.command = Some(Command::Server(Arbiter::new(run, pid, config, self.now)));
             let boot = wait + self.chance.millis(50, 800);
             self.after(boot, Happening::MasterUp(pid));
@@ -54,11 +55,11 @@ impl World {
             return;
         };
         arbiter.children.push(pid);
-        self.show(pid);
+        self.announce(pid);
     }
 
-    /// It is seen within 0.1 s, oldest first.
-    pub(crate) fn show(&mut self, pid: i32) {
+    /// The decider sees a new worker within 0.1 s, oldest first.
+    pub(crate) fn announce(&mut self, pid: i32) {
         let Some(Command::Server(arbiter)) = &self.command else {
             return;
         };
@@ -67,7 +68,7 @@ impl World {
         self.seen_at = self.seen_at.max(self.now.later(wait));
         self.at(
             self.seen_at,
-            Happening::Tell(Event::WorkerSeen { run, pid }),
+            Happening::Deliver(Input::WorkerSeen { run, pid }),
         );
     }
 
@@ -78,7 +79,7 @@ impl World {
             return;
         }
         let lost = self.yes(self.scenario.faults.lost);
-        let (turn, early) = (self.chance.micros(100, 3000), self.now);
+        let (turn, now) = (self.chance.micros(100, 3000), self.now);
         match &mut self.command {
             Some(Command::Server(arbiter)) => {
                 let ends = matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT);
@@ -92,22 +93,22 @@ impl World {
                     return;
                 }
                 if by_operator == Some(signal) {
-                    self.wish = match signal {
-                        Signal::TTIN => self.wish + 1,
-                        Signal::TTOU => self.wish.saturating_sub(1).max(1),
+                    self.wanted = match signal {
+                        Signal::TTIN => self.wanted + 1,
+                        Signal::TTOU => self.wanted.saturating_sub(1).max(1),
                         Signal::HUP => self.scenario.workers,
-                        _ => self.wish,
+                        _ => self.wanted,
                     };
                 }
-                arbiter.wake(early.later(turn));
-                self.at(early.later(turn), Happening::MasterWakes(pid));
+                arbiter.wake(now.later(turn));
+                self.at(now.later(turn), Happening::MasterWakes(pid));
             }
             Some(Command::Single { pid, .. }) => {
                 let pid = *pid;
                 if matches!(signal, Signal::TERM | Signal::INT) {
-                    self.ask_to_go(pid, Asker::Decider);
+                    self.request_stop(pid, Asker::Decider);
                 } else {
-                    // signal(7): the default of the others is to end the process.
+                    // signal(7): the default action of the other signals ends the process.
                     self.end(pid, Ended::Signal(signal), Oom::No);
                 }
             }
@@ -124,8 +125,8 @@ impl World {
         }
         arbiter.boot();
         if self.yes(self.scenario.faults.mistaken) {
-            // Below zero: it is no process of ours, and is never found.
-            self.show(-pid);
+            // A negative pid stands for a process that is not a worker and is never found.
+            self.announce(-pid);
         }
         self.master_turn(pid);
     }
@@ -141,21 +142,21 @@ impl World {
             return;
         }
         arbiter.cannot_fork |= fork_fails;
-        for deed in arbiter.turn(now, graceful, nap) {
-            match deed {
-                Deed::Fork => self.fork(),
-                Deed::Retire(child) => self.ask_to_go(child, Asker::Server),
-                Deed::Kill(child) => self.end(child, Ended::Signal(Signal::KILL), Oom::No),
-                Deed::Exit(status) => {
+        for step in arbiter.turn(now, graceful, nap) {
+            match step {
+                Step::Fork => self.fork(),
+                Step::Retire(child) => self.request_stop(child, Asker::Server),
+                Step::Kill(child) => self.end(child, Ended::Signal(Signal::KILL), Oom::No),
+                Step::Exit(status) => {
                     self.master_ends(Ended::Exit(status));
                     return;
                 }
-                Deed::Wake(at) => self.at(at, Happening::MasterWakes(pid)),
+                Step::Wake(at) => self.at(at, Happening::MasterWakes(pid)),
             }
         }
     }
 
-    /// The master is gone: its workers notice within a second, finish and go.
+    /// The master has ended: its workers notice within a second, finish and exit.
     pub(crate) fn master_ends(&mut self, ended: Ended) {
         let Some(Command::Server(arbiter)) = self.command.take() else {
             return;
@@ -168,29 +169,33 @@ impl World {
     }
 
     pub(crate) fn command_ended(&mut self, run: RunId, ended: Ended) {
-        let event = Event::CommandEnded {
+        let input = Input::CommandEnded {
             run,
             ended,
             oom: Oom::No,
             successor: None,
         };
         let wait = self.chance.micros(50, 3000);
-        self.told_at = self.told_at.max(self.now.later(wait));
-        self.at(self.told_at, Happening::Tell(event));
+        self.delivered_at = self.delivered_at.max(self.now.later(wait));
+        self.at(self.delivered_at, Happening::Deliver(input));
         self.ending = Some(run);
-        self.mind_over();
+        self.check_over();
     }
 
-    /// Nothing is left: said after all that happened before.
-    pub(crate) fn mind_over(&mut self) {
+    /// When no process is left, the run is over. `RunOver` comes after all earlier inputs.
+    pub(crate) fn check_over(&mut self) {
         if self.command.is_none()
             && self.processes.is_empty()
             && self.strays.is_empty()
             && let Some(run) = self.ending.take()
         {
             let wait = self.chance.millis(3, 10);
-            let at = self.told_at.max(self.seen_at).max(self.now).later(wait);
-            self.at(at, Happening::Tell(Event::RunOver { run }));
+            let at = self
+                .delivered_at
+                .max(self.seen_at)
+                .max(self.now)
+                .later(wait);
+            self.at(at, Happening::Deliver(Input::RunOver { run }));
         }
     }
 
@@ -201,6 +206,6 @@ impl World {
             self.end(pid, Ended::Signal(Signal::KILL), Oom::No);
         }
         self.master_ends(Ended::Signal(Signal::KILL));
-        self.mind_over();
+        self.check_over();
     }
 }

@@ -1,4 +1,4 @@
-//! Moments that are too rare to wait for by seed, played by hand.
+//! Situations that are too rare for random seeds, written out by hand.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use supervise::{
     supervisor::{
         Supervisor,
         action::Action,
-        event::Event,
+        input::Input,
         spec::{Kind, Spec},
     },
     units::{RunId, Signal, Timestamp, WorkerId},
@@ -23,54 +23,54 @@ fn a_server() -> (Spec, Scenario) {
 }
 
 #[test]
-fn a_worker_that_was_forked_as_its_server_was_told_to_stop_is_told_itself() {
+fn a_worker_forked_while_its_server_stops_gets_its_own_stop_signal() {
     let (spec, scenario) = a_server();
     let now = |millis| Timestamp::default().later(Duration::from_millis(millis));
     let mut supervisor = Supervisor::new(spec, 1, now(0));
     let run = RunId(1);
     let worker = WorkerId::FIRST;
     let before = [
-        Event::Machine(scenario.machine),
-        Event::Available(scenario.available),
-        Event::Started { run, pid: 10 },
-        Event::WorkerSeen { run, pid: 11 },
-        Event::Signalled(Signal::TERM),
-        Event::BacklogEmpty { run },
+        Input::Machine(scenario.machine),
+        Input::Available(scenario.available),
+        Input::Started { run, pid: 10 },
+        Input::WorkerSeen { run, pid: 11 },
+        Input::Signalled(Signal::TERM),
+        Input::BacklogEmpty { run },
     ];
-    let told = |supervisor: &mut Supervisor, event| {
-        supervisor.handle_event(now(5), event);
+    let stops_worker = |supervisor: &mut Supervisor, input| {
+        supervisor.handle_input(now(5), input);
         let actions: Vec<_> = std::iter::from_fn(|| supervisor.poll_action()).collect();
         let signal = Signal::TERM;
         actions.contains(&Action::SignalWorker { worker, signal })
     };
-    for event in before {
-        assert!(!told(&mut supervisor, event));
+    for input in before {
+        assert!(!stops_worker(&mut supervisor, input));
     }
-    assert!(told(&mut supervisor, Event::WorkerReady { worker }));
+    assert!(stops_worker(&mut supervisor, Input::WorkerReady { worker }));
 }
 
 #[test]
-fn a_worker_that_comes_while_others_are_still_let_in_is_not_told_to_go() {
+fn a_worker_that_starts_while_the_backlog_drains_gets_no_stop_signal() {
     let (spec, scenario) = a_server();
     let now = Timestamp::default();
     let mut supervisor = Supervisor::new(spec, 1, now);
     let run = RunId(1);
     let worker = WorkerId::FIRST;
     let events = [
-        Event::Machine(scenario.machine),
-        Event::Available(scenario.available),
-        Event::Started { run, pid: 10 },
-        Event::WorkerSeen { run, pid: 11 },
-        Event::Signalled(Signal::TERM),
-        Event::WorkerReady { worker },
+        Input::Machine(scenario.machine),
+        Input::Available(scenario.available),
+        Input::Started { run, pid: 10 },
+        Input::WorkerSeen { run, pid: 11 },
+        Input::Signalled(Signal::TERM),
+        Input::WorkerReady { worker },
     ];
-    for event in events {
-        supervisor.handle_event(now, event);
+    for input in events {
+        supervisor.handle_input(now, input);
     }
     let actions: Vec<_> = std::iter::from_fn(|| supervisor.poll_action()).collect();
     let signal = Signal::TERM;
     assert!(actions.contains(&Action::DrainBacklog { run }));
     assert!(!actions.contains(&Action::SignalCommand { run, signal }));
-    // It has those to serve that wait; its server tells it when it is told itself.
+    // It serves the waiting connections. The server stops it when the server itself is stopped.
     assert!(!actions.contains(&Action::SignalWorker { worker, signal }));
 }

@@ -1,20 +1,21 @@
-//! Promises about questions to agents, broken on purpose, and their checkers fire.
+//! Breaks the promises about requests to agents on purpose and expects their checkers to fail.
 
 use supervise::{
     supervisor::{
-        action::{Action, AgentAsk},
-        event::{Event, Oom},
-        report::{Cause, Report},
+        action::{Action, AgentAsk, ReportWhen},
+        cause::Cause,
+        event::{Event, Who},
+        input::{Input, Oom},
         spec::Leaks,
     },
     units::Bytes,
 };
 
-use crate::mutants::{misled, tampered};
+use crate::mutants::{misconfigured, tampered};
 
 #[test]
-fn a_second_question_before_the_first_answer_is_seen() {
-    tampered("one-question", |turn, _| {
+fn a_second_request_before_the_first_answer_is_detected() {
+    tampered("one-request", |turn, _| {
         let asked = |action: &&Action| matches!(action, Action::AskAgent { .. });
         let twice: Vec<_> = turn.actions.iter().filter(asked).cloned().collect();
         turn.actions.extend(twice);
@@ -22,13 +23,13 @@ fn a_second_question_before_the_first_answer_is_seen() {
 }
 
 #[test]
-fn a_rescue_that_is_none_is_seen() {
-    tampered("rescued-stay", |turn, _| {
-        let due = turn.reports.iter().find_map(|report| match report {
-            Report::Due { worker, .. } => Some(*worker),
+fn a_rescue_that_freed_nothing_is_detected() {
+    tampered("rescued-stays", |turn, _| {
+        let due = turn.events.iter().find_map(|event| match event {
+            Event::Due { worker, .. } => Some(*worker),
             _ => None,
         });
-        turn.reports.extend(due.map(|worker| Report::Rescued {
+        turn.events.extend(due.map(|worker| Event::Rescued {
             worker,
             freed: Bytes::mib(1),
             memory: Bytes::mib(1),
@@ -38,27 +39,50 @@ fn a_rescue_that_is_none_is_seen() {
 }
 
 #[test]
-fn a_recycle_without_garbage_collected_first_is_seen() {
-    misled("explained", |spec| spec.memory.gc_first = false);
+fn a_recycle_without_a_garbage_collection_first_is_detected() {
+    misconfigured("explained", |spec| spec.memory.gc_first = false);
 }
 
 #[test]
-fn a_recycle_without_a_report_is_seen() {
-    misled("explained", |spec| spec.leaks.ask = Leaks::Off);
+fn a_recycle_without_a_report_is_detected() {
+    misconfigured("explained", |spec| spec.leaks.ask = Leaks::Off);
 }
 
 #[test]
-fn a_serving_worker_that_is_asked_though_nobody_wished_it_is_seen() {
-    misled("undisturbed", |spec| spec.leaks.ask = Leaks::On);
+fn a_request_that_is_not_configured_is_detected() {
+    misconfigured("undisturbed", |spec| spec.leaks.ask = Leaks::On);
 }
 
 #[test]
-fn tracing_far_below_the_ceiling_is_seen() {
-    tampered("undisturbed", |turn, books| {
-        if let Some(Event::Sampled { worker, .. }) = turn.event
-            && let Some(seen) = books.workers.get(&worker).filter(|seen| seen.serves())
+fn a_last_report_that_others_wait_for_is_detected() {
+    tampered("no-worker-waits", |turn, _| {
+        let withdraws = |action: &Action| matches!(action, Action::WithdrawReport { .. });
+        turn.actions.retain(|action| !withdraws(action));
+    });
+}
+
+#[test]
+fn a_report_that_interrupts_a_worker_that_serves_is_detected() {
+    tampered("undisturbed", |turn, _| {
+        for action in &mut turn.actions {
+            if let Action::AskAgent {
+                ask: AgentAsk::Report { when, .. },
+                ..
+            } = action
+            {
+                *when = ReportWhen::Now;
+            }
+        }
+    });
+}
+
+#[test]
+fn tracing_far_below_the_ceiling_is_detected() {
+    tampered("undisturbed", |turn, record| {
+        if let Some(Input::Sampled { worker, .. }) = turn.input
+            && let Some(seen) = record.workers.get(&worker).filter(|seen| seen.serves())
         {
-            turn.reports.push(Report::Armed {
+            turn.events.push(Event::Armed {
                 worker,
                 memory: seen.value().unwrap_or_default(),
                 baseline: Bytes::ZERO,
@@ -68,9 +92,9 @@ fn tracing_far_below_the_ceiling_is_seen() {
 }
 
 #[test]
-fn a_question_that_copies_more_than_there_is_room_for_is_seen() {
-    tampered("undisturbed", |turn, books| {
-        for (worker, seen) in books.alive() {
+fn a_request_that_copies_more_than_the_free_room_is_detected() {
+    tampered("undisturbed", |turn, record| {
+        for (worker, seen) in record.alive() {
             let (shared, _) = seen.shared();
             if seen.serves() && shared > Bytes::mib(100) {
                 let ask = AgentAsk::Collect;
@@ -84,11 +108,11 @@ fn a_question_that_copies_more_than_there_is_room_for_is_seen() {
 }
 
 #[test]
-fn an_end_at_the_cap_by_ending_that_counts_as_a_kill_is_seen() {
+fn a_cap_kill_while_exiting_with_the_cause_cap_is_detected() {
     tampered("one-cause", |turn, _| {
-        let at_cap = matches!(turn.event, Some(Event::WorkerEnded { oom: Oom::Cap, .. }));
-        for report in &mut turn.reports {
-            if let Report::Ended(end) = report
+        let at_cap = matches!(turn.input, Some(Input::WorkerEnded { oom: Oom::Cap, .. }));
+        for event in &mut turn.events {
+            if let Event::Ended(end) = event
                 && at_cap
                 && matches!(end.cause, Cause::Ceiling | Cause::Age)
             {
@@ -99,17 +123,37 @@ fn an_end_at_the_cap_by_ending_that_counts_as_a_kill_is_seen() {
 }
 
 #[test]
-fn a_recycle_before_its_number_of_tasks_is_seen() {
-    misled("tasks", |spec| spec.recycle.max_tasks = Some(1));
+fn an_end_at_the_cap_by_growth_that_counts_as_a_copy_is_detected() {
+    tampered("one-cause", |turn, record| {
+        for event in &mut turn.events {
+            if let Event::Ended(end) = event
+                && end.cause == Cause::Cap
+                && let Who::Worker(worker) = end.who
+                && let Some(seen) = record.workers.get(&worker)
+                && let Some((_, cause)) = seen.draining
+                && let Some(cap) = record.cap()
+                && let (shared, private) = seen.shared()
+                && private < cap
+                && private.plus(shared) >= cap
+            {
+                end.cause = cause;
+            }
+        }
+    });
 }
 
 #[test]
-fn a_number_of_tasks_that_nobody_minds_is_seen() {
-    misled("tasks", |spec| spec.recycle.max_tasks = None);
+fn a_recycle_before_max_tasks_is_detected() {
+    misconfigured("tasks", |spec| spec.recycle.max_tasks = Some(1));
 }
 
 #[test]
-fn a_window_that_stays_open_is_seen() {
+fn a_worker_kept_past_max_tasks_is_detected() {
+    misconfigured("tasks", |spec| spec.recycle.max_tasks = None);
+}
+
+#[test]
+fn a_tracing_window_that_stays_open_is_detected() {
     tampered("windows", |turn, _| {
         turn.actions.retain(|action| {
             let closes = |ask: &AgentAsk| matches!(ask, AgentAsk::Close | AgentAsk::Report { .. });

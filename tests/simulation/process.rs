@@ -1,15 +1,15 @@
-//! One pretend process: how its memory grows, and where it is charged.
+//! One simulated process: how its memory grows, and where it is charged.
 
 use std::time::Duration;
 
 use supervise::{
-    supervisor::event::{Exact, Sample},
+    supervisor::input::{Exact, Sample},
     units::{Bytes, Timestamp, WorkerId},
 };
 
 use crate::characters::Plan;
 
-/// Where it is in its life. When it is over it is no longer there.
+/// The phase of its life. A process that has ended is removed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Phase {
     Booting,
@@ -17,40 +17,43 @@ pub(crate) enum Phase {
     Leaving,
 }
 
-/// Who asked it to go.
+/// Which process sent it a stop signal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Asker {
-    Nobody,
+    None,
     Decider,
-    /// Its server, which shrinks, reloads, stops or is gone.
+    /// Its server, because it lowers its workers, reloads, stops or has ended.
     Server,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
     pub(crate) pid: i32,
-    /// What it is called since it was adopted.
+    /// Its worker id, once it is adopted.
     pub(crate) worker: Option<WorkerId>,
     pub(crate) boots_until: Timestamp,
     pub(crate) phase: Phase,
     pub(crate) asked: Asker,
     pub(crate) plan: Plan,
-    /// It has its own group, charged with what it touched since it was moved there.
+    /// It has its own group, which is charged for the pages it touched since it was moved there.
     pub(crate) grouped: bool,
+    /// Memory from before the move, which its group is not charged for.
     pub(crate) elsewhere: f64,
     pub(crate) cap: Option<f64>,
-    /// The charge at which its wire trips.
-    pub(crate) wire: Option<f64>,
+    /// The charge at which the decider gets `ThresholdReached`.
+    pub(crate) threshold: Option<f64>,
     /// Its boot has failed, and it waits before it exits.
     pub(crate) failed: bool,
+    /// The memory of its child process.
     pub(crate) helper: f64,
     pub(crate) peak: f64,
+    /// Its own private memory at `since`, and its growth in bytes a second from then on.
     held: f64,
     since: Timestamp,
     rate: f64,
 }
 
-/// From a float that is a size.
+/// Converts a size from a float.
 pub(crate) fn bytes(size: f64) -> Bytes {
     Bytes(1).scaled(size.max(0.0))
 }
@@ -63,11 +66,11 @@ impl Process {
             worker: None,
             boots_until: now.later(plan.boot),
             phase: Phase::Booting,
-            asked: Asker::Nobody,
+            asked: Asker::None,
             grouped: false,
             elsewhere: 0.0,
             cap: None,
-            wire: None,
+            threshold: None,
             failed: false,
             helper: 0.0,
             peak: 0.0,
@@ -78,12 +81,12 @@ impl Process {
         }
     }
 
-    /// Its own private memory, its helper's left out.
+    /// Its own private memory, without that of its child process.
     pub(crate) fn held(&self, now: Timestamp) -> f64 {
         self.held + self.rate * now.since(self.since).as_secs_f64()
     }
 
-    /// Private memory of all its processes.
+    /// The private memory of it and its child process.
     pub(crate) fn private(&self, now: Timestamp) -> f64 {
         self.held(now) + self.helper
     }
@@ -99,12 +102,12 @@ impl Process {
         self.rate = rate;
     }
 
-    pub(crate) fn give_back(&mut self, now: Timestamp, much: f64) {
+    pub(crate) fn free(&mut self, now: Timestamp, size: f64) {
         self.grow(now, self.rate);
-        self.held = (self.held - much).max(1.0);
+        self.held = (self.held - size).max(1.0);
     }
 
-    /// Copies all that it shares, because all its objects are looked at.
+    /// Copies all its shared pages, because every object is visited.
     pub(crate) fn copy_shared(&mut self, now: Timestamp) {
         self.grow(now, self.rate);
         self.held += self.plan.cow.as_f64();
@@ -112,26 +115,36 @@ impl Process {
         self.peak = self.peak.max(self.held + self.helper);
     }
 
-    /// Whether its interpreter, which copies what it shared while it exits, reaches the cap by
-    /// that.
+    /// Whether it reaches its cap because its interpreter copies shared pages while it exits.
     pub(crate) fn ends_at_cap(&self, now: Timestamp) -> bool {
         let charge = self.charge(now) + self.plan.cow.as_f64();
         self.phase == Phase::Leaving && self.cap.is_some_and(|cap| self.grouped && charge > cap)
     }
 
-    /// What its own group is charged with.
+    /// Whether its growth alone has reached the cap.
+    pub(crate) fn is_at_cap(&self, now: Timestamp) -> bool {
+        let charge = self.charge(now);
+        self.cap.is_some_and(|cap| self.grouped && charge >= cap)
+    }
+
+    /// Its growth in bytes a second, and since when it has been the same.
+    pub(crate) const fn growth(&self) -> (Timestamp, f64) {
+        (self.since, self.rate)
+    }
+
+    /// The memory that its own group is charged for.
     pub(crate) fn charge(&self, now: Timestamp) -> f64 {
         (self.private(now) - self.elsewhere).max(0.0)
     }
 
-    /// When its charge will be `limit` at its present rate; never before `now`.
+    /// When its charge reaches `limit` at its present rate, but not before `now`.
     pub(crate) fn charged_at(&self, now: Timestamp, limit: f64) -> Option<Timestamp> {
         let room = limit - self.charge(now);
         if room <= 0.0 {
             return Some(now);
         }
         let left = Duration::try_from_secs_f64(room / self.rate).ok()?;
-        // A microsecond later it is over it, whatever was rounded.
+        // A microsecond more, so that it is over the limit despite rounding.
         (self.rate > 0.0).then(|| now.later(left + Duration::from_micros(1)))
     }
 

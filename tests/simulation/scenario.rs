@@ -1,15 +1,15 @@
-//! What one seed is about: the wishes, the machine, and which things go wrong.
+//! The scenario of one seed: the settings, the machine and the faults.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use supervise::{
     servers::gunicorn,
     supervisor::{
-        event::{CapMechanism, Machine},
+        input::{CapMechanism, Machine},
         spec::{
-            AgentLoad, AgentSpec, CgroupSpec, CommandSpec, ControlSpec, Kind, Leaks, LeaksSpec,
-            Leftovers, Limit, LogFormat, LogSpec, Measure, MemorySpec, ReadySpec, ReadyWhen,
-            RecycleSpec, RestartSpec, RestartWhen, Spec, StopSpec, TerminationLog,
+            AgentLoad, AgentSpec, CommandSpec, ControlSpec, Kind, Leaks, LeaksSpec, Leftovers,
+            Limit, Measure, MemorySpec, ReadySpec, ReadyWhen, RecycleSpec, RestartSpec,
+            RestartWhen, Spec, StopSpec,
         },
     },
     units::{Bytes, Signal, Size},
@@ -17,18 +17,18 @@ use supervise::{
 
 use crate::{chance::Chance, characters::Program};
 
-/// How likely each thing is to go wrong; a swarm: most are 0 in most seeds.
+/// The probability of each fault. Swarm testing: most are 0 in most seeds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) start: f64,
     pub(crate) cap: f64,
     pub(crate) budget: f64,
-    pub(crate) wire: f64,
+    pub(crate) threshold: f64,
     pub(crate) look: f64,
     pub(crate) signal: f64,
-    /// A look is answered late, perhaps after the worker's end.
+    /// A sample comes late, possibly after the worker's end.
     pub(crate) late: f64,
-    /// News comes twice, long after.
+    /// An input comes twice, the second time much later.
     pub(crate) twice: f64,
     /// The master gets a signal and loses it: its queue of five is full.
     pub(crate) lost: f64,
@@ -38,19 +38,19 @@ pub(crate) struct Faults {
     pub(crate) mistaken: f64,
     /// The kernel does not say how a worker ended.
     pub(crate) unseen: bool,
-    /// The master dies, so often in a run.
+    /// How often the master dies in a run.
     pub(crate) master: u32,
-    /// The machine runs out of memory elsewhere, so often in a run.
+    /// How often another service exhausts the machine's memory in a run.
     pub(crate) oom: u32,
-    /// What the service may have changes, so often in a run.
+    /// How often the memory available to the service changes in a run.
     pub(crate) available: u32,
-    /// The application cannot start, from when and for how long: its database is away.
+    /// From when and for how long the application cannot start, because its database is away.
     pub(crate) away: Option<(Duration, Duration)>,
-    /// Deadlines are handed in late by up to that much.
+    /// The maximum delay of a deadline.
     pub(crate) lag: Duration,
 }
 
-/// One seed's world.
+/// The world of one seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     pub(crate) spec: Spec,
@@ -59,18 +59,18 @@ pub(crate) struct Scenario {
     pub(crate) program: Program,
     pub(crate) faults: Faults,
     pub(crate) workers: u32,
-    /// The agent is in the workers: one that cannot boot while another serves does not stop the
-    /// master.
+    /// The workers have the agent: a worker that cannot boot while another serves does not stop
+    /// the master.
     pub(crate) guarded: bool,
     /// gunicorn's own `--graceful-timeout`.
     pub(crate) graceful_timeout: Duration,
-    /// Things go wrong and operators ask for so long.
+    /// The length of the phase with faults and requests of operators.
     pub(crate) turmoil: Duration,
-    /// So many things are asked by operators.
+    /// The number of requests of operators.
     pub(crate) asks: u32,
-    /// A job is done after that long.
+    /// The running time of a job.
     pub(crate) job_length: Duration,
-    /// The end of a single program is told before or after that of its worker.
+    /// The end of a single program is reported before that of its worker.
     pub(crate) command_first: bool,
 }
 
@@ -92,7 +92,7 @@ impl Scenario {
             machine: Machine {
                 caps,
                 why_not: (!group).then(|| "no cgroup here".to_owned()),
-                wire: group && chance.yes(0.8),
+                threshold: group && chance.yes(0.8),
                 budget: group && chance.yes(0.8),
                 priority: chance.yes(0.7),
             },
@@ -124,7 +124,7 @@ impl Scenario {
 fn memory(chance: &mut Chance, program: &Program, workers: u32) -> (MemorySpec, Bytes) {
     let ceiling = program.base.scaled(1.3 + 2.7 * chance.part());
     let cap = ceiling.scaled(1.2 + 1.8 * chance.part());
-    // From no room for one more to plenty of it.
+    // From no room for a surge worker to plenty.
     let all = f64::from(workers) * (0.8 + 1.4 * chance.part()) + 0.6;
     let budget = cap.scaled(all.max(1.0)).plus(Bytes::mib(40));
     let at = |bytes| Limit::At(Size::Bytes(bytes));
@@ -152,10 +152,10 @@ fn memory(chance: &mut Chance, program: &Program, workers: u32) -> (MemorySpec, 
             Measure::Pss,
             Measure::Cgroup,
         ]),
-        strikes: chance.small(1, 4),
-        swap: Limit::Off,
-        wire: chance.yes(0.8),
+        consecutive_samples: chance.small(1, 4),
+        threshold: chance.yes(0.8),
         gc_first: true,
+        ..MemorySpec::plain()
     };
     (memory, budget.scaled(1.0 / 0.9))
 }
@@ -169,45 +169,50 @@ fn spec(chance: &mut Chance, single: bool, memory: MemorySpec) -> Spec {
         2 => ReadyWhen::Delay(seconds(chance, 0.1, 5.0)),
         _ => ReadyWhen::Auto,
     };
+    let command = CommandSpec {
+        program: "/bin/true".into(),
+        argv: vec!["true".into()],
+        env: BTreeMap::new(),
+        directory: None,
+        user: None,
+        listen: Vec::new(),
+    };
+    let base = Spec::base("simulated".to_owned(), memory, command, "/nowhere".into());
     Spec {
-        kind_is_guessed: false,
-        name: "simulated".to_owned(),
-        command: CommandSpec {
-            program: "/bin/true".into(),
-            argv: vec!["true".into()],
-            env: BTreeMap::new(),
-            directory: None,
-            user: None,
-            listen: Vec::new(),
-        },
         kind: if single {
             Kind::Single
         } else {
-            Kind::Server(gunicorn::HABITS)
+            Kind::Server(&gunicorn::PROFILE)
         },
-        memory,
-        rlimits: BTreeMap::new(),
-        cgroup: CgroupSpec::default(),
         recycle: RecycleSpec {
-            at_once: chance.small(1, 3),
+            max_unavailable: chance.small(1, 3),
             min_age: if chance.yes(0.1) {
                 Duration::ZERO
             } else {
                 seconds(chance, 1.0, 20.0)
             },
             max_age: chance.yes(0.3).then(|| seconds(chance, 15.0, 100.0)),
-            max_tasks: None,
             jitter: if chance.yes(0.3) {
                 0.0
             } else {
                 0.4 * chance.part()
             },
-            settle: seconds(chance, 1.0, 60.0),
-            capacity_first: chance.yes(0.8),
+            surge_idle: seconds(chance, 1.0, 60.0),
+            surge: chance.yes(0.8),
             leftovers: leftovers(chance),
+            ..base.recycle
         },
-        agent: agent(),
-        leaks: leaks(),
+        // [`crate::agents`] changes these settings to fit the agents of the seed.
+        agent: AgentSpec {
+            load: AgentLoad::Auto,
+            ..base.agent
+        },
+        leaks: LeaksSpec {
+            ask: Leaks::Auto,
+            time_box: Duration::from_secs(2),
+            kept: 8,
+            ..base.leaks
+        },
         restart: restart(chance),
         stop: StopSpec {
             signal: Signal::TERM,
@@ -219,36 +224,10 @@ fn spec(chance: &mut Chance, single: bool, memory: MemorySpec) -> Spec {
         },
         dry_run: chance.yes(0.1),
         control: ControlSpec {
-            hosts: Vec::new(),
-            token_file: None,
-            socket: "/nowhere".into(),
-            metrics: None,
-            termination_log: TerminationLog::Off,
             history: 20,
+            ..base.control
         },
-        log: LogSpec {
-            format: LogFormat::Text,
-            verbose: false,
-        },
-    }
-}
-
-/// Its wishes come from the seed's agents ([`crate::agents`]).
-const fn agent() -> AgentSpec {
-    AgentSpec {
-        load: AgentLoad::Auto,
-        drain: Duration::ZERO,
-        ignore_paths: Vec::new(),
-    }
-}
-
-const fn leaks() -> LeaksSpec {
-    LeaksSpec {
-        ask: Leaks::Auto,
-        time_box: Duration::from_secs(2),
-        kept: 8,
-        directory: None,
-        service: String::new(),
+        ..base
     }
 }
 
@@ -283,7 +262,7 @@ fn faults(chance: &mut Chance) -> Faults {
         start: some(0.3),
         cap: some(0.5),
         budget: some(0.9),
-        wire: some(0.9),
+        threshold: some(0.9),
         look: some(0.3),
         signal: some(0.3),
         late: some(0.3),

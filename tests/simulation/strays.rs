@@ -1,9 +1,9 @@
-//! Processes in the pretend machine that outlive their worker.
+//! Processes on the simulated machine that outlive their worker.
 
 use std::time::Duration;
 
 use supervise::{
-    supervisor::event::{Ended, Event, Leftover, Oom},
+    supervisor::input::{Ended, Input, Leftover, Oom},
     units::{Bytes, Signal, Timestamp, WorkerId},
 };
 
@@ -12,17 +12,16 @@ use crate::{
     world::{Happening, World},
 };
 
-/// Such a process.
+/// A process that outlives its worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Stray {
-    /// The worker that started it; `None`: it is in no group, so that this is not known.
+    /// The worker that started it. `None`: it is in no group, so the worker is not known.
     worker: Option<WorkerId>,
     pid: i32,
     memory: Bytes,
-    /// It uses the CPU until then.
+    /// It uses the CPU until then and is idle afterwards.
     idle_from: Timestamp,
-    /// It ignores SIGTERM.
-    deaf: bool,
+    ignores_term: bool,
 }
 
 impl World {
@@ -33,14 +32,14 @@ impl World {
     }
 
     /// A worker ends and leaves a process behind.
-    pub(crate) fn leave(&mut self, process: &Process) {
+    pub(crate) fn add_stray(&mut self, process: &Process) {
         let works = self.chance.millis(0, 30_000);
         let stray = Stray {
             worker: process.worker.filter(|_| process.grouped),
             pid: self.next_pid(),
             memory: Bytes(1).scaled(process.helper),
             idle_from: self.now.later(works),
-            deaf: self.chance.yes(0.2),
+            ignores_term: self.chance.yes(0.2),
         };
         if self.strays.is_empty() {
             let soon = self.chance.millis(1, 1000);
@@ -49,8 +48,8 @@ impl World {
         self.strays.push(stray);
     }
 
-    /// Tells the decider of all strays, again and again while there are any.
-    pub(crate) fn tell_leftovers(&mut self) {
+    /// Gives the decider the list of all strays, every second while there are any.
+    pub(crate) fn deliver_leftovers(&mut self) {
         let now = self.now;
         let found = self.strays.iter().filter_map(|stray| {
             Some(Leftover {
@@ -64,7 +63,7 @@ impl World {
             })
         });
         let found = found.collect();
-        self.tell(Duration::ZERO, Event::LeftBehind(found));
+        self.deliver(Duration::ZERO, Input::LeftBehind(found));
         if !self.strays.is_empty() {
             self.after(Duration::from_secs(1), Happening::Leftovers);
         }
@@ -72,7 +71,7 @@ impl World {
 
     pub(crate) fn end_leftover(&mut self, pid: i32, signal: Signal) {
         self.strays
-            .retain(|stray| stray.pid != pid || (stray.deaf && signal == Signal::TERM));
-        self.mind_over();
+            .retain(|stray| stray.pid != pid || (stray.ignores_term && signal == Signal::TERM));
+        self.check_over();
     }
 }

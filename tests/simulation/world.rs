@@ -1,12 +1,12 @@
-//! A pretend machine. Its clock jumps to the next thing; what is asked of it is answered with
-//! events, some of them late, twice, or with a failure.
+//! The simulated machine. Its clock jumps to the next event. It answers the actions of the decider
+//! with inputs, some of them late, repeated or failed.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use supervise::{
     supervisor::{
-        action::{Action, AgentAsk, Look},
-        event::{Effect, Ended, Event, Oom},
+        action::{Action, AgentAsk, SampleKind},
+        input::{Effect, Ended, Input, Oom},
         spec::Kind,
     },
     units::{Bytes, RunId, Signal, Timestamp, WorkerId},
@@ -21,11 +21,11 @@ use crate::{
     strays::Stray,
 };
 
-/// What happens by itself.
+/// What happens next, without the decider.
 #[derive(Clone, Debug)]
 pub(crate) enum Happening {
-    /// The decider hears of it.
-    Tell(Event),
+    /// The decider gets an input.
+    Deliver(Input),
     MasterUp(i32),
     MasterWakes(i32),
     MasterDies,
@@ -35,28 +35,32 @@ pub(crate) enum Happening {
     Spike(i32),
     Rate(i32, f64),
     GiveBack(i32, f64),
-    /// An agent answers what it was asked.
-    Says(WorkerId, Box<AgentAsk>),
+    /// An agent answers a request.
+    AgentAnswers(WorkerId, Box<AgentAsk>),
     Helper(i32),
-    Answer(WorkerId, Look),
+    Answer(WorkerId, SampleKind),
     OomElsewhere,
-    /// It is told which processes have outlived their worker.
+    /// The decider gets the list of processes that have outlived their worker.
     Leftovers,
 }
 
-/// What runs now: a server's master, or nothing but the one program.
+/// The running command: the master of a server, or a single program.
 #[derive(Debug)]
 pub(crate) enum Command {
     Server(Arbiter),
     Single { run: RunId, pid: i32 },
 }
 
-/// What became of a worker.
+/// What a checker may know of a worker that has ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fate {
     pub(crate) asked: Asker,
-    /// It held clearly more than at its birth.
+    /// It used clearly more memory than at its start.
     pub(crate) grew: bool,
+    /// Its interpreter copied what it shared while it exited, and reached the cap by that.
+    pub(crate) copied: bool,
+    /// Its last growth, in bytes a second, and since when.
+    pub(crate) growth: (Timestamp, f64),
 }
 
 #[derive(Debug)]
@@ -64,7 +68,7 @@ pub(crate) struct World {
     pub(crate) now: Timestamp,
     pub(crate) scenario: Scenario,
     began: Timestamp,
-    /// Workers in a row that could not boot.
+    /// Consecutive workers that could not boot.
     pub(crate) failed_boots: u32,
     pub(crate) calm: bool,
     pub(crate) calm_since: Option<Timestamp>,
@@ -73,22 +77,23 @@ pub(crate) struct World {
     pub(crate) names: BTreeMap<WorkerId, i32>,
     pub(crate) fates: BTreeMap<WorkerId, Fate>,
     pub(crate) command: Option<Command>,
-    /// How many workers the operator wants.
-    pub(crate) wish: u32,
+    /// The number of workers that the operator wants.
+    pub(crate) wanted: u32,
     pub(crate) chance: Chance,
-    /// So many signals to the master were lost, whoever sent them.
+    /// How many signals to the master were lost, from the decider or from an operator.
     pub(crate) lost: u32,
     queue: BTreeMap<(Timestamp, u64), Happening>,
-    /// Since the run's end was set in motion: the run, until it is told.
+    /// The run that is ending, until the decider gets `RunOver`.
     pub(crate) ending: Option<RunId>,
     /// Processes that outlived their worker.
     pub(crate) strays: Vec<Stray>,
     pub(crate) budget: Option<f64>,
     last_pid: i32,
     count: u64,
-    /// Nothing about a worker is told before what was told earlier.
+    /// The times of the latest inputs that announce a worker and an end. A later one must not
+    /// arrive before them.
     pub(crate) seen_at: Timestamp,
-    pub(crate) told_at: Timestamp,
+    pub(crate) delivered_at: Timestamp,
 }
 
 /// Private memory of the master.
@@ -109,7 +114,7 @@ impl World {
             names: BTreeMap::new(),
             fates: BTreeMap::new(),
             command: None,
-            wish: scenario.workers,
+            wanted: scenario.workers,
             lost: 0,
             queue: BTreeMap::new(),
             ending: None,
@@ -118,27 +123,27 @@ impl World {
             last_pid: 100,
             count: 0,
             seen_at: now,
-            told_at: now,
+            delivered_at: now,
             chance,
             scenario,
         };
-        let first = Event::Machine(world.scenario.machine.clone());
-        world.tell(Duration::ZERO, first);
+        let first = Input::Machine(world.scenario.machine.clone());
+        world.deliver(Duration::ZERO, first);
         let available = world.scenario.available;
-        world.tell(Duration::ZERO, Event::Available(available));
+        world.deliver(Duration::ZERO, Input::Available(available));
         world.plan_faults();
         world
     }
 
-    /// When the next thing happens by itself.
+    /// The time of the next event of the world.
     pub(crate) fn next_time(&self) -> Option<Timestamp> {
         let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
         let crossed = self.next_crossing().map(|(at, _)| at);
         queued.into_iter().chain(crossed).min()
     }
 
-    /// Lets the next thing happen. The event is for the decider.
-    pub(crate) fn step(&mut self) -> Option<Event> {
+    /// Runs the next event of the world. Returns the input for the decider, if there is one.
+    pub(crate) fn step(&mut self) -> Option<Input> {
         let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
         if let Some((at, pid)) = self.next_crossing()
             && queued.is_none_or(|queued| at < queued)
@@ -152,7 +157,7 @@ impl World {
         self.happen(what)
     }
 
-    /// Nothing goes wrong any more: what grew stays as it is, and nobody ends by himself.
+    /// Begins the calm phase: no more faults, no growth, and no worker ends by itself.
     pub(crate) fn calm_down(&mut self) {
         self.calm = true;
         self.calm_since = Some(self.now);
@@ -170,7 +175,7 @@ impl World {
             Happening::Rate(..) | Happening::Helper(_) | Happening::Spike(_) => false,
             Happening::Exit(pid, ended) => {
                 let asked = |one: &Process| {
-                    one.failed || one.asked != Asker::Nobody && one.plan.goes == *ended
+                    one.failed || one.asked != Asker::None && one.plan.goes == *ended
                 };
                 single || self.processes.get(pid).is_some_and(asked)
             }
@@ -185,18 +190,18 @@ impl World {
         self.at(self.now.later(wait), what);
     }
 
-    pub(crate) fn tell(&mut self, wait: Duration, event: Event) {
-        self.after(wait, Happening::Tell(event));
+    pub(crate) fn deliver(&mut self, wait: Duration, input: Input) {
+        self.after(wait, Happening::Deliver(input));
     }
 
-    /// The application cannot start at the moment.
-    pub(crate) fn is_away(&self) -> bool {
+    /// Whether the application cannot start now.
+    pub(crate) fn cannot_start(&self) -> bool {
         let passed = self.now.since(self.began);
         let away = self.scenario.faults.away.filter(|_| !self.calm);
         away.is_some_and(|(begins, lasts)| (begins..begins + lasts).contains(&passed))
     }
 
-    /// Its server asked it to go, and it is still there.
+    /// Whether its server has stopped it and it is still alive.
     pub(crate) fn lingers(&self, worker: WorkerId) -> bool {
         let process = self
             .names
@@ -205,7 +210,7 @@ impl World {
         process.is_some_and(|process| process.asked == Asker::Server)
     }
 
-    /// Its server is about to end, whether the decider knows or not.
+    /// Whether the server is stopping, known to the decider or not.
     pub(crate) fn is_stopping(&self) -> bool {
         matches!(&self.command, Some(Command::Server(arbiter)) if arbiter.is_stopping())
     }
@@ -245,22 +250,22 @@ impl World {
                 .scenario
                 .available
                 .scaled(0.6 + 0.8 * self.chance.part());
-            self.tell(at, Event::Available(less));
+            self.deliver(at, Input::Available(less));
         }
     }
 
-    /// Another binary takes over: nobody hears of the wires that were stretched, and what this
-    /// machine is like is told anew.
+    /// Another binary takes over: the old memory thresholds are gone, and it gets the machine's
+    /// properties as its first inputs.
     pub(crate) fn on_taken_over(&mut self, available: Bytes) {
         for process in self.processes.values_mut() {
-            process.wire = None;
+            process.threshold = None;
         }
         let machine = self.scenario.machine.clone();
-        self.tell(Duration::ZERO, Event::Machine(machine));
-        self.tell(Duration::ZERO, Event::Available(available));
+        self.deliver(Duration::ZERO, Input::Machine(machine));
+        self.deliver(Duration::ZERO, Input::Available(available));
     }
 
-    /// Carries out what was asked. `by_operator` is the signal that an operator just sent us.
+    /// Carries out an action. `by_operator` is the signal that an operator sent in this turn.
     pub(crate) fn perform(&mut self, action: Action, by_operator: Option<Signal>) {
         match action {
             Action::Start { run, worker } => self.start(run, worker),
@@ -282,18 +287,18 @@ impl World {
                     self.budget = budget.map(Bytes::as_f64);
                 }
             }
-            Action::ArmWire { worker, room } => {
-                let fails = self.yes(self.scenario.faults.wire);
+            Action::SetThreshold { worker, room } => {
+                let fails = self.yes(self.scenario.faults.threshold);
                 if fails {
-                    self.fail("arm the wire", Some(worker), Effect::Wire);
-                } else if self.scenario.machine.wire {
+                    self.fail("set the threshold", Some(worker), Effect::Threshold);
+                } else if self.scenario.machine.threshold {
                     let now = self.now;
                     if let Some(process) = self.process_of(worker).filter(|one| one.grouped) {
-                        process.wire = Some(process.charge(now) + room.as_f64());
+                        process.threshold = Some(process.charge(now) + room.as_f64());
                     }
                 }
             }
-            Action::Look { worker, how } => {
+            Action::Sample { worker, how } => {
                 let late = self.yes(self.scenario.faults.late);
                 let wait = if late {
                     self.chance.millis(1, 4000)
@@ -313,19 +318,21 @@ impl World {
                 } else {
                     self.chance.micros(5, 300)
                 };
-                self.tell(wait, Event::BacklogEmpty { run });
+                self.deliver(wait, Input::BacklogEmpty { run });
             }
             Action::KillRun { .. } => self.kill_all(),
             Action::FindAgent { worker } => self.find_agent(worker),
             Action::AskAgent { worker, ask } => self.ask_agent(worker, ask),
+            Action::WithdrawReport { worker } => self.withdraw_report(worker),
             Action::KeepReport { about, .. } => self.keep_report(&about),
             Action::ReadCounts => self.read_counts(),
             Action::NoteStack { .. }
+            | Action::ReadRoutes
             | Action::CheckUpgrade { .. }
             | Action::Upgrade
             | Action::Prioritize { .. }
             | Action::Notify(_)
-            | Action::LastWords { .. }
+            | Action::TerminationMessage { .. }
             | Action::Reply { .. }
             | Action::Exit { .. } => {}
         }
@@ -333,13 +340,13 @@ impl World {
 
     pub(crate) fn fail(&mut self, what: &str, worker: Option<WorkerId>, effect: Effect) {
         let what = what.to_owned();
-        let event = Event::Failed {
+        let input = Input::Failed {
             what,
             worker,
             effect,
         };
         let wait = self.chance.micros(5, 2000);
-        self.tell(wait, event);
+        self.deliver(wait, input);
     }
 
     pub(crate) fn next_pid(&mut self) -> i32 {
@@ -347,11 +354,11 @@ impl World {
         self.last_pid
     }
 
-    fn happen(&mut self, what: Happening) -> Option<Event> {
+    fn happen(&mut self, what: Happening) -> Option<Input> {
         match what {
-            Happening::Tell(event) => {
-                self.maybe_twice(&event);
-                return Some(event);
+            Happening::Deliver(input) => {
+                self.maybe_repeat(&input);
+                return Some(input);
             }
             Happening::MasterUp(pid) => self.master_up(pid),
             Happening::MasterWakes(pid) => self.master_turn(pid),
@@ -370,17 +377,17 @@ impl World {
                     self.end(pid, ended, Oom::No);
                 }
             }
-            Happening::Retire(pid) => self.ask_to_go(pid, Asker::Server),
+            Happening::Retire(pid) => self.request_stop(pid, Asker::Server),
             Happening::Spike(pid) => self.on_spike(pid),
             Happening::Rate(pid, rate) => self.change(pid, |one, now| one.grow(now, rate)),
-            Happening::GiveBack(pid, much) => self.change(pid, |one, now| one.give_back(now, much)),
+            Happening::GiveBack(pid, size) => self.change(pid, |one, now| one.free(now, size)),
             Happening::Helper(pid) => self.change(pid, |one, now| {
                 one.helper = one.plan.helper.map_or(0.0, |(_, size)| size.as_f64());
                 one.grow(now, one.rate());
             }),
             Happening::Answer(worker, how) => self.answer(worker, how),
-            Happening::Says(worker, ask) => return self.says(worker, &ask),
-            Happening::Leftovers => self.tell_leftovers(),
+            Happening::AgentAnswers(worker, ask) => return self.agent_answers(worker, &ask),
+            Happening::Leftovers => self.deliver_leftovers(),
             Happening::OomElsewhere => {
                 if let Some(pid) = self.processes.keys().next().copied() {
                     self.end(pid, Ended::Signal(Signal::KILL), Oom::Elsewhere);
@@ -390,20 +397,20 @@ impl World {
         None
     }
 
-    /// Late news about what may be over by then.
-    fn maybe_twice(&mut self, event: &Event) {
-        let about_a_life = matches!(
-            event,
-            Event::WorkerEnded { .. }
-                | Event::WorkerReady { .. }
-                | Event::Tripped { .. }
-                | Event::Sampled { .. }
-                | Event::CommandEnded { .. }
-                | Event::RunOver { .. }
+    /// Sometimes repeats an input later, when what it is about may be over.
+    fn maybe_repeat(&mut self, input: &Input) {
+        let is_repeatable = matches!(
+            input,
+            Input::WorkerEnded { .. }
+                | Input::WorkerReady { .. }
+                | Input::ThresholdReached { .. }
+                | Input::Sampled { .. }
+                | Input::CommandEnded { .. }
+                | Input::RunOver { .. }
         );
-        if about_a_life && self.yes(self.scenario.faults.twice / 10.0) {
+        if is_repeatable && self.yes(self.scenario.faults.twice / 10.0) {
             let wait = self.chance.millis(0, 20_000);
-            self.tell(wait, event.clone());
+            self.deliver(wait, input.clone());
         }
     }
 }

@@ -1,6 +1,6 @@
-"""What `supervise` runs inside a Python worker: it counts requests, drains them, and answers asks.
+"""The agent that `supervise` runs inside a Python worker: it counts and drains requests, and answers the supervisor.
 
-It never starts a thread, never prints, never raises into the application, and imports nothing but
-itself until a server it knows is imported or the supervisor asks something. What goes wrong in here
-is swallowed and counted on the page, where the supervisor sees it.
+The agent never starts a thread, prints nothing and raises nothing into the application. It imports only itself until
+the worker imports a supported server or the supervisor sends a request. Errors in the agent are swallowed and counted
+on the page, where the supervisor sees them.
 """

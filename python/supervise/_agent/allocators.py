@@ -1,7 +1,7 @@
-"""What the allocators say: the kernel's private bytes, glibc's heap, pymalloc's arenas.
+"""Reads the figures of the allocators: the kernel's private bytes, glibc's heap, pymalloc's arenas.
 
-All of it is exact and cheap (measured with 1 M live objects: pymalloc 0.5 ms, mallinfo2 below 0.1 ms; smaps_rollup
-20 us per MB), so these figures carry the verdict; everything that is sampled only says who.
+All of these are exact and cheap (measured with 1 M live objects: pymalloc 0.5 ms, mallinfo2 below 0.1 ms; smaps_rollup
+20 us per MB). So the verdict is based on them. Sampled figures only tell which code is responsible.
 """
 import sys
 
@@ -11,12 +11,12 @@ loaded = None
 
 
 class Libraries:
-    """ctypes doors, opened when first asked for."""
+    """The C functions that are called through ctypes. Loaded on first use."""
 
     def __init__(self):
         import ctypes
         self.ctypes = ctypes
-        # PyDLL keeps the GIL: no other thread may allocate while pymalloc counts its pools.
+        # PyDLL keeps the GIL: no other thread may allocate while pymalloc counts its pools. CDLL releases it.
         self.held = ctypes.PyDLL(None)
         self.free = ctypes.CDLL(None)
         size = ctypes.c_size_t
@@ -41,7 +41,7 @@ def libraries():
 
 
 def private():
-    """Bytes that are this process's own (Private_Clean + Private_Dirty + Swap); resident less shared where there is no rollup."""
+    """Private bytes of the process: Private_Clean + Private_Dirty + Swap. Without smaps_rollup: resident - shared."""
     try:
         total = 0
         for line in ask.read("/proc/self/smaps_rollup").splitlines():
@@ -54,7 +54,7 @@ def private():
 
 
 def trim():
-    """Gives free pages of glibc's heap back. Without the GIL, since it may take milliseconds."""
+    """Returns free pages of glibc's heap to the kernel. Runs without the GIL, because it may take milliseconds."""
     try:
         libraries().free.malloc_trim(0)
         return True
@@ -63,7 +63,7 @@ def trim():
 
 
 def glibc():
-    """(in use, free, mmapped) of malloc over all its arenas, or None where it is not glibc."""
+    """(in use, free, mmapped) of malloc in all its arenas, or None without glibc."""
     try:
         info = libraries().mallinfo()
         return info.uordblks + info.hblkhd, info.fordblks, info.hblkhd
@@ -72,7 +72,7 @@ def glibc():
 
 
 def pymalloc():
-    """(in use, free, arenas) of pymalloc, or None where Python runs on another allocator."""
+    """(in use, free, arenas) of pymalloc, or None if Python uses another allocator."""
     try:
         return count_pools(statistics())
     except Exception:
@@ -80,12 +80,12 @@ def pymalloc():
 
 
 def statistics():
-    """The text of sys._debugmallocstats, written to memory in place of stderr."""
-    doors = libraries()
-    ctypes = doors.ctypes
+    """The text of sys._debugmallocstats, written to memory instead of stderr."""
+    libs = libraries()
+    ctypes = libs.ctypes
     start, length = ctypes.c_void_p(), ctypes.c_size_t()
     opener, closer, dump, free = (
-        doors.held.open_memstream, doors.held.fclose, doors.held._PyObject_DebugMallocStats, doors.held.free)
+        libs.held.open_memstream, libs.held.fclose, libs.held._PyObject_DebugMallocStats, libs.held.free)
     opener.restype = ctypes.c_void_p
     for function in (closer, dump, free):
         function.argtypes = [ctypes.c_void_p]
@@ -124,8 +124,9 @@ def count_pools(text):
 
 
 class Reading:
-    """One look at all allocators. `blocks` stands in for pymalloc where that cannot be had."""
-    __slots__ = ("private", "malloc", "malloc_free", "mmapped", "pymalloc", "pymalloc_free", "arenas", "blocks", "known")
+    """The figures of all allocators at one time. `blocks` replaces pymalloc's figures if these are not available."""
+    __slots__ = (
+        "private", "malloc", "malloc_free", "mmapped", "pymalloc", "pymalloc_free", "arenas", "blocks", "known")
 
     def __init__(self, figure=None):
         self.private = private() if figure is None else figure

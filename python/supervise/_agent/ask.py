@@ -1,68 +1,177 @@
-"""Answers the supervisor's questions: reads DIR/ask/PID, does what it says, writes DIR/said/PID.json.
+"""Answers requests of the supervisor: reads DIR/ask/PID, does what it says, writes DIR/said/PID.json.
 
-Runs inside a signal handler, between two bytecodes of the app. So it takes no lock, prints nothing, raises nothing
-and imports as little as it can: JSON is read and written with the C module `_json`, since `json` brings `re` along.
+This runs in a signal handler, between two bytecodes of the app. So it takes no lock, prints nothing, raises nothing
+and imports as little as possible.
 """
 import gc
 import posix
 import sys
 import time
 
+from . import protocol, time_budget
+
 DIR = __file__.rpartition("/")[0].rpartition("/")[0]
 
+# If a report may take at most this many seconds, the replacement waits for the end of the process.
+HURRY = 0.2
+
 busy = False
+# A signal came while a request was answered.
+signalled = False
 collecting = True
 answered = None
 
 
 def answer(signum=None, frame=None):
-    """Answers one request. A second signal that lands in the middle of an answer is not served.
+    """Answers one request.
 
-    Only Exception is swallowed: a server's own handler may run while this one does, and its SystemExit must reach it.
+    RACE: the supervisor may send the next request when it sees the answer, before this has returned. Python runs the
+    handler of that signal within this one. It only notes the signal, and the request is answered at the end.
     """
-    global busy, answered, collecting
+    global busy, signalled
     if busy:
+        signalled = True
         return
-    busy = True
-    began = time.monotonic()
-    # A collection that our own allocations set off would run finalizers of the app at a bad moment.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        pid = posix.getpid()
-        request = parse(read("%s/ask/%d" % (DIR, pid)))
-        key = (pid, request.get("id"))
-        if key == answered:
-            return
-        said = {"id": request.get("id"), "do": request.get("do"), "ok": True}
-        try:
-            said.update(dispatch(request, frame or outside(), began))
-        except Exception as error:
-            said["ok"] = False
-            said["error"] = describe(error)
-            error = None
-        said["took_s"] = round(time.monotonic() - began, 6)
-        write("%s/said" % DIR, pid, render(said))
-        answered = key
-    except Exception:
-        count_error()
-    finally:
-        frame = None
+    signalled = False
+    answer_request(frame or outside())
+    frame = None
+    if signalled:
+        answer()
+
+
+class Answering:
+    """While a request is answered: no second one begins, and no collection of garbage. One that the agent's own
+    allocations start would run finalizers of the app in a signal handler.
+
+    `with` gives the time of the begin.
+    """
+
+    def __enter__(self):
+        global busy, collecting
+        busy = True
+        collecting = gc.isenabled()
+        gc.disable()
+        return time.monotonic()
+
+    def __exit__(self, *error):
+        global busy
         if collecting:
             gc.enable()
         busy = False
 
 
+def request_for(when_drained):
+    """The request for this process, if it was not answered yet and is for this moment, or else None."""
+    request = protocol.parse(read(path_of(posix.getpid())))
+    is_known = answered == (posix.getpid(), request.get("id"))
+    is_now = (request.get("when") == "after_drain") == when_drained
+    return request if is_now and not is_known else None
+
+
+def write_answer(request, frame, began):
+    global answered
+    pid = posix.getpid()
+    write("%s/said" % DIR, pid, respond(request, frame, began))
+    answered = (pid, request.get("id"))
+
+
+def answer_request(frame):
+    """Only Exception is swallowed: a signal handler of the server may run meanwhile, and its SystemExit must reach the
+    server."""
+    try:
+        with Answering() as began:
+            request = request_for(when_drained=False)
+            if request is not None:
+                write_answer(request, frame, began)
+    except Exception:
+        count_error()
+    finally:
+        frame = None
+
+
+def answer_after_drain(limit):
+    """Answers the request for a report of this process, which has answered its last request and is about to exit.
+    `limit`: the maximum time, in seconds."""
+    if busy:
+        return
+    with Answering() as began:
+        request = request_for(when_drained=True)
+        if request is None:
+            return
+        if limit is not None:
+            request["time_budget_s"] = min(limit / time_budget.SLOWER, request["time_budget_s"])
+        pid = posix.getpid()
+        request["withdrawn"] = lambda: not is_wanted(pid)
+        if request["time_budget_s"] > HURRY:
+            request["clock"] = time_budget.patient_clock()
+        own = lower_priority()
+        try:
+            write_answer(request, sys._getframe(1), began)
+        finally:
+            if own is not None:
+                posix.setpriority(posix.PRIO_PROCESS, 0, own)
+
+
+def lower_priority():
+    """Gives this thread a low priority, the lowest one if it may have its own back afterwards: the exit handlers that
+    follow would starve with it on a busy machine. Returns its own priority."""
+    own = posix.getpriority(posix.PRIO_PROCESS, 0)
+    posix.setpriority(posix.PRIO_PROCESS, 0, max(own, 10))
+    try:
+        posix.setpriority(posix.PRIO_PROCESS, 0, own)
+    except OSError:
+        return None
+    posix.setpriority(posix.PRIO_PROCESS, 0, 19)
+    return own
+
+
+def is_wanted(pid):
+    """Whether there is a request for this process."""
+    return posix.access(path_of(pid), posix.R_OK)
+
+
+def path_of(pid):
+    return "%s/ask/%d" % (DIR, pid)
+
+
+def answer_between_tasks(text):
+    """Answers a request of a pool, between two tasks of this worker."""
+    with Answering() as began:
+        # The template has frozen the objects that its forks share (gc.freeze), which hides the modules that hold most
+        # objects. A report copies the pages of these objects in any case, because it reads them.
+        gc.unfreeze()
+        return respond(protocol.parse(text), None, began)
+
+
+def respond(request, frame, began):
+    """The text of the answer to a request. An error is an answer too."""
+    said = protocol.answer(request)
+    try:
+        said.update(dispatch(request, frame, began))
+    except Exception as error:
+        said["ok"] = False
+        said["error"] = describe(error)
+        error = None
+    said["took_s"] = round(time.monotonic() - began, 6)
+    return protocol.render(said)
+
+
 def dispatch(request, frame, began):
+    protocol.check(request)
     kind = request.get("do")
     if kind == "gc":
         from . import garbage
         return garbage.collect()
+    if kind == "base":
+        from . import base
+        return base.step(request, began)
     if kind in ("open", "close"):
         from . import windows
         return windows.open(request, frame, began) if kind == "open" else windows.close(frame, began)
     if kind == "report":
-        from . import report
+        from . import report, serving
+        if request.get("when") == "idle" and not serving.is_quiet(0.0):
+            return {"busy": True}
         return {"report": report.make(request, frame, began)}
     raise ValueError("unknown request: %s" % kind)
 
@@ -76,7 +185,7 @@ def count_error():
 
 
 def outside():
-    """The frame that the signal interrupted."""
+    """The frame of the app that the signal interrupted."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(DIR):
         frame = frame.f_back
@@ -84,7 +193,7 @@ def outside():
 
 
 def describe(error):
-    """The class, the text of exceptions of our own making, and where in the agent it happened."""
+    """The class of an exception, the text of a built-in one, and where in the agent it was raised."""
     text = type(error).__name__
     if type(error).__module__ == "builtins" and len(error.args) and type(error.args[0]) is str:
         text += ": " + error.args[0][:200]
@@ -93,7 +202,7 @@ def describe(error):
     while step is not None:
         places.append("%s:%d" % (step.tb_frame.f_code.co_filename.rpartition("/")[2], step.tb_lineno))
         step = step.tb_next
-    # The traceback holds our frames, and those hold objects of the app.
+    # The traceback keeps frames of the agent alive, and these keep objects of the app alive.
     error.__traceback__ = None
     return text + " at " + " < ".join(reversed(places[-4:]))
 
@@ -112,7 +221,7 @@ def read(path):
 
 
 def write(directory, pid, text):
-    """By way of a second name, so that a reader never meets half an answer."""
+    """Writes the answer under a second name and renames it, so that a reader never sees half an answer."""
     hidden = "%s/.%d.tmp" % (directory, pid)
     descriptor = posix.open(hidden, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600)
     try:
@@ -122,39 +231,3 @@ def write(directory, pid, text):
     finally:
         posix.close(descriptor)
     posix.rename(hidden, "%s/%d.json" % (directory, pid))
-
-
-class Grammar:
-    """What the C scanner wants to be told; the defaults of json.JSONDecoder."""
-    strict = False
-    object_hook = None
-    object_pairs_hook = None
-    parse_float = float
-    parse_int = int
-    parse_constant = float
-    memo = {}
-
-
-def parse(text):
-    import _json
-    return _json.make_scanner(Grammar)(text.strip(), 0)[0]
-
-
-def render(value):
-    kind = type(value)
-    if value is None:
-        return "null"
-    if kind is bool:
-        return "true" if value else "false"
-    if kind is int:
-        return str(value)
-    if kind is float:
-        return repr(value) if value - value == 0 else "null"
-    if kind is str:
-        import _json
-        return _json.encode_basestring_ascii(value)
-    if kind is dict:
-        return "{%s}" % ",".join(["%s:%s" % (render(str(k)), render(v)) for k, v in value.items()])
-    if kind is list or kind is tuple:
-        return "[%s]" % ",".join([render(v) for v in value])
-    return render("<%s>" % kind.__name__)

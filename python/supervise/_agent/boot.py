@@ -1,4 +1,4 @@
-"""What happens at interpreter start: two signal handlers and an import hook. Nothing else is loaded."""
+"""Installs two signal handlers and an import hook when the interpreter starts. Nothing else is loaded then."""
 
 import _thread
 import faulthandler
@@ -9,30 +9,31 @@ import _signal
 
 from . import hooks
 
-# Taken before gevent can replace it, for code that must have a thread of the system.
+# Saved before gevent can replace it, for code that needs a thread of the operating system.
 start_new_thread = _thread.start_new_thread
 
-# Numbers are taken from the high end, so that a program which counts on the lowest free descriptor,
-# or hands over descriptors from 3 on, meets none of ours.
+# The agent uses high descriptor numbers. Some programs rely on the lowest free descriptor, or pass on descriptors
+# from 3 on.
 HIGH = (900, 400, 200, 100, 60)
 
 
 def install(directory):
-    """Makes this interpreter ready to be asked and counted."""
+    """Prepares this interpreter for requests of the supervisor and for the counting of requests."""
     sys.meta_path.insert(0, Finder)
     try:
         _signal.signal(_signal.SIGRTMIN + 5, _asked)
     except ValueError:
-        # A subinterpreter, or not its main thread: the process has been set up by the main one.
+        # This is a subinterpreter or not the main thread. The main interpreter has done the rest for this process.
         return
     stacks = os.open(directory + "/stacks", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-    # Of the thread that the signal meets, which is the main one: the frames of others go on changing while they are
-    # read, and what is freed meanwhile is read nevertheless (a SIGSEGV within seconds in a threaded server).
+    # Only the stack of the thread that receives the signal is written, which is the main thread. Other threads change
+    # their frames while faulthandler reads them, so it would read freed memory (in a threaded server, that was a
+    # SIGSEGV within seconds).
     faulthandler.register(_signal.SIGRTMIN + 6, file=high(stacks), all_threads=False, chain=False)
 
 
 def high(fd):
-    """Moves a descriptor out of the way and returns its new number."""
+    """Moves a descriptor to a high number and returns the number."""
     for number in HIGH:
         try:
             os.fstat(number)
@@ -40,7 +41,7 @@ def high(fd):
             try:
                 os.dup2(fd, number, False)
             except OSError:
-                # Above the limit on open files.
+                # The number is above the limit on open files.
                 continue
             os.close(fd)
             return number
@@ -48,7 +49,7 @@ def high(fd):
 
 
 def swallow():
-    """Counts an exception that stays in here."""
+    """Counts an exception that does not leave the agent."""
     try:
         from . import page
 
@@ -58,8 +59,8 @@ def swallow():
 
 
 def _asked(signum, frame):
-    # Only Exception: a server's own handler may raise SystemExit while this one runs (gunicorn does),
-    # and that must reach the server.
+    # Only Exception is caught: a signal handler of the server may raise SystemExit while this one runs (gunicorn's
+    # does), and that must reach the server.
     try:
         from . import ask
 
@@ -69,7 +70,7 @@ def _asked(signum, frame):
 
 
 class Finder:
-    """Finds the modules of known servers as anyone would, and has them hooked once they have run."""
+    """Finds the modules of supported servers through the other finders, and hooks each one after it is executed."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -87,7 +88,7 @@ class Finder:
 
 
 class Loader:
-    """Stands before a module's loader until the module has run, then steps aside."""
+    """Wraps the loader of a module until the module is executed, then puts the original loader back."""
 
     def __init__(self, inner):
         self.inner = inner

@@ -1,41 +1,42 @@
-"""Keeps a gunicorn master alive when a worker that it starts cannot boot while another one serves.
+"""Keeps a gunicorn master running when a worker cannot boot while another worker serves.
 
-A master that sees a worker exit with status 3 (it could not boot) or 4 (its application could not be loaded) stops all
-workers and exits. That is right at the first start. Later, when a database is away for a minute and a worker is
-replaced in that minute, it turns the loss of one worker into the loss of the service. So while another worker of the
-same master serves, the exit status becomes 1, for which a master starts another worker. A back-off comes before it,
-because the master starts the next one at once.
+When a worker exits with status 3 (it could not boot) or 4 (its application could not be loaded), the master stops all
+workers and exits. That is right at the first start. Later it turns the loss of one worker into the loss of the
+service: for example, if a worker is replaced in the minute in which a database is unavailable. So while another worker
+of the same master serves, the exit status becomes 1. For that status a master starts another worker. The worker waits
+for a back-off before it exits, because the master starts the next one at once.
 
-Everything here is loaded in the master, before it forks: a worker needs neither the agent's directory nor an import.
+All of this is loaded in the master before it forks, so a worker needs neither the agent's directory nor an import.
 """
 
 import os
 import signal
 import time
 
-from . import page
+from . import page, protocol
 
-# For this status a master replaces the worker and goes on.
+# For this status a master replaces the worker and keeps running.
 STATUS = 1
 
-# The back-off doubles with each worker in a row that cannot boot, in seconds.
+# The back-off, in seconds, doubles with each consecutive worker that cannot boot.
 SHORTEST, LONGEST = 1.0, 30.0
 
-# A master kills a worker that is silent for `timeout`. Boot and back-off together take this part of it at most.
+# A master kills a worker that sends no heartbeat for `timeout`. Boot and back-off together take at most this part of
+# the timeout.
 PART_OF_TIMEOUT = 0.8
 
 TICK = 0.05
 
-# Kept from before gevent replaces `time.sleep`.
+# Saved before gevent replaces `time.sleep`.
 _sleep = time.sleep
 
 
-# The heartbeat file of the worker that is being forked; in a worker its own.
+# In the master: the heartbeat file of the worker that is being forked. In a worker: its own heartbeat file.
 _own_heartbeat = None
 
 
 def worker(module):
-    """Notes which workers serve: the first heartbeat comes from the worker's main loop."""
+    """Records which workers serve. A worker sends its first heartbeat from its main loop."""
     initialise, notify_master, close_file = module.Worker.__init__, module.Worker.notify, module.WorkerTmp.close
 
     def __init__(self, *args, **kwargs):
@@ -44,13 +45,13 @@ def worker(module):
         _own_heartbeat = self.tmp
 
     def close(self):
-        # The supervisor recognises a worker by this file, so a worker in its back-off keeps it open until it exits.
+        # The supervisor recognises a worker by this file, so a worker keeps it open during its back-off.
         if self is not _own_heartbeat:
             close_file(self)
 
     def notify(self):
         result = notify_master(self)
-        if page.slot[page.SERVES] == 0:
+        if page.slot[protocol.SERVES] == 0:
             try:
                 page.serves(self.ppid)
             except Exception:
@@ -61,7 +62,7 @@ def worker(module):
 
 
 def arbiter(module):
-    """Puts the guard around `spawn_worker`, which never returns in the child: each failure to boot passes here."""
+    """Wraps `spawn_worker`, which never returns in the child. Each failure to boot is raised through it."""
     original = module.Arbiter.spawn_worker
     halting = (module.Arbiter.WORKER_BOOT_ERROR, module.Arbiter.APP_LOAD_ERROR)
 
@@ -76,7 +77,7 @@ def arbiter(module):
         except SystemExit as end:
             if end.code in halting and os.getpid() != master:
                 try:
-                    if _stands_in(self, master, begun, end.code):
+                    if _replaces_status(self, master, begun, end.code):
                         end.code = STATUS
                 except Exception:
                     page.swallowed()
@@ -86,11 +87,11 @@ def arbiter(module):
     module.Arbiter.spawn_worker = spawn_worker
 
 
-def _stands_in(arbiter, master, begun, status):
-    """Whether another worker serves, so that the master may not stop for this one; then waits for the back-off.
+def _replaces_status(arbiter, master, begun, status):
+    """Whether another worker serves, so that the master must not stop for this one. If so, waits for the back-off.
 
-    RACE: two workers of a first start fail at the same time. Each says that it does not serve before it looks for
-    others, so that they do not take each other for a worker that serves.
+    RACE: two workers of the first start may fail at the same time. Each of them records that it does not serve before
+    it checks the others. So neither of them takes the other for a worker that serves.
     """
     failures = page.fails_to_boot()
     if not any(_is_child_of(master, pid) for pid in page.servers_for(master)):
@@ -101,8 +102,8 @@ def _stands_in(arbiter, master, begun, status):
         room = timeout * PART_OF_TIMEOUT - (time.monotonic() - begun)
         wait = max(0.0, min(wait, room))
     arbiter.log.warning(
-        "Worker (pid:%s) failed with status %s, for which gunicorn would stop. Another worker serves, so it exits with "
-        "status %s instead, in %.1f s, and gunicorn starts the next one (supervise)",
+        "Worker (pid:%s) failed with status %s, which would stop gunicorn. Another worker serves, so it exits with "
+        "status %s instead, in %.1f s, and gunicorn starts a new worker (supervise)",
         os.getpid(),
         status,
         STATUS,
@@ -113,13 +114,13 @@ def _stands_in(arbiter, master, begun, status):
 
 
 def _wait(seconds, master):
-    """Waits; a signal that asks this process to end, or the end of its master, ends the wait."""
+    """Waits until the time is over, a signal asks this process to exit, or its master exits."""
     asked = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT):
         try:
             signal.signal(number, lambda *_: asked.append(1))
         except ValueError:
-            # Not the main thread: the handlers stay as they are.
+            # This is not the main thread, which alone may set handlers.
             break
     until = time.monotonic() + seconds
     while not asked and os.getppid() == master:
@@ -130,7 +131,7 @@ def _wait(seconds, master):
 
 
 def _is_child_of(master, pid):
-    """Whether the process is alive and the child of `master`: a slot of the page may be a dead worker's."""
+    """Whether the process is alive and a child of `master`. A slot of the page may belong to a dead worker."""
     try:
         with open("/proc/%d/stat" % pid, "rb") as file:
             state, parent = file.read().rpartition(b")")[2].split()[:2]

@@ -1,15 +1,15 @@
-"""Wrappers that count what an application does, at a fifth of a microsecond for a request.
+"""Wrappers that count the requests of an application, at a fifth of a microsecond for each request.
 
-Each counter is an `itertools.count`, which no two threads can advance to the same number, and a store
-into this process's slot. There are no clocks in here: two of them would double the price, and the
-supervisor sees on its own when a number last moved.
+Each counter is an `itertools.count`, which gives two threads never the same number, and a store into the slot of this
+process. The wrappers read no clock: two reads would double the cost, and the supervisor itself sees when a number
+last changed.
 """
 
 import os
 from itertools import chain, count, repeat
 from time import monotonic_ns
 
-from . import page
+from . import page, protocol, routes
 
 IGNORED = frozenset(p for p in os.environ.get("SUPERVISE_AGENT_IGNORE", "").split(",") if p)
 
@@ -17,18 +17,18 @@ COUNTS = os.environ.get("SUPERVISE_AGENT_COUNT") != "0"
 
 
 def _renew():
-    """Starts the counters at zero, in the slot that is now this process's."""
+    """Starts the counters at zero, in the slot that this process has now."""
     global begun, finish, ignore, slot
     slot = page.slot
     if not page.claimed:
-        # The first begin claims. An end before it belongs to a request of the parent's.
+        # The first request claims a slot. The end of a request before that belongs to a request of the parent.
         begun, finish, ignore = _begun_first, _nothing, _ignored_first
         return
     begun = count(1).__next__
-    # One call in C, so that no thread can come between the number and its store: a stale FINISHED
-    # would look like a request that never ends. A stale STARTED is mended by the next begin.
-    finish = map(slot.__setitem__, repeat(page.FINISHED), count(1)).__next__
-    ignore = map(slot.__setitem__, repeat(page.IGNORED), count(1)).__next__
+    # This is one call in C, so that no other thread can run between the number and its store: a stale FINISHED would
+    # look like a request that never ends. A stale STARTED is corrected by the next request.
+    finish = map(slot.__setitem__, repeat(protocol.FINISHED), count(1)).__next__
+    ignore = map(slot.__setitem__, repeat(protocol.IGNORED), count(1)).__next__
 
 
 def _nothing():
@@ -50,45 +50,46 @@ page.on_change(_renew)
 
 
 def begin_timed():
-    """A begin for what is rare enough to note its time."""
+    """Counts the start of a task, and records the time. Only for tasks that take far longer than two reads of a clock."""
     number = begun()
-    slot[page.STARTED] = number
-    slot[page.BEGUN_NS] = monotonic_ns()
+    slot[protocol.STARTED] = number
+    slot[protocol.BEGUN_NS] = monotonic_ns()
 
 
 def finish_timed():
     finish()
-    slot[page.DONE_NS] = monotonic_ns()
+    slot[protocol.DONE_NS] = monotonic_ns()
 
 
 class Answer(chain):
-    """An answer that is still being sent; its request is finished when the server closes it.
+    """An answer that is still being sent. Its request is finished when the server closes the answer.
 
-    `chain` makes it an iterator in C, so that nothing written in Python is in the way of a chunk.
+    The base class `chain` is an iterator in C, so no Python code runs for a chunk.
     """
 
     __slots__ = ("inner", "environ")
 
     def __getattr__(self, name):
-        # Python asks here too for a slot that was never set.
+        # Python also calls this for a slot that was never set.
         if name == "inner":
             raise AttributeError(name)
         return getattr(self.inner, name)
 
     def close(self):
-        if self.environ is None:
+        environ, self.environ = self.environ, None
+        if environ is None:
             return
-        self.environ = None
         try:
             close = getattr(self.inner, "close", None)
             if close is not None:
                 close()
         finally:
             finish()
+            routes.wsgi(environ)
 
 
 class SizedAnswer(Answer):
-    """The same for an answer that has a length: servers make a Content-Length of a length of one."""
+    """The same for an answer that has a length: if the length is 1, servers send a Content-Length."""
 
     __slots__ = ()
 
@@ -97,15 +98,15 @@ class SizedAnswer(Answer):
 
 
 def _shape(answer, environ):
-    """What an answer of this type is followed by, if anything."""
+    """The class that wraps answers of this type, or None."""
     kind = type(answer)
     files = environ.get("wsgi.file_wrapper")
     if isinstance(files, type) and isinstance(answer, files):
-        # Servers know their own file wrapper by its class, and send it by other means.
+        # Servers recognise their own file wrapper by its class, and send the file in another way.
         shape = None
     else:
         shape = SizedAnswer if hasattr(kind, "__len__") else Answer
-    # An application may make types as it goes.
+    # Limited, because an application may create types at run time.
     if len(_shapes) < 64:
         _shapes[kind] = shape
     return shape
@@ -116,16 +117,18 @@ _shapes = {list: None, tuple: None, bytes: None}
 
 def wsgi(app):
     """Counts the requests of a WSGI application."""
+    started = protocol.STARTED
 
     def counted(environ, start_response):
         if IGNORED and environ.get("PATH_INFO") in IGNORED:
             ignore()
             return app(environ, start_response)
-        slot[1] = begun()
+        slot[started] = begun()
         try:
             answer = app(environ, start_response)
         except BaseException:
             finish()
+            routes.wsgi(environ)
             raise
         try:
             shape = _shapes[type(answer)]
@@ -133,17 +136,19 @@ def wsgi(app):
             shape = _shape(answer, environ)
         if shape is None:
             finish()
+            routes.wsgi(environ)
             return answer
         followed = shape(answer)
         followed.inner = answer
         followed.environ = environ
         return followed
 
-    return _dressed(counted, app)
+    return _with_attributes(counted, app)
 
 
 def asgi(app):
     """Counts the requests and websockets of an ASGI application."""
+    started = protocol.STARTED
 
     async def counted(scope, receive, send):
         if scope["type"] == "lifespan":
@@ -151,22 +156,23 @@ def asgi(app):
         if IGNORED and scope.get("path") in IGNORED:
             ignore()
             return await app(scope, receive, send)
-        slot[1] = begun()
+        slot[started] = begun()
         try:
             return await app(scope, receive, send)
         finally:
             finish()
+            routes.asgi(scope)
 
-    return _dressed(counted, app)
+    return _with_attributes(counted, app)
 
 
 def bare(app):
-    """The application without our wrapper, if it has one."""
+    """The application without the agent's wrapper."""
     return app.__wrapped__ if getattr(app, "__code__", None) in _CODES else app
 
 
-def _dressed(counted, app):
-    """Lets a curious server or hook find on the wrapper what it would find on the application."""
+def _with_attributes(counted, app):
+    """Copies the attributes of the application to the wrapper, for servers and hooks that read them."""
     for name in ("__name__", "__qualname__", "__module__", "__doc__"):
         try:
             setattr(counted, name, getattr(app, name))
@@ -177,7 +183,8 @@ def _dressed(counted, app):
     return counted
 
 
-# Where a report finds the running requests: live frames of these, and the local that says which.
+# A report finds the running requests by the frames of these functions, and by the local variable that describes the
+# request.
 WRAPPER_CODES = (
     (wsgi(_nothing).__code__, "environ"),
     (asgi(_nothing).__code__, "scope"),

@@ -1,13 +1,13 @@
-"""What every lossless drain has in common.
+"""Functions that all lossless drains use.
 
-A stopping server loses requests in three places: a kept-alive connection is closed while its client
-sends the next request, a fresh one is closed before its first request was read, and the kernel's queue
-of a closed listener is reset. So a drain says `Connection: close` with every answer, gives the clients
-`LINGER` seconds to send one more request and be told so, and empties the queue of a listener that is
-its own. Then the server's own shutdown goes on.
+A stopping server loses requests in three ways: it closes a kept-alive connection while the client sends the next
+request; it closes a new connection before it has read the first request; and the kernel resets the connections in the
+queue of a closed listener. So a drain adds `Connection: close` to every answer. It gives the clients `LINGER` seconds
+to send one more request and to receive that header. And it empties the queue of a listener that only this process
+has. Then the shutdown of the server continues.
 
-A listener that another process has open as well is only closed: the other process serves its queue, now
-or later. No filter is put on such a listener, because it would stay there after this process has ended.
+A listener that another process also has open is only closed: the other process serves its queue, now or later. Such a
+listener gets no filter, because the filter would stay after this process has exited.
 """
 
 import array
@@ -15,24 +15,24 @@ import os
 import socket
 import time
 
-from . import page
+from . import page, protocol
 
 LINGER = float(os.environ["SUPERVISE_AGENT_DRAIN"])
 
-# What a loop needs to take in the queue of its listener, and a client to finish a handshake that was
-# under way (a long round trip).
+# Seconds in which an event loop can accept the queue of its listener, and a client can finish a handshake that has
+# begun (a long round trip).
 SETTLE = 0.1
 
-# How often a drain looks whether it is done.
+# Interval at which a drain checks whether it is done.
 TICK = 0.02
 
-# Looking for other processes that have a listener open may take this long.
+# Maximum time of the search for other processes that have a listener open.
 LOOK_MAX = 0.2
 
 SO_ATTACH_FILTER = 26
 
-# A classic BPF program (code, jump if true, jump if false, operand) that sees a TCP header:
-# drop what has SYN and not ACK, take everything else.
+# A classic BPF program (code, jump if true, jump if false, operand) that reads a TCP header: it drops packets with SYN
+# and without ACK, and accepts all others.
 _NO_SYN = (
     (0x30, 0, 0, 13),  # A = the byte of flags
     (0x54, 0, 0, 0x12),  # A &= SYN | ACK
@@ -43,38 +43,38 @@ _NO_SYN = (
 
 
 def begin():
-    """Says on the page that this process finishes what it has."""
+    """Reports on the page that this process finishes its requests and then stops."""
     page.claim()
-    page.slot[page.DRAIN] = 1
+    page.slot[protocol.DRAIN] = 1
 
 
-def told(connections=1):
-    """Counts connections that were closed after an answer that said so."""
-    page.slot[page.TOLD] += connections
+def count_closed(connections=1):
+    """Counts connections that were closed after an answer with `Connection: close`."""
+    page.slot[protocol.TOLD] += connections
 
 
 def installed():
-    page.flag(page.DRAINING)
+    page.flag(protocol.DRAINING)
 
 
-# The listeners that this program has bound itself: inode -> pid of the process that bound it.
+# The listeners that this program has bound: inode -> pid of the process that bound it.
 _bound = {}
 
 
 def bound(fd):
-    """Notes that this process has bound this listener itself, and has not inherited it."""
+    """Records that this process has bound this listener and has not inherited it."""
     _bound[os.fstat(fd).st_ino] = os.getpid()
 
 
-def deafen(fd, workers=()):
-    """Lets a TCP listener take no new connection, and finish those that have begun.
+def drop_new_connections(fd, workers=()):
+    """Makes a TCP listener drop new connections, while handshakes that have begun can still finish.
 
     Does so only if the listener ends with this process: this process has bound it, and no other process has it
-    open except `workers`, which end before this one.
+    open except `workers`, which exit before this one.
 
-    Closing it resets what came between the last accept and the close; there is no moment at which the
-    queue is known to be empty. With this filter there is. A client whose SYN is dropped tries again
-    after a second, and meets a successor or a refusal.
+    To close the listener would reset the connections that arrive between the last accept and the close: without the
+    filter, the queue is never known to be empty. With the filter it is. A client whose SYN is dropped tries again
+    after a second. By then another process listens there, or the connection is refused.
     """
     inode = os.fstat(fd).st_ino
     if _bound.get(inode) != os.getpid() or _is_open_elsewhere(inode, workers):
@@ -88,7 +88,7 @@ def deafen(fd, workers=()):
 
 
 def _is_open_elsewhere(inode, workers):
-    """Whether another process has this socket open: one that was forked, or one that was sent it."""
+    """Whether another process has this socket open: it was forked, or it has received the socket."""
     name = "socket:[%d]" % inode
     until = time.monotonic() + LOOK_MAX
     for pid in os.listdir("/proc"):
@@ -100,14 +100,14 @@ def _is_open_elsewhere(inode, workers):
         try:
             numbers = os.listdir(directory)
         except OSError:
-            # The process has ended, or is another user's and so not one that we have started.
+            # The process has exited, or belongs to another user, so this program has not started it.
             continue
         for number in numbers:
             try:
                 if os.readlink(directory + number) == name:
                     return True
             except OSError:
-                # It was closed meanwhile.
+                # The descriptor was closed meanwhile.
                 pass
     return False
 
@@ -117,7 +117,8 @@ def _instruction(code, if_true, if_false, operand):
 
 
 def _set(fd, option, value):
-    # A copy of the descriptor: uvloop's sockets have no setsockopt, and closing ours must not close it.
+    # This uses a copy of the descriptor: uvloop's sockets have no setsockopt, and the socket object made here must not
+    # close the original.
     try:
         copy = socket.socket(fileno=os.dup(fd))
     except OSError:

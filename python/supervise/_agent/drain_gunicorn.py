@@ -1,6 +1,6 @@
-"""The drains of gunicorn's own asgi class, and of its gthread class before 24.
+"""The drains of gunicorn's asgi worker class, and of its gthread class before version 24.
 
-sync has no kept-alive connections, gevent and gthread from 24 on drain well themselves.
+The sync class has no kept-alive connections. gevent, and gthread from version 24 on, drain without loss themselves.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ from . import drain, page
 
 
 def asgi(module):
-    """TERM first only makes answers say close; `alive`, which closes without a word, falls after the linger."""
+    """After TERM, answers get `Connection: close`. `alive` stays true until the end of the linger (`drain.LINGER`): a
+    worker that is not alive closes connections without that header."""
     worker_class = module.ASGIWorker
     protocol = module.ASGIProtocol
     stop = worker_class.handle_exit_signal
@@ -20,7 +21,7 @@ def asgi(module):
 
     def handle_exit_signal(self):
         if draining:
-            # The master says TERM again each second to the one that it wants gone; the linger ends by itself.
+            # The master repeats TERM each second. The drain has begun, and ends by itself.
             return
         if not self.alive:
             return stop(self)
@@ -34,11 +35,12 @@ def asgi(module):
     def _will_close(self, request, response_requires_close):
         if not draining:
             return will_close(self, request, response_requires_close)
-        # It is asked twice for an answer. The second time the answer has been sent, and only what it
-        # said counts.
+        # gunicorn asks before it sends the head of an answer, and may ask again after the answer, in
+        # keepalive_after_response(). The head can no longer change then: close only if it announced that, or if
+        # gunicorn itself would.
         caller = sys._getframe(1)
         if caller.f_code.co_name != "keepalive_after_response":
-            drain.told()
+            drain.count_closed()
             return True
         announced = caller.f_locals.get("close_announced")
         return announced or will_close(self, request, response_requires_close)
@@ -75,14 +77,14 @@ def gthread(module):
     )
 
     def draining_run(self):
-        # gunicorn stops the pool as the first thing after its loop, with the poller still open: there
-        # the drain has everything it needs.
+        # gunicorn shuts the thread pool down directly after its loop. The poller is still open then, so the drain runs
+        # there.
         shutdown = self.tpool.shutdown
 
         def drain_and_shutdown(*args, **kwargs):
             self.tpool.shutdown = shutdown
             try:
-                _serve_what_came(self, module.futures)
+                _serve_open_connections(self, module.futures)
             except Exception:
                 page.swallowed()
             finally:
@@ -98,7 +100,7 @@ def gthread(module):
         return handle_quit(self, sig, frame)
 
     def finish(self, fs):
-        # An answer that promised to keep its connection may end after TERM.
+        # An answer without `Connection: close` may end after TERM. Its connection stays open.
         try:
             if not (self.alive or fs.cancelled() or getattr(self, "_supervise_drained", False)):
                 keepalive, conn = fs.result()
@@ -125,14 +127,14 @@ def _keep(worker, module, conn):
         )
 
 
-def _serve_what_came(worker, futures):
-    """The worker's own loop without its listeners, until nothing is open or the linger is over.
+def _serve_open_connections(worker, futures):
+    """Runs the worker's loop without its listeners, until no connection is open or the linger is over.
 
-    `alive` has fallen, so gunicorn itself says `Connection: close` with every answer now.
+    `alive` is false, so gunicorn itself adds `Connection: close` to every answer.
     """
     drain.begin()
     worker.alive = False
-    # What is read from here on is told; the others were closed by their clients.
+    # Every answer from here on has `Connection: close`. The clients have closed the other connections.
     before = worker.nr_conns
     for sock in worker.sockets:
         worker.poller.unregister(sock)
@@ -143,4 +145,4 @@ def _serve_what_came(worker, futures):
             key.data(key.fileobj)
         for done in futures.wait(worker.futures, timeout=0).done:
             worker.futures.remove(done)
-    drain.told(max(before - worker.nr_conns, 0))
+    drain.count_closed(max(before - worker.nr_conns, 0))

@@ -1,19 +1,19 @@
-"""The drain of hypercorn, on asyncio and uvloop. Trio's is as hypercorn made it.
+"""The drain of hypercorn with asyncio and uvloop. With trio, hypercorn's own shutdown is not changed.
 
-hypercorn stops all its workers or none, and its parent holds the listeners to the end: a worker that
-stopped accepting would leave a growing queue to be reset. So it accepts until the linger is over. The
-listeners live on with other workers after SIGHUP, and are deafened only where there are no workers.
+hypercorn stops all its workers at once, and its parent holds the listeners until the end. If a worker stopped
+accepting early, the queue would grow and then be reset. So a worker accepts until the linger is over. After SIGHUP the
+listeners serve new workers, so new connections are dropped only if hypercorn runs without workers.
 """
 
 import asyncio
 import signal
 import time
 
-from . import drain, page
+from . import drain, page, protocol
 
 
 def config(module):
-    """Where hypercorn binds its listeners: in the parent, or in the only process."""
+    """Hooks the function with which hypercorn binds its listeners: in the parent, or in the only process."""
     original = module.Config._create_sockets
 
     def _create_sockets(self, binds, *args, **kwargs):
@@ -36,7 +36,7 @@ def worker(module):
 
     async def worker_serve(app, config, *, sockets=None, shutdown_trigger=None):
         serving = original(app, config, sockets=sockets, shutdown_trigger=shutdown_trigger)
-        # What the drain needs are local variables of hypercorn's.
+        # The drain needs local variables of hypercorn's function.
         frames.append(serving.cr_frame)
         return await serving
 
@@ -45,7 +45,7 @@ def worker(module):
             await raise_shutdown(trigger)
         except module.ShutdownError:
             try:
-                if frames and not page.slot[page.DRAIN]:
+                if frames and not page.slot[protocol.DRAIN]:
                     await _drain(frames[-1].f_locals)
             except Exception:
                 page.swallowed()
@@ -60,16 +60,16 @@ async def _drain(serve):
     config, sockets, tasks = serve["config"], serve["sockets"], serve["server_tasks"]
     drain.begin()
     if serve["shutdown_trigger"].__class__.__name__ == "partial":
-        # The parent terminates the others when the first worker has gone; they are stopping already.
+        # When the first worker exits, the parent sends TERM to the others, which are stopping already.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # hypercorn closes a connection, and says so, after this many requests.
+    # hypercorn closes a connection after this many requests, with `Connection: close`.
     config.keep_alive_max_requests = 0
     end = time.monotonic() + drain.LINGER
     alone = config.workers == 0
     if not alone:
         await _until_idle(tasks, end)
     for sock in _listeners(sockets):
-        drain.deafen(sock.fileno())
+        drain.drop_new_connections(sock.fileno())
     await asyncio.sleep(drain.SETTLE)
     for server in serve["servers"]:
         server.close()
@@ -80,7 +80,7 @@ async def _until_idle(tasks, end):
     while tasks and time.monotonic() < end:
         before = set(tasks)
         await asyncio.sleep(drain.TICK)
-        drain.told(len(before.difference(tasks)))
+        drain.count_closed(len(before.difference(tasks)))
 
 
 def _listeners(sockets):

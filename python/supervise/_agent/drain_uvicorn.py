@@ -1,7 +1,7 @@
-"""The drain of uvicorn, alone, with --workers and in gunicorn's UvicornWorker.
+"""The drain of uvicorn: as one process, with --workers, and in gunicorn's UvicornWorker.
 
-Both of its HTTP/1 protocols take their default headers from the server's state for each request, and
-close the connection after an answer with `Connection: close`; so that is where it is said.
+Both HTTP/1 protocols of uvicorn read their default headers from the server's state for each request, and close the
+connection after an answer with `Connection: close`. So the drain adds the header to the default headers.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ def server(module):
 
 
 def config(module):
-    """Where uvicorn binds the listener that its workers share, if it was not given one."""
+    """Hooks the function with which uvicorn binds the listener of its workers, if it was not given one."""
     original = module.Config.bind_socket
 
     def bind_socket(self):
@@ -43,14 +43,14 @@ def config(module):
 
 
 def parent(module):
-    """The parent of --workers holds the listeners: when all workers stop, nobody may join their queue."""
+    """The parent of --workers holds the listeners. When all workers stop, no new connection may enter the queue."""
     original = module.Multiprocess.terminate_all
 
     def terminate_all(self):
         try:
             workers = {worker.process.pid for worker in self.processes}
             for sock in self.sockets:
-                drain.deafen(sock.fileno(), workers)
+                drain.drop_new_connections(sock.fileno(), workers)
         except Exception:
             page.swallowed()
         return original(self)
@@ -62,29 +62,29 @@ async def _drain(server, sockets):
     drain.begin()
     end = time.monotonic() + drain.LINGER
     state = server.server_state
-    _say_close(state)
+    _announce_close(state)
     if sockets is None and server.config.fd is None:
         for listener in server.servers:
             for sock in listener.sockets or ():
-                # uvicorn has bound it in this process, when it started to serve.
+                # uvicorn bound this listener in this process, when it started to serve.
                 drain.bound(sock.fileno())
-                drain.deafen(sock.fileno())
-    # The loop goes on accepting meanwhile, so what is in the queue comes in.
+                drain.drop_new_connections(sock.fileno())
+    # Meanwhile the loop accepts the connections in the queue.
     await asyncio.sleep(drain.SETTLE)
     for listener in server.servers:
         listener.close()
     seen = set()
     while time.monotonic() < end and not server.force_exit:
-        # A websocket has no next request to wait for; it ends as uvicorn ends it.
+        # A websocket has no next request to wait for. uvicorn closes it.
         waiting = [c for c in state.connections if hasattr(c, "cycle")]
         seen.update(waiting)
         if not waiting:
             break
         await asyncio.sleep(drain.TICK)
-    drain.told(sum(1 for c in seen.difference(state.connections) if _was_told(c)))
+    drain.count_closed(sum(1 for c in seen.difference(state.connections) if _got_close_header(c)))
 
 
-def _say_close(state):
+def _announce_close(state):
     state.default_headers = state.default_headers + [CLOSE]
     for connection in state.connections:
         cycle = getattr(connection, "cycle", None)
@@ -92,6 +92,6 @@ def _say_close(state):
             cycle.default_headers = cycle.default_headers + [CLOSE]
 
 
-def _was_told(connection):
+def _got_close_header(connection):
     cycle = connection.cycle
     return cycle is not None and cycle.response_complete and CLOSE in cycle.default_headers

@@ -1,6 +1,6 @@
-"""The drain of waitress, which knows no TERM: it would die in the middle of its answers.
+"""The drain of waitress. waitress does not handle TERM, which would kill it while it answers requests.
 
-With the drain TERM makes it finish them, and then die of the same signal.
+With the drain, waitress finishes its answers after TERM and then kills itself with the same signal.
 """
 
 import os
@@ -11,7 +11,7 @@ import time
 
 from . import drain, page
 
-# For answers that are being made; idle connections wait for LINGER only.
+# Additional seconds for requests that are being answered. Idle connections are closed after LINGER.
 GRACE = 30
 
 _until = None
@@ -24,13 +24,13 @@ def server(module):
     readable = base.readable
 
     def readable_or_done(self):
-        # Called for each listener in each turn of the loop.
+        # waitress calls this for each listener in each turn of its loop.
         if _until is not None:
             try:
                 _turn(self, module)
             except Exception:
                 page.swallowed()
-                raise SystemExit
+                raise SystemExit from None
         return readable(self)
 
     base.readable = readable_or_done
@@ -72,16 +72,16 @@ def _draining(run):
 
 def _stop(server):
     global _until
-    # A second TERM is waitress's own again.
+    # A second TERM kills the process, as without the drain.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _until = time.monotonic() + drain.LINGER
     try:
         drain.begin()
-        _say_close()
+        _announce_close()
         for listener in _listeners(server):
             if not listener.adj.sockets:
-                drain.deafen(listener.socket.fileno())
-        # The loop sleeps up to a second otherwise.
+                drain.drop_new_connections(listener.socket.fileno())
+        # This wakes the loop, which may sleep for a second.
         _listeners(server)[0].pull_trigger()
     except Exception:
         page.swallowed()
@@ -92,21 +92,21 @@ def _listeners(server):
     return [d for d in the_map.values() if hasattr(d, "active_channels")]
 
 
-def _say_close():
+def _announce_close():
     from waitress.task import Task
 
     build = Task.build_response_header
 
     def build_response_header(self):
         self.request.headers["CONNECTION"] = "close"
-        drain.told()
+        drain.count_closed()
         return build(self)
 
     Task.build_response_header = build_response_header
 
 
 def _turn(server, module):
-    """Takes in what is queued, then ends the loop when nothing is open or all that is left is idle."""
+    """Accepts the connections in the queue. Then ends the loop when no connection is open, or the rest is idle."""
     if server.accepting:
         if not server.adj.sockets:
             before = -1
@@ -120,5 +120,5 @@ def _turn(server, module):
         return
     busy = any(c.requests or c.total_outbufs_len for c in channels)
     if not channels or now > _until + GRACE or (now > _until and not busy):
-        # waitress's own way out of its loop.
+        # waitress ends its loop at SystemExit.
         raise SystemExit

@@ -1,38 +1,42 @@
-"""What gc knows, without what C may still be building.
+"""The objects that gc tracks, without those that C code may still be building.
 
-`tuple(generator)` makes its tuple first and fills it while it runs the generator. gc knows that tuple from the first
-moment. Its free slots are NULL, which Python code may not read, and at the end C sets its length, which fails with a
-SystemError if there is another reference to it. A frozenset that PySet_Add fills may have no other reference either.
+`tuple(generator)` creates its tuple first and fills it while it runs the generator. gc knows that tuple from the start.
+Its free slots are NULL, which Python code must not read. At the end C code sets the tuple's length, which fails with a
+SystemError if there is another reference to the tuple. A frozenset that PySet_Add fills must not have another
+reference either.
 
-So the lists that gc gives are not used as they are. The functions here drop the objects of these two types, and they
-do so within one call of C: list.extend() pulls the objects through iterators that are all written in C, so no bytecode
-is evaluated, no other thread gets the GIL, and no reference is left when it returns. (A collection could run the app's
-code in the middle; the agent switches gc off while it answers.) A tuple is looked at only if a finished object refers to
-it: then C has finished the tuple.
+So the lists that gc returns are not used directly. The functions here remove the objects of these two types, and they
+do so within one call of C code: list.extend() pulls the objects through iterators that are all written in C. So no
+bytecode is evaluated, no other thread gets the GIL, and no reference is left when it returns. (A collection could run
+code of the app in the middle, so the agent disables gc while it answers.) A tuple is read only if a finished object
+refers to it: then C code has finished the tuple.
 
-Other containers may be unfinished as well: lists whose slots are still NULL, lists that are empty while they are sorted,
-dictionaries that are half filled. A reference to these does no harm. They are read only by gc.get_referents(), which
-skips NULL, or slot by slot by newest().
+Other containers may be unfinished, too: lists with slots that are still NULL, lists that are empty while they are
+sorted, dictionaries that are half filled. A reference to these does no harm. They are read only by
+gc.get_referents(), which skips NULL, or slot by slot by newest().
 """
 import gc
 import sys
+from collections import Counter, OrderedDict, defaultdict, deque
 from itertools import chain, compress, islice, repeat, starmap
-from operator import contains, is_, not_
+from operator import contains, not_
 
 # Maximum depth of nested tuples between an object and its holder.
 NESTED = 3
 # Maximum number of tuples that are followed upwards from an object.
 ABOVE = 64
-# In a heap with this many blocks or more, only one level of tuples is followed.
+# In a heap with at least this many blocks, only one level of tuples is followed.
 GREAT = 150000
-# Maximum number of nested tuples whose contents are read on one level.
+# Maximum number of nested tuples that are read on one level.
 SOME = 20000
 # Lists up to this length are read as a whole.
 SHORT = 256
+# The ids of the types of containers whose growth is followed by their length.
+CONTAINERS = frozenset(map(id, (dict, list, set, deque, OrderedDict, defaultdict)))
 
 
 def family():
-    """The ids of the types whose objects may not be referenced: tuple, frozenset, and their subclasses."""
+    """The ids of the types whose objects must not be referenced: tuple, frozenset, and their subclasses."""
     found = set()
     queue = [tuple, frozenset]
     while queue:
@@ -43,18 +47,18 @@ def family():
     return found
 
 
-def sieve(lists, wanted=False):
+def sieve(lists, wanted=False, kinds=None):
     """An iterator over the objects in `lists`, an iterator of lists, without the objects of the family. With `wanted`,
-    only the objects of the family.
+    only the objects of the family, or of the types with these ids.
 
-    All iterators are made before they start, and hold a list of gc only while they read it. That list contains these
-    iterators as well. So an object that exists before the list may not keep the list: that would be a cycle, which
-    lives until the next collection. (zip() keeps what it gave last, and tee() its first block.)
+    All iterators are created before the first one runs, and hold a list of gc only while they read it. That list
+    contains these iterators, too. So an object that is older than the list must not keep the list: that would be a
+    cycle, which stays until the next collection. (zip() keeps its last result, and tee() its first block.)
     """
     twice = chain.from_iterable(map(repeat, lists, repeat(2)))
-    kinds = map(map, repeat(type), twice)
-    keys = map(map, repeat(id), kinds)
-    chosen = map(map, repeat(contains), repeat(repeat(family())), keys)
+    types = map(map, repeat(type), twice)
+    keys = map(map, repeat(id), types)
+    chosen = map(map, repeat(contains), repeat(repeat(family() if kinds is None else kinds)), keys)
     if not wanted:
         chosen = map(map, repeat(not_), chosen)
     return chain.from_iterable(map(compress, twice, chosen))
@@ -64,17 +68,44 @@ def objects():
     """All objects that gc tracks, without the family."""
     found = []
     found.extend(sieve(starmap(gc.get_objects, ((),))))
+    return without_itself(found)
+
+
+def of_types(kinds):
+    """All objects that gc tracks of the types with these ids, of which none is of the family."""
+    found = []
+    found.extend(sieve(starmap(gc.get_objects, ((),)), wanted=True, kinds=kinds))
+    return without_itself(found)
+
+
+def count_types():
+    """{id of a type: number of its objects that gc tracks}, in one call of C code."""
+    return Counter(map(id, map(type, chain.from_iterable(starmap(gc.get_objects, ((),))))))
+
+
+def without_itself(found):
+    """Removes a list from itself, because it would keep itself alive until the next collection."""
+    for index, one in enumerate(found):
+        if one is found:
+            del found[index]
+            break
     return found
 
 
 def referrers(things):
-    """What refers to the objects in the list `things`, directly or through tuples; within() gives these tuples.
-
-    Each call of get_referrers() reads the whole heap and compares each reference with all that it was given, so a great
-    heap is read for one level of tuples only, and for few of them.
-    """
+    """The objects that refer to the objects in the list `things`."""
     found = []
     found.extend(sieve(starmap(gc.get_referrers, (things,))))
+    return found
+
+
+def referrers_of_tuples(things):
+    """The objects that refer to the objects in the list `things` through tuples. within() finds these tuples.
+
+    Each call of get_referrers() reads the whole heap and compares each reference with all its arguments. So in a large
+    heap only one level of tuples is followed, and only few tuples.
+    """
+    found = []
     found.extend(sieve(starmap(gc.get_referrers, iter((tuples_above(things, 0),)))))
     if sys.getallocatedblocks() < GREAT:
         found.extend(sieve(starmap(gc.get_referrers, iter((tuples_above(things, 1),)))))
@@ -87,19 +118,25 @@ def tuples_above(things, depth):
     return islice(sieve(starmap(gc.get_referrers, arguments), wanted=True), ABOVE)
 
 
-def within(parent, children):
-    """[(a child, the tuples between it and `parent`, the outer one first)], children given and returned by their ids.
+def of_family(things, keys):
+    """An iterator over the objects of the family among `things`. `keys` is family()."""
+    return compress(things, map(contains, repeat(keys), map(id, map(type, things))))
 
-    What a finished object refers to is finished, so these tuples may be looked at.
+
+def within(parent, children, keys):
+    """[(a child, the tuples between it and `parent`, the outer one first)]. Children are given and returned as ids, and
+    `keys` is family().
+
+    A finished object refers only to finished objects, so these tuples (and frozensets) may be read.
     """
     things = gc.get_referents(parent)
     found = [(key, ()) for key in children.intersection(map(id, things))]
-    level = [(one, (one,)) for one in compress(things, map(is_, map(type, things), repeat(tuple)))]
+    level = [(one, (one,)) for one in of_family(things, keys)]
     for _ in range(NESTED):
         inner = [one for one, way in level]
         things = gc.get_referents(*inner)
         left = children.intersection(map(id, things))
-        deeper = any(map(is_, map(type, things), repeat(tuple)))
+        deeper = any(map(contains, repeat(keys), map(id, map(type, things))))
         if not left and not deeper:
             break
         following = []
@@ -111,18 +148,18 @@ def within(parent, children):
             left -= met
             found.extend([(key, way) for key in met])
             if deeper and len(following) <= SOME:
-                following.extend([(inside, way + (inside,)) for inside in things if type(inside) is tuple])
+                following.extend([(inside, way + (inside,)) for inside in of_family(things, keys)])
         level = following
     inner = things = one = level = following = None
     return found
 
 
 class Slots:
-    """Reads lists slot by slot, for a list may have slots that C has not filled yet."""
+    """Reads lists slot by slot, because a list may have slots that C code has not filled yet."""
 
     def __init__(self):
         import ctypes
-        # Called with the GIL held, and gives an address: no reference is taken, and NULL becomes None.
+        # Called with the GIL held. It returns an address, so it takes no reference, and NULL becomes None.
         prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_ssize_t)
         self.address = prototype(("PyList_GetItem", ctypes.pythonapi))
 

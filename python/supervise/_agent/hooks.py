@@ -1,16 +1,19 @@
-"""Which module of which server is hooked by what. Only names: the code is loaded when one is met."""
+"""The hooks for each module of a server. These are only names: a hook is loaded when its module is imported."""
 
 import os
 import sys
 
-# Module of the server -> functions of ours, each with its file.
+# Module of the server -> functions of the agent, each with its file.
 HOOKS = {
     "gunicorn.arbiter": ("boot_failures.arbiter",),
-    "gunicorn.workers.base": ("servers.gunicorn", "boot_failures.worker"),
-    "gunicorn.workers.gasgi": ("servers.gunicorn_asgi", "drain_gunicorn.asgi"),
+    "gunicorn.workers.base": ("servers.gunicorn", "boot_failures.worker", "after_drain.gunicorn"),
+    "gunicorn.workers.gasgi": ("servers.gunicorn_asgi", "drain_gunicorn.asgi", "after_drain.gunicorn_asgi"),
+    "gunicorn.asgi.lifespan": ("after_drain.lifespan",),
     "gunicorn.workers.gthread": ("drain_gunicorn.gthread",),
     "uvicorn.config": ("servers.uvicorn", "drain_uvicorn.config"),
-    "uvicorn.server": ("servers.uvicorn_server", "drain_uvicorn.server"),
+    "uvicorn.server": ("servers.uvicorn_server", "after_drain.uvicorn", "drain_uvicorn.server"),
+    "uvicorn.lifespan.on": ("after_drain.lifespan",),
+    "uvicorn.lifespan.off": ("after_drain.lifespan",),
     "uvicorn.supervisors.multiprocess": ("drain_uvicorn.parent",),
     "hypercorn.app_wrappers": ("servers.hypercorn",),
     "hypercorn.config": ("drain_hypercorn.config",),
@@ -21,6 +24,10 @@ HOOKS = {
     "waitress.server": ("servers.waitress", "drain_waitress.server"),
     "werkzeug.serving": ("servers.werkzeug",),
     "django.core.servers.basehttp": ("servers.django",),
+    "django.core.handlers.base": ("routes.django",),
+    "flask.ctx": ("routes.flask",),
+    "starlette.routing": ("routes.starlette",),
+    "falcon.app": ("routes.falcon",),
     "celery.signals": ("servers.celery",),
     "celery.app.trace": ("servers.celery_trace",),
 }

@@ -1,17 +1,18 @@
-"""Which line of the app ran while memory outside Python grew.
+"""Finds the lines of the app that ran while memory outside Python grew.
 
-tracemalloc does not see what C libraries allocate. So once windows have shown that most of the growth is theirs, the
-lines of the app are followed within further windows (sys.settrace, the interrupted thread and, from Python 3.12 on, all
-others), and at each step from line to line what malloc and the kernel have given out is held against what tracemalloc
-knows of: the rest is native, and belongs to the line that ran. Nothing is followed where a debugger or a coverage tool
-is at work.
+tracemalloc does not see allocations of C libraries. Once windows have shown that these are most of the growth, the
+lines of the app are followed within further windows: by sys.settrace, in the interrupted thread and, from Python 3.12
+on, in all others. At each step from line to line, the memory that malloc and the kernel have given out is compared with
+the memory that tracemalloc knows. The rest is native memory, and is attributed to the line that ran. Nothing is
+followed while a debugger or a coverage tool is active.
 """
 import sys
 import threading
+from operator import sub
 
-from . import allocators, places
+from . import allocators, source_locations
 
-# Below this it is slack between what malloc hands out and what tracemalloc counts.
+# A smaller difference may be overhead: malloc gives out somewhat more than tracemalloc counts.
 STEP = 16 << 10
 
 
@@ -24,26 +25,37 @@ class Follower:
         self.lines = {}
         self.where = None
         self.frames = []
-        self.last = 0
+        self.last = self.first = None
+        # Memory that was given out, but is not known to be resident yet.
+        self.due = 0
 
-    def outside(self):
-        """Bytes that Python's allocators do not know of: the greater of what malloc and what the kernel says."""
+    def now(self):
+        """(memory that Python's allocators gave out, malloc gave out, the kernel mapped, is resident), in bytes."""
         known = self.traced()[0]
         heap = 0
         if self.mallinfo is not None:
             info = self.mallinfo()
             heap = info.uordblks + info.hblkhd
         self.statm.seek(0)
-        mapped = int(self.statm.read(64).split()[0]) * 4096
-        return heap - known, mapped
+        pages = self.statm.read(64).split()
+        return known, heap, int(pages[0]) * 4096, int(pages[1]) * 4096
+
+    def grown(self, last, now):
+        """The growth outside Python between two readings: what malloc gave out to other code, what other code mapped,
+        and what became resident without having been given out since, in arenas that a library mapped long ago."""
+        known, heap, mapped, resident = map(sub, now, last)
+        given = max(known, heap, mapped) if resident >= 0 else min(known, heap, mapped)
+        touched = beyond(resident, self.due + given if resident >= 0 else given)
+        self.due = max(0, self.due + max(known, heap, mapped, key=abs) - resident)
+        return beyond(heap, known) + beyond(mapped, max(heap, known, key=abs)) + touched
 
     def start(self, frame):
-        """Follows the app's frames that run now, and all that they call."""
-        self.last = self.outside()
+        """Follows the app's frames that run now, and the functions that they call."""
+        self.first = self.last = self.now()
         while frame is not None:
-            if places.is_app(frame.f_code.co_filename) and frame.f_trace is None:
+            if source_locations.is_app(frame.f_code.co_filename) and frame.f_trace is None:
                 if self.where is None:
-                    self.where = (frame.f_code.co_filename, frame.f_lineno)
+                    self.where = (frame.f_code.co_filename, frame.f_lineno or frame.f_code.co_firstlineno)
                 frame.f_trace = self.step
                 self.frames.append(frame)
             frame = frame.f_back
@@ -54,6 +66,7 @@ class Follower:
             sys.settrace(self.call)
 
     def stop(self):
+        """Ends the following. Returns {(file, line): growth}, and the growth of the whole process meanwhile."""
         everywhere = getattr(threading, "settrace_all_threads", None)
         if everywhere is not None:
             everywhere(None)
@@ -62,31 +75,40 @@ class Follower:
         for frame in self.frames:
             frame.f_trace = None
         del self.frames[:]
+        self.due = 0
+        total = self.grown(self.first, self.now())
         self.statm.close()
-        return self.lines
+        return self.lines, total
 
     def call(self, frame, event, argument):
-        """A function begins: only the app's are followed, so that a library's growth is its caller's."""
-        if not places.is_app(frame.f_code.co_filename):
+        """Called when a function begins. Only the app's functions are followed, so the growth of a library is
+        attributed to its caller."""
+        if not source_locations.is_app(frame.f_code.co_filename):
             return None
         return self.step(frame, event, argument)
 
     def step(self, frame, event, argument):
-        # An error here would end the tracing and be raised in the app.
+        # An error here would end the tracing, and would be raised in the app.
         try:
-            now = self.outside()
-            grown = max(now[0] - self.last[0], now[1] - self.last[1])
+            grown = self.grown(self.last, self.now())
             if self.where is not None and (grown >= STEP or grown <= -STEP):
                 self.lines[self.where] = self.lines.get(self.where, 0) + grown
             if event == "return":
                 frame = frame.f_back
-                while frame is not None and not places.is_app(frame.f_code.co_filename):
+                while frame is not None and not source_locations.is_app(frame.f_code.co_filename):
                     frame = frame.f_back
-            self.where = (frame.f_code.co_filename, frame.f_lineno) if frame is not None else None
-            self.last = self.outside()
+            self.where = (frame.f_code.co_filename, frame.f_lineno) if frame is not None and frame.f_lineno else None
+            self.last = self.now()
         except Exception:
             self.where = None
         return self.step
+
+
+def beyond(change, explained):
+    """The part of a change that another change in the same direction does not explain."""
+    if change > 0:
+        return max(0, change - max(0, explained))
+    return min(0, change - min(0, explained))
 
 
 def may_follow():

@@ -1,7 +1,7 @@
-"""This process's slot on the page it shares with the supervisor: claimed once, written without locks.
+"""The slot of this process on the page that it shares with the supervisor: claimed once, written without locks.
 
-A slot is 16 words; the names below are their places. Before a slot is claimed, and when the page is
-full, the same words go to a private sink, so that no caller has to ask.
+`protocol.py` names the words of a slot. Before a slot is claimed, and if the page is full, the same words are written
+to a private sink, so that callers do not have to check.
 """
 
 import _thread
@@ -10,27 +10,18 @@ import mmap
 import os
 import time
 
-from . import boot
+from . import boot, protocol
 
-PID, STARTED, FINISHED, IGNORED, BEGUN_NS, DONE_NS, DRAIN, ERRORS, FLAGS, READY_NS, TOLD, SERVES = range(12)
-
-# Position of a word in the header, before the first slot: how many workers in a row could not boot.
-FAILED_BOOTS = 3
-
-# The inodes of the sockets that this process's server accepts from.
-LISTENERS = range(12, 16)
-
-# Bits of FLAGS.
-COUNTING, TRACING, DRAINING = 1, 2, 4
-
-SLOT_BYTES = 128
-MAGIC = 0x31505553
-
-# A claimant may be stopped while it holds the lock; a worker's start must not hang on that.
-PATIENCE = 100
+# Another process may be stopped while it holds the lock. A worker must start nevertheless, so it gives up after this
+# many attempts.
+ATTEMPTS = 100
 _pause = time.sleep
 
-slot = memoryview(bytearray(SLOT_BYTES)).cast("Q")
+# The words that are copied from the sink to the slot of a process.
+_KEPT = (protocol.ERRORS, protocol.FLAGS, protocol.DRAIN)
+
+slot = protocol.sink()
+routes = protocol.area_sink()
 claimed = False
 
 _lock = _thread.allocate_lock()
@@ -39,11 +30,11 @@ _listeners = set()
 
 
 def _open():
-    """Maps the page. Its descriptor is kept, because a worker may give up the right to open it again."""
+    """Maps the page. The descriptor stays open, because a worker may drop the privileges to open the page again."""
     fd = boot.high(os.open(os.environ["SUPERVISE_AGENT"] + "/page", os.O_RDWR | os.O_CLOEXEC))
-    page = memoryview(mmap.mmap(fd, 0)).cast("Q")
-    if page[0] != MAGIC or page[2] != SLOT_BYTES:
-        raise ValueError("a page of another make")
+    page = protocol.words(mmap.mmap(fd, 0))
+    if not protocol.is_understood(page):
+        raise ValueError("the page has another version")
     return fd, page
 
 
@@ -51,74 +42,77 @@ _fd, _page = _open()
 
 
 def on_change(listener):
-    """Has `listener()` called whenever `slot` has become another: after a claim and after a fork."""
+    """Calls `listener()` now and whenever `slot` has changed: after a claim and after a fork."""
     _on_change.append(listener)
     listener()
 
 
 def claim():
-    """Takes a free slot for this process, once."""
+    """Takes a free slot for this process if it has none."""
     with _lock:
         if not claimed:
             _claim()
 
 
 def ready():
-    """Says that the application is loaded."""
+    """Reports that the application is loaded."""
     claim()
-    slot[READY_NS] = time.monotonic_ns()
+    slot[protocol.READY_NS] = time.monotonic_ns()
 
 
 def listens(sockets):
-    """Notes which sockets the server accepts from, so that a stop closes these and no others.
+    """Records the sockets from which the server accepts, so that a stop closes only these.
 
-    A server that runs in another thread than the main thread belongs to the application, and is not noted.
+    A server that does not run in the main thread belongs to the application, and its sockets are not recorded.
     """
-    # The main thread has the number of its process (gettid(2)). `threading` is not used: gevent replaces it.
+    # The thread id of the main thread is the process id (gettid(2)). `threading` is not used: gevent replaces it.
     if _thread.get_native_id() != os.getpid():
         return
     claim()
     _listeners.update(os.fstat(sock.fileno()).st_ino for sock in sockets)
-    # If there are more sockets than places, none is named, and the supervisor finds them as without the agent.
-    named = sorted(_listeners) if len(_listeners) <= len(LISTENERS) else []
-    for place, inode in zip(LISTENERS, named + [0] * len(LISTENERS)):
-        slot[place] = inode
+    # If there are more sockets than words, none is recorded, and the supervisor finds the sockets without the agent.
+    words = protocol.LISTENERS
+    named = sorted(_listeners) if len(_listeners) <= len(words) else []
+    for word, inode in zip(words, named + [0] * len(words)):
+        slot[word] = inode
 
 
 def serves(master):
-    """Says that this worker has begun to serve for `master`, and that its application can boot."""
+    """Reports that this worker has begun to serve for `master`, and so that its application can boot."""
     claim()
-    slot[SERVES] = master
-    _page[FAILED_BOOTS] = 0
+    slot[protocol.SERVES] = master
+    _page[protocol.FAILED_BOOTS] = 0
 
 
 def fails_to_boot():
-    """Says that this worker does not serve. Returns how many workers in a row could not boot, with this one."""
-    slot[SERVES] = 0
-    _page[FAILED_BOOTS] += 1
-    return _page[FAILED_BOOTS]
+    """Reports that this worker does not serve. Returns the number of consecutive workers that could not boot, this one
+    included."""
+    slot[protocol.SERVES] = 0
+    _page[protocol.FAILED_BOOTS] += 1
+    return _page[protocol.FAILED_BOOTS]
 
 
 def servers_for(master):
-    """The pids of all workers that have begun to serve for `master`; some may have ended since."""
-    bases = range(16, 16 * (1 + _page[1]), 16)
-    return [_page[base] for base in bases if _page[base + SERVES] == master and _page[base]]
+    """The pids of all workers that have begun to serve for `master`. Some may have exited since."""
+    bases = protocol.bases(_page)
+    return [_page[base] for base in bases if _page[base + protocol.SERVES] == master and _page[base]]
 
 
 def flag(bit, on=True):
     """Sets or clears one bit of FLAGS."""
-    slot[FLAGS] = slot[FLAGS] | bit if on else slot[FLAGS] & ~bit
+    flags = slot[protocol.FLAGS]
+    slot[protocol.FLAGS] = flags | bit if on else flags & ~bit
 
 
 def swallowed():
-    """Counts an exception that stayed in the agent."""
-    slot[ERRORS] += 1
+    """Counts an exception that the agent has swallowed."""
+    slot[protocol.ERRORS] += 1
 
 
 def _claim():
-    global slot, claimed
-    # The lock is one of POSIX: it belongs to the process, so a forked child does not own its parent's.
-    for attempt in range(PATIENCE):
+    global slot, routes, claimed
+    # This is a POSIX lock: it belongs to the process, so a forked child does not hold the lock of its parent.
+    for attempt in range(ATTEMPTS):
         try:
             fcntl.lockf(_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
@@ -128,18 +122,22 @@ def _claim():
         return
     try:
         pid = os.getpid()
-        for base in range(16, 16 * (1 + _page[1]), 16):
+        for base in protocol.bases(_page):
             if _page[base] in (0, pid):
                 break
         else:
             claimed = True
             return
-        mine = _page[base : base + 16]
-        mine[PID] = 0
-        for word in range(1, 16):
-            mine[word] = slot[word] if word in (ERRORS, FLAGS, DRAIN) else 0
-        # The pid comes last: until then the supervisor sees no slot.
-        mine[PID] = pid
+        mine = _page[base : base + protocol.SLOT_WORDS]
+        mine[protocol.PID] = 0
+        for word in range(1, protocol.SLOT_WORDS):
+            mine[word] = slot[word] if word in _KEPT else 0
+        area = protocol.area(_page, base)
+        if area is not None:
+            area[:] = protocol.area_sink()
+            routes = area
+        # The pid is written last, because the supervisor ignores a slot without a pid.
+        mine[protocol.PID] = pid
         slot = mine
         claimed = True
     finally:
@@ -149,11 +147,12 @@ def _claim():
 
 
 def _forked():
-    """A child inherits the hooks, never the slot: it claims its own when it has something to count."""
-    global slot, claimed, _lock
-    flags = slot[FLAGS]
-    slot = memoryview(bytearray(SLOT_BYTES)).cast("Q")
-    slot[FLAGS] = flags
+    """A child inherits the hooks but not the slot: it claims its own when it has something to count."""
+    global slot, routes, claimed, _lock
+    flags = slot[protocol.FLAGS]
+    slot = protocol.sink()
+    slot[protocol.FLAGS] = flags
+    routes = protocol.area_sink()
     claimed = False
     _listeners.clear()
     _lock = _thread.allocate_lock()

@@ -1,8 +1,7 @@
-"""What runs at this moment: threads, asyncio's tasks, requests."""
-import gc
+"""Lists what runs at this moment: threads, tasks of asyncio, requests."""
 import sys
 
-from . import books, looks, places
+from . import introspect, source_locations, state
 
 THREADS = 20
 
@@ -13,18 +12,19 @@ def threads():
     threading = sys.modules.get("threading")
     if threading is not None:
         for number, thread in list(threading._active.items()):
-            name = dict(looks.attributes(thread)).get("_name")
+            name = dict(introspect.attributes(thread)).get("_name")
             names[number] = name if type(name) is str else None
     said = []
-    for number, frame in list(places.stacks().items())[:THREADS]:
-        stack = ["%s:%d %s" % (path, line, one.f_code.co_name) for one, path, line in places.frames_of(frame, 24)]
+    for number, frame in list(source_locations.stacks().items())[:THREADS]:
+        frames = source_locations.frames_of(frame, 24)
+        stack = ["%s:%d %s" % (path, line, one.f_code.co_name) for one, path, line in frames]
         said.append({"name": names.get(number), "stack": stack})
-    frame = None
+    frame = frames = None
     return said
 
 
 def tasks():
-    """How many tasks there are and where they were written, or None without asyncio."""
+    """The number of tasks and the source locations of their functions, or None without asyncio."""
     asyncio = sys.modules.get("asyncio.tasks")
     if asyncio is None:
         return None
@@ -49,7 +49,7 @@ def tasks():
     top = sorted(places_of.items(), key=lambda one: one[1], reverse=True)[:5]
     count = len(every)
     del every
-    mine = books.books()
+    mine = state.of_process()
     before, mine.tasks = getattr(mine, "tasks", count), count
     return {"count": count, "growth": count - before, "places": [{"where": key, "count": n} for key, n in top]}
 
@@ -62,11 +62,11 @@ def requests(frame):
     except Exception:
         return None
     said = []
-    for top in list(places.stacks().values()):
+    for top in list(source_locations.stacks().values()):
         for one, path, line in own_frames(top):
             name = codes.get(one.f_code)
             if name is not None:
-                text = describe(dict(looks.locals_of(one)).get(name))
+                text = describe(dict(introspect.locals_of(one)).get(name))
                 if text:
                     said.append(text)
     top = one = None

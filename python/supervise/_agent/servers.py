@@ -1,14 +1,14 @@
-"""Where each server keeps the application it calls: there, and only there, the counting is put.
+"""Hooks for each server: they wrap the application where the server keeps it, so that its requests are counted.
 
-A hook is called with the module of the server that has just been imported.
+A hook is called with the module of the server, right after the import of the module.
 """
 
 import os
 
-from . import counting, page
+from . import counting, page, protocol, routes
 
-# gunicorn workers that call `self.wsgi` as WSGI themselves. Others hand it to a server of their own
-# (uvicorn's), which is hooked there, or look at its type (aiohttp's).
+# gunicorn workers that call `self.wsgi` as WSGI themselves. Others pass it to another server that is hooked itself
+# (uvicorn's), or check its type (aiohttp's).
 WSGI_WORKERS = ("gunicorn.workers.sync", "gunicorn.workers.gthread", "gunicorn.workers.base_async")
 
 
@@ -32,7 +32,7 @@ def gunicorn_asgi(module):
 
 
 def uvicorn(module):
-    """Every uvicorn loads its application here, in the process that serves it; gunicorn's workers too."""
+    """uvicorn loads its application here, in the process that serves it, also as a worker of gunicorn."""
 
     def loaded(config, result):
         config.loaded_app = _counted(counting.asgi, config.loaded_app)
@@ -57,10 +57,10 @@ def uvicorn_server(module):
 
 
 def _open_file(uds):
-    """Gives the file of a Unix socket its usual mode again.
+    """Restores the usual mode of the file of a Unix socket.
 
-    The supervisor takes all permissions from the file during a stop. If it is killed then, uvicorn uses that mode for
-    its next socket.
+    The supervisor removes all permissions from the file during a stop. If it is killed then, uvicorn would give its
+    next socket the mode of the old file.
     """
     if uds and os.stat(uds).st_mode & 0o777 == 0:
         os.chmod(uds, 0o666)
@@ -78,7 +78,7 @@ def hypercorn(module):
 
 
 def hypercorn_worker(module):
-    """The parent may load the application as well, to watch its files: only this makes a worker."""
+    """Hooks the start of a worker. The parent may also load the application, to watch its files, but serves nothing."""
 
     def serving(app, config, *, sockets=None, **kwargs):
         page.ready()
@@ -120,7 +120,7 @@ def waitress(module):
 
 
 def werkzeug(module):
-    """Not at __init__: the parent of a reloader makes a server too, and never serves with it."""
+    """Hooks `serve_forever`, not `__init__`: the parent of a reloader creates a server, too, but does not serve."""
 
     def serving(server, *args, **kwargs):
         server.app = _counted(counting.wsgi, server.app)
@@ -145,37 +145,38 @@ def django(module):
 
 
 def celery(module):
-    """Tasks are counted by celery's own signals: each costs microseconds, so here there are clocks too."""
+    """Counts tasks by celery's signals. Each signal takes microseconds, so the time is recorded, too."""
     if not counting.COUNTS:
         return
-    # Started and not finished, by task id: celery sends the second signal without the first for a task
-    # that was refused before it ran.
+    # The ids of tasks that are started and not finished. For a task that was refused before it ran, celery sends only
+    # the second signal.
     running = set()
 
     def begin(task_id=None, **_):
         running.add(task_id)
         counting.begin_timed()
 
-    def end(task_id=None, **_):
+    def end(task_id=None, task=None, **_):
         if task_id in running:
             running.discard(task_id)
             counting.finish_timed()
+            routes.task(getattr(task, "name", None))
 
-    page.flag(page.COUNTING)
+    page.flag(protocol.COUNTING)
     module.task_prerun.connect(_safe(begin), weak=False)
     module.task_postrun.connect(_safe(end), weak=False)
     module.worker_process_init.connect(_safe(lambda **_: page.ready()), weak=False)
 
 
 def celery_trace(module):
-    """Lets a report find running tasks: the function that runs one is inside `build_tracer`."""
+    """Makes reports find running tasks. The function that runs a task is defined inside `build_tracer`."""
     for code in module.build_tracer.__code__.co_consts:
         if getattr(code, "co_name", None) == "trace_task":
             counting.WRAPPER_CODES += ((code, "uuid"),)
 
 
 def after(owner, name, act):
-    """Has `act(self, result)` done after the method `name`, whatever becomes of it."""
+    """Calls `act(self, result)` after each call of the method `name`. Errors of `act` are swallowed."""
     original = getattr(owner, name)
 
     def method(self, *args, **kwargs):
@@ -186,11 +187,11 @@ def after(owner, name, act):
             page.swallowed()
         return result
 
-    _replace(owner, name, original, method)
+    replace(owner, name, original, method)
 
 
 def before(owner, name, act):
-    """Has `act` done with the same arguments before the function `name`."""
+    """Calls `act` with the same arguments before each call of the function `name`. Errors of `act` are swallowed."""
     original = getattr(owner, name)
 
     def function(*args, **kwargs):
@@ -200,10 +201,10 @@ def before(owner, name, act):
             page.swallowed()
         return original(*args, **kwargs)
 
-    _replace(owner, name, original, function)
+    replace(owner, name, original, function)
 
 
-def _replace(owner, name, original, replacement):
+def replace(owner, name, original, replacement):
     replacement.__name__ = name
     replacement.__qualname__ = getattr(original, "__qualname__", name)
     replacement.__module__ = original.__module__
@@ -213,10 +214,10 @@ def _replace(owner, name, original, replacement):
 
 
 def _counted(wrap, app):
-    """The application in its wrapper; one that has come through another hook already is not counted twice."""
+    """The application in its wrapper. If another hook has wrapped it already, that wrapper is replaced."""
     if not counting.COUNTS:
         return app
-    page.flag(page.COUNTING)
+    page.flag(protocol.COUNTING)
     return wrap(counting.bare(app))
 
 

@@ -1,6 +1,6 @@
-"""The door by which the agent enters a worker: `supervise` puts this directory first on PYTHONPATH.
+"""Loads the agent into a worker: `supervise` puts this directory first on PYTHONPATH.
 
-Python of any age may read this file, 2.7 too; the agent itself is only for 3.8 and later.
+Any version of Python may execute this file, even 2.7. The agent itself needs 3.8 or later.
 """
 
 import os
@@ -8,8 +8,8 @@ import sys
 
 _here = os.path.dirname(__file__)
 
-# Only when this very directory is asked for: with one supervisor inside another both are on the
-# path, and the inner one counts.
+# Only if SUPERVISE_AGENT names this directory: if one supervisor runs inside another, both directories are on the
+# path, and the inner one must be used.
 if sys.version_info >= (3, 8) and os.environ.get("SUPERVISE_AGENT") == _here:
     try:
         from _supervise_agent import boot, first
@@ -21,19 +21,19 @@ if sys.version_info >= (3, 8) and os.environ.get("SUPERVISE_AGENT") == _here:
 
 
 def _chain():
-    """Runs the sitecustomize that would have run without us.
+    """Runs the `sitecustomize` that Python would have run without the agent.
 
-    For that time our directory is off the path, so that one which chains in its turn does not come
-    back here. What it raises is passed on: site.py reports it as it always would.
+    Meanwhile the agent's directory is not on the path, so that a `sitecustomize` that chains as well does not run this
+    file again. Its exceptions are passed on: site.py reports them as it does without the agent.
     """
     ours = sys.modules.pop("sitecustomize", None)
     before = sys.path[:]
     sys.path[:] = [entry for entry in before if entry != _here]
     without = sys.path[:]
     try:
-        import sitecustomize
+        import sitecustomize  # noqa: F401
     except ImportError:
-        # Missing is the usual case; an import that failed inside one is its own affair.
+        # Usually there is no other one. If there is one and an import in it failed, site.py must report that.
         if sys.exc_info()[1].args[:1] not in _MISSING:
             raise
         sys.modules["sitecustomize"] = ours
@@ -46,6 +46,6 @@ def _chain():
 
 _MISSING = (("No module named 'sitecustomize'",), ("No module named sitecustomize",))
 _chain()
-# The `sitecustomize` that _chain() ran may have put its own directory back to the front.
+# The `sitecustomize` that _chain() ran may have moved its own directory to the front again.
 if "first" in globals():
-    first._quietly(os.environ, _here)
+    first.reorder_quietly(os.environ, _here)

@@ -1,28 +1,35 @@
-"""Tracing windows: what was allocated while one was open and is still alive at its end, by line of the app."""
+"""Tracing windows: find the allocations that are made in a window and still alive at its end, by line of the app."""
 import time
 
-from . import allocators, ask, books, box as boxes, census, looks, places, tracer
+from . import allocators, ask, base, census, source_locations, state, time_budget, tracer
 
-# Measured: what tracemalloc's list of one trace costs us, in bytes and seconds.
+# Measured cost of one entry of tracemalloc's list of traces.
 TRACE_BYTES = 200
 TRACE_SECONDS = 1.5e-6
-BASE_SECONDS = 0.4
-# Lines are followed when so much has grown within windows and less than this part of it was Python's.
-NATIVE_MIN = 1 << 20
+# Maximum time of closing a window.
+CLOSE_SECONDS = 0.5
+# Frames of a trace. Between an allocation in a library and the line of the app are often more than 20.
+FRAMES = 25
+FRAMES_MAX = 64
+# Number of lines of the app that are kept of the traces of a line.
+CALLERS = 32
+# Lines are followed if the growth within windows is at least this, and Python's part of it is at most that.
+NATIVE_MIN = 128 << 10
 NATIVE_BELOW = 0.6
 
 
 def open(request, frame, began):
-    mine = books.books()
-    room = request.get("room") or 1 << 40
-    ensure_base(mine, room, began)
-    # Whatever is imported while tracing would be counted as the app's.
+    mine = state.of_process()
+    mine.may_interrupt = bool(request.get("base"))
+    if mine.may_interrupt:
+        base.take_whole(mine, request.get("room") or 1 << 40, began)
+    # Modules that are imported while tracing would be counted as the app's.
     from . import report  # noqa: F401
     if mine.window is None:
-        ours = not tracer.is_others()
+        ours = not tracer.is_app_tracing()
         mine.at_open = given_out() if ours else None
         if ours:
-            tracer.put_on(max(1, min(32, int(request.get("frames") or 6))))
+            tracer.start(max(1, min(FRAMES_MAX, int(request.get("frames") or FRAMES))))
         mine.window = (time.monotonic(), ours)
         follow(mine, frame)
         flag(True)
@@ -30,13 +37,20 @@ def open(request, frame, began):
 
 
 def given_out():
-    """What the allocators have in use, and what the kernel has mapped for the process, in bytes."""
-    mapped = int(ask.read("/proc/self/statm").split()[0]) * 4096
-    return allocators.Reading(0).in_use(), mapped
+    """The bytes in use in the allocators, and the resident bytes of the process."""
+    resident = int(ask.read("/proc/self/statm").split()[1]) * 4096
+    return allocators.Reading(0).in_use(), resident
+
+
+def grown_since(before):
+    in_use, resident = given_out()
+    in_use, resident = in_use - before[0], resident - before[1]
+    # malloc takes memory from the kernel in steps. If far more became resident, it is in arenas of other code.
+    return in_use if in_use > resident // 4 else resident
 
 
 def follow(mine, frame):
-    """Follows the lines as well where earlier windows have shown that the growth is not Python's."""
+    """Also follows lines, if earlier windows have shown that the growth is not Python's."""
     from . import lines
     if mine.grown_in_windows < NATIVE_MIN or mine.traced_part() > NATIVE_BELOW or not lines.may_follow():
         return
@@ -47,33 +61,22 @@ def follow(mine, frame):
 def end_following(mine):
     if mine.follower is None:
         return
-    for line, grown in mine.follower.stop().items():
+    lines, total = mine.follower.stop()
+    mine.followed += max(0, total)
+    for line, grown in lines.items():
         mine.native_lines[line] = mine.native_lines.get(line, 0) + grown
     mine.follower = None
 
 
-def ensure_base(mine, room, began):
-    if mine.base is not None:
-        return
-    looks.note_tracer()
-    reading = allocators.Reading()
-    objects = census.estimate()
-    # From now: the first request has to import the agent, and a base that is cut short misleads every report.
-    box = boxes.Box(BASE_SECONDS, room, time.monotonic())
-    if not box.allows(0, objects * 16, "base census"):
-        return
-    taken = census.Census(box)
-    mine.base = census.Base(taken, reading)
-    mine.base.at = began
-
-
 def close(frame, began):
     """Does the `close` request."""
-    mine = books.books()
+    mine = state.of_process()
     join = None
-    # The lines of new entries are asked for at each close of a small heap; a great one pays for it once in a while.
+    # In a small heap, the lines of new entries are read at each close. In a large heap this takes long, so it is done
+    # less often. It always takes too long for a worker that serves.
     price = mine.join_price
-    if mine.window is not None and census.estimate() < 2000000 and began - mine.joined >= price * 12:
+    brief = census.estimate() < 2000000 and began - mine.joined >= price * 12
+    if mine.window is not None and mine.may_interrupt and brief:
         from . import targets
 
         def join(look_up):
@@ -81,48 +84,49 @@ def close(frame, began):
             targets.line_joins(look_up, mine)
             mine.joined = time.monotonic()
             mine.join_price = mine.joined - at
-    count, size = take(boxes.Box(0.5, 1 << 40, began), join)
+    count, size = take(time_budget.TimeBudget(CLOSE_SECONDS, 1 << 40, began), join)
     return {"traces": count, "bytes": size}
 
 
-def take(box, join):
-    """Ends the window: its survivors go to the books. `join()` is called while objects still know their lines."""
+def take(budget, join):
+    """Ends the window and adds its live allocations to the state of the process. `join()` is called when nothing more is
+    traced, but tracemalloc still knows the lines of objects."""
     import _tracemalloc
 
-    mine = books.books()
+    mine = state.of_process()
     if mine.window is None:
         return 0, 0
     at, ours = mine.window
     end_following(mine)
-    count = size = 0
+    count = size = grown = 0
     try:
+        if ours:
+            tracer.pause()
+            # pymalloc has figures again only now, because tracemalloc wrapped it.
+            grown = grown_since(mine.at_open)
+            mine.traced += time.monotonic() - at
         if _tracemalloc.is_tracing():
             held = _tracemalloc.get_tracemalloc_memory()
-            if held * 2 < box.room and held / 100 * TRACE_SECONDS < max(0.05, box.left()):
+            if held * 2 < budget.room and held / 100 * TRACE_SECONDS < max(0.05, budget.left()):
                 count, size = survivors(mine, _tracemalloc._get_traces(), ours)
             else:
-                box.missing.append("traces: %d bytes of them are too many" % held)
+                budget.missing.append("traces: %d bytes are too many" % held)
             if join is not None:
                 join(_tracemalloc._get_object_traceback)
     finally:
         if ours:
-            tracer.take_off()
-            # pymalloc can be read again only now: tracemalloc stood in front of it.
-            in_use, mapped = given_out()
-            in_use, mapped = in_use - mine.at_open[0], mapped - mine.at_open[1]
-            # What malloc takes from the kernel comes in steps; much more than that was mapped by somebody else.
-            mine.grown_in_windows += in_use if in_use > mapped // 4 else mapped
+            tracer.stop()
+            mine.grown_in_windows += grown
             mine.traced_in_windows += size
         mine.window = None
         flag(False)
         mine.windows += 1
-        mine.traced += time.monotonic() - at
     return count, size
 
 
 def survivors(mine, traces, ours):
-    """Adds the traces to the books by the line that tells most. A traceback is shared by all its traces, so lines are
-    chosen once for each."""
+    """Adds the traces to the state, by the most useful line of each. Traces share tracebacks, so the line is chosen
+    once for each traceback."""
     by_traceback = {}
     for trace in traces:
         known = by_traceback.get(id(trace[2]))
@@ -134,25 +138,29 @@ def survivors(mine, traces, ours):
     count = size = 0
     lines = {}
     for frames, bytes_here, times in by_traceback.values():
-        if not frames or any([places.is_ours(frame[0]) for frame in frames]):
+        frames = source_locations.outside(frames)
+        if not frames:
             continue
         count += times
         size += bytes_here
-        key = frames[places.choose(frames)]
+        key = frames[source_locations.choose(frames)]
         line = lines.get(key)
         if line is None:
-            line = lines[key] = [0, 0, frames[0]]
+            line = lines[key] = [0, 0, frames[0], set()]
         line[0] += bytes_here
         line[1] += times
+        line[3].update([frame for frame in frames if source_locations.is_app(frame[0])][:CALLERS])
     if not ours:
-        # The app traces itself: its traces reach back beyond the window and would be added again each time.
+        # The app itself traces. Its traces include those from before the window, which would be added again each time.
         mine.lines.clear()
-    for key, (bytes_here, times, leaf) in lines.items():
+    for key, (bytes_here, times, leaf, callers) in lines.items():
         line = mine.lines.get(key)
         if line is None:
             if len(mine.lines) > 3000 and bytes_here < 4096:
                 continue
-            line = mine.lines[key] = [0, 0, 0, leaf]
+            line = mine.lines[key] = [0, 0, 0, leaf, callers]
+        elif len(line[4]) < CALLERS:
+            line[4].update(callers)
         line[0] += bytes_here
         line[1] += times
         line[2] += 1
@@ -161,7 +169,7 @@ def survivors(mine, traces, ours):
 
 def flag(on):
     try:
-        from . import page
-        page.flag(page.TRACING, on)
+        from . import page, protocol
+        page.flag(protocol.TRACING, on)
     except Exception:
         pass

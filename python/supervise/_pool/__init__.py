@@ -1,5 +1,5 @@
-"""The processes of a pool: a template that imports, nests that fork, workers that work.
+"""The processes of a pool: the template imports the modules, fork servers fork workers, and workers run tasks.
 
-`supervise` starts the template (`template.py`), holds one end of each socket named here, and sees
-every process by its own means. Nothing here is needed for it to notice that one has ended.
+`supervise` starts the template (`template.py`) and holds one end of each socket named here. It watches all processes
+through the kernel, and does not need this code to notice that one has exited.
 """

@@ -1,19 +1,17 @@
-"""How tasks and results are written: as JSON for lines, by pickle for an executor."""
+"""Decodes tasks and encodes results: as JSON for `supervise map`, as pickles for an executor."""
 
 import importlib
 import json
 import pickle
-import struct
 import sys
 import traceback
 
+from . import protocol
 from .large import drop
-
-_LENGTH = struct.Struct("<I")
 
 
 class Json:
-    """Tasks are JSON values, for one function that is known by name."""
+    """Tasks are JSON values: arguments for one function, which the pool names."""
 
     def __init__(self, orders):
         for module in orders["imports"]:
@@ -48,10 +46,10 @@ class Json:
 
 
 class Pickle:
-    """Tasks are pickles of a callable, its arguments and its keywords."""
+    """Tasks are pickles of a callable, its arguments and its keyword arguments."""
 
     def __init__(self, orders):
-        # The client's own, found where the client found it: what it pickles says its name.
+        # This must be the module of the client, from the client's `sys.path`, because its pickles refer to it by name.
         from supervise import _pickles
 
         self.encode = _pickles.dumps
@@ -74,15 +72,15 @@ class Pickle:
         text = describe(error)
         try:
             pickled = self.encode(error)
-            # Some pickle and cannot be loaded again; the client would fail on it.
+            # Some exceptions can be pickled but not loaded, and the client would fail to load them.
             pickle.loads(pickled)
         except Exception:
             pickled = b""
-        return _LENGTH.pack(len(text)) + text + pickled
+        return protocol.with_length(text, pickled)
 
 
 def roots(orders):
-    """The modules that a pool imports, in their order, without those of the codec itself."""
+    """The modules that a pool imports, in order. Modules that only the codec needs are not included."""
     names = [orders["function"], orders["initializer"]]
     return orders["imports"] + [name.partition(":")[0] for name in names if name]
 
@@ -104,11 +102,11 @@ def find(name):
 
 
 def describe(error):
-    """An exception in words; its own may fail in any way."""
+    """An exception as JSON. The exception's own methods may fail in any way."""
     try:
         message = str(error)
     except Exception as worse:
-        message = "<its message cannot be made: %s>" % type(worse).__name__
+        message = "<str() of the exception raised %s>" % type(worse).__name__
     try:
         lines = traceback.format_exception(type(error), error, own_frames_cut(error))
         text = "".join(lines)
@@ -131,7 +129,7 @@ def in_json(words):
 
 
 def own_frames_cut(error):
-    """The traceback from the first frame on that is the user's."""
+    """The traceback from the first frame of the user's code on."""
     trace = error.__traceback__
     here = sys.modules[__name__].__name__.rpartition(".")[0]
     while trace is not None and trace.tb_next is not None:

@@ -1,8 +1,8 @@
-"""Finds what imports leave in the template and workers forked from it cannot share.
+"""Finds what the imported modules hold in the template that forked workers cannot share.
 
-All forks share the descriptors: on a shared connection an answer reaches the wrong task, and if one process reads a
-shared file, the position moves for all. A fork has only the thread that called fork(2). Only the parent of a child
-process can wait for it.
+All forks share the descriptors. On a shared connection an answer may reach the wrong task. If one process reads a
+shared file, the position moves for all processes. A fork has only the thread that called fork(2). Only the parent of
+a child process can wait for it.
 """
 
 import importlib
@@ -19,7 +19,7 @@ FINDINGS_MAX = 3
 MODULES_MAX = 5
 LINE_MAX = 300
 
-# These devices have no position, and do not give one process data that is meant for another.
+# These devices have no position, and one process cannot read data that is meant for another.
 _HARMLESS_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/pts/")
 _O_PATH = getattr(os, "O_PATH", 0o10000000)
 
@@ -36,7 +36,7 @@ class ImportWatch:
         self.modules = []
         self.importer = threading.get_ident()
         self.held = self.before = holdings()
-        self.glance = glance()
+        self.listed = list_names()
         self.openers = {}
 
     def __enter__(self):
@@ -61,7 +61,7 @@ class ImportWatch:
             self.leave()
 
     def enter(self, name):
-        """A module begins to execute. What is new by now belongs to the module that imports it."""
+        """A module is about to be executed. What is new until now belongs to the module that imports it."""
         if threading.get_ident() == self.importer:
             self.note_changes()
             self.modules.append(name)
@@ -72,10 +72,10 @@ class ImportWatch:
             self.modules.pop()
 
     def note_changes(self):
-        # There are thousands of modules, and `glance` takes a tenth of the time of `holdings`.
-        now = glance()
-        if now != self.glance:
-            self.glance = now
+        # There may be thousands of modules, and `list_names` takes a tenth of the time of `holdings`.
+        now = list_names()
+        if now != self.listed:
+            self.listed = now
             self.note()
 
     def note(self):
@@ -86,7 +86,7 @@ class ImportWatch:
         self.held = held
 
     def findings(self):
-        """What forks cannot share, as `{module: [what]}`, and the number of the first root that has imported it."""
+        """What forks cannot share, as `{module: [what]}`, and the number of the first root that imported such a one."""
         self.note()
         found, roots = {}, []
 
@@ -105,8 +105,8 @@ class ImportWatch:
         return found, min(roots, default=None)
 
 
-# Python removes frames of importlib from the traceback of a failed import. With importlib's file name it removes this
-# frame, too.
+# Python removes frames of importlib from the traceback of a failed import. This function has the file name of
+# importlib, so that Python removes its frame, too.
 _NOTING = compile(
     """
 def noting(watch, load):
@@ -129,18 +129,18 @@ def noting(watch, load):
     return names["noting"](watch, load)
 
 
-def glance():
+def list_names():
     return names_in("/proc/self/fd"), names_in("/proc/self/task")
 
 
 def holdings():
-    """All descriptors, threads and child processes, as `("fd", number, target)`, `("thread", tid)`, `("child", pid)`."""
+    """All descriptors, threads and children, as `("fd", number, target)`, `("thread", tid)`, `("child", pid)`."""
     held = set()
     for name in names_in("/proc/self/fd"):
         try:
             held.add(("fd", int(name), os.readlink("/proc/self/fd/" + name)))
         except OSError:
-            pass  # The descriptor with which `names_in` has read the folder.
+            pass  # This was the descriptor with which `names_in` read the directory.
     own = os.getpid()
     for name in names_in("/proc/self/task"):
         if int(name) != own:
@@ -162,14 +162,14 @@ def names_in(folder):
 
 
 def harm(holding):
-    """Describes a holding that forks cannot share; `None` if they can."""
+    """Describes why forks cannot share a holding; `None` if they can share it."""
     if holding[0] == "child":
         return "starts a child process"
     if holding[0] == "thread":
         return None
     _, fd, target = holding
     if fd <= 2:
-        return None  # Forks share standard input, output and error.
+        return None  # Standard input, output and error may be shared.
     try:
         mode = os.fstat(fd).st_mode
     except OSError:
@@ -201,7 +201,7 @@ def socket_harm(fd):
 
 
 def is_shareable_file(fd):
-    """Whether its position does not matter: the file is appended to, mapped, or open only for its lock (flock(2))."""
+    """Whether the position of a file does not matter: it is appended to, mapped, or open only for a lock (flock(2))."""
     try:
         with open("/proc/self/fdinfo/%d" % fd) as file:
             info = file.read()
@@ -221,8 +221,8 @@ def messages(found):
     for module, whats in list(found.items())[:MODULES_MAX]:
         whats = list(dict.fromkeys(whats))
         more = len(whats) - FINDINGS_MAX
-        told = ", ".join(whats[:FINDINGS_MAX]) + (", and %d more" % more if more > 0 else "")
-        lines.append(("`%s` %s" % (module, told))[:LINE_MAX])
+        listed = ", ".join(whats[:FINDINGS_MAX]) + (", and %d more" % more if more > 0 else "")
+        lines.append(("`%s` %s" % (module, listed))[:LINE_MAX])
     if len(found) > MODULES_MAX:
         lines.append("and %d more modules" % (len(found) - MODULES_MAX))
     return lines

@@ -1,18 +1,18 @@
-"""What each fork of the template replaces by its own: random generators and exit handlers."""
+"""Renews what forks of the template must not share: the state of random generators, and exit handlers."""
 
+import array
 import atexit
 import gc
 import os
 import random
-import struct
 import sys
 
 _SEEDED_BY_SYSTEM = 1 << 64
-_WORDS = struct.Struct("<8I")
+_SEED_WORDS = 8
 
 
 class Seeds:
-    """Within its context, notes which `random.Random` the user has seeded with a number."""
+    """Within its context, records each `random.Random` that the user's code seeds with a number."""
 
     def __init__(self):
         import weakref
@@ -25,7 +25,7 @@ class Seeds:
 
         def seed(self, a=None, version=2):
             original(self, a, version)
-            if type(self) is random.Random:  # A subclass of the user's may not be hashable.
+            if type(self) is random.Random:  # Objects of a user's subclass may not be hashable.
                 (given.discard if a is None else given.add)(self)
 
         random.Random.seed = seed
@@ -38,8 +38,9 @@ class Seeds:
 class Generators:
     """The random generators of the template. Without new seeds all forks would draw the same numbers from them.
 
-    Each worker seeds the global ones again, and all others that the user has not seeded with a number. A generator
-    that the user has seeded gives the same numbers in each worker, as it does if each worker imports by itself.
+    Each worker seeds the global generators again, and all others that the user has not seeded with a number. A
+    generator that the user has seeded gives the same numbers in each worker, just as if each worker imported the
+    module itself.
     """
 
     def __init__(self, seeds):
@@ -49,7 +50,7 @@ class Generators:
         self.add(self.globals, torch.get("default_generator"), seed_itself)
         legacy = loaded("numpy.random.mtrand").get("_rand")
         self.add(self.globals, legacy, seed_legacy)
-        # CPython itself seeds the global one of `random` in each fork.
+        # CPython itself seeds the global generator of `random` again in each fork.
         done = [random._inst, legacy, sequence_of(getattr(legacy, "_bit_generator", None))]
         kinds = {random.Random: seed_itself}
         for module, name, way in (
@@ -74,11 +75,11 @@ class Generators:
             try:
                 way(generator)
             except Exception:
-                pass  # A library of an unknown version: tasks do not fail for it.
+                pass  # A library of an unknown version must not make tasks fail.
 
 
 def loaded(name):
-    """The attributes of an imported module. A module that loads at its first use (LazyLoader) is not loaded."""
+    """The attributes of an imported module. This does not trigger the load of a lazy module (LazyLoader)."""
     return contents(sys.modules.get(name))
 
 
@@ -90,7 +91,7 @@ def contents(module):
 
 
 def is_seeded(generator, seeds):
-    """Whether the user has seeded it with a number. A seed from the system has 128 random bits."""
+    """Whether the user has seeded a generator with a number. A seed from the system has 128 random bits."""
     if isinstance(generator, random.Random):
         return generator in seeds.given
     bits = getattr(generator, "_bit_generator", None) or getattr(generator, "bit_generator", None)
@@ -100,7 +101,7 @@ def is_seeded(generator, seeds):
 
 
 def sequence_of(bits):
-    # Before numpy 1.25 it has no public name.
+    # Before numpy 1.25 the attribute has no public name.
     return getattr(bits, "seed_seq", None) or getattr(bits, "_seed_seq", None)
 
 
@@ -110,10 +111,10 @@ def seed_itself(generator):
 
 def seed_legacy(state):
     try:
-        # `seed()` takes ten times as long: it reads the whole state from the system.
-        state.seed(_WORDS.unpack(os.urandom(_WORDS.size)))
+        # `seed()` takes ten times as long, because it reads the whole state from the system.
+        state.seed(array.array("I", os.urandom(4 * _SEED_WORDS)).tolist())
     except TypeError:
-        # Its bit generator is not the usual one (MT19937), and cannot be seeded this way.
+        # The bit generator is not the usual one (MT19937) and cannot be seeded this way.
         bits = type(state._bit_generator)()
         state.set_state(type(state)(bits).get_state(legacy=False))
 
@@ -130,10 +131,10 @@ def seed_sequence(sequence):
 
 
 def forget_exit_handlers():
-    """Removes the exit handlers that imports have registered in the template: forks do not run them.
+    """Removes the exit handlers that imports have registered in the template, so that forks do not run them.
 
-    The standard library's own handlers stay, without the template's entries: at the exit of a worker they remove its
-    temporary files, end its processes and flush its log.
+    The handlers of the standard library stay, but forget their entries from the template. At the exit of a worker
+    they remove its temporary files, end its processes and flush its logs.
     """
     atexit._clear()
     stays = []
@@ -151,7 +152,8 @@ def forget_exit_handlers():
         stays += [loaded("concurrent.futures." + name).get("_python_exit") for name in ("process", "thread")]
     util = loaded("multiprocessing.util")
     if "_exit_function" in util:
-        # multiprocessing does the same in its own forks. Each of its finalizers knows the process it belongs to.
+        # multiprocessing clears this in its own forks, too. Each of its finalizers runs only in the process that
+        # registered it.
         loaded("multiprocessing.process")["_children"].clear()
         stays.append(util["_exit_function"])
     for handler in stays:

@@ -14,13 +14,14 @@ import time
 import warnings
 
 _HAVE_HANDLERS = ("libopenblas", "libscipy_openblas", "libiomp5", "libomp", "libarrow")
-# The C library starts every thread on behalf of another library, which is the one to find.
+# The C library starts threads on behalf of other libraries, so it is never the answer.
 _STARTERS = ("libc.so", "libc-", "libpthread", "ld-", "[vdso]")
-# Only the stack of a waiting thread can be found. A thread of OpenMP spins for up to 0.2 s after its work.
+# The stack of a thread can be found only while the thread waits. A thread of OpenMP spins for up to 0.2 s after its
+# work.
 WAIT_TIMEOUT = 1.0
-# The trial takes some milliseconds; a library that cannot be forked hangs.
+# The trial takes some milliseconds. A library that cannot be forked hangs.
 TRIAL_TIMEOUT = 10.0
-# The part of the stack that is searched, from its top: the C library keeps its data about the thread there.
+# This much of the stack is searched, from its top, where the C library keeps its data about the thread.
 STACK_TOP = 256 << 10
 
 
@@ -62,8 +63,8 @@ def mappings():
 def owner(tid):
     """The path of the library that has started a thread, or `None`.
 
-    The C library keeps the start function of a thread near the top of the thread's stack. It is the uppermost word
-    that points into a program or into a library other than the C library.
+    The C library keeps the start function of a thread near the top of the thread's stack: the start function is the
+    uppermost word that points into a program or into a library other than the C library.
     """
     stack_pointer = waits_at(tid)
     if stack_pointer is None:
@@ -93,7 +94,7 @@ def owner(tid):
 
 
 def waits_at(tid):
-    """The stack pointer of a thread, once it waits in a system call; `None` if it never does, or /proc hides it."""
+    """The stack pointer of a thread that waits in a system call; `None` if it does not wait, or /proc hides it."""
     end = time.monotonic() + WAIT_TIMEOUT
     while True:
         try:
@@ -109,13 +110,13 @@ def waits_at(tid):
 
 
 def survives_fork(libraries):
-    """Whether these libraries work in a fork. It tries them in one, and kills it if it hangs."""
+    """Whether these libraries work in a fork. Tries them in a fork, and kills it if it hangs."""
     receiver, sender = os.pipe()
     pid = fork()
     if pid == 0:
         done = b"-"
         try:
-            if all([exercise(library) for library in libraries]):
+            if all([exercise(library) for library in libraries]):  # noqa: C419 - each of them
                 done = b"+"
         finally:
             os.write(sender, done)
@@ -130,7 +131,7 @@ def survives_fork(libraries):
         try:
             os.waitpid(pid, 0)
         except ChildProcessError:
-            pass  # A SIGCHLD handler of the user's has already waited for it.
+            pass  # A SIGCHLD handler of the user has already waited for the process.
     return worked
 
 
@@ -142,7 +143,7 @@ def fork():
 
 
 def exercise(library):
-    """Multiplies matrices, runs a parallel region or reads a table, and says whether the result is right."""
+    """Multiplies matrices, runs a parallel region or reads a table. Returns whether the result is correct."""
     if os.path.basename(library).startswith("libarrow"):
         from pyarrow import csv, py_buffer
 
@@ -153,7 +154,7 @@ def exercise(library):
     lib = ctypes.CDLL(library, mode=os.RTLD_NOW | getattr(os, "RTLD_NOLOAD", 0))
     region = getattr(lib, "GOMP_parallel", None)
     if region is not None:
-        # Any function without effect serves as the `void (*)(void *)`; libgomp chooses the number of threads (0).
+        # Any function without an effect can be the `void (*)(void *)`. With 0, libgomp chooses the number of threads.
         nothing = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p)
         region.restype = None
         region(nothing, None, ctypes.c_uint(0), ctypes.c_uint(0))
@@ -162,7 +163,7 @@ def exercise(library):
     if multiply is None:
         return False
     size = 128  # Below 64 OpenBLAS uses only one thread.
-    # OpenBLAS is built for integers of 32 or 64 bits. A C long is passed correctly as either.
+    # OpenBLAS is built for integers of 32 or of 64 bits. A C long is passed correctly as both.
     count = ctypes.c_long(size)
     ones = (ctypes.c_double * (size * size))(*[1.0] * (size * size))
     result = (ctypes.c_double * (size * size))()

@@ -1,16 +1,14 @@
-"""Large tasks, setups and results: only one copy is in memory while they are sent or received."""
+"""Sends and receives large tasks, setups and results with only one copy in memory."""
 
-#: A larger body is received into a buffer of its own, and sent without being copied.
+#: A body larger than this is received into a buffer of its own, and is sent without a copy.
 CHUNK = 1 << 18
-#: A frame has its length in four bytes.
-LONGEST = (1 << 32) - 1
 
 
 def body_of(sock, waiting, head, length):
     """Reads the rest of a frame that begins in `waiting`, empties `waiting`, and returns the frame's body.
 
-    The result is None at the end of the socket. If there is no memory for the body (`RLIMIT_DATA`), it is
-    read and thrown away, and the result is the MemoryError.
+    Returns None at the end of the connection. If there is no memory for the body (`RLIMIT_DATA`), reads and discards
+    it, and returns the MemoryError.
     """
     part = len(waiting) - head
     try:
@@ -33,7 +31,7 @@ def exactly(sock, length):
 
 
 def fill(sock, body, at):
-    """Reads the rest of `body`, from `at` on. False at the end of the socket."""
+    """Reads the rest of `body`, from `at` on. Returns False at the end of the connection."""
     with memoryview(body) as view:
         while at < len(body):
             read = sock.recv_into(view[at:])
@@ -44,7 +42,7 @@ def fill(sock, body, at):
 
 
 def skip(sock, length):
-    """Reads `length` bytes and throws them away. False at the end of the socket."""
+    """Reads and discards `length` bytes. Returns False at the end of the connection."""
     while length:
         part = sock.recv(min(length, CHUNK))
         if not part:
@@ -54,7 +52,7 @@ def skip(sock, length):
 
 
 def drop(body):
-    """Frees a received body. Called when its content is loaded, and before that is used."""
+    """Frees a received body. Called between the load of its content and the use of that content."""
     if len(body) > CHUNK:
         try:
             body.clear()

@@ -1,30 +1,28 @@
-"""The peak memory of a worker, as far as the worker can measure it; it writes the figures into its page.
+"""The peak memory of a worker, as measured by the worker. It writes the figures into its page.
 
-The kernel keeps a maximum of resident memory. Mapped files are part of that, and have no maximum of their own.
+The kernel keeps a maximum of resident memory. That includes mapped files, for which there is no separate maximum.
 """
 
 import resource
 
-#: Where the figures stand in the page, in KiB.
-MOST, FILES, CHILD, BASE = 16, 17, 18, 19
-HIGHEST = 0xFFFFFFFF
+from .protocol import BASE, CHILD, FILES, LARGEST, MOST
 
 
 class Peak:
     def __init__(self, page):
         self.page = page
-        #: The best figure that the worker has: the kernel's maximum without the files that are still mapped.
+        #: The best estimate: the kernel's maximum without the files that are still mapped.
         self.kib = 0
         self.most = 0
         self.child = 0
         self.files = 0
 
     def begin(self):
-        """Notes the figures at the start: the imports and the initializer are done."""
-        self.look()
+        """Records the figures at the start, when the imports and the initializer are done."""
+        self.update()
         self.page[BASE] = self.kib
 
-    def look(self):
+    def update(self):
         """Updates the figures after a task."""
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -32,7 +30,7 @@ class Peak:
             return
         self.most, self.child = most, child
         self.files = max(self.files, mapped_files())
-        self.kib = min(max(most - self.files, 0) + child, HIGHEST)
+        self.kib = min(max(most - self.files, 0) + child, LARGEST)
         page = self.page
         page[FILES] = self.files
         page[CHILD] = child

@@ -1,19 +1,19 @@
-"""What a task prints: the standard output of each worker is a pipe that the supervisor reads.
+"""The output of tasks: the standard output of each worker is a pipe that the supervisor reads.
 
 Everything that writes to descriptor 1 uses this pipe: Python, C libraries, forked children, and programs that the task
-starts. The worker keeps only a line that is not complete. So only that line is lost when the worker is killed.
+starts. The worker buffers only an incomplete line, so only that line is lost when the worker is killed.
 
-The worker writes a mark into the pipe where the output of a task ends: a secret of 16 bytes, which the supervisor
+At the end of a task's output the worker writes a mark into the pipe: a secret of 16 bytes, which the supervisor
 knows, and the number of the task. Output cannot contain it by chance. The worker writes a mark only if the task has
-printed: if bytes wait in the pipe, or if the supervisor is reading some at this moment.
+printed: if bytes wait in the pipe, or if the supervisor is reading bytes at this moment.
 
-This check takes 3 % of the time of a task that does nothing. Once something was printed in a worker, the worker checks
-after each task. Before that it notices at once what Python prints; for everything else it checks only when it sends
-results: after each task that takes a millisecond, and at least once a millisecond. So the first output of C or of a
-child process may be attributed to a later task of the same millisecond.
+This check takes 3 % of the time of a task that does nothing. Once a task has printed, the worker checks after each
+task. Before that the worker notices output of Python at once. For other output it checks only when it sends results:
+after each task that takes a millisecond, and at least once a millisecond. So the first output of C code or of a child
+process may be attributed to a later task of the same millisecond.
 
-RACE: a child process that outlives its task prints into the output of a later task, or, after the worker's end, of
-the worker's last task. The pipe does not show which process writes.
+RACE: output of a child process that outlives its task is attributed to a later task or, after the worker has exited,
+to the worker's last task. The pipe does not show which process writes.
 """
 
 import array
@@ -22,20 +22,15 @@ import fcntl
 import io
 import os
 import select
-import struct
 import sys
 import termios
 
-NUMBER = struct.Struct("<Q")
-#: The word of the page with the number of the task that was begun last.
-BEGUN = 0
-#: The word of the page that is not 0 while the supervisor reads the pipe.
-READING = 4
-SECRET_LENGTH = 16
+from . import protocol
+from .protocol import BEGUN, READING
 
 
 class Seen:
-    """Whether something was printed in this process."""
+    """Whether this process has printed."""
 
     __slots__ = ("prints",)
 
@@ -74,11 +69,11 @@ class Pipe(io.FileIO):
                 continue
             if written is not None:
                 return written
-            # A program that the task has started has set O_NONBLOCK. All processes with this pipe share that flag.
+            # A program that the task started has set O_NONBLOCK. All processes with this pipe share that flag.
             until_writable(self.fileno())
 
     def seekable(self):
-        # The template's descriptor 1 may be a file, and FileIO would remember that it is seekable.
+        # Descriptor 1 of the template may be a file, and FileIO would remember in workers that it is seekable.
         return False
 
 
@@ -89,7 +84,7 @@ def until_writable(fd):
 
 
 def open_stdout():
-    """Makes the `sys.stdout` of the template and of its forks: an ordinary text stream, line buffered."""
+    """Sets the `sys.stdout` of the template and its forks to a line-buffered text stream."""
     raw = Pipe(1, "w", closefd=False)
     raw.name = "<stdout>"
     text = Text(Buffer(raw), "utf-8", "replace", line_buffering=True)
@@ -119,7 +114,7 @@ class Prints:
     """The worker's side of its pipe."""
 
     def __init__(self, page, pipe, secret, c_stdout):
-        # `pipe` stays open beside descriptor 1, which a task may redirect.
+        # `pipe` stays open in addition to descriptor 1, because a task may redirect that.
         os.dup2(pipe, 1)
         self.pipe = Pipe.kept = pipe
         self.secret = secret
@@ -135,19 +130,19 @@ class Prints:
         self.copied = True
 
     def flush(self):
-        """Writes a line that is not complete. It runs before each fork, so that the line is not printed twice."""
+        """Writes an incomplete line. It also runs before each fork, so that the line is not printed twice."""
         try:
             sys.stdout.flush()
         except ValueError:
-            # The task has closed or detached it. The next task prints as if it had not.
+            # The task has closed or detached the stream. The next task gets a new one.
             open_stdout()
         except Exception:
-            # The task has replaced it by an object of its own, or by None.
+            # The task has set `sys.stdout` to an object of its own, or to None.
             pass
         self.c_stdout.flush()
 
-    def look(self):
-        """Before results are sent: notices output that did not come through Python's stream."""
+    def check(self):
+        """Notices output that did not come through Python's stream. Called before results are sent."""
         if not SEEN.prints and (sys.stdout is not sys.__stdout__ or self.has_printed()):
             SEEN.prints = True
             self.end(self.page[BEGUN])
@@ -164,8 +159,9 @@ class Prints:
     def has_printed(self, _ioctl=fcntl.ioctl, _size=termios.FIONREAD):
         waiting = self.waiting
         try:
-            # RACE: first the pipe, then the word. If output has left the pipe, the supervisor set the word before it
-            # read. Either the word is still set, or the supervisor saw after reading that this task had not ended.
+            # RACE: the pipe is checked before the word. The supervisor sets the word before it reads the pipe. So if
+            # output has left the pipe, either the word is still set, or the supervisor saw after the read that this
+            # task had not finished.
             _ioctl(self.pipe, _size, waiting)
         except OSError:
             # The task has closed the pipe.
@@ -173,7 +169,7 @@ class Prints:
         return waiting[0] or self.page[READING]
 
     def write_mark(self, number):
-        mark = self.secret + NUMBER.pack(number)
+        mark = protocol.mark(self.secret, number)
         while True:
             try:
                 # A mark is shorter than PIPE_BUF: other writers cannot split it (pipe(7)).

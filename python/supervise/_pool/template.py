@@ -1,7 +1,7 @@
-"""The template: imports everything once, then forks a nest for each slot.
+"""The template: imports all modules once, then forks a fork server for each slot.
 
-Its messages, each a datagram: it sends `ready JSON` or `failed JSON`. It receives `nest SLOT`, and answers with
-`nest SLOT PID`, with the nest's socket attached, or with `none SLOT ERRNO`.
+It sends `ready` or `failed`. It receives `fork_server`. It answers with `fork_server`, with the socket of the new
+process attached, or with `refused`. `protocol.py` has these messages.
 """
 
 import array
@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 
-from . import codec, fork_check, fork_renew, fork_threads, nest, prints
+from . import codec, fork_check, fork_renew, fork_server, fork_threads, prints, protocol
 
 
 def main():
@@ -23,12 +23,13 @@ def main():
     quiet = os.open(os.devnull, os.O_RDWR)
     os.dup2(quiet, 0)
     os.close(quiet)
-    # Our standard output is for results, so imports print to standard error. Each worker puts its own pipe on
-    # descriptor 1: a module that keeps this `sys.stdout` at import prints there, too.
+    # The standard output of `supervise` is for results, so imports print to standard error. Each worker later has its
+    # own pipe as descriptor 1. A module that keeps a reference to this `sys.stdout` then prints to that pipe, too.
     os.dup2(2, 1)
     prints.open_stdout()
     c_stdout = prints.CStdout()
-    # Ours is there for our own imports only: what is below must not be found by chance.
+    # The directory of this package was needed only for the imports above. The user's imports must not find modules
+    # in it.
     sys.path.remove(sys.argv[2])
     path = os.environ.pop("SUPERVISE_SYS_PATH", None)
     if path:
@@ -36,44 +37,46 @@ def main():
     del sys.argv[1:]
 
     try:
-        task, generators, words = prepare(orders)
+        protocol.check(orders.get("protocol"))
+        task, generators, found = prepare(orders)
     except BaseException as error:
-        nest.say(control, b"failed " + codec.describe(error))
+        fork_server.send(control, protocol.failed(codec.describe(error)))
         return 1
-    nest.say(control, b"ready " + json.dumps(words).encode())
-    # What is shared with the workers stays shared: a collection would write into every object.
+    fork_server.send(control, protocol.ready(*found))
+    # Memory that is shared with the workers stays shared: after freeze(), a collection in a worker does not write to
+    # these objects.
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, lambda *_: None)
     while True:
         try:
-            word = control.recv(64)
+            order = control.recv(protocol.MESSAGE_MAX)
         except InterruptedError:
             continue
-        bury()
-        if not word:
+        reap()
+        if not order:
             run_exit_handlers()
             return 0
-        slot = int(word.split()[1])
+        slot = protocol.decode(order)[1]["slot"]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             pid = fork_threads.fork()
         except OSError as error:
-            nest.say(control, b"none %d %d" % (slot, error.errno))
+            fork_server.send(control, protocol.refused(slot, error.errno))
             continue
         if pid == 0:
             control.close()
             ours.close()
-            return nest.main(theirs, orders, task, generators, c_stdout)
+            return fork_server.main(theirs, orders, task, generators, c_stdout)
         theirs.close()
         fds = array.array("i", [ours.fileno()])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
-        nest.say(control, b"nest %d %d" % (slot, pid), ancillary)
+        fork_server.send(control, protocol.fork_server(slot, pid), ancillary)
         ours.close()
 
 
 def prepare(orders):
-    """Imports the first `warm` of the pool's modules, and finds what forks cannot share of them."""
+    """Imports the first `warm` of the pool's modules, and finds what they hold that forks cannot share."""
     roots = codec.roots(orders)
     warm = roots[: orders["warm"]]
     with fork_check.ImportWatch() as watch, fork_renew.Seeds() as seeds:
@@ -81,11 +84,10 @@ def prepare(orders):
             watch.import_root(number, name)
         task = codec.load(orders) if len(warm) == len(roots) and orders["warm"] else None
     found, root = watch.findings()
-    words = {"unshareable": fork_check.messages(found), "from": root}
-    return task, fork_renew.Generators(seeds), words
+    return task, fork_renew.Generators(seeds), (fork_check.messages(found), root)
 
 
-def bury():
+def reap():
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -96,7 +98,7 @@ def bury():
 
 
 def run_exit_handlers():
-    """Runs the exit handlers that imports have registered: once, in the template, when all workers have ended."""
+    """Runs the exit handlers that imports have registered: once, in the template, when all workers have exited."""
     try:
         atexit._run_exitfuncs()
     except BaseException:
@@ -104,7 +106,7 @@ def run_exit_handlers():
 
 
 def run():
-    """The life of the template, and of all that are forked from it: each comes back here."""
+    """Runs the template. Every process forked from it returns here, too, and exits."""
     status = main()
     try:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-//! Reports and events that services left on disk, read after they have ended.
+//! Reports and events that services have left on disk, read after the services have ended.
 
 use std::{
     path::PathBuf,
@@ -7,26 +7,26 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{private_dir::PrivateDir, units::ReportId};
+use crate::{private_dir::PrivateDir, supervisor::history::History, units::ReportId};
 
-use super::{disk, events, read};
+use super::{disk, events, history, read};
 
-/// Names the service that the reports and events beside it belong to.
+/// The file that describes the service of a directory.
 const ABOUT: &str = "service.json";
 const ABOUT_MAX: u64 = 64 << 10;
 
-/// Which service a directory is of.
+/// The service of a directory.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct About {
-    /// The service's name.
+    /// The name of the service.
     pub name: String,
-    /// Where its command runs.
+    /// The working directory of its command.
     pub directory: PathBuf,
-    /// Its control socket.
+    /// The path of its control socket.
     pub socket: PathBuf,
 }
 
-/// One service's directory.
+/// The directory of one service.
 #[derive(Debug)]
 pub struct Archive {
     /// The service.
@@ -43,9 +43,11 @@ impl Archive {
     /// its own directory, so an archive may lie one level deeper.
     pub fn find(bases: &[PathBuf]) -> Vec<Self> {
         let mut found: Vec<Self> = Vec::new();
-        let tops = bases.iter().filter_map(|base| PrivateDir::look(base).ok());
-        for directory in tops.flat_map(|top| below(&top)) {
-            let next = below(&directory);
+        let tops = bases
+            .iter()
+            .filter_map(|base| PrivateDir::open_untrusted(base).ok());
+        for directory in tops.flat_map(|top| subdirectories(&top)) {
+            let next = subdirectories(&directory);
             found.extend(Self::open(directory));
             found.extend(next.into_iter().filter_map(Self::open));
         }
@@ -73,12 +75,20 @@ impl Archive {
         })
     }
 
-    /// The reports, the oldest first. Those that cannot be read are left out.
+    /// The reports, the oldest first. Unreadable reports are left out.
     pub fn reports(&self) -> Vec<(ReportId, String)> {
         let ids = disk::list(&self.directory).unwrap_or_default();
         ids.into_iter()
             .filter_map(|id| Some((id, read(&self.directory, id).ok()?)))
             .collect()
+    }
+
+    /// The history. `None`: none was written.
+    ///
+    /// # Errors
+    /// The file is not a history.
+    pub fn history(&self) -> Result<Option<History>, String> {
+        history::read(&self.directory)
     }
 
     /// The events, the oldest first, each a JSON object.
@@ -93,11 +103,11 @@ pub(super) fn describe(directory: &PrivateDir, about: &About) -> std::io::Result
     directory.replace(ABOUT, &text, 0o600)
 }
 
-fn below(directory: &PrivateDir) -> Vec<PrivateDir> {
+fn subdirectories(directory: &PrivateDir) -> Vec<PrivateDir> {
     let names = directory.names().unwrap_or_default();
     let names = names.iter().filter_map(|name| name.to_str());
     // With `DynamicUser=`, systemd puts a link to the service's directory here.
-    let linked = |name: &str| PrivateDir::look(&directory.path().join(name));
+    let linked = |name: &str| PrivateDir::open_untrusted(&directory.path().join(name));
     let open = |name| directory.given_directory(name).or_else(|_| linked(name));
     names.filter_map(|name| open(name).ok()).collect()
 }
@@ -122,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_service_left_is_found_by_its_name_also_in_a_directory_of_its_own() {
+    fn an_archive_is_found_by_its_service_name_and_one_level_deeper() {
         let home = tempfile::tempdir().unwrap();
         let mut shop = Kept::open(Some(place(home.path(), "shop", "/a")), 8);
         shop.keep(ReportId(1), serde_json::json!({"worker": "w1"}));

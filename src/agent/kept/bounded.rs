@@ -1,18 +1,19 @@
-//! A report no longer than it may be. What matters least goes first, and the report says so.
+//! Shortens a report to its maximum length. The least important parts are left out first, and the
+//! report lists them.
 
 use serde_json::{Map, Value, json};
 
 use crate::units::ReportId;
 
-/// No report is longer, in bytes.
-pub(super) const LONGEST: usize = 64 << 10;
-/// What is left for saying what was left out.
+/// The maximum length of a report, in bytes.
+pub(super) const REPORT_MAX: usize = 64 << 10;
+/// Bytes reserved for the list of what was left out.
 const NOTES: usize = 1 << 10;
-/// Of a chain, so many references stay at either end.
+/// A shortened chain keeps this many references at each end.
 const CHAIN_END: usize = 3;
-/// A reference in a chain that was shortened is no longer, in letters.
+/// Maximum characters of a reference in a shortened chain.
 const LINK: usize = 120;
-/// What a report is about; the last to go.
+/// The fields that identify a report and its result. They are left out last.
 const HEAD: [&str; 11] = [
     "id",
     "worker",
@@ -26,16 +27,16 @@ const HEAD: [&str; 11] = [
     "base",
     "next",
 ];
-/// One of these is no longer, in bytes.
+/// Maximum length of each of these fields, in bytes.
 const HEAD_FIELD: usize = 4 << 10;
 
 type Report = Map<String, Value>;
 
-/// Makes a report shorter, and says what it has left out, if anything.
+/// Shortens a report. Returns a description of what it has left out, if anything.
 type Step = fn(&mut Report) -> Option<String>;
 
-/// In the order in which they are missed.
-const STEPS: [Step; 4] = [no_threads, short_chains, fewer_suspects, only_the_head];
+/// The steps, in the order in which they are applied.
+const STEPS: [Step; 4] = [drop_threads, shorten_chains, drop_suspects, keep_head];
 
 /// The report as text, with its id.
 pub(super) fn text(id: ReportId, document: Value) -> String {
@@ -45,7 +46,7 @@ pub(super) fn text(id: ReportId, document: Value) -> String {
     };
     report.insert("id".to_owned(), id.to_string().into());
     for step in STEPS {
-        if size(&report) <= LONGEST - NOTES {
+        if size(&report) <= REPORT_MAX - NOTES {
             break;
         }
         if let Some(note) = step(&mut report) {
@@ -59,12 +60,12 @@ pub(super) fn text(id: ReportId, document: Value) -> String {
     Value::Object(report).to_string()
 }
 
-fn no_threads(report: &mut Report) -> Option<String> {
+fn drop_threads(report: &mut Report) -> Option<String> {
     report.remove("threads")?;
-    Some("threads and their stacks: the report was too long".to_owned())
+    Some("threads and their stacks, because the report was too long".to_owned())
 }
 
-fn short_chains(report: &mut Report) -> Option<String> {
+fn shorten_chains(report: &mut Report) -> Option<String> {
     let mut shortened = false;
     for suspect in report.get_mut("suspects")?.as_array_mut()? {
         let Some(chain) = suspect.get_mut("chain").and_then(Value::as_array_mut) else {
@@ -86,27 +87,28 @@ fn short_chains(report: &mut Report) -> Option<String> {
             }
         }
     }
-    shortened.then(|| "the middle of long chains: the report was too long".to_owned())
+    shortened.then(|| "the middle of long chains, because the report was too long".to_owned())
 }
 
-fn fewer_suspects(report: &mut Report) -> Option<String> {
+fn drop_suspects(report: &mut Report) -> Option<String> {
     let mut size = size(report);
     let suspects = report.get_mut("suspects")?.as_array_mut()?;
     let before = suspects.len();
-    while size > LONGEST - NOTES
+    while size > REPORT_MAX - NOTES
         && let Some(suspect) = suspects.pop()
     {
         size -= suspect.to_string().len();
     }
     let gone = before - suspects.len();
-    (gone > 0).then(|| format!("the last {gone} of {before} suspects: the report was too long"))
+    (gone > 0)
+        .then(|| format!("the last {gone} of {before} suspects, because the report was too long"))
 }
 
-fn only_the_head(report: &mut Report) -> Option<String> {
+fn keep_head(report: &mut Report) -> Option<String> {
     report.retain(|name, value| {
         HEAD.contains(&name.as_str()) && value.to_string().len() <= HEAD_FIELD
     });
-    Some("all but its head: the report was too long".to_owned())
+    Some("all fields except its head, because the report was too long".to_owned())
 }
 
 fn size(report: &Report) -> usize {
@@ -120,7 +122,7 @@ mod tests {
 
     fn bounded(document: Value) -> Value {
         let text = text(ReportId(3), document);
-        assert!(text.len() <= LONGEST, "{}", text.len());
+        assert!(text.len() <= REPORT_MAX, "{}", text.len());
         serde_json::from_str(&text).unwrap()
     }
 
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_report_is_left_as_it_is() {
+    fn a_short_report_is_not_changed() {
         let report = json!({"id": "?", "threads": [{"name": "a", "stack": []}], "missing": []});
         let expected = json!({"id": "r3", "threads": [{"name": "a", "stack": []}], "missing": []});
         assert_eq!(bounded(report), expected);
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_matters_least_goes_first() {
+    fn the_least_important_parts_are_left_out_first() {
         let threads = vec![json!({"name": "x", "stack": vec!["a.py:1 run"; 10]}); 1000];
         let report = bounded(json!({
             "verdict": "python", "threads": threads, "suspects": [{"chain": vec!["a"; 20]}],
@@ -147,7 +149,7 @@ mod tests {
         assert_eq!(report["suspects"][0]["chain"].as_array().unwrap().len(), 20);
         assert_eq!(
             missing(&report),
-            ["threads and their stacks: the report was too long"]
+            ["threads and their stacks, because the report was too long"]
         );
 
         let suspect = json!({"where": "a.py:7", "chain": vec!["é".repeat(200); 100]});
@@ -160,13 +162,13 @@ mod tests {
             missing(&report),
             [
                 "a base",
-                "the middle of long chains: the report was too long"
+                "the middle of long chains, because the report was too long"
             ]
         );
     }
 
     #[test]
-    fn the_last_suspects_go_and_in_the_end_all_but_the_head() {
+    fn the_last_suspects_and_finally_all_fields_but_the_head_are_left_out() {
         let suspects: Vec<_> = (0..100)
             .map(|number| json!({"where": number, "note": "x".repeat(1000)}))
             .collect();
@@ -174,7 +176,7 @@ mod tests {
         let left = report["suspects"].as_array().unwrap();
         assert!(left.len() > 50 && left[0]["where"] == 0, "{}", left.len());
         let gone = 100 - left.len();
-        let note = format!("the last {gone} of 100 suspects: the report was too long");
+        let note = format!("the last {gone} of 100 suspects, because the report was too long");
         assert_eq!(missing(&report), ["one thing", note.as_str()]);
 
         let report = bounded(json!({
@@ -185,7 +187,7 @@ mod tests {
             report,
             json!({
                 "id": "r3", "worker": "w1", "verdict": "native",
-                "missing": ["all but its head: the report was too long"],
+                "missing": ["all fields except its head, because the report was too long"],
             })
         );
     }

@@ -1,5 +1,5 @@
-//! The service's directory, and the one thread that writes there: a disk that hangs or is full
-//! costs reports and events and never the supervisor's time.
+//! The service's directory, and the thread that writes there. If the disk hangs or is full,
+//! reports, events and history are lost; the supervisor never waits for it.
 
 use std::{
     collections::BTreeSet,
@@ -14,42 +14,42 @@ use std::{
     time::Duration,
 };
 
-use crate::{private_dir::PrivateDir, units::ReportId};
+use crate::{private_dir::PrivateDir, supervisor::history::History, units::ReportId};
 
-use super::{bounded::LONGEST, events::EventFile};
+use super::{bounded::REPORT_MAX, events::EventFile, history};
 
-/// So many reports wait for a slow disk.
+/// Maximum reports in the queue for a slow disk.
 const REPORTS: usize = 8;
-/// Maximum reports and events that wait together.
+/// Maximum reports and events in the queue.
 const QUEUE: usize = 1024;
-/// At the end the disk has as long.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// The thread only writes; the default of 2 MiB would be mapped for nothing.
+/// Time limit for writing the rest at the end.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+/// The thread only writes, and does not need the default of 2 MiB.
 const STACK: usize = 64 << 10;
 
-/// The near end.
+/// The supervisor's side.
 #[derive(Debug)]
 pub(super) struct Disk {
     directory: Arc<PrivateDir>,
-    most: usize,
-    /// Reports that wait.
+    reports_max: usize,
+    /// The number of reports in the queue.
     waiting: Arc<AtomicUsize>,
     /// Events that were left out since the last written line.
     missed: u64,
-    /// What is there, or will be when the thread has caught up.
+    /// The reports on disk, once the thread has written its queue.
     present: BTreeSet<ReportId>,
-    /// Started with the first report.
-    scribe: Option<Scribe>,
+    /// The thread, started with the first job.
+    thread: Option<WriterThread>,
     unwritten: Arc<AtomicU64>,
-    /// Kept, so that the far end always has somebody to tell.
-    telling: Sender<String>,
-    troubles: Receiver<String>,
+    /// A sender that stays open, so that the channel always has one.
+    problem_sender: Sender<String>,
+    problems: Receiver<String>,
 }
 
 #[derive(Debug)]
-struct Scribe {
+struct WriterThread {
     jobs: SyncSender<Job>,
-    /// Disconnected when the thread has ended.
+    /// Is disconnected when the thread has ended.
     ended: Receiver<Infallible>,
 }
 
@@ -58,42 +58,49 @@ enum Job {
     Report {
         id: ReportId,
         text: String,
-        /// Older reports that are removed for it.
-        gone: Vec<ReportId>,
+        /// Older reports to remove for this one.
+        superseded: Vec<ReportId>,
     },
     /// An event's line, and the number of events left out before it.
     Event { line: String, missed: u64 },
+    /// A copy, so that the thread does the work of writing it as text.
+    History(Box<History>),
 }
 
 impl Disk {
-    /// A directory that is prepared, and the reports that are in it.
+    /// A prepared directory, and the reports in it.
     pub(super) fn new(
         directory: Arc<PrivateDir>,
-        most: usize,
+        reports_max: usize,
         present: BTreeSet<ReportId>,
     ) -> Self {
-        let (telling, troubles) = channel();
+        let (problem_sender, problems) = channel();
         Self {
             directory,
-            most,
+            reports_max,
             waiting: Arc::default(),
             missed: 0,
             present,
-            scribe: None,
+            thread: None,
             unwritten: Arc::default(),
-            telling,
-            troubles,
+            problem_sender,
+            problems,
         }
     }
 
-    /// Has a report written and the oldest removed, or counts it as unwritten. Never blocks.
+    /// Queues a report for writing and the oldest for removal, or counts it as unwritten. Never
+    /// blocks.
     pub(super) fn write(&mut self, id: ReportId, text: String) {
         let mut present = self.present.clone();
         present.insert(id);
-        let too_many = present.len().saturating_sub(self.most);
-        let gone: Vec<_> = present.iter().take(too_many).copied().collect();
-        present.retain(|id| !gone.contains(id));
-        let job = Job::Report { id, text, gone };
+        let too_many = present.len().saturating_sub(self.reports_max);
+        let superseded: Vec<_> = present.iter().take(too_many).copied().collect();
+        present.retain(|id| !superseded.contains(id));
+        let job = Job::Report {
+            id,
+            text,
+            superseded,
+        };
         if self.waiting.fetch_add(1, Relaxed) < REPORTS && self.send(job) {
             self.present = present;
         } else {
@@ -102,7 +109,8 @@ impl Disk {
         }
     }
 
-    /// Has an event written. Never blocks: what cannot be written now is counted in the file.
+    /// Queues an event for writing. Never blocks. The file gets the number of events that could not
+    /// be queued.
     pub(super) fn write_event(&mut self, line: String) {
         let missed = self.missed;
         if self.send(Job::Event { line, missed }) {
@@ -112,56 +120,64 @@ impl Disk {
         }
     }
 
+    /// Queues the history for writing. Never blocks. If the queue is full, the next one is written.
+    pub(super) fn write_history(&mut self, history: &History) {
+        self.send(Job::History(Box::new(history.clone())));
+    }
+
+    /// Queues a job. False: the queue is full, or the thread has ended.
     fn send(&mut self, job: Job) -> bool {
-        if self.scribe.is_none() {
-            self.start();
+        if self.thread.is_none() {
+            self.start_thread();
         }
-        let taken = self.scribe.as_ref().map(|scribe| scribe.jobs.try_send(job));
-        matches!(taken, Some(Ok(())))
+        let queued = self.thread.as_ref().map(|thread| thread.jobs.try_send(job));
+        matches!(queued, Some(Ok(())))
     }
 
     /// Waits until all is written, for a second at most.
     pub(super) fn flush(&mut self) {
-        if let Some(Scribe { jobs, ended }) = self.scribe.take() {
+        if let Some(WriterThread { jobs, ended }) = self.thread.take() {
             drop(jobs);
-            // Disconnected is what is waited for; a disk that hangs is not.
-            let _ended = ended.recv_timeout(FAREWELL);
+            // The wait ends when the channel is disconnected, or at the time limit if the disk
+            // hangs.
+            let _ended = ended.recv_timeout(FLUSH_MAX);
         }
     }
 
-    /// What went wrong, told once for each time that it began.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.troubles.try_recv().ok()
+    /// The next warning. A problem causes one warning, when it begins.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.problems.try_recv().ok()
     }
 
     pub(super) fn unwritten(&self) -> u64 {
         self.unwritten.load(Relaxed)
     }
 
-    fn start(&mut self) {
-        let (jobs, taken) = sync_channel(QUEUE);
+    fn start_thread(&mut self) {
+        let (jobs, jobs_to_do) = sync_channel(QUEUE);
         let (end, ended) = channel();
-        let mut far = Far {
+        let mut writer = Writer {
             directory: Arc::clone(&self.directory),
             events: EventFile::new(Arc::clone(&self.directory)),
             waiting: Arc::clone(&self.waiting),
             unwritten: Arc::clone(&self.unwritten),
-            telling: self.telling.clone(),
+            problem_sender: self.problem_sender.clone(),
             failing: false,
+            history_failing: false,
         };
         let run = move || {
-            // Dropped with the thread, which tells the near end.
+            // Dropped with the thread, which disconnects the channel.
             let _end: Sender<Infallible> = end;
-            taken.iter().for_each(|job| far.carry_out(job));
+            jobs_to_do.iter().for_each(|job| writer.carry_out(job));
         };
         let thread = thread::Builder::new()
             .name("reports".to_owned())
             .stack_size(STACK);
         match thread.spawn(run) {
-            Ok(_) => self.scribe = Some(Scribe { jobs, ended }),
+            Ok(_) => self.thread = Some(WriterThread { jobs, ended }),
             Err(error) => {
-                // The near end is here to hear it.
-                let _told = self.telling.send(format!("start a thread: {error}"));
+                // The receiver exists until the thread has ended.
+                let _told = self.problem_sender.send(format!("start a thread: {error}"));
             }
         }
     }
@@ -173,21 +189,27 @@ impl Drop for Disk {
     }
 }
 
-/// The far end, in its thread.
-struct Far {
+/// The thread's side.
+struct Writer {
     directory: Arc<PrivateDir>,
     events: EventFile,
     waiting: Arc<AtomicUsize>,
     unwritten: Arc<AtomicU64>,
-    telling: Sender<String>,
+    problem_sender: Sender<String>,
     failing: bool,
+    /// The same for the history, which may need room when an event still fits.
+    history_failing: bool,
 }
 
-impl Far {
+impl Writer {
     fn carry_out(&mut self, job: Job) {
         let written = match job {
-            Job::Report { id, text, gone } => {
-                let written = self.report(id, &text, &gone);
+            Job::Report {
+                id,
+                text,
+                superseded,
+            } => {
+                let written = self.write_report(id, &text, &superseded);
                 self.waiting.fetch_sub(1, Relaxed);
                 if written.is_err() {
                     self.unwritten.fetch_add(1, Relaxed);
@@ -198,24 +220,26 @@ impl Far {
                 .events
                 .write(&line, missed)
                 .map_err(|error| format!("write the events: {error}")),
+            Job::History(history) => {
+                let written = history::write(&self.directory, &history)
+                    .map_err(|error| format!("write the history: {error}"));
+                return warn_once(&mut self.history_failing, &self.problem_sender, written);
+            }
         };
-        let Err(why) = written else {
-            self.failing = false;
-            return;
-        };
-        if !self.failing {
-            self.failing = true;
-            // At the end nobody may listen any more.
-            let _told = self.telling.send(why);
-        }
+        warn_once(&mut self.failing, &self.problem_sender, written);
     }
 
-    fn report(&self, id: ReportId, text: &str, gone: &[ReportId]) -> Result<(), String> {
-        for old in gone.iter().filter(|old| **old != id) {
+    fn write_report(
+        &self,
+        id: ReportId,
+        text: &str,
+        superseded: &[ReportId],
+    ) -> Result<(), String> {
+        for old in superseded.iter().filter(|old| **old != id) {
             // It may have been removed by hand.
             let _gone = self.directory.remove(&file_name(*old));
         }
-        if gone.contains(&id) {
+        if superseded.contains(&id) {
             return Ok(());
         }
         let line = format!("{text}\n");
@@ -225,13 +249,22 @@ impl Far {
     }
 }
 
-/// Tries out the directory.
-pub(super) fn try_out(directory: &PrivateDir) -> io::Result<()> {
+/// Warns when a problem begins.
+fn warn_once(failing: &mut bool, sender: &Sender<String>, written: Result<(), String>) {
+    let was_failing = std::mem::replace(failing, written.is_err());
+    if let (Err(why), false) = (written, was_failing) {
+        // At the end the receiver may be gone.
+        let _told = sender.send(why);
+    }
+}
+
+/// Tries to write to the directory.
+pub(super) fn check_writable(directory: &PrivateDir) -> io::Result<()> {
     directory.replace(".trial", b"", 0o600)?;
     directory.remove(".trial")
 }
 
-/// The reports in the directory. What a crash left half written is removed.
+/// The reports in the directory. Removes reports that a crash has left half-written.
 pub(super) fn list(directory: &PrivateDir) -> io::Result<BTreeSet<ReportId>> {
     let mut found = BTreeSet::new();
     for name in directory.names()? {
@@ -239,18 +272,18 @@ pub(super) fn list(directory: &PrivateDir) -> io::Result<BTreeSet<ReportId>> {
         if let Some(id) = id_in(name, "", ".json") {
             found.insert(id);
         } else if id_in(name, ".", ".json.half").is_some() {
-            // The next one of that name replaces it in any case.
+            // The next report of that name replaces it in any case.
             let _gone = directory.remove(name);
         }
     }
     Ok(found)
 }
 
-/// One report as it was written.
+/// Reads one report.
 pub(super) fn read(directory: &PrivateDir, id: ReportId) -> io::Result<String> {
     // One byte more for the line feed.
-    let most = u64::try_from(LONGEST + 1).unwrap_or(u64::MAX);
-    let text = directory.read(&file_name(id), most)?;
+    let length_max = u64::try_from(REPORT_MAX + 1).unwrap_or(u64::MAX);
+    let text = directory.read(&file_name(id), length_max)?;
     String::from_utf8(text).map_err(io::Error::other)
 }
 
@@ -258,7 +291,7 @@ fn file_name(id: ReportId) -> String {
     format!("{id}.json")
 }
 
-/// `r3.json` has the id r3; `r03.json` is not ours.
+/// Parses the id in a file name: `r3.json` has the id r3; `r03.json` is not one of our files.
 fn id_in(name: &str, before: &str, after: &str) -> Option<ReportId> {
     let text = name.strip_prefix(before)?.strip_suffix(after)?;
     let id: ReportId = text.parse().ok()?;
@@ -270,42 +303,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_that_does_not_keep_up_costs_reports_and_no_time() {
+    fn a_slow_disk_loses_reports_and_never_blocks() {
         let home = tempfile::tempdir().unwrap();
         let directory = Arc::new(PrivateDir::open(home.path()).unwrap());
         let mut disk = Disk::new(directory, 2, BTreeSet::new());
-        // Nobody takes what is in this queue.
-        let (jobs, taken) = sync_channel(2);
+        // Nothing is taken out of this queue.
+        let (jobs, jobs_to_do) = sync_channel(2);
         let (_end, ended) = channel();
-        disk.scribe = Some(Scribe { jobs, ended });
+        disk.thread = Some(WriterThread { jobs, ended });
         for id in 1..=4 {
             disk.write(ReportId(id), "{}".to_owned());
         }
         assert_eq!(disk.unwritten(), 2);
-        assert_eq!(taken.try_iter().count(), 2);
+        assert_eq!(jobs_to_do.try_iter().count(), 2);
 
-        // What was not written removed nothing; the next one makes up for it.
+        // A report that was not written removed no other; the next one removes the oldest.
         disk.write(ReportId(5), "{}".to_owned());
-        let Job::Report { id, gone, .. } = taken.try_recv().unwrap() else {
+        let Job::Report { id, superseded, .. } = jobs_to_do.try_recv().unwrap() else {
             panic!("a report was sent");
         };
-        assert_eq!((id, gone), (ReportId(5), vec![ReportId(1)]));
+        assert_eq!((id, superseded), (ReportId(5), vec![ReportId(1)]));
     }
 
     #[test]
-    fn events_that_a_slow_disk_did_not_take_are_counted_before_the_next_one() {
+    fn events_that_a_slow_disk_loses_are_counted_before_the_next_event() {
         let home = tempfile::tempdir().unwrap();
         let directory = Arc::new(PrivateDir::open(home.path()).unwrap());
         let mut disk = Disk::new(directory, 2, BTreeSet::new());
-        let (jobs, taken) = sync_channel(1);
+        let (jobs, jobs_to_do) = sync_channel(1);
         let (_end, ended) = channel();
-        disk.scribe = Some(Scribe { jobs, ended });
+        disk.thread = Some(WriterThread { jobs, ended });
         for event in ["one", "two", "three"] {
             disk.write_event(event.to_owned());
         }
-        let next = || match taken.try_recv().unwrap() {
+        let next = || match jobs_to_do.try_recv().unwrap() {
             Job::Event { line, missed } => (line, missed),
-            Job::Report { .. } => panic!("an event was sent"),
+            Job::Report { .. } | Job::History(_) => panic!("an event was sent"),
         };
         assert_eq!(next(), ("one".to_owned(), 0));
         disk.write_event("four".to_owned());

@@ -1,4 +1,4 @@
-//! The latest events on disk, one JSON object a line, in two files of bounded size.
+//! The most recent events on disk, one JSON object a line, in two files of bounded size.
 
 use std::{
     fs::File,
@@ -8,8 +8,8 @@ use std::{
 
 use crate::private_dir::{Create, PrivateDir};
 
-/// Size at which the newer file takes the place of the older one.
-const LONGEST: u64 = 1 << 20;
+/// Size at which the newer file replaces the older one.
+const FILE_MAX: u64 = 1 << 20;
 const NEWER: &str = "events.jsonl";
 const OLDER: &str = "events.1.jsonl";
 
@@ -28,7 +28,7 @@ impl EventFile {
         }
     }
 
-    /// Appends an event. If `missed` events before it were not written, a line says so.
+    /// Appends an event. If `missed` events before it were not written, a line has their number.
     pub(super) fn write(&mut self, line: &str, missed: u64) -> io::Result<()> {
         let note = match missed {
             0 => String::new(),
@@ -37,7 +37,7 @@ impl EventFile {
         let text = format!("{note}{line}\n");
         let written = self.append(text.as_bytes());
         if written.is_err() {
-            // The next event reopens the file: it may be gone, or end in half a line.
+            // The next event reopens the file, which may be gone or end in a half-written line.
             self.file = None;
         }
         written
@@ -51,7 +51,7 @@ impl EventFile {
         };
         file.write_all(text)?;
         let size = size.saturating_add(length);
-        if size < LONGEST {
+        if size < FILE_MAX {
             self.file = Some((file, size));
             return Ok(());
         }
@@ -71,18 +71,18 @@ impl EventFile {
         if last == *b"\n" {
             return Ok((file, size));
         }
-        // A crash cut the last line off. The line feed keeps it apart from the next event.
+        // A crash has cut off the last line. The line feed separates it from the next event.
         file.write_all(b"\n")?;
         Ok((file, size + 1))
     }
 }
 
-/// The events, oldest first, without lines that are cut off.
+/// The events, the oldest first, without lines that are cut off.
 pub(super) fn read(directory: &PrivateDir) -> Vec<String> {
     let mut lines = Vec::new();
     for name in [OLDER, NEWER] {
-        // The last line may begin just below the bound.
-        let text = directory.read(name, 2 * LONGEST).unwrap_or_default();
+        // The last line may begin just below the limit.
+        let text = directory.read(name, 2 * FILE_MAX).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let whole = text.lines().filter(|line| {
             let parsed = serde_json::from_str::<serde_json::Value>(line);
@@ -114,7 +114,10 @@ mod tests {
             assert_eq!(found.permissions().mode() & 0o777, 0o600);
             found.len()
         });
-        assert!(sizes.iter().all(|size| *size < LONGEST + 2000), "{sizes:?}");
+        assert!(
+            sizes.iter().all(|size| *size < FILE_MAX + 2000),
+            "{sizes:?}"
+        );
         let read = read(&directory);
         assert!(read.len() > 1000 && read.len() < 2200, "{}", read.len());
         assert!(read.last().unwrap().starts_with("{\"id\":3999,"));
@@ -123,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_is_left_out_and_spoils_no_other() {
+    fn a_half_written_line_is_left_out_and_does_not_affect_others() {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join(NEWER), "{\"id\":1}\n{\"id\":").unwrap();
         let directory = Arc::new(PrivateDir::open(home.path()).unwrap());
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn no_link_is_written_through() {
+    fn a_link_is_not_followed_for_writing() {
         let home = tempfile::tempdir().unwrap();
         let precious = home.path().join("precious");
         fs::write(&precious, "precious").unwrap();

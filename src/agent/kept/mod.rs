@@ -1,10 +1,11 @@
-//! Reports that are kept: the newest few, in memory and, where there is a place for them, on disk,
-//! so that they outlive us; and the last events, on disk. The loop never waits for it.
+//! Keeps the newest reports and the history in memory, and on disk if there is a directory for
+//! them; and the most recent events on disk. The main loop never waits for the disk.
 
 mod archive;
 mod bounded;
 mod disk;
 mod events;
+mod history;
 #[cfg(test)]
 mod tests;
 
@@ -22,41 +23,50 @@ use serde_json::Value;
 
 use crate::{
     private_dir::{Claimed, Contents, PrivateDir},
+    supervisor::{
+        event::End,
+        history::{History, Observation},
+    },
     units::ReportId,
 };
 
 pub use archive::{About, Archive};
 use disk::Disk;
 
-/// So many files that cannot be read are named one by one.
+/// Maximum unreadable files that are listed in warnings.
 const NAMED: usize = 3;
+/// A crash loses the history of this time at most.
+const WRITE_EVERY_S: u64 = 60;
 
 /// Where a service keeps its reports and events.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// The directory of all services.
     pub base: PathBuf,
-    /// The service's directory in `base`; a number is added while another service uses it.
+    /// The service's directory in `base`. A number is added while another service uses the name.
     pub name: String,
-    /// The service, for later readers.
+    /// The description of the service, for later readers.
     pub about: About,
 }
 
-/// The service's directory, for a successor.
+/// The service's directory, for the next binary in an upgrade.
 #[derive(Debug, Deserialize, Serialize)]
-pub struct Handed {
+pub struct KeptState {
     name: String,
     lock: Option<RawFd>,
 }
 
-/// The reports that are kept.
+/// The kept reports.
 #[derive(Debug)]
 pub struct Kept {
-    /// JSON objects by their id, the oldest first; never more than `most`.
+    /// JSON objects by their id, the oldest first; never more than `reports_max`.
     reports: BTreeMap<ReportId, String>,
-    most: usize,
-    /// The greatest id there ever was, as far as anybody remembers.
+    reports_max: usize,
+    /// The greatest id that is known to have been used.
     newest: ReportId,
+    history: History,
+    /// When the history is written next, in Unix seconds.
+    history_due: u64,
     disk: Option<Disk>,
     /// Dropped after the disk, so that no other service claims the directory during a write.
     claimed: Option<Claimed>,
@@ -64,29 +74,31 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Takes up what is kept there, the newest `most` (at least 1). Without a place, or with one
-    /// that cannot be used, reports are kept in memory only.
-    pub fn open(place: Option<Place>, most: usize) -> Self {
-        Self::take_over(place, most, None)
+    /// Loads the newest `reports_max` reports of this place (at least 1). Without a place, or with
+    /// an unusable one, reports are kept in memory only.
+    pub fn open(place: Option<Place>, reports_max: usize) -> Self {
+        Self::take_over(place, reports_max, None)
     }
 
-    /// As [`Kept::open`], in the directory that a predecessor in this process has claimed, with the
-    /// lock that it left open.
+    /// Like [`Kept::open`], in the directory that the previous binary of this process has claimed,
+    /// with its open lock.
     pub fn take_over(
         place: Option<Place>,
-        most: usize,
-        handed: Option<(Handed, Option<OwnedFd>)>,
+        reports_max: usize,
+        handed: Option<(KeptState, Option<OwnedFd>)>,
     ) -> Self {
         let mut kept = Self {
             reports: BTreeMap::new(),
-            most: most.max(1),
+            reports_max: reports_max.max(1),
             newest: ReportId::default(),
+            history: History::default(),
+            history_due: 0,
             disk: None,
             claimed: None,
             warnings: VecDeque::new(),
         };
         let Some(place) = place else { return kept };
-        if let Err(error) = kept.take_up(&place, handed) {
+        if let Err(error) = kept.load(&place, handed) {
             kept.warnings.push_back(format!(
                 "keep reports and events in {}: {error}; they are lost when this process ends",
                 place.base.join(&place.name).display()
@@ -95,10 +107,10 @@ impl Kept {
         kept
     }
 
-    /// What a successor needs to go on in the same directory.
-    pub fn hand_over(&self) -> Option<Handed> {
+    /// The state that the next binary needs to continue in the same directory.
+    pub fn hand_over(&self) -> Option<KeptState> {
         let claimed = self.claimed.as_ref()?;
-        Some(Handed {
+        Some(KeptState {
             name: claimed.name().to_owned(),
             lock: claimed.lock().map(File::as_raw_fd),
         })
@@ -111,15 +123,45 @@ impl Kept {
         }
     }
 
-    /// Waits until all is on disk, for a second at most.
+    /// Keeps what was observed at `at`, in Unix seconds. The history is written each minute.
+    pub fn observe(&mut self, at: u64, observation: &Observation) {
+        self.history.observe(at, observation);
+        // The clock may have been set back.
+        let is_due = at >= self.history_due || at.saturating_add(WRITE_EVERY_S) < self.history_due;
+        if is_due {
+            self.history_due = at.saturating_add(WRITE_EVERY_S);
+            self.write_history();
+        }
+    }
+
+    /// Keeps the end of a worker, at `at` in Unix seconds.
+    pub fn note_end(&mut self, at: u64, end: &End) {
+        self.history.on_ended(at, end);
+    }
+
+    /// What was observed.
+    pub const fn history(&self) -> &History {
+        &self.history
+    }
+
+    fn write_history(&mut self) {
+        if let Some(disk) = &mut self.disk
+            && !self.history.is_empty()
+        {
+            disk.write_history(&self.history);
+        }
+    }
+
+    /// Waits until everything is on disk, for a second at most.
     pub fn flush(&mut self) {
+        self.write_history();
         if let Some(disk) = &mut self.disk {
             disk.flush();
         }
     }
 
-    /// Keeps a report: at most 64 KiB of it, and it says itself what was left out. The oldest
-    /// beyond `most` goes. Its `id` is put into the document.
+    /// Keeps a report of at most 64 KiB; the report lists what was left out. The oldest report
+    /// beyond `reports_max` is removed. The `id` is added to the document.
     pub fn keep(&mut self, id: ReportId, document: Value) {
         let text = bounded::text(id, document);
         if let Some(disk) = &mut self.disk {
@@ -127,18 +169,18 @@ impl Kept {
         }
         self.newest = self.newest.max(id);
         self.reports.insert(id, text);
-        while self.reports.len() > self.most {
+        while self.reports.len() > self.reports_max {
             self.reports.pop_first();
         }
     }
 
-    /// What went wrong since it was last asked, in words; nothing of it is an error.
+    /// The next warning.
     pub fn poll_warning(&mut self) -> Option<String> {
-        let trouble = || self.disk.as_ref().and_then(Disk::trouble);
-        self.warnings.pop_front().or_else(trouble)
+        let problem = || self.disk.as_ref().and_then(Disk::problem);
+        self.warnings.pop_front().or_else(problem)
     }
 
-    /// An id that was never used, the one after the newest.
+    /// An unused id: the one after the newest.
     pub const fn next_id(&self) -> ReportId {
         self.newest.next()
     }
@@ -148,32 +190,33 @@ impl Kept {
         self.reports.get(&id).map(String::as_str)
     }
 
-    /// All of them, a JSON array, newest last.
+    /// All reports as a JSON array, the newest last.
     pub fn all(&self) -> String {
         let all: Vec<_> = self.reports.values().map(String::as_str).collect();
         format!("[{}]", all.join(","))
     }
 
-    /// So many of them are, or were, in memory only, for want of a disk that keeps up.
+    /// The number of reports that were not written, because the disk was too slow.
     pub fn unwritten(&self) -> u64 {
         self.disk.as_ref().map_or(0, Disk::unwritten)
     }
 
-    fn take_up(
+    fn load(
         &mut self,
         place: &Place,
-        handed: Option<(Handed, Option<OwnedFd>)>,
+        handed: Option<(KeptState, Option<OwnedFd>)>,
     ) -> io::Result<()> {
         let base = PrivateDir::make(&place.base, 0o700)?;
+        let is_upgrade = handed.is_some();
         let claimed = match handed {
-            Some((Handed { name, .. }, lock)) => {
+            Some((KeptState { name, .. }, lock)) => {
                 base.claimed(&name, lock.map(File::from), Contents::Kept)?
             }
             None => base.claim(&place.name, 0o700, Contents::Kept)?,
         };
-        let directory = Arc::new(claimed.directory().again()?);
+        let directory = Arc::new(claimed.directory().try_clone()?);
         let found = disk::list(&directory)?;
-        let ids: Vec<_> = found.iter().rev().take(self.most).copied().collect();
+        let ids: Vec<_> = found.iter().rev().take(self.reports_max).copied().collect();
         let mut broken = Vec::new();
         for id in ids {
             match read(&directory, id) {
@@ -185,11 +228,29 @@ impl Kept {
         }
         self.warn_of(directory.path(), &broken);
         self.newest = found.last().copied().unwrap_or_default();
-        disk::try_out(&directory)?;
+        self.load_history(&directory, is_upgrade);
+        disk::check_writable(&directory)?;
         archive::describe(&directory, &place.about)?;
         self.claimed = Some(claimed);
-        self.disk = Some(Disk::new(directory, self.most, found));
+        self.disk = Some(Disk::new(directory, self.reports_max, found));
         Ok(())
+    }
+
+    /// Continues with the history on disk. After an upgrade, the same workers still run.
+    fn load_history(&mut self, directory: &PrivateDir, is_upgrade: bool) {
+        match history::read(directory) {
+            Ok(Some(history)) => self.history = history,
+            Ok(None) => return,
+            Err(why) => {
+                let place = directory.path().join(history::FILE);
+                let warning = format!("{} is left out: {why}", place.display());
+                self.warnings.push_back(warning);
+                return;
+            }
+        }
+        if !is_upgrade {
+            self.history.on_restarted();
+        }
     }
 
     fn warn_of(&mut self, directory: &Path, broken: &[String]) {
@@ -209,12 +270,18 @@ fn read(directory: &PrivateDir, id: ReportId) -> Result<String, String> {
     let text = disk::read(directory, id).map_err(|error| error.to_string())?;
     match serde_json::from_str(&text) {
         Ok(Value::Object(_)) => Ok(text.trim().to_owned()),
-        Ok(_) => Err("it is no report".to_owned()),
+        Ok(_) => Err("it is not a report".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }
 
-impl Handed {
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl KeptState {
     /// The descriptor of the lock.
     pub const fn lock(&self) -> Option<RawFd> {
         self.lock

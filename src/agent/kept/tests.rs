@@ -34,7 +34,7 @@ fn warnings(kept: &mut Kept) -> Vec<String> {
 }
 
 #[test]
-fn reports_survive_a_restart_and_ids_go_on() {
+fn reports_survive_a_restart_and_ids_continue() {
     let home = tempfile::tempdir().unwrap();
     let place = home.path().join("state/shop");
     let mut kept = open(&place, 8);
@@ -64,12 +64,12 @@ fn reports_survive_a_restart_and_ids_go_on() {
 }
 
 #[test]
-fn only_the_newest_are_kept_in_memory_and_on_disk() {
+fn only_the_newest_reports_are_kept_in_memory_and_on_disk() {
     let home = tempfile::tempdir().unwrap();
     let place = home.path().join("shop");
     let open = |most| open(&place, most);
     let mut kept = open(3);
-    // Fewer than may wait for the disk.
+    // Fewer than the maximum in the queue for the disk.
     for id in 4..=10 {
         kept.keep(ReportId(id), report("w1"));
     }
@@ -87,7 +87,7 @@ fn only_the_newest_are_kept_in_memory_and_on_disk() {
 }
 
 #[test]
-fn a_broken_file_is_skipped_and_its_number_is_not_used_again() {
+fn a_broken_file_is_skipped_and_its_id_is_not_used_again() {
     let home = tempfile::tempdir().unwrap();
     let place = home.path().join("shop");
     fs::create_dir(&place).unwrap();
@@ -107,19 +107,19 @@ fn a_broken_file_is_skipped_and_its_number_is_not_used_again() {
     assert_eq!(
         warnings(&mut kept),
         [
-            format!("{shown}/r5.json is left out: it is no report"),
+            format!("{shown}/r5.json is left out: it is not a report"),
             format!("{shown}/r4.json is left out: {shown}/r4.json: it is not a regular file"),
             format!("{shown}/r3.json is left out: {shown}/r3.json: it is longer than 65537 bytes"),
             format!("{shown}: 1 more reports cannot be read"),
         ]
     );
-    // What a crash left is gone, what is not ours is not.
+    // The half-written report of a crash is removed; files of other programs are not.
     assert!(!names(&place).contains(&".r6.json.half".to_owned()));
     assert!(names(&place).contains(&"r007.json".to_owned()));
 }
 
 #[test]
-fn without_a_usable_directory_reports_are_in_memory() {
+fn reports_are_kept_in_memory_without_a_usable_directory() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("file");
     fs::write(&file, "").unwrap();
@@ -142,7 +142,7 @@ fn without_a_usable_directory_reports_are_in_memory() {
 }
 
 #[test]
-fn a_disk_that_fails_later_is_said_once_and_what_it_lost_is_counted() {
+fn a_disk_that_fails_later_causes_one_warning_and_lost_reports_are_counted() {
     let home = tempfile::tempdir().unwrap();
     let place = home.path().join("reports");
     let mut kept = open(&place, 8);

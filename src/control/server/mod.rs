@@ -1,5 +1,5 @@
-//! Lets clients in, hands their questions on and carries the answers back. A client that is slow,
-//! stuck or gone costs one of a bounded number of places, and never the supervisor's time.
+//! Accepts clients, passes their questions to the driver and sends the answers. A slow or stuck
+//! client uses one of a bounded number of connections, and never blocks the supervisor.
 
 use std::{
     collections::VecDeque,
@@ -24,113 +24,104 @@ use tokio::{
 };
 
 use super::{
-    Asked, Question,
-    access::{Access, read_only},
-    doors::{Doors, Guest},
-    routes::{self, Answered, Refusal, Words},
+    PendingRequest, Question,
+    access::{Access, AccessRules, read_only},
+    listeners::{Connection, Listeners},
+    routes::{self, HttpResponse, Refusal, RequestView},
 };
 
-/// Maximum clients at a time on each listener. One more takes the place of the oldest client that
-/// has not sent its request yet or does not read its answer.
+/// Maximum clients at a time on each listener. A further client replaces the oldest client that has
+/// not sent its request yet or does not read its answer.
 const CLIENTS_MAX: usize = 64;
-/// Maximum clients that follow events on each listener. They are counted apart, so that a probe is
-/// always answered.
+/// Maximum clients that follow events on each listener. They are counted separately, so that a
+/// probe is always answered.
 const FOLLOWERS_MAX: usize = 16;
-/// Maximum wait for the end of a client that has to make room.
+/// Time limit for a disconnected client to make room.
 const ROOM_MAX: Duration = Duration::from_secs(1);
 /// Time limit of receiving a request.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 /// Time limit of sending an answer.
-const TAKE_MAX: Duration = Duration::from_secs(30);
+const SEND_MAX: Duration = Duration::from_secs(30);
 /// Maximum bytes of a request's headers, and of its body.
 const REQUEST_BYTES: usize = 16 << 10;
 /// Time limit of answers under way when the service ends.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// Pause after a failed accept(2), for instance when no descriptors are left.
+const LAST_ANSWERS_MAX: Duration = Duration::from_secs(1);
+/// Pause after a failed accept(2), such as when no descriptors are left.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// The listener that a client came through.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Half {
-    /// The Unix socket: everything.
-    Whole,
-    /// TCP: nothing is changed.
-    Reading,
-}
-
-/// Serves until the receiver of the questions is closed; answers under way are still delivered, for
-/// a second at most. The socket is removed at the end.
-pub async fn run(mut doors: Doors, questions: mpsc::Sender<Asked>) {
-    let mut clients = Clients::new(questions, doors.access());
+/// Serves until the receiver of the questions is closed. Pending answers are still delivered, for a
+/// second at most. The socket is removed at the end.
+pub async fn run(mut listeners: Listeners, questions: mpsc::Sender<PendingRequest>) {
+    let mut clients = Clients::new(questions, listeners.rules());
     let questions = clients.questions.clone();
     loop {
         tokio::select! {
-            guest = doors.guest() => match guest {
-                Ok(Guest::Whole(stream)) => clients.admit(stream, Half::Whole),
-                Ok(Guest::Reading(stream)) => clients.admit(stream, Half::Reading),
+            accepted = listeners.accept() => match accepted {
+                Ok(Connection::Unix(stream)) => clients.admit(stream, Access::Full),
+                Ok(Connection::Tcp(stream)) => clients.admit(stream, Access::ReadOnly),
                 Err(_) => sleep(ACCEPT_AGAIN).await,
             },
             Some(_) = clients.tasks.join_next() => {}
             () = questions.closed() => break,
         }
     }
-    drop(doors);
-    let farewell = async { while clients.tasks.join_next().await.is_some() {} };
+    drop(listeners);
+    let answered = async { while clients.tasks.join_next().await.is_some() {} };
     // Clients that have not read their answer by now do not get it.
-    let _late = timeout(FAREWELL, farewell).await;
+    let _late = timeout(LAST_ANSWERS_MAX, answered).await;
 }
 
 /// All connected clients.
 struct Clients {
-    questions: mpsc::Sender<Asked>,
-    access: Arc<Access>,
+    questions: mpsc::Sender<PendingRequest>,
+    rules: Arc<AccessRules>,
     tasks: JoinSet<()>,
-    /// Two, so that a crowd on the port does not keep the operator out.
-    whole: Places,
-    reading: Places,
+    /// Counted separately, so that many clients of the TCP port do not keep operators out.
+    unix: Places,
+    tcp: Places,
 }
 
-/// The clients of one listener, and the places for them.
+/// The clients of one listener, and the free places for clients.
 struct Places {
-    seats: Arc<Semaphore>,
+    free: Arc<Semaphore>,
     followers: Arc<Semaphore>,
     /// Oldest first.
-    inside: VecDeque<Inside>,
+    connected: VecDeque<Connected>,
 }
 
-/// A client that may have to make room.
-struct Inside {
+/// A client that can be disconnected to make room.
+struct Connected {
     task: AbortHandle,
-    /// It waits for the supervisor's answer, or follows events: the client is not slow.
+    /// Whether it waits for the supervisor's answer, or follows events. It is not slow then.
     busy: Arc<AtomicBool>,
 }
 
-/// What one client holds.
-struct Held {
-    half: Half,
-    /// Given back by a client that follows events.
-    seat: Mutex<Option<OwnedSemaphorePermit>>,
+/// One client, and the place that it occupies.
+struct Client {
+    access: Access,
+    /// The place; a client that follows events releases it.
+    place: Mutex<Option<OwnedSemaphorePermit>>,
     followers: Arc<Semaphore>,
     busy: Arc<AtomicBool>,
-    access: Arc<Access>,
+    rules: Arc<AccessRules>,
 }
 
 impl Places {
     fn new() -> Self {
         Self {
-            seats: Arc::new(Semaphore::new(CLIENTS_MAX)),
+            free: Arc::new(Semaphore::new(CLIENTS_MAX)),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
-            inside: VecDeque::new(),
+            connected: VecDeque::new(),
         }
     }
 
     /// Disconnects the oldest slow client; false if there is none.
     fn make_room(&mut self) -> bool {
-        let slow = |one: &Inside| !one.busy.load(Relaxed);
-        let Some(at) = self.inside.iter().position(slow) else {
+        let slow = |one: &Connected| !one.busy.load(Relaxed);
+        let Some(at) = self.connected.iter().position(slow) else {
             return false;
         };
-        if let Some(one) = self.inside.remove(at) {
+        if let Some(one) = self.connected.remove(at) {
             one.task.abort();
         }
         true
@@ -138,92 +129,92 @@ impl Places {
 }
 
 impl Clients {
-    fn new(questions: mpsc::Sender<Asked>, access: Arc<Access>) -> Self {
+    fn new(questions: mpsc::Sender<PendingRequest>, rules: Arc<AccessRules>) -> Self {
         Self {
             questions,
-            access,
+            rules,
             tasks: JoinSet::new(),
-            whole: Places::new(),
-            reading: Places::new(),
+            unix: Places::new(),
+            tcp: Places::new(),
         }
     }
 
     /// Closes the connection if there is no place for it.
-    fn admit<S>(&mut self, stream: S, half: Half)
+    fn admit<S>(&mut self, stream: S, access: Access)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let places = match half {
-            Half::Whole => &mut self.whole,
-            Half::Reading => &mut self.reading,
+        let places = match access {
+            Access::Full => &mut self.unix,
+            Access::ReadOnly => &mut self.tcp,
         };
-        places.inside.retain(|one| !one.task.is_finished());
-        let seat = Arc::clone(&places.seats).try_acquire_owned().ok();
-        if seat.is_none() && !places.make_room() {
+        places.connected.retain(|one| !one.task.is_finished());
+        let place = Arc::clone(&places.free).try_acquire_owned().ok();
+        if place.is_none() && !places.make_room() {
             return;
         }
         let busy = Arc::new(AtomicBool::new(false));
-        let held = Held {
-            half,
-            seat: Mutex::new(seat),
+        let client = Client {
+            access,
+            place: Mutex::new(place),
             followers: Arc::clone(&places.followers),
             busy: Arc::clone(&busy),
-            access: Arc::clone(&self.access),
+            rules: Arc::clone(&self.rules),
         };
-        let (seats, questions) = (Arc::clone(&places.seats), self.questions.clone());
+        let (free, questions) = (Arc::clone(&places.free), self.questions.clone());
         let task = self.tasks.spawn(async move {
-            if held.has_seat() || held.wait_for_seat(seats).await {
-                serve(stream, &held, questions).await;
+            if client.has_place() || client.wait_for_place(free).await {
+                serve(stream, &client, questions).await;
             }
         });
-        places.inside.push_back(Inside { task, busy });
+        places.connected.push_back(Connected { task, busy });
     }
 }
 
-impl Held {
-    fn has_seat(&self) -> bool {
-        let seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
-        seat.is_some()
+impl Client {
+    fn has_place(&self) -> bool {
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        place.is_some()
     }
 
     /// Waits for the place of a client that was disconnected.
-    async fn wait_for_seat(&self, seats: Arc<Semaphore>) -> bool {
-        let Ok(Ok(free)) = timeout(ROOM_MAX, seats.acquire_owned()).await else {
+    async fn wait_for_place(&self, free: Arc<Semaphore>) -> bool {
+        let Ok(Ok(permit)) = timeout(ROOM_MAX, free.acquire_owned()).await else {
             return false;
         };
-        let mut seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
-        seat.replace(free);
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        place.replace(permit);
         true
     }
 
-    /// Takes a follower's place and gives its own back.
+    /// Takes a follower's place and releases its own.
     fn follow(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        let place = Arc::clone(&self.followers).try_acquire_owned();
-        let place = place.map_err(|_| {
+        let follower = Arc::clone(&self.followers).try_acquire_owned();
+        let follower = follower.map_err(|_| {
             let why = format!("{FOLLOWERS_MAX} clients follow already; try again later");
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
         })?;
-        let mut seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
-        seat.take();
-        Ok(place)
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        place.take();
+        Ok(follower)
     }
 }
 
-/// One client, one request.
-async fn serve<S>(stream: S, held: &Held, questions: mpsc::Sender<Asked>)
+/// Serves one request, then closes the connection.
+async fn serve<S>(stream: S, client: &Client, questions: mpsc::Sender<PendingRequest>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let answered = Notify::new();
-    // Held for as long as the connection is.
+    // Kept as long as the connection.
     let following = Mutex::new(None);
     let service = service_fn(|request| async {
-        let (response, follower) = answer(request, held, &questions).await;
+        let (response, follower) = answer(request, client, &questions).await;
         if let Some(place) = follower {
             let mut following = following.lock().unwrap_or_else(PoisonError::into_inner);
             following.replace(place);
         } else {
-            held.busy.store(false, Relaxed);
+            client.busy.store(false, Relaxed);
             answered.notify_one();
         }
         Ok::<_, Infallible>(response)
@@ -234,47 +225,47 @@ where
         .max_buf_size(REQUEST_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    let patience = async {
+    let time_limit = async {
         answered.notified().await;
-        sleep(TAKE_MAX).await;
+        sleep(SEND_MAX).await;
     };
     tokio::select! {
-        // A broken connection is the client's own business.
+        // A broken connection needs no action here.
         _ = connection => {}
-        () = patience => {}
+        () = time_limit => {}
     }
 }
 
-/// The response, and a follower's place where the response lasts as long as the client stays.
+/// The response, and a follower's place if the client follows events.
 async fn answer(
     request: Request<Incoming>,
-    held: &Held,
-    questions: &mpsc::Sender<Asked>,
-) -> (Answered, Option<OwnedSemaphorePermit>) {
-    let read = read(request, held).await.and_then(|question| {
+    client: &Client,
+    questions: &mpsc::Sender<PendingRequest>,
+) -> (HttpResponse, Option<OwnedSemaphorePermit>) {
+    let read = read(request, client).await.and_then(|question| {
         let follows = matches!(question, Question::Events { follow: true, .. });
-        let place = follows.then(|| held.follow()).transpose()?;
+        let place = follows.then(|| client.follow()).transpose()?;
         Ok((question, place))
     });
     let (question, place) = match read {
         Ok(read) => read,
-        Err(refusal) => return (refusal.answer(), None),
+        Err(refusal) => return (refusal.into_response(), None),
     };
-    held.busy.store(true, Relaxed);
+    client.busy.store(true, Relaxed);
     let (reply, answer) = oneshot::channel();
-    let asked = Asked { question, reply };
-    if questions.send(asked).await.is_ok()
+    let pending = PendingRequest { question, reply };
+    if questions.send(pending).await.is_ok()
         && let Ok(reply) = answer.await
     {
         return (routes::response(reply), place);
     }
     let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the service is ending");
-    (refusal.answer(), None)
+    (refusal.into_response(), None)
 }
 
-async fn read(request: Request<Incoming>, held: &Held) -> Result<Question, Refusal> {
+async fn read(request: Request<Incoming>, client: &Client) -> Result<Question, Refusal> {
     let (head, body) = request.into_parts();
-    if held.half == Half::Reading && head.method != Method::GET {
+    if client.access == Access::ReadOnly && head.method != Method::GET {
         return Err(read_only());
     }
     let body = match timeout(REQUEST_MAX, Limited::new(body, REQUEST_BYTES).collect()).await {
@@ -284,20 +275,20 @@ async fn read(request: Request<Incoming>, held: &Held) -> Result<Question, Refus
             return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
         }
         Err(_) => {
-            let why = "the body did not come";
+            let why = "the body did not arrive in time";
             return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, why));
         }
     };
     let last_event = head.headers.get("last-event-id");
-    let words = Words {
+    let view = RequestView {
         path: head.uri.path(),
         query: head.uri.query().unwrap_or_default(),
         body: &body,
         last_event: last_event.and_then(|value| value.to_str().ok()),
     };
-    let question = routes::question(&head.method, words)?;
-    if held.half == Half::Reading {
-        held.access.check(&question, &head)?;
+    let question = routes::question(&head.method, view)?;
+    if client.access == Access::ReadOnly {
+        client.rules.check(&question, &head)?;
     }
     Ok(question)
 }

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use super::{PoolDriver, frames, start_errors};
 use crate::{
-    agent::frames as wire,
     host::clock,
+    protocol::{
+        document,
+        frame::{Order, OrderKind},
+    },
     queue::{Detail, Failure, Outcome, Verdict},
     supervisor::{
         action,
-        pool::event::{Action, Event, Fate, Seq, TemplateEnd},
+        pool::input::{Action, Fate, Input, Seq, TemplateEnd},
     },
     units::{Bytes, RunId, Signal, WorkerId},
 };
@@ -30,7 +33,7 @@ impl PoolDriver {
                 self.host.get_ref().quit_template();
             }
             Action::EndTemplate => {
-                // From now on its end is intended and needs no explanation.
+                // From now on its end is intended and is not an error.
                 self.template_end_known = true;
                 self.send_all();
                 let run = self.run;
@@ -41,22 +44,27 @@ impl PoolDriver {
                 let budget = action::Action::Budget { budget };
                 self.host.get_mut().carry_out(now, budget);
             }
-            Action::RaiseNest(slot, cap) => self.host.get_mut().raise_nest(slot.0, cap),
+            Action::StartForkServer(slot, cap) => self.host.get_mut().fork_server(slot.0, cap),
             Action::Fork(slot, worker) => self.host.get_mut().fork_child(slot.0, worker),
             Action::Send(worker, seq) => self.send(worker, seq),
-            Action::Quit(worker) => {
-                let to = self.to.entry(worker).or_default();
-                wire::write(to, wire::QUIT, 0, &[]);
+            Action::Quit(worker) => self.quit(worker),
+            Action::Report {
+                about,
+                room,
+                time_box,
+            } => self.request_report(about, room, time_box),
+            Action::ForgetReport(worker) => {
+                self.forget_reports(worker, "it did not answer in time")
             }
             Action::Halt(worker) => self.host.get_ref().halt_child(worker),
             Action::KillSlot(slot) => self.host.get_mut().kill_slot(now, slot.0),
             Action::KillWorker(worker) => self.host.get_ref().kill_child(worker),
             Action::Suspend(slot) => self.host.get_ref().signal_slot(slot.0, Signal::STOP),
             Action::Resume(slot) => self.host.get_ref().signal_slot(slot.0, Signal::CONT),
-            Action::Look(slot) => {
+            Action::SampleSlot(slot) => {
                 let memory = self.host.get_mut().slot_memory(now, slot.0);
                 let memory = memory.unwrap_or(Bytes::ZERO);
-                self.own.push_back(Event::Sampled(slot, memory));
+                self.own.push_back(Input::Sampled(slot, memory));
             }
             // Only `on_frame` delivers results, and it handles this action itself.
             Action::Deliver { .. } => {}
@@ -70,14 +78,14 @@ impl PoolDriver {
             } => self.fail(seq, (worker, ran, peak), (cause, attempts)),
             Action::Abandon(seq) => {
                 self.tasks.remove(&seq);
-                self.tally.cut += 1;
+                self.tally.abandoned += 1;
             }
-            Action::StartDied(ended, oom) => {
+            Action::WorkerDiedAtStart(ended, oom) => {
                 let limits = self.pool.limits();
                 let what = "a worker ended while starting";
                 self.start_error = Some(start_errors::ended_early(what, (ended, oom), limits));
             }
-            Action::TemplateAnew(end, rest) => {
+            Action::TemplateRestarts(end, rest) => {
                 let limits = self.pool.limits();
                 self.parts
                     .observer
@@ -103,19 +111,34 @@ impl PoolDriver {
             }
             Err(error) => {
                 let error = format!("open a socket for the template: {error}");
-                self.start_error = Some(start_errors::error_json("OSError", &error));
+                self.start_error = Some(document::error("OSError", &error));
                 self.own
-                    .push_back(Event::TemplateFailed(TemplateEnd::Refused));
-                self.own.push_back(Event::TemplateGone);
+                    .push_back(Input::TemplateFailed(TemplateEnd::Refused));
+                self.own.push_back(Input::TemplateGone);
             }
         }
     }
 
+    /// Queues a task for a worker. [`Self::send_all`] sends it at the end of this turn.
     pub(super) fn send(&mut self, worker: WorkerId, seq: Seq) {
         if let Some(task) = self.tasks.get(&seq) {
-            let to = self.to.entry(worker).or_default();
-            wire::write(to, wire::TASK, seq, &task.body);
+            let order = Order {
+                kind: OrderKind::Task,
+                seq,
+                body: &task.body,
+            };
+            order.write(self.to.entry(worker).or_default());
         }
+    }
+
+    /// Lets a worker exit after the tasks that it was sent.
+    fn quit(&mut self, worker: WorkerId) {
+        let quit = Order {
+            kind: OrderKind::Quit,
+            seq: 0,
+            body: &[],
+        };
+        quit.write(self.to.entry(worker).or_default());
     }
 
     /// Sends each worker all its frames in one write.
@@ -147,7 +170,7 @@ impl PoolDriver {
         let failure = Failure {
             cause,
             attempts,
-            detail: Detail::Told(message),
+            detail: Detail::Message(message),
         };
         self.put_failure((seq, id), end, failure);
     }

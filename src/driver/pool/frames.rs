@@ -6,12 +6,15 @@ use bytes::Buf as _;
 
 use super::{PoolDriver, start_errors};
 use crate::{
-    agent::frames::{Frame, Kind, read},
     host::clock,
+    protocol::{
+        document,
+        frame::{self, FromWorker, Reply},
+    },
     queue::{Detail, Failure, Outcome, START_FAILED, Verdict},
     supervisor::{
-        event::Ended,
-        pool::event::{Action, Event, Fate, How},
+        input::Ended,
+        pool::input::{Action, Fate, How, Input},
     },
     units::{Bytes, WorkerId},
 };
@@ -22,10 +25,10 @@ const LONG_MICROS: u32 = 1000;
 impl PoolDriver {
     /// Reads all frames that a worker has sent.
     pub(super) fn read_frames(&mut self, worker: WorkerId) {
-        let mut said = self.host.get_mut().take_said(worker);
+        let mut received = self.host.get_mut().take_received(worker);
         let mut at = 0;
         loop {
-            match read(said.get(at..).unwrap_or_default()) {
+            match Reply::read(received.get(at..).unwrap_or_default()) {
                 Ok(Some((frame, length))) => {
                     self.on_frame(worker, frame);
                     at += length;
@@ -42,30 +45,36 @@ impl PoolDriver {
                 }
             }
         }
-        said.advance(at);
-        self.host.get_mut().return_said(worker, said);
+        received.advance(at);
+        self.host.get_mut().return_received(worker, received);
     }
 
-    fn on_frame(&mut self, worker: WorkerId, frame: Frame<'_>) {
+    fn on_frame(&mut self, worker: WorkerId, frame: Reply<'_>) {
         let reported = Bytes(u64::from(frame.peak_kib) * 1024);
         let how = match frame.kind {
-            Kind::Result => How::Returned,
-            Kind::Raised => How::Raised,
-            Kind::Unserializable => How::Unserializable,
-            Kind::Hello => {
+            FromWorker::Result => How::Returned,
+            FromWorker::Raised => How::Raised,
+            FromWorker::Unserializable => How::Unserializable,
+            FromWorker::Hello => {
+                if let Err(why) = frame::check_version(frame.seq) {
+                    self.start_error = Some(document::error("RuntimeError", &why));
+                    self.host.get_ref().kill_child(worker);
+                    return self.hand_in(Input::InitializerFailed(worker));
+                }
                 self.parts.sink.begin();
-                return self.hand_in(Event::Ready {
+                return self.hand_in(Input::Ready {
                     worker,
                     base: reported,
                 });
             }
-            Kind::Failed => {
+            FromWorker::Failed => {
                 self.start_error = Some(frame.body.to_vec());
-                return self.hand_in(Event::CouldNotStart(worker));
+                return self.hand_in(Input::InitializerFailed(worker));
             }
-            Kind::NotBegun => {
+            FromWorker::Reported => return self.on_report(worker, frame.seq, frame.body),
+            FromWorker::NotBegun => {
                 let seq = frame.seq;
-                return self.hand_in(Event::NotBegun { worker, seq });
+                return self.hand_in(Input::NotBegun { worker, seq });
             }
         };
         self.end_task_prints(worker, frame.seq);
@@ -78,14 +87,14 @@ impl PoolDriver {
         if now > before {
             self.peaks.insert(worker, peak);
         }
-        let event = Event::Ended {
+        let event = Input::Ended {
             worker,
             seq: frame.seq,
             how,
             micros: frame.micros,
             peak,
         };
-        self.pool.handle_event(clock::now(), event);
+        self.pool.handle_input(clock::now(), event);
         // A delivery needs the body of this frame; other actions are carried out as usual.
         while let Some(action) = self.pool.poll_action() {
             if let Action::Deliver {

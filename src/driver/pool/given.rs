@@ -1,14 +1,14 @@
-//! Hands the tasks of the source to the pool.
+//! Passes the tasks of the source to the pool.
 
 use std::time::Duration;
 
 use super::PoolDriver;
 use crate::{
     queue::{Detail, Failure, Given},
-    supervisor::pool::event::Event,
+    supervisor::pool::input::Input,
 };
 
-/// Maximum keys with estimates of their own.
+/// Maximum keys with separate estimates.
 const KEYS_MAX: u32 = 4000;
 
 impl PoolDriver {
@@ -20,7 +20,7 @@ impl PoolDriver {
                     let key = self.key_of(task.key.as_deref());
                     let seq = task.seq;
                     self.tasks.insert(seq, task);
-                    self.own.push_back(Event::Came { seq, key });
+                    self.own.push_back(Input::TaskArrived { seq, key });
                 }
                 Given::Bad {
                     seq,
@@ -36,17 +36,15 @@ impl PoolDriver {
                     let failure = Failure {
                         cause: "unreadable".to_owned(),
                         attempts: 0,
-                        detail: Detail::Told(message),
+                        detail: Detail::Message(message),
                     };
                     self.put_failure((seq, id), (None, Duration::ZERO, None), failure);
-                    if self.parts.pool.stop_on_error {
-                        self.own.push_back(Event::Stop);
-                    }
+                    self.own.push_back(Input::Unreadable);
                 }
             }
         }
         if self.source_ended {
-            self.own.push_back(Event::SourceEnded);
+            self.own.push_back(Input::SourceEnded);
         }
     }
 

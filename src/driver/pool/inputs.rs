@@ -1,70 +1,62 @@
-//! Translates events of the machine and of the pool's processes into events of the pool.
+//! Translates inputs from the host and from the pool's processes into inputs of the pool.
 
 use super::{PoolDriver, start_errors};
 use crate::{
-    agent::frames as wire,
     host::pool::News,
+    protocol::{
+        document,
+        frame::{self, Order, OrderKind},
+    },
     supervisor::{
-        event::{self as machine, CapMechanism},
-        pool::event::{Event, SlotId, TemplateEnd},
+        input::{self as machine, CapMechanism},
+        pool::input::{Input, SlotId, TemplateEnd},
     },
     units::Signal,
 };
 
 impl PoolDriver {
-    pub(super) fn on_machine(&mut self, event: machine::Event) {
+    pub(super) fn on_machine(&mut self, event: machine::Input) {
         let event = match event {
-            machine::Event::Available(bytes) => Event::Available(bytes),
-            machine::Event::Machine(found) => {
+            machine::Input::Available(bytes) => Input::Available(bytes),
+            machine::Input::Machine(found) => {
                 if found.caps == CapMechanism::Rlimit && !self.warned_caps {
                     self.warned_caps = true;
-                    let why = found.why_not.unwrap_or_default();
+                    let why = found.why_not.clone().unwrap_or_default();
                     self.parts
                         .observer
                         .say(&format!("caps are enforced by RLIMIT_DATA only: {why}"));
                 }
-                return;
+                Input::Machine(found)
             }
-            machine::Event::WorkerEnded {
-                worker, oom, peak, ..
-            } => {
-                self.host.get_mut().on_nest_gone(worker, oom, peak);
-                return;
-            }
-            machine::Event::Started { .. } => {
+            machine::Input::Started { .. } => {
                 if let Some(fd) = self.inherited.take() {
                     self.host.get_mut().close_inherited(fd);
                 }
                 return;
             }
-            machine::Event::StartFailed { error, .. } => {
-                self.start_error = Some(start_errors::error_json("OSError", &error));
-                Event::TemplateFailed(TemplateEnd::Refused)
+            machine::Input::StartFailed { error, .. } => {
+                self.start_error = Some(document::error("OSError", &error));
+                Input::TemplateFailed(TemplateEnd::Refused)
             }
-            machine::Event::CommandEnded { ended, oom, .. } => {
+            machine::Input::CommandEnded { ended, oom, .. } => {
                 // Its last messages are read before its end is handled.
-                self.host.get_mut().hear_template();
+                self.host.get_mut().read_template_messages();
                 while let Some(news) = self.host.get_mut().poll_news() {
                     self.on_news(news);
                 }
-                Event::TemplateFailed(self.template_end(ended, oom))
+                Input::TemplateFailed(self.template_end(ended, oom))
             }
-            machine::Event::RunOver { .. } => Event::TemplateGone,
-            machine::Event::Signalled(signal @ (Signal::TERM | Signal::INT)) => {
+            machine::Input::RunOver { .. } => Input::TemplateGone,
+            machine::Input::Signalled(signal @ (Signal::TERM | Signal::INT)) => {
                 if self.tally.stopped_by.replace(signal).is_some() {
                     self.prints.is_urgent = true;
-                    Event::StopAtOnce
+                    Input::StopAtOnce
                 } else {
                     self.parts.observer.stopping(signal, self.pool.busy());
-                    Event::Stop
+                    Input::Stop
                 }
             }
-            machine::Event::HelperKilled { .. } => {
-                let message = "the kernel killed a child process of a task at a memory limit";
-                self.parts.observer.say(message);
-                return;
-            }
-            machine::Event::Failed { what, .. } => {
+            machine::Input::Failed { what, .. } => {
                 self.parts.observer.say(&what);
                 return;
             }
@@ -93,9 +85,9 @@ impl PoolDriver {
 
     pub(super) fn on_news(&mut self, news: News) {
         let event = match news {
-            News::TemplateReady(report) => {
-                let event = self.on_template(&report);
-                self.template_ready = event == Event::TemplateReady;
+            News::TemplateReady(imports) => {
+                let event = self.on_template(&imports);
+                self.template_ready = event == Input::TemplateReady;
                 event
             }
             News::TemplateFailed(error) => {
@@ -103,25 +95,34 @@ impl PoolDriver {
                 self.template_end_known = true;
                 return;
             }
-            News::NestUp(slot) => Event::NestUp(SlotId(slot)),
-            News::NestGone(slot, oom) => Event::NestGone(SlotId(slot), oom),
+            News::ChildKilled => {
+                let message = "the kernel killed a child process of a task at a memory limit";
+                self.parts.observer.say(message);
+                return;
+            }
+            News::ForkServerUp(slot) => Input::ForkServerUp(SlotId(slot)),
+            News::ForkServerGone(slot, oom) => Input::ForkServerGone(SlotId(slot), oom),
             News::NotForked(slot, worker, error) => {
                 let message = format!("a worker cannot be forked: {error}");
                 if !std::mem::replace(&mut self.warned_forks, true) {
                     self.parts.observer.say(&format!("{message}; trying again"));
                 }
-                self.start_error = Some(start_errors::error_json("OSError", &message));
-                Event::ForkRefused(SlotId(slot), worker)
+                self.start_error = Some(document::error("OSError", &message));
+                Input::ForkRefused(SlotId(slot), worker)
             }
-            News::Born(worker, secret) => {
+            News::Forked(worker, pid, secret) => {
                 self.expect_prints(worker, secret);
                 if let Some(setup) = &self.parts.setup {
-                    let to = self.to.entry(worker).or_default();
-                    wire::write(to, wire::SETUP, 0, setup);
+                    let order = Order {
+                        kind: OrderKind::Setup,
+                        seq: frame::VERSION,
+                        body: setup,
+                    };
+                    order.write(self.to.entry(worker).or_default());
                 }
-                return;
+                Input::Forked { worker, pid }
             }
-            News::Said(worker) => {
+            News::Received(worker) => {
                 self.read_frames(worker);
                 return;
             }
@@ -139,7 +140,7 @@ impl PoolDriver {
                 self.host.get_mut().forget_child(worker);
                 self.to.remove(&worker);
                 self.peaks.remove(&worker);
-                Event::WorkerEnded(end)
+                Input::WorkerEnded(end)
             }
         };
         self.hand_in(event);

@@ -1,12 +1,14 @@
 //! The loop of a pool: tasks go from the source to the workers, and their outcomes to the sink.
 
 mod actions;
+mod control;
 mod frames;
 mod given;
 mod inputs;
 mod observer;
 mod parts;
 mod prints;
+mod reports;
 mod start_errors;
 mod template;
 
@@ -20,15 +22,19 @@ use std::{
 
 use tokio::{io::unix::AsyncFd, time::sleep};
 
+use super::{Questions, agents::kept_at};
 use crate::{
-    agent::pool::Files,
+    agent::{Agent, kept::Kept, pool::Files},
     host::{Host, clock},
     queue::{Given, Task},
-    supervisor::pool::{
-        Pool,
-        event::{Event, Over, Seq},
+    supervisor::{
+        action::About,
+        pool::{
+            Pool,
+            input::{Input, Over, Seq},
+        },
     },
-    units::{Bytes, RunId, Timestamp, WorkerId},
+    units::{Bytes, ReportId, RunId, Timestamp, WorkerId},
 };
 
 pub use observer::{Observer, Progress};
@@ -40,9 +46,16 @@ const AT_ONCE: usize = 4096;
 /// The state of the loop.
 pub struct PoolDriver {
     pool: Pool,
+    control: control::Control,
+    /// Keeps reports and events.
+    agent: Agent,
+    /// The reports that workers have not sent yet.
+    reports: BTreeMap<ReportId, About>,
     host: AsyncFd<Host>,
     parts: Parts,
     files: Files,
+    /// The files with which a worker makes a report are written.
+    has_agent_files: bool,
     python: PathBuf,
     tasks: BTreeMap<Seq, Task>,
     keys: BTreeMap<Box<str>, u32>,
@@ -51,11 +64,12 @@ pub struct PoolDriver {
     inherited: Option<i32>,
     /// Why the template or a worker could not start, as JSON (see `start_errors`).
     start_error: Option<Vec<u8>>,
-    /// The template's end is explained: it reported an error, or it is stopped on purpose.
+    /// The template's end needs no further explanation: it reported an error, or was stopped on
+    /// purpose.
     template_end_known: bool,
     template_ready: bool,
     to: BTreeMap<WorkerId, Vec<u8>>,
-    own: VecDeque<Event>,
+    own: VecDeque<Input>,
     given: Vec<Given>,
     prints: prints::Prints,
     source_ended: bool,
@@ -63,9 +77,9 @@ pub struct PoolDriver {
     tally: Tally,
     over: Option<Over>,
     warned_caps: bool,
-    /// The warning that a worker cannot be forked was given.
+    /// The warning that a worker cannot be forked was shown.
     warned_forks: bool,
-    /// The hint to use `--plain` was given.
+    /// The hint to use `--plain` was shown.
     hinted_plain: bool,
     /// The last known memory peak of each worker.
     peaks: BTreeMap<WorkerId, Bytes>,
@@ -87,14 +101,22 @@ impl PoolDriver {
     ///
     /// # Errors
     /// Some of these cannot be set up.
-    pub fn new(parts: Parts) -> io::Result<Self> {
+    pub fn new(parts: Parts) -> io::Result<(Self, Questions)> {
         let now = clock::now();
-        let host = Host::take(&parts.spec, now)?;
+        let host = Host::set_up(&parts.spec, now)?;
         let files = Files::install(&parts.directory, &parts.spec.name)?;
-        Ok(Self {
-            pool: Pool::new(parts.pool.clone()),
+        let (control, questions) = control::Control::new(parts.spec.control.history, now);
+        let agent = Agent::without_channel(Kept::open(kept_at(&parts.spec), parts.spec.leaks.kept));
+        let mut pool = Pool::new(parts.pool.clone());
+        pool.number_reports_from(agent.kept().next_id());
+        let driver = Self {
+            control,
+            pool,
+            agent,
+            reports: BTreeMap::new(),
             host: host.into_async()?,
             files,
+            has_agent_files: false,
             python: parts.spec.command.program.clone(),
             parts,
             tasks: BTreeMap::new(),
@@ -113,7 +135,7 @@ impl PoolDriver {
             tally: Tally {
                 done: 0,
                 failed: 0,
-                cut: 0,
+                abandoned: 0,
                 over: Over::Done,
                 stopped_by: None,
             },
@@ -124,7 +146,8 @@ impl PoolDriver {
             peaks: BTreeMap::new(),
             begun: now,
             shown: now,
-        })
+        };
+        Ok((driver, questions))
     }
 
     /// Runs until all tasks have their outcomes, or the pool stops early.
@@ -152,13 +175,19 @@ impl PoolDriver {
         }
         if self.reader_is_gone() {
             // A reader that closed the output does not expect a message about missing results.
-            self.tally.cut = 0;
+            self.tally.abandoned = 0;
         }
         let progress = self.progress(clock::now());
         self.parts.observer.finish(&progress);
         // After a signal or the timeout, the rest of the output is dropped.
         let _ = self.wait_until(prints::Until::AllWritten).await;
-        self.host.get_mut().leave();
+        self.control.close();
+        self.keep_events();
+        self.agent.kept_mut().flush();
+        while let Some(warning) = self.agent.poll_warning() {
+            self.parts.observer.say(&warning);
+        }
+        self.host.get_mut().remove_groups();
         let finished = poll_fn(|cx| self.parts.sink.poll_finish(cx)).await;
         match self.broken {
             Some(error) => Err(error),
@@ -180,9 +209,9 @@ impl PoolDriver {
         self.source_ended = true;
         self.broken.get_or_insert(error);
         let stop = if self.reader_is_gone() {
-            Event::StopAtOnce
+            Input::StopAtOnce
         } else {
-            Event::Stop
+            Input::Stop
         };
         self.own.push_back(stop);
     }
@@ -190,8 +219,9 @@ impl PoolDriver {
     fn settle(&mut self) {
         loop {
             self.perform();
+            self.keep_events();
             if let Some(event) = self.own.pop_front() {
-                self.pool.handle_event(clock::now(), event);
+                self.pool.handle_input(clock::now(), event);
             } else if let Some(event) = self.host.get_mut().poll_event() {
                 self.on_machine(event);
             } else if let Some(news) = self.host.get_mut().poll_news() {
@@ -200,14 +230,15 @@ impl PoolDriver {
                 break;
             }
         }
+        self.observe_if_due(clock::now());
         self.send_all();
         let credit = self.pool.credit();
         self.parts.sink.credit(credit);
         self.parts.sink.flush();
     }
 
-    fn hand_in(&mut self, event: Event) {
-        self.pool.handle_event(clock::now(), event);
+    fn hand_in(&mut self, event: Input) {
+        self.pool.handle_input(clock::now(), event);
         self.perform();
     }
 
@@ -245,6 +276,8 @@ impl PoolDriver {
         });
         let mut collected = false;
         let observer = &mut self.parts.observer;
+        let control = &mut self.control;
+        let mut asked = None;
         tokio::select! {
             biased;
             () = poll_fn(|cx| observer.poll_room(cx)), if self.prints.is_paused => {
@@ -265,15 +298,17 @@ impl PoolDriver {
                 Ok(false) => self.source_ended = true,
                 Err(error) => self.on_broken(error),
             },
+            question = control.next() => asked = Some(question),
             () = sleep(deadline.since(now)) => {}
         }
+        asked.into_iter().for_each(|asked| self.on_question(asked));
         self.take_given();
         let now = clock::now();
         if !collected && self.host.get_ref().deadline() <= now {
             self.host.get_mut().collect(now);
         }
         if self.pool.poll_deadline().is_some_and(|at| at <= now) {
-            self.own.push_back(Event::Deadline);
+            self.own.push_back(Input::Deadline);
         }
         if show_at.is_some_and(|at| at <= now) {
             self.show(now);

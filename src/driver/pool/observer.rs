@@ -16,7 +16,7 @@ pub trait Observer {
     /// Shows output of tasks, in whole lines.
     fn print(&mut self, lines: &[u8]);
 
-    /// Whether more output may be printed. If not, [`Self::poll_room`] says when.
+    /// Whether more output may be printed. If not, [`Self::poll_room`] becomes ready when it may.
     fn has_room(&self) -> bool;
 
     /// Ready when more output may be printed.
@@ -25,10 +25,11 @@ pub trait Observer {
     /// Accepts nothing more. Ready when all is written.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// The signal `by` has stopped the pool; `tasks` tasks are still finished.
+    /// Shows that the signal `by` has stopped the pool, and that `tasks` running tasks still
+    /// finish.
     fn stopping(&self, by: Signal, tasks: usize);
 
-    /// The time between two calls of [`Self::show`]; `None`: it is not called.
+    /// The time between two calls of [`Self::show`]. `None`: it is not called.
     fn interval(&self) -> Option<Duration>;
 
     /// Shows the progress.
@@ -45,8 +46,8 @@ pub struct Progress {
     pub done: u64,
     /// Tasks that failed.
     pub failed: u64,
-    /// Tasks that were stopped before their end and have no result.
-    pub cut: u64,
+    /// Tasks that had begun when the pool stopped, and have no result.
+    pub abandoned: u64,
     /// Memory of all workers.
     pub memory: Bytes,
     /// Time since the start.
@@ -69,7 +70,7 @@ impl PoolDriver {
         Progress {
             done: self.tally.done,
             failed: self.tally.failed,
-            cut: self.tally.cut,
+            abandoned: self.tally.abandoned,
             memory: self.pool.memory(),
             elapsed: now.since(self.begun),
         }

@@ -7,7 +7,7 @@ use crate::{
     agent::pool::Orders,
     queue::{Sink, Source},
     supervisor::{
-        pool::{event::Over, spec::PoolSpec},
+        pool::{input::Over, spec::PoolSpec},
         spec::Spec,
     },
     units::Signal,
@@ -21,13 +21,14 @@ pub struct Parts {
     pub spec: Spec,
     /// The settings for the Python side.
     pub orders: Orders,
-    /// Fork workers from the template even if its imports hold what forked workers cannot share.
+    /// Whether to fork workers from the template even if its imports hold what forked workers
+    /// cannot share.
     pub forks_always: bool,
-    /// An executor's setup, for each worker.
+    /// An executor's setup message, for each worker.
     pub setup: Option<Vec<u8>>,
-    /// Where tasks come from.
+    /// The source of the tasks.
     pub source: Box<dyn Source>,
-    /// Where results go.
+    /// The destination of the results.
     pub sink: Box<dyn Sink>,
     /// The directory for the files of the Python side.
     pub directory: PathBuf,
@@ -50,8 +51,8 @@ pub struct Tally {
     pub done: u64,
     /// Tasks that failed.
     pub failed: u64,
-    /// Tasks that were stopped before their end and have no result.
-    pub cut: u64,
+    /// Tasks that had begun when the pool stopped, and have no result.
+    pub abandoned: u64,
     /// How the pool ended.
     pub over: Over,
     /// The signal that stopped it.

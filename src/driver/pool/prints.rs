@@ -1,6 +1,6 @@
 //! Output of tasks: read from the workers' pipes and forwarded line by line with the task's id.
 //!
-//! The loop does not wait for the reader of standard error. While that reader is behind, the pipes
+//! The loop does not wait for the reader of standard error. While that reader is slow, the pipes
 //! are not read. They fill up, and tasks that print block; all other tasks and results continue.
 
 use std::{collections::BTreeMap, future::poll_fn, time::Duration};
@@ -9,20 +9,21 @@ use tokio::time::timeout;
 
 use super::PoolDriver;
 use crate::{
-    agent::prints::{Lines, Secret, Stream},
+    agent::prints::{Lines, Stream},
     host::{
         clock,
         pool::{News, Piece},
     },
+    protocol::mark::Secret,
     queue::Task,
-    supervisor::{event::Event, pool::event::Seq},
+    supervisor::{input::Input, pool::input::Seq},
     units::{Signal, WorkerId},
 };
 
 /// In an urgent stop, the reader of standard error has this time for the remaining output.
 const URGENT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A full pipe (64 KiB) cannot hold the marks of more tasks.
+/// The maximum number of task marks in a full pipe (64 KiB).
 const DELIVERED_MAX: usize = 3000;
 
 /// What the loop waits for at its end.
@@ -42,7 +43,7 @@ pub(super) struct GaveUp;
 #[derive(Debug, Default)]
 pub(super) struct Prints {
     outputs: BTreeMap<WorkerId, Output>,
-    /// The reader of standard error is behind, so the pipes are not read.
+    /// The reader of standard error is slow, so the pipes are not read.
     pub(super) is_paused: bool,
     /// A second signal has asked the pool to stop at once.
     pub(super) is_urgent: bool,
@@ -60,8 +61,8 @@ struct Tag {
     worker: WorkerId,
     text: String,
     task: Option<Seq>,
-    /// The ids of delivered tasks of which output may follow: the last task, whose child processes
-    /// may still print, and all that were delivered while the pipes were not read.
+    /// The ids of delivered tasks whose output may still arrive: the last task, whose child
+    /// processes may still print, and all tasks that were delivered while the pipes were not read.
     delivered: BTreeMap<Seq, Box<str>>,
 }
 
@@ -214,7 +215,7 @@ impl PoolDriver {
                 }
             }
             while let Some(event) = self.host.get_mut().poll_event() {
-                if matches!(event, Event::Signalled(Signal::TERM | Signal::INT)) {
+                if matches!(event, Input::Signalled(Signal::TERM | Signal::INT)) {
                     return Err(GaveUp);
                 }
             }

@@ -5,19 +5,16 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::supervisor::{
-    event::{Ended, Oom},
-    pool::event::TemplateEnd,
-    report::Limits,
+use crate::{
+    protocol::document,
+    supervisor::{
+        event::Limits,
+        input::{Ended, Oom},
+        pool::input::TemplateEnd,
+    },
 };
-
-/// An error report in the form that workers use.
-pub(super) fn error_json(kind: &str, message: &str) -> Vec<u8> {
-    let error = json!({ "type": kind, "message": message, "traceback": null });
-    error.to_string().into_bytes()
-}
 
 /// The error report for a process that ended while starting.
 pub(super) fn ended_early(what: &str, (ended, oom): (Ended, Oom), limits: &Limits) -> Vec<u8> {
@@ -25,7 +22,7 @@ pub(super) fn ended_early(what: &str, (ended, oom): (Ended, Oom), limits: &Limit
         Oom::No => "WorkerDied",
         Oom::Cap | Oom::Budget | Oom::Elsewhere => "MemoryCapExceeded",
     };
-    error_json(
+    document::error(
         kind,
         &format!("{what}: {}", describe_end(ended, oom, limits)),
     )
@@ -46,7 +43,7 @@ pub(super) fn template_restart(how: TemplateEnd, pause: Duration, limits: &Limit
 }
 
 fn describe_end(ended: Ended, oom: Oom, limits: &Limits) -> String {
-    let of = |limit: &crate::supervisor::report::Effective| {
+    let of = |limit: &crate::supervisor::event::Effective| {
         limit
             .bytes
             .map_or_else(String::new, |bytes| format!(" of {bytes}"))

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use super::PoolDriver;
-use crate::{agent::pool::Orders, escape, supervisor::pool::event::Event};
+use crate::{
+    agent::pool::Orders, escape, protocol::template::Imports, supervisor::pool::input::Input,
+};
 
 /// Maximum findings in a message. The template is not trusted to keep its report short.
 const FINDINGS_MAX: usize = 8;
@@ -11,20 +13,20 @@ const FINDINGS_MAX: usize = 8;
 impl PoolDriver {
     /// Forked processes share open files and connections, and have only one thread (fork(2)). The
     /// first module that opens or starts one, and all after it, are imported in each worker.
-    pub(super) fn on_template(&mut self, report: &[u8]) -> Event {
+    pub(super) fn on_template(&mut self, report: &Imports) -> Input {
         let orders = &mut self.parts.orders;
         let Some((found, from)) = unshareable(report) else {
-            return Event::TemplateReady;
+            return Input::TemplateReady;
         };
         if orders.warm == 0 {
-            return Event::TemplateReady;
+            return Input::TemplateReady;
         }
         if self.parts.forks_always {
             self.parts.observer.say(&format!(
                 "{found}, which forked workers cannot share. hint: without --start template, each \
                  worker imports it itself"
             ));
-            return Event::TemplateReady;
+            return Input::TemplateReady;
         }
         // The modules of the function and of the initializer come after the imports. The number
         // shrinks each time, so that restarts end even if the template's report is wrong.
@@ -35,11 +37,11 @@ impl PoolDriver {
             imports(orders)
         );
         self.parts.observer.say(&line);
-        Event::TemplateUnfit
+        Input::TemplateUnfit
     }
 }
 
-/// Which modules each worker imports itself.
+/// The message about the modules that each worker imports itself.
 fn imports(orders: &Orders) -> String {
     let shared = orders.warm_imports();
     if shared.is_empty() {
@@ -52,21 +54,15 @@ fn imports(orders: &Orders) -> String {
     )
 }
 
-/// What forked workers cannot share, and the number of the first module that holds some of it.
-fn unshareable(report: &[u8]) -> Option<(String, u32)> {
-    let report: serde_json::Value = serde_json::from_slice(report).ok()?;
-    let found = report.get("unshareable")?.as_array()?;
-    let found: Vec<Cow<'_, str>> = found
-        .iter()
-        .filter_map(serde_json::Value::as_str)
-        .take(FINDINGS_MAX)
-        .map(escape::line)
-        .collect();
+/// What forked workers cannot share, and the index of the first module that has some of it.
+fn unshareable(report: &Imports) -> Option<(String, u32)> {
+    let found = report.unshareable.iter().take(FINDINGS_MAX);
+    let found: Vec<Cow<'_, str>> = found.map(|line| escape::line(line)).collect();
     if found.is_empty() {
         return None;
     }
-    let from = report.get("from").and_then(serde_json::Value::as_u64);
-    let from = from.and_then(|it| u32::try_from(it).ok()).unwrap_or(0);
+    let from = report.from.and_then(|it| u32::try_from(it).ok());
+    let from = from.unwrap_or(0);
     Some((found.join("; "), from))
 }
 
@@ -86,11 +82,14 @@ mod tests {
 
     #[test]
     fn the_report_of_the_template_is_escaped() {
-        let words = br#"{"unshareable": ["`db` opens a pipe", "`x\n` opens\u001b[2J"], "from": 1}"#;
+        let report = |lines: &[&str], from| Imports {
+            unshareable: lines.iter().map(ToString::to_string).collect(),
+            from,
+        };
+        let lines = ["`db` opens a pipe", "`x\n` opens\u{1b}[2J"];
         let told = "`db` opens a pipe; `x\\n` opens\\u{1b}[2J".to_owned();
-        assert_eq!(unshareable(words), Some((told, 1)));
-        assert_eq!(unshareable(br#"{"unshareable": [], "from": null}"#), None);
-        assert_eq!(unshareable(b"\xff"), None);
+        assert_eq!(unshareable(&report(&lines, Some(1))), Some((told, 1)));
+        assert_eq!(unshareable(&report(&[], None)), None);
     }
 
     #[test]

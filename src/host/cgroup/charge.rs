@@ -1,39 +1,41 @@
-//! How near the groups above us are to the limits at which the kernel kills, and how often it did.
+//! How near the groups above us are to their hard limits, and how often the kernel has killed
+//! there.
 
 use std::path::Path;
 
-use super::{Found, Place, Version, files};
+use super::{Found, Place, files};
 use crate::units::Bytes;
 
-/// What one group is charged with, and its limit.
+/// The charge of one group, and its limit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Charge {
-    /// Without page cache that the kernel takes back first: what Kubernetes calls the working set.
+    /// The charge without idle page cache, which the kernel takes back first. Kubernetes calls it
+    /// the working set.
     pub used: Bytes,
-    /// Above it the kernel kills.
-    pub of: Bytes,
+    /// The limit. Above it the kernel kills.
+    pub limit: Bytes,
 }
 
 impl Found {
-    /// The group on our way up that is nearest to its limit; `None` where none has one.
+    /// The group on our path that is nearest to its limit; `None` if no group has a limit.
     pub fn charge(&self) -> Option<Charge> {
         let charges = self.limits.iter().flat_map(Place::charges);
-        charges.max_by(|one, other| one.part().total_cmp(&other.part()))
+        charges.max_by(|one, other| one.used_share().total_cmp(&other.used_share()))
     }
 }
 
-/// How often the OOM killer was in the group that we were started in, for those who have no groups
-/// of their own: in a container that cannot be divided.
+/// Counts the kills of the OOM killer in the group that we were started in. It is used if we have
+/// no groups of our own: in a container whose group cannot be divided.
 #[derive(Debug, Default)]
-pub struct Kills {
-    /// Ends up to here are accounted for.
+pub struct ContainerKills {
+    /// The number of kills that are accounted for.
     seen: u64,
-    /// What it was a turn ago. A kill that nobody has asked about by then was somebody else's.
+    /// The number a second ago. A kill that was not taken by then was of another process.
     before: u64,
 }
 
-impl Kills {
-    /// From now on.
+impl ContainerKills {
+    /// Counts from now on.
     pub fn new(found: &Found) -> Self {
         let now = found.kills().unwrap_or(0);
         Self {
@@ -42,15 +44,15 @@ impl Kills {
         }
     }
 
-    /// There was one that nobody has taken yet: to be asked when a process was killed.
+    /// Takes one kill that was not taken yet. Call it for a process that was killed.
     pub fn take_one(&mut self, found: &Found) -> bool {
         let is_new = found.kills().is_some_and(|now| now > self.seen);
         self.seen += u64::from(is_new);
         is_new
     }
 
-    /// A second is over.
-    pub fn on_turn(&mut self, found: &Found) {
+    /// Call it once a second.
+    pub fn on_second(&mut self, found: &Found) {
         self.seen = self.seen.max(self.before);
         self.before = found.kills().unwrap_or(self.before);
     }
@@ -58,48 +60,34 @@ impl Kills {
 
 impl Found {
     fn kills(&self) -> Option<u64> {
-        self.limits.iter().find_map(|place| {
-            let file = match place.version {
-                Version::V1 => "memory.oom_control",
-                Version::V2 => "memory.events",
-            };
-            files::entry_of(&place.own.join(file), "oom_kill").ok()
-        })
+        self.limits
+            .iter()
+            .find_map(|place| place.version.backend().kills(&place.own))
     }
 }
 
 impl Charge {
-    fn part(&self) -> f64 {
-        self.used.as_f64() / self.of.as_f64().max(1.0)
+    fn used_share(&self) -> f64 {
+        self.used.as_f64() / self.limit.as_f64().max(1.0)
     }
 }
 
 impl Place {
     fn charges(&self) -> Vec<Charge> {
-        let of = |dir: &Path| match self.version {
-            Version::V1 => charge_of(dir, &V1),
-            Version::V2 => charge_of(dir, &V2),
-        };
-        self.path().filter_map(of).collect()
+        let charge = |dir: &Path| self.version.backend().charge(dir);
+        self.path().filter_map(charge).collect()
     }
 }
 
-/// The files and the entry of one language: the limit, the charge, and what of it is idle cache.
-type Files = [&'static str; 3];
-const V1: Files = [
-    "memory.limit_in_bytes",
-    "memory.usage_in_bytes",
-    "total_inactive_file",
-];
-const V2: Files = ["memory.max", "memory.current", "inactive_file"];
-
-fn charge_of(dir: &Path, [limit, usage, idle]: &Files) -> Option<Charge> {
-    let of = files::limit(&dir.join(limit)).ok().flatten()?;
+/// Reads the charge of a group. The names are those of the files of its limit and its charge, and
+/// of the entry of `memory.stat` for idle page cache.
+pub(super) fn charge_of(dir: &Path, [limit, usage, idle]: [&'static str; 3]) -> Option<Charge> {
+    let limit = files::limit(&dir.join(limit)).ok().flatten()?;
     let used = files::number(&dir.join(usage)).ok()?;
     let idle = files::entry_of(&dir.join("memory.stat"), idle).unwrap_or(0);
     Some(Charge {
         used: Bytes(used).minus(Bytes(idle)),
-        of,
+        limit,
     })
 }
 
@@ -107,7 +95,7 @@ fn charge_of(dir: &Path, [limit, usage, idle]: &Files) -> Option<Charge> {
 mod tests {
     use std::{fs, path::PathBuf};
 
-    use super::*;
+    use super::{super::Version, *};
 
     fn found(version: Version, top: PathBuf) -> Found {
         let own = top.join("pod/app");
@@ -125,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_group_nearest_to_its_limit_counts_less_its_idle_cache() {
+    fn the_group_nearest_to_its_limit_counts_without_its_idle_cache() {
         let root = tempfile::tempdir().unwrap();
         let own = root.path().join("pod/app");
         let files = |limit, used, stat| {
@@ -144,13 +132,13 @@ mod tests {
         let charge = found(Version::V2, root.path().to_owned()).charge();
         let expected = Charge {
             used: Bytes(3000),
-            of: Bytes(4000),
+            limit: Bytes(4000),
         };
         assert_eq!(charge, Some(expected));
     }
 
     #[test]
-    fn a_kill_is_taken_once_and_in_its_time() {
+    fn a_kill_is_taken_once_and_only_within_its_time() {
         let root = tempfile::tempdir().unwrap();
         let own = root.path().join("pod/app");
         let killed = |times: u64| {
@@ -159,21 +147,21 @@ mod tests {
         };
         killed(3);
         let found = found(Version::V2, root.path().to_owned());
-        let mut kills = Kills::new(&found);
+        let mut kills = ContainerKills::new(&found);
         assert!(!kills.take_one(&found));
         killed(5);
-        kills.on_turn(&found);
+        kills.on_second(&found);
         assert!(kills.take_one(&found));
         assert!(kills.take_one(&found));
         assert!(!kills.take_one(&found));
         killed(6);
-        kills.on_turn(&found);
-        kills.on_turn(&found);
-        assert!(!kills.take_one(&found), "that was another's");
+        kills.on_second(&found);
+        kills.on_second(&found);
+        assert!(!kills.take_one(&found), "the kill of another process");
     }
 
     #[test]
-    fn version_1_says_the_same_in_its_own_words() {
+    fn the_charge_of_version_1_is_read_from_its_files() {
         let root = tempfile::tempdir().unwrap();
         let files = [
             ("memory.limit_in_bytes", "1000\n"),
@@ -186,7 +174,7 @@ mod tests {
         let charge = found(Version::V1, root.path().to_owned()).charge();
         let expected = Charge {
             used: Bytes(600),
-            of: Bytes(1000),
+            limit: Bytes(1000),
         };
         assert_eq!(charge, Some(expected));
     }

@@ -1,49 +1,51 @@
-//! Making room for groups in version 2, whose groups either hold processes or hand on controllers
-//! (`cgroup-v2.rst`, "No Internal Process Constraint").
+//! Making groups in version 2, where a group either has processes or enables controllers for its
+//! children (`cgroup-v2.rst`, "No Internal Process Constraint").
 
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, eaccess};
 
-use super::{CgroupError, Place, files, found};
-use crate::host::keeper::children;
+use super::{CgroupError, Place, files};
+use crate::{host::process::keeper::children, units::Bytes};
 
-/// Where we live in version 2, beside the service's group.
+/// The name of our own group in version 2, beside the service's group.
 const OURS: &str = "supervisor";
 
-/// Lets a version 2 group hand on the memory controller. We leave it for a leaf of it first, unless
-/// it is the root, which may do both; says whether we did.
+/// Enables the memory controller for the children of a version 2 group. Moves us to a leaf of the
+/// group first, unless the group is the root, which may have both processes and controllers.
+/// Returns the group if we were moved.
 pub(super) fn divide(own: &Path, pid: i32) -> Result<Option<PathBuf>, CgroupError> {
-    let hand_on = || hand_on(own, "memory");
+    let enable_controller = || enable_controller(own, "memory");
     // Only the root has no type.
     if !own.join("cgroup.type").exists() {
-        return hand_on().map(|()| None);
+        return enable_controller().map(|()| None);
     }
     let leaf = own.join(OURS);
     files::make(&leaf)?;
     let procs = leaf.join("cgroup.procs");
     files::write(&procs, &pid.to_string())
-        // The sweeper was started before. One that has ended lives nowhere.
+        // The sweeper runs already. For a sweeper that has ended this fails, which is harmless.
         .map(|()| {
             children()
                 .iter()
                 .for_each(|child| drop(files::write(&procs, &child.to_string())))
         })
-        .and_then(|()| hand_on())
-        // Strangers live there (EBUSY), or the controller was not handed on to it (ENOENT).
+        .and_then(|()| enable_controller())
+        // Other processes are in the group (EBUSY), or the group itself does not have the
+        // controller (ENOENT).
         .inspect_err(|_| undivide(own, pid))
         .map(|()| Some(own.to_owned()))
 }
 
-/// Lets a group hand a controller on to those below it.
-pub(super) fn hand_on(own: &Path, controller: &str) -> Result<(), CgroupError> {
+/// Enables a controller for the children of a group.
+pub(super) fn enable_controller(own: &Path, controller: &str) -> Result<(), CgroupError> {
     files::write(
         &own.join("cgroup.subtree_control"),
         &format!("+{controller}"),
     )
 }
 
-/// Back from the leaf. What fails here leaves an empty group behind, and nothing else.
+/// Moves us back from the leaf. If this fails, only an empty group is left.
 pub(super) fn undivide(own: &Path, pid: i32) {
     let control = own.join("cgroup.subtree_control");
     for controller in files::read(&control).unwrap_or_default().split_whitespace() {
@@ -56,12 +58,12 @@ pub(super) fn undivide(own: &Path, pid: i32) {
     let _ = files::remove(&own.join(OURS));
 }
 
-/// The nearest group above ours that hands on the memory controller already and lets us make a
-/// group beside our own one. Never one that would take us out of a limit.
+/// The nearest group above ours that has the memory controller enabled for its children and lets us
+/// make a group beside our own. Never a group that would free us from a limit.
 pub(super) fn beside(place: &Place) -> Option<PathBuf> {
     let mut below = place.own.as_path();
     for dir in place.path().skip(1) {
-        if found::limits_of(below).next().is_some() {
+        if limits_of(below).next().is_some() {
             return None;
         }
         let hands_on = files::has_word(&dir.join("cgroup.subtree_control"), "memory");
@@ -73,13 +75,21 @@ pub(super) fn beside(place: &Place) -> Option<PathBuf> {
     None
 }
 
+/// The limits of one version 2 group. The root and a group without the controller have none.
+pub(super) fn limits_of(dir: &Path) -> impl Iterator<Item = Bytes> {
+    let files = [dir.join("memory.max"), dir.join("memory.high")];
+    files
+        .into_iter()
+        .filter_map(|file| files::limit(&file).ok().flatten())
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::{super::Version, *};
 
-    /// A version 2 tree of these files; a file named `DIR/` is an empty folder.
+    /// A version 2 tree of these files; a name `DIR/` stands for an empty directory.
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (name, text) in files {
@@ -103,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn we_go_to_a_leaf_before_controllers_are_handed_on() {
+    fn we_move_to_a_leaf_before_controllers_are_enabled() {
         let root = tree(&[
             ("own/cgroup.type", "domain\n"),
             ("own/cgroup.procs", "42\n"),
@@ -123,15 +133,15 @@ mod tests {
     }
 
     #[test]
-    fn the_root_may_hold_processes_and_hand_on() {
+    fn the_root_may_have_processes_and_enable_controllers() {
         let root = tree(&[("cgroup.procs", "1\n"), ("cgroup.subtree_control", "")]);
         assert_eq!(divide(root.path(), 1).unwrap(), None);
         assert!(!root.path().join(OURS).exists());
     }
 
     #[test]
-    fn where_strangers_live_we_go_back() {
-        // A folder cannot be written to, as a group with processes in it cannot hand on.
+    fn we_move_back_if_other_processes_are_in_the_group() {
+        // Writing to a directory fails, like enabling a controller of a group that has processes.
         let root = tree(&[
             ("own/cgroup.type", "domain\n"),
             ("own/cgroup.procs", ""),
@@ -146,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_beside_ours_is_below_the_nearest_that_hands_on() {
+    fn a_group_beside_ours_is_in_the_nearest_group_that_enables_memory() {
         let root = tree(&[
             ("cgroup.subtree_control", "cpu memory\n"),
             ("user/cgroup.subtree_control", "memory pids\n"),
@@ -155,14 +165,14 @@ mod tests {
         ]);
         let expected = Some(root.path().join("user"));
         assert_eq!(beside(&place(&root, "user/a/own")), expected);
-        // Not above what we may see.
+        // Not above the highest group that we can see.
         let mut place = place(&root, "user/a/own");
         place.top = root.path().join("user/a");
         assert_eq!(beside(&place), None);
     }
 
     #[test]
-    fn nobody_is_taken_out_of_a_limit() {
+    fn a_group_is_never_made_outside_of_our_limit() {
         for limit in ["own/memory.max", "own/memory.high"] {
             let root = tree(&[
                 ("cgroup.subtree_control", "memory\n"),

@@ -11,20 +11,22 @@ use super::CgroupError;
 use crate::units::Bytes;
 
 /// Version 1 writes "no limit" as the largest multiple of a page, version 2 as `max`. No machine
-/// comes near this.
+/// has this much memory.
 const UNLIMITED: u64 = 1 << 62;
 
-/// A file kept open: each read starts at its beginning, where the kernel makes its text anew.
+/// A file that stays open. Each read starts at its beginning, where the kernel generates its text
+/// anew.
 ///
-/// Not for `cgroup.procs` of version 1: its list lives on while it is read (`cgroup_pidlist_start`
-/// in `cgroup-v1.c`), and a process that joined later is missing from it.
+/// It cannot be used for `cgroup.procs` of version 1: the kernel keeps the list while the file is
+/// open (`cgroup_pidlist_start` in `cgroup-v1.c`), and a process that joined later is missing from
+/// it.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct OpenFile {
     path: PathBuf,
     file: File,
 }
 
-impl Kept {
+impl OpenFile {
     pub(super) fn open(path: PathBuf) -> Result<Self, CgroupError> {
         match File::open(&path) {
             Ok(file) => Ok(Self { path, file }),
@@ -42,7 +44,7 @@ impl Kept {
                 Ok(0) => return Ok(String::from_utf8_lossy(&text).into_owned()),
                 Ok(length) => text.extend_from_slice(&chunk[..length]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(reading(&self.path)(error)),
+                Err(error) => return Err(read_error(&self.path)(error)),
             }
         }
     }
@@ -53,10 +55,10 @@ impl Kept {
 }
 
 pub(super) fn read(path: &Path) -> Result<String, CgroupError> {
-    fs::read_to_string(path).map_err(reading(path))
+    fs::read_to_string(path).map_err(read_error(path))
 }
 
-/// The one number in a file.
+/// The single number in a file.
 pub(super) fn number(path: &Path) -> Result<u64, CgroupError> {
     one_number(&read(path)?, path)
 }
@@ -71,7 +73,7 @@ pub(super) fn limit(path: &Path) -> Result<Option<Bytes>, CgroupError> {
     Ok((bytes < UNLIMITED).then_some(Bytes(bytes)))
 }
 
-/// The number behind a name in a file of `name number` lines.
+/// The number of a name in a file of `name number` lines.
 pub(super) fn entry(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let value = line.strip_prefix(name)?.strip_prefix(' ')?;
@@ -79,7 +81,7 @@ pub(super) fn entry(text: &str, name: &str) -> Option<u64> {
     })
 }
 
-/// As [`entry`], of the file at `path`.
+/// Like [`entry`], for the file at `path`.
 pub(super) fn entry_of(path: &Path, name: &'static str) -> Result<u64, CgroupError> {
     entry(&read(path)?, name).ok_or_else(|| CgroupError::Strange {
         path: path.to_owned(),
@@ -87,8 +89,8 @@ pub(super) fn entry_of(path: &Path, name: &'static str) -> Result<u64, CgroupErr
     })
 }
 
-/// The numbers behind these names in the file at `path`. The first name must be there; a kernel may
-/// lack the others, which are zero then.
+/// The numbers of these names in the file at `path`. The first name must exist; the others are zero
+/// if the kernel lacks them.
 pub(super) fn entries_of<const N: usize>(
     path: &Path,
     names: [&'static str; N],
@@ -104,12 +106,19 @@ pub(super) fn entries_of<const N: usize>(
     Ok(names.map(|name| Bytes(entry(&text, name).unwrap_or(0))))
 }
 
-/// The word is in a file of words.
+/// The sum of these entries of the file at `path`; a missing entry is zero.
+pub(super) fn sum_of<const N: usize>(path: &Path, names: [&'static str; N]) -> Option<Bytes> {
+    let text = read(path).ok()?;
+    let entries = names.map(|name| entry(&text, name).unwrap_or(0));
+    Some(Bytes(entries.into_iter().fold(0, u64::saturating_add)))
+}
+
+/// Whether the word is in a file of words.
 pub(super) fn has_word(path: &Path, word: &str) -> bool {
     read(path).is_ok_and(|text| text.split_ascii_whitespace().any(|found| found == word))
 }
 
-/// Writes all of `data` at once, as the kernel wants it. Never makes a file.
+/// Writes all of `data` in one call, as the kernel requires. Never creates a file.
 pub(super) fn write(path: &Path, data: &str) -> Result<(), CgroupError> {
     OpenOptions::new()
         .write(true)
@@ -123,7 +132,8 @@ pub(super) fn write(path: &Path, data: &str) -> Result<(), CgroupError> {
         })
 }
 
-/// As [`write()`], where the file may be missing because the kernel was built or booted without it.
+/// Like [`write()`], for a file that is missing if the kernel was built or booted without the
+/// feature.
 pub(super) fn write_if_there(path: &Path, data: &str) -> Result<(), CgroupError> {
     if path.exists() {
         write(path, data)
@@ -132,7 +142,7 @@ pub(super) fn write_if_there(path: &Path, data: &str) -> Result<(), CgroupError>
     }
 }
 
-/// Makes a group, or takes over the one that is there.
+/// Makes a group, or uses the existing one.
 pub(super) fn make(path: &Path) -> Result<(), CgroupError> {
     match fs::create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(CgroupError::Make {
@@ -143,7 +153,7 @@ pub(super) fn make(path: &Path) -> Result<(), CgroupError> {
     }
 }
 
-/// Removes a group; that it is not there is well. Fails while somebody lives in it.
+/// Removes a group; a missing group is not an error. Fails while a process is in it.
 pub(super) fn remove(path: &Path) -> Result<(), CgroupError> {
     match fs::remove_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CgroupError::Remove {
@@ -154,7 +164,7 @@ pub(super) fn remove(path: &Path) -> Result<(), CgroupError> {
     }
 }
 
-/// The groups directly below one, in the order of their names; none if it is not there.
+/// The groups directly below this one, ordered by name; none if it does not exist.
 pub(super) fn below(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = entries
@@ -165,7 +175,7 @@ pub(super) fn below(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Process ids, one a line. Those of another pid namespace are shown as 0 and left out.
+/// Process ids, one a line. Processes of another pid namespace are shown as 0, and left out.
 pub(super) fn pids(text: &str) -> impl Iterator<Item = i32> {
     let all = text.lines().filter_map(|line| line.trim().parse().ok());
     all.filter(|pid| *pid > 0)
@@ -178,7 +188,7 @@ fn one_number(text: &str, path: &Path) -> Result<u64, CgroupError> {
     })
 }
 
-fn reading(path: &Path) -> impl Fn(io::Error) -> CgroupError {
+fn read_error(path: &Path) -> impl Fn(io::Error) -> CgroupError {
     |error| CgroupError::Read {
         path: path.to_owned(),
         error,
@@ -207,18 +217,18 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_begins_another_is_not_mistaken_for_it() {
+    fn a_name_that_is_a_prefix_of_another_name_is_not_confused_with_it() {
         let text = "total_rss_huge 1\ntotal_rss 2\n";
         assert_eq!(entry(text, "total_rss"), Some(2));
         assert_eq!(entry(text, "total"), None);
     }
 
     #[test]
-    fn a_kept_file_is_read_anew_and_whole() {
+    fn each_read_of_an_open_file_gets_its_whole_current_text() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("cgroup.procs");
         fs::write(&path, "").unwrap();
-        let kept = Kept::open(path.clone()).unwrap();
+        let kept = OpenFile::open(path.clone()).unwrap();
         assert_eq!(pids(&kept.text().unwrap()).count(), 0);
         let many: String = (0..5000).map(|pid| format!("{pid}\n")).collect();
         fs::write(&path, many).unwrap();
@@ -226,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_file_and_the_data() {
+    fn a_write_error_has_the_path_and_the_data() {
         let error = write(Path::new("/nowhere/memory.max"), "512M").unwrap_err();
         let expected = "write 512M to /nowhere/memory.max: No such file";
         assert!(error.to_string().starts_with(expected), "{error}");

@@ -1,7 +1,7 @@
-//! Which hierarchies of groups are here, where we are in them, and what they leave us.
+//! Which hierarchies of groups this machine has, where we are in them, and what we may do there.
 //!
-//! `/proc/self/cgroup` says where we are in each hierarchy, `/proc/self/mountinfo` where which part
-//! of it is mounted (cgroups(7), proc(5)); only both together name a folder.
+//! `/proc/self/cgroup` has our group in each hierarchy, and `/proc/self/mountinfo` has the mounted
+//! part of each hierarchy (cgroups(7), proc(5)). Only both together give a directory.
 
 use std::{
     fmt,
@@ -11,45 +11,27 @@ use std::{
 use nix::unistd::{AccessFlags, eaccess};
 use serde::{Deserialize, Serialize};
 
-use super::files;
+use super::Version;
 use crate::{
-    host::procfs::{Proc, ProcError},
+    host::memory::procfs::{Proc, ProcError},
     units::Bytes,
 };
 
-/// A language of control groups.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Version {
-    /// One hierarchy for each controller.
-    V1,
-    /// One hierarchy for all.
-    V2,
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V1 => "cgroup v1",
-            Self::V2 => "cgroup v2",
-        })
-    }
-}
-
-/// Where we are in a hierarchy.
+/// Our place in a hierarchy.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Place {
-    /// Its language.
+    /// The version of the hierarchy.
     pub version: Version,
-    /// The highest group of it that can be seen.
+    /// The highest group that we can see.
     pub top: PathBuf,
-    /// The group we were in when this was found out.
+    /// The group we were in when the place was found.
     pub own: PathBuf,
 }
 
-/// Why something cannot be had, and how to get it.
+/// Why something is not available, and what to do about it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Obstacle {
-    /// What is in the way.
+    /// The reason.
     pub why: String,
     /// What an operator can do.
     pub how: String,
@@ -61,21 +43,21 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// What there is.
+/// The hierarchies that were found.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// Where groups with limits on memory may be made.
+    /// The place where groups with memory limits can be made.
     pub memory: Option<Place>,
-    /// A version 2 hierarchy beside it, for killing only. `None` if `memory` is one itself.
+    /// A version 2 hierarchy in addition, for killing only. `None` if `memory` is version 2 itself.
     pub tree: Option<Place>,
     /// Why there is no `memory`.
     pub obstacle: Option<Obstacle>,
-    /// Every hierarchy that may hold a limit for us, writable or not.
+    /// Every hierarchy that may have a limit for us, writable or not.
     pub(super) limits: Vec<Place>,
 }
 
 impl Found {
-    /// Looks around.
+    /// Finds the hierarchies.
     pub fn discover(proc: &Proc) -> Result<Self, ProcError> {
         let groups = proc.text("self/cgroup")?;
         let mounts = proc.text("self/mountinfo")?;
@@ -83,16 +65,16 @@ impl Found {
         let mut obstacles = Vec::new();
         for mount in mounts.lines().filter_map(parse_mount) {
             match mount.place(&groups) {
-                Ok(Some(place)) => found.add(place, mount.is_read_only, &mut obstacles),
+                Ok(Some(place)) => found.add_place(place, mount.is_read_only, &mut obstacles),
                 Ok(None) => {}
                 Err(obstacle) => obstacles.push(obstacle),
             }
         }
         if found.memory.is_none() {
             let none = || Obstacle {
-                why: "the memory controller is in no hierarchy that is mounted here".to_owned(),
+                why: "no mounted cgroup hierarchy has the memory controller".to_owned(),
                 how: "mount cgroup2 at /sys/fs/cgroup, with `cgroup_enable=memory` on the \
-                      kernel's command line where it is off"
+                      kernel's command line if it is off"
                     .to_owned(),
             };
             found.obstacle = Some(obstacles.pop().unwrap_or_else(none));
@@ -100,16 +82,20 @@ impl Found {
         Ok(found)
     }
 
-    /// What this service may have: the smallest limit on its way up, and never more than the
-    /// machine has. `memory.high` counts as a limit: above it one only crawls.
+    /// The memory available to this service: the smallest limit on the path of its group, and never
+    /// more than the machine has. `memory.high` counts as a limit, because the kernel throttles a
+    /// group above it.
     pub fn available(&self, proc: &Proc) -> Result<Bytes, ProcError> {
         let machine = proc.mem_total()?;
-        let limits = self.limits.iter().flat_map(Place::limits);
+        let limits = self
+            .limits
+            .iter()
+            .flat_map(|place| place.version.backend().limits(place));
         Ok(limits.fold(machine, Ord::min))
     }
 
-    fn add(&mut self, place: Place, is_read_only: bool, obstacles: &mut Vec<Obstacle>) {
-        let has_memory = place.has_memory();
+    fn add_place(&mut self, place: Place, is_read_only: bool, obstacles: &mut Vec<Obstacle>) {
+        let has_memory = place.version.backend().has_memory(&place);
         // A hierarchy may be mounted twice.
         if has_memory && !self.limits.contains(&place) {
             self.limits.push(place.clone());
@@ -124,7 +110,7 @@ impl Found {
 }
 
 impl Place {
-    /// Our group and those above it, nearest first.
+    /// Our group and the groups above it, the nearest first.
     pub(super) fn path(&self) -> impl Iterator<Item = &Path> {
         let top = &self.top;
         self.own
@@ -132,20 +118,12 @@ impl Place {
             .take_while(move |dir| dir.starts_with(top))
     }
 
-    /// The memory controller works in this hierarchy.
-    fn has_memory(&self) -> bool {
-        match self.version {
-            Version::V1 => true,
-            Version::V2 => self.path().any(controls_memory),
-        }
-    }
-
-    /// Groups may be made in our own one, or, where it is version 2, in one above.
+    /// Whether groups can be made in our own group, or, in version 2, in a group above it.
     fn writable(&self, is_read_only: bool) -> Result<(), Obstacle> {
         if is_read_only {
             return Err(Obstacle {
                 why: format!("{} at {} is read-only", self.version, self.top.display()),
-                how: "give the container its own writable one, with cgroup v2: `docker run \
+                how: "give the container its own writable hierarchy, with cgroup v2: `docker run \
                       --security-opt writable-cgroups=true` (28 or later), `podman run \
                       --security-opt unmask=/sys/fs/cgroup`; in Kubernetes a runtime class of \
                       containerd 2.1 or later with `cgroup_writable = true`; or `--privileged` \
@@ -163,7 +141,7 @@ impl Place {
         }
         Err(Obstacle {
             why: format!(
-                "the {} group {} is not ours to divide",
+                "no permission to make groups in the {} group {}",
                 self.version,
                 self.own.display()
             ),
@@ -172,43 +150,20 @@ impl Place {
                 .to_owned(),
         })
     }
-
-    /// The limits on memory on our way up.
-    fn limits(&self) -> Vec<Bytes> {
-        if self.version == Version::V1 {
-            // The smallest on the way up, those above what is mounted here included.
-            let path = self.own.join("memory.stat");
-            let smallest = files::entry_of(&path, "hierarchical_memory_limit");
-            return smallest.into_iter().map(Bytes).collect();
-        }
-        self.path().flat_map(limits_of).collect()
-    }
 }
 
-/// The limits of one version 2 group. The root has none, nor has a group without the controller.
-pub(super) fn limits_of(dir: &Path) -> impl Iterator<Item = Bytes> {
-    let files = [dir.join("memory.max"), dir.join("memory.high")];
-    files
-        .into_iter()
-        .filter_map(|file| files::limit(&file).ok().flatten())
-}
-
-/// The memory controller may be handed on from this version 2 group.
-fn controls_memory(dir: &Path) -> bool {
-    files::has_word(&dir.join("cgroup.controllers"), "memory")
-}
-
-/// A line of `mountinfo` that is about control groups.
+/// A line of `mountinfo` for control groups.
 struct Mount {
     version: Version,
-    /// The group that is mounted, as seen from our namespace.
+    /// The mounted group, as seen in our namespace.
     root: PathBuf,
+    /// The directory where it is mounted.
     point: PathBuf,
     is_read_only: bool,
 }
 
 impl Mount {
-    /// Where we are in it; `Ok(None)` if that folder is not there.
+    /// Our place in it; `Ok(None)` if that directory does not exist.
     fn place(&self, groups: &str) -> Result<Option<Place>, Obstacle> {
         let Some(group) = own_group(groups, self.version) else {
             return Ok(None);
@@ -218,7 +173,7 @@ impl Mount {
         let (Ok(below), false, false) = (below, climbs(&self.root), climbs(&group)) else {
             return Err(Obstacle {
                 why: format!(
-                    "{} at {} shows {}, and we are in {}: it was mounted for another namespace",
+                    "{} at {} shows {}, but our group is {}: it was mounted for another namespace",
                     self.version,
                     self.point.display(),
                     self.root.display(),
@@ -240,20 +195,17 @@ impl Mount {
     }
 }
 
-/// Our group in the hierarchy of version 2, or of version 1's memory controller.
+/// Our group in the hierarchy of this version that may have the memory controller.
 fn own_group(groups: &str, version: Version) -> Option<PathBuf> {
     groups.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
         let (controllers, path) = (parts.next()?, parts.next()?);
-        let is_it = match version {
-            Version::V1 => controllers.split(',').any(|name| name == "memory"),
-            Version::V2 => controllers.is_empty(),
-        };
+        let is_it = version.backend().is_listed(controllers);
         is_it.then(|| PathBuf::from(path))
     })
 }
 
-/// `36 35 98:0 /root /point rw,noatime shared:1 - cgroup2 cgroup2 rw,nsdelegate` (proc(5)).
+/// Parses `36 35 98:0 /root /point rw,noatime shared:1 - cgroup2 cgroup2 rw,nsdelegate` (proc(5)).
 fn parse_mount(line: &str) -> Option<Mount> {
     let (before, after) = line.split_once(" - ")?;
     let mut fields = before.split(' ').skip(3);
@@ -261,11 +213,9 @@ fn parse_mount(line: &str) -> Option<Mount> {
     let mut fields = after.split(' ');
     let (kind, super_options) = (fields.next()?, fields.nth(1)?);
     let has = |options: &str, name| options.split(',').any(|option| option == name);
-    let version = match kind {
-        "cgroup2" => Version::V2,
-        "cgroup" if has(super_options, "memory") => Version::V1,
-        _ => return None,
-    };
+    let version = Version::ALL
+        .into_iter()
+        .find(|version| version.backend().is_mounted(kind, super_options))?;
     Some(Mount {
         version,
         root: unescape(root).into(),
@@ -274,7 +224,7 @@ fn parse_mount(line: &str) -> Option<Mount> {
     })
 }
 
-/// Blanks and the like are written as `\040` there.
+/// Decodes blanks and other characters, which are written as `\040` and the like.
 fn unescape(text: &str) -> String {
     [
         (r"\040", " "),
@@ -294,13 +244,13 @@ mod tests {
 
     use super::*;
 
-    /// A machine whose `/sys/fs/cgroup` is below a temporary folder.
+    /// A machine whose `/sys/fs/cgroup` is below a temporary directory.
     struct Machine {
         root: tempfile::TempDir,
     }
 
     impl Machine {
-        /// `ROOT` in the mounts becomes the folder; it holds these files.
+        /// `ROOT` in the mounts stands for the temporary directory, which has these files.
         fn new(groups: &str, mounts: &str, files: &[(&str, &str)]) -> Self {
             let root = tempfile::tempdir().unwrap();
             let mounts = mounts.replace("ROOT", root.path().to_str().unwrap());
@@ -332,7 +282,7 @@ mod tests {
             self.found().available(&self.proc()).unwrap()
         }
 
-        /// The group's version and its folder below the machine's.
+        /// The group's version, and its path below the temporary directory.
         fn own(&self, place: Option<&Place>) -> Option<(Version, String)> {
             let place = place?;
             let own = place.own.strip_prefix(self.root.path()).unwrap();
@@ -340,7 +290,7 @@ mod tests {
         }
     }
 
-    /// The lines of a hybrid machine, as they are.
+    /// The lines of a hybrid machine.
     const HYBRID: &str = "\
 31 23 0:28 / ROOT rw,relatime - tmpfs tmpfs rw,mode=755
 32 31 0:29 / ROOT/cpu rw,relatime - cgroup cgroup rw,cpu
@@ -351,7 +301,7 @@ mod tests {
     const STAT: &str = "cache 0\nhierarchical_memory_limit 1073741824\ntotal_rss 0\n";
 
     #[test]
-    fn a_hybrid_machine_limits_by_version_1_and_kills_by_version_2() {
+    fn a_hybrid_machine_limits_with_version_1_and_kills_with_version_2() {
         let machine = Machine::new(
             "9:name=systemd:/\n4:memory:/a/b\n1:cpu:/\n0::/c\n",
             HYBRID,
@@ -371,7 +321,7 @@ mod tests {
         assert_eq!(machine.available(), Bytes::mib(1024));
     }
 
-    /// systemd's machine; blanks in a path are escaped.
+    /// A machine with systemd; blanks in a path are escaped.
     const UNIFIED: &str = "26 23 0:23 / ROOT/my\\040groups rw,nosuid shared:4 - \
         cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
 
@@ -395,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unified_machine_limits_and_kills_by_version_2() {
+    fn a_unified_machine_limits_and_kills_with_version_2() {
         let machine = unified(&[]);
         let found = machine.found();
         let own = "my groups/system.slice/web.service".to_owned();
@@ -404,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_may_have_is_the_smallest_limit_on_the_way_up() {
+    fn available_memory_is_the_smallest_limit_on_the_path() {
         assert_eq!(unified(&[]).available(), Bytes::mib(2048));
         let slice = ("my groups/system.slice/memory.max", "1073741824\n");
         assert_eq!(unified(&[slice]).available(), Bytes::mib(1024));
@@ -431,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_only_mount_still_tells_its_limit() {
+    fn the_limit_of_a_read_only_mount_is_read() {
         let mounts = "35 31 0:32 / ROOT/groups ro,nosuid - cgroup2 cgroup rw\n";
         let machine = Machine::new(
             "0::/\n",
@@ -450,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_of_another_namespace_is_named_as_such() {
+    fn a_mount_of_another_namespace_is_reported() {
         for (group, root) in [("/", "/.."), ("/../other", "/"), ("/a", "/b")] {
             let machine = Machine::new(
                 &format!("0::{group}\n"),
@@ -463,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_the_controller_says_so() {
+    fn a_machine_without_the_memory_controller_is_reported() {
         let machine = Machine::new(
             "0::/\n",
             "35 31 0:32 / ROOT/groups rw - cgroup2 cgroup rw\n",
@@ -475,7 +425,7 @@ mod tests {
         let found = machine.found();
         let expected = Some((Version::V2, "groups".to_owned()));
         assert_eq!(machine.own(found.tree.as_ref()), expected);
-        assert!(found.obstacle.unwrap().why.contains("no hierarchy"));
+        assert!(found.obstacle.unwrap().why.contains("memory controller"));
         assert_eq!(machine.available(), Bytes::mib(2048));
     }
 }

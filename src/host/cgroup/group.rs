@@ -1,4 +1,4 @@
-//! One worker's group: its cap, its figures, its wire, its processes and its end.
+//! One worker's group: its cap, its memory, its threshold, its processes and its end.
 
 use std::{
     fs::File,
@@ -8,37 +8,62 @@ use std::{
 
 use nix::sys::epoll::EpollFlags;
 
-use super::{CgroupError, Memory, files, oom::Counts, tree, tree::Tree};
+use serde::{Deserialize, Serialize};
+
+use super::{CgroupError, Version, backend::Memory, files, oom::Counts, tree};
 use crate::units::Bytes;
 
-/// A group below the service's own. Where no hierarchy is available it is only a name: it holds
-/// nobody ([`Group::holds_processes`]) and has no figures.
+/// A directory of ours in one hierarchy.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Folder {
+    pub(super) version: Version,
+    pub(super) dir: PathBuf,
+    /// Whether memory is limited here.
+    pub(super) has_memory: bool,
+}
+
+impl Folder {
+    /// A folder without the memory controller.
+    pub(super) const fn new(version: Version, dir: PathBuf) -> Self {
+        Self {
+            version,
+            dir,
+            has_memory: false,
+        }
+    }
+
+    /// The directory in a unified hierarchy.
+    pub(super) fn unified(folders: &[Self]) -> Option<&Path> {
+        let is_unified = |folder: &&Self| folder.version.backend().is_unified();
+        Some(&folders.iter().find(is_unified)?.dir)
+    }
+}
+
+/// A group below the service's own. If no hierarchy is available it is only a name: it has no
+/// processes ([`Group::holds_processes`]) and no figures.
 #[derive(Debug)]
 pub struct Group {
     pub(super) name: String,
-    /// Its folder in a version 1 hierarchy.
-    pub(super) v1: Option<PathBuf>,
-    /// Its folder in a version 2 hierarchy, with the memory controller or without.
-    pub(super) v2: Option<Tree>,
+    /// Its directory in each hierarchy, the unified one last.
+    pub(super) folders: Vec<Folder>,
     pub(super) memory: Option<Box<dyn Memory>>,
-    /// What the OOM killer had done when it was last asked for.
+    /// The kills of the OOM killer, as of the last check.
     pub(super) seen: Counts,
 }
 
 impl Group {
-    /// No group at all.
+    /// A group that exists in no hierarchy.
     pub fn nowhere(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            v1: None,
-            v2: None,
+            folders: Vec::new(),
             memory: None,
             seen: Counts::default(),
         }
     }
 
-    /// Moves a process in, with all its threads. What it has touched before stays charged to the
-    /// group it comes from, and its children stay where they are.
+    /// Moves a process into the group, with all its threads. Memory that it has touched before
+    /// stays charged to its earlier group, and its children stay where they are.
     pub fn add(&mut self, pid: i32) -> Result<(), CgroupError> {
         let pid = pid.to_string();
         self.procs_files()
@@ -46,15 +71,24 @@ impl Group {
             .try_for_each(|file| files::write(file, &pid))
     }
 
-    /// Its folder in a version 2 hierarchy, if there is one: a process can be born there (clone(2),
-    /// `CLONE_INTO_CGROUP`).
-    pub fn birthplace(&self) -> Option<OwnedFd> {
-        let dir = &self.v2.as_ref()?.dir;
+    /// Moves these processes into the group. Processes that have ended meanwhile are left out.
+    pub fn add_those_left(&mut self, pids: Vec<i32>) -> Result<(), CgroupError> {
+        pids.into_iter().try_for_each(|pid| {
+            let added = self.add(pid);
+            added.or_else(|error| if error.is_gone() { Ok(()) } else { Err(error) })
+        })
+    }
+
+    /// Its directory in a unified hierarchy, if there is one. A process can be created in it
+    /// (clone(2), `CLONE_INTO_CGROUP`).
+    pub fn unified_fd(&self) -> Option<OwnedFd> {
+        let dir = Folder::unified(&self.folders)?;
         File::open(dir).ok().map(OwnedFd::from)
     }
 
-    /// Lets the kernel hold a cap, `swap` of it on disk at most; `None` takes either away. Says
-    /// which limit is in force: a higher one, where the group holds more than that already.
+    /// Makes the kernel enforce a cap, at most `swap` of it in swap. `None` removes either limit.
+    /// Returns the limit in force, which is higher than the cap if the group has more memory
+    /// already.
     pub fn set_cap(
         &mut self,
         cap: Option<Bytes>,
@@ -63,105 +97,105 @@ impl Group {
         self.memory()?.set_cap(cap, swap)
     }
 
-    /// Lets it be so many processes and threads. The controller must have been handed on.
+    /// Limits the number of its processes and threads. The controller must be enabled.
     pub fn set_pids(&self, max: u64) -> Result<(), CgroupError> {
-        let dir = self.v2.as_ref().map(|tree| tree.dir.join("pids.max"));
-        dir.map_or(Ok(()), |file| files::write(&file, &max.to_string()))
+        let file = Folder::unified(&self.folders).map(|dir| dir.join("pids.max"));
+        file.map_or(Ok(()), |file| files::write(&file, &max.to_string()))
     }
 
-    /// Stretches a wire at `room` above the charge of now, in place of an earlier one. Gives
-    /// [`Group::wire_fd`] a new file.
-    pub fn arm(&mut self, room: Bytes) -> Result<(), CgroupError> {
+    /// Sets a threshold at `room` above the current charge, and removes an earlier one.
+    /// [`Group::threshold_fd`] is a new descriptor then.
+    pub fn set_threshold(&mut self, room: Bytes) -> Result<(), CgroupError> {
         match &mut self.memory {
-            Some(memory) => memory.arm(room),
+            Some(memory) => memory.set_threshold(room),
             None => Err(self.no_memory()),
         }
     }
 
-    /// The wire was touched since it was armed. It is gone then and must be armed again; false for
-    /// a false alarm, and when the group has ended.
-    pub fn take_wire(&mut self) -> bool {
+    /// Whether the threshold was crossed since it was set. If so it is removed, and must be set
+    /// again. False for a false alarm, and if the group has ended.
+    pub fn take_threshold(&mut self) -> bool {
         self.memory
             .as_mut()
-            .is_some_and(|memory| memory.take_wire())
+            .is_some_and(|memory| memory.take_threshold())
     }
 
-    /// What the two files below are waited for with; EPOLLIN in version 1, EPOLLPRI in version 2.
+    /// The events to wait for on the two descriptors below: EPOLLIN in version 1, EPOLLPRI in
+    /// version 2.
     pub fn interest(&self) -> EpollFlags {
         let memory = self.memory.as_ref();
         memory.map_or_else(EpollFlags::empty, |memory| memory.interest())
     }
 
-    /// Answered by [`Group::take_wire`]. A new file with each arming, closed once it was touched.
-    pub fn wire_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.memory.as_ref()?.wire_fd()
+    /// The descriptor of the threshold. After an event, call [`Group::take_threshold`]. Each
+    /// threshold has a new descriptor, which is closed when the threshold is crossed.
+    pub fn threshold_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.memory.as_ref()?.threshold_fd()
     }
 
-    /// Answered by [`super::Groups::oom`]. Version 1 wakes every group below the limit that was
-    /// hit, version 2 also wakes for other events of memory.
+    /// The descriptor for the OOM killer. After an event, call [`super::Groups::oom`]. Version 1
+    /// wakes every group below the limit that was hit, and version 2 also wakes for other events of
+    /// memory.
     pub fn oom_fd(&self) -> Option<BorrowedFd<'_>> {
         self.memory.as_ref()?.oom_fd()
     }
 
-    /// It has a cap, and at a limit the kernel kills one of its processes and not all of them.
+    /// Whether it has a cap at which the kernel kills one of its processes, and not all of them.
     pub fn loses_single_processes(&self) -> bool {
         let memory = self.memory.as_ref();
         memory.is_some_and(|memory| memory.loses_single_processes())
     }
 
-    /// What it is charged with, page cache included.
+    /// Its charge, including page cache.
     pub fn usage(&self) -> Option<Bytes> {
         self.memory.as_ref()?.usage().ok()
     }
 
-    /// What it is charged with and the kernel cannot take back: no page cache.
+    /// Its charge without page cache: the memory that the kernel cannot take back.
     pub fn held(&self) -> Option<Bytes> {
         self.memory.as_ref()?.held().ok()
     }
 
-    /// Anonymous pages and shared memory that it is charged with.
+    /// The anonymous pages and the shared memory charged to it.
     pub fn charged(&self) -> Option<(Bytes, Bytes)> {
         self.memory.as_ref()?.charged().ok()
     }
 
-    /// The highest the charge ever was, where the kernel keeps it.
+    /// The highest charge so far, if the kernel records it.
     pub fn peak(&self) -> Option<Bytes> {
         self.memory.as_ref()?.peak()
     }
 
-    /// Its processes are known to the kernel as a whole.
+    /// Whether the group exists, so that the kernel knows its processes.
     pub fn holds_processes(&self) -> bool {
-        self.v1.is_some() || self.v2.is_some()
+        !self.folders.is_empty()
     }
 
-    /// Adds all its processes to `into`, in no order.
+    /// Adds all its processes to `into`, in no particular order.
     pub fn pids(&self, into: &mut Vec<i32>) -> Result<(), CgroupError> {
-        if let Some(v2) = &self.v2 {
-            return v2.pids(into);
-        }
-        if let Some(v1) = &self.v1 {
-            into.extend(files::pids(&files::read(&v1.join("cgroup.procs"))?));
+        if let Some(dir) = self.dirs().last() {
+            into.extend(files::pids(&files::read(&dir.join("cgroup.procs"))?));
         }
         Ok(())
     }
 
-    /// Into each of these a process that is to live here writes `0` before its execve(2).
+    /// A process enters the group by writing `0` into each of these files before its execve(2).
     pub fn procs_files(&self) -> Vec<PathBuf> {
         self.dirs().map(|dir| dir.join("cgroup.procs")).collect()
     }
 
-    /// SIGKILL for all its processes. They are not gone yet when this returns.
+    /// Sends SIGKILL to all its processes. They may still be ending when this returns.
     pub fn kill(&self) -> Result<(), CgroupError> {
-        // Any of the two folders holds all of them, and the second may kill at one blow.
+        // Each directory has all processes; the unified one can kill all at once.
         self.dirs().last().map_or(Ok(()), tree::kill_all)
     }
 
-    /// Nobody lives in it.
+    /// Whether no process is in it.
     pub fn is_empty(&self) -> bool {
         self.dirs().all(tree::is_empty)
     }
 
-    /// Removes it. Fails while somebody lives in it, and may be tried again.
+    /// Removes it. Fails while a process is in it, and can be tried again.
     pub fn remove(&self) -> Result<(), CgroupError> {
         self.dirs().try_for_each(files::remove)
     }
@@ -176,8 +210,13 @@ impl Group {
         }
     }
 
+    /// Whether swap is counted in it.
+    pub(super) fn counts_swap(&self) -> bool {
+        let mut folders = self.folders.iter();
+        folders.any(|folder| folder.version.backend().counts_swap(&folder.dir))
+    }
+
     pub(super) fn dirs(&self) -> impl Iterator<Item = &Path> {
-        let v2 = self.v2.as_ref().map(|tree| tree.dir.as_path());
-        self.v1.as_deref().into_iter().chain(v2)
+        self.folders.iter().map(|folder| folder.dir.as_path())
     }
 }

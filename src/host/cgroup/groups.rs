@@ -1,76 +1,70 @@
-//! The service's own part of the hierarchies: its budget, and a group for each worker in it.
+//! The service's own part of the hierarchies: its budget, and the groups of its workers.
 //!
-//! `OWN/supervise-NAME.PID/` holds the workers' groups and carries the budget; `OWN` is the group
-//! we were started in. We stay outside of it. In version 2 a group with processes cannot hand on
-//! controllers (`cgroup-v2.rst`, "No Internal Process Constraint"), so we go to `OWN/supervisor`.
+//! `OWN/supervise-NAME.PID/` contains the workers' groups and has the budget; `OWN` is the group
+//! that we were started in. We are not in it. In version 2 a group with processes cannot enable
+//! controllers for its children (`cgroup-v2.rst`, "No Internal Process Constraint"), so we move to
+//! `OWN/supervisor`.
 
 use std::{
     fs::File,
     os::fd::{AsRawFd as _, RawFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CgroupError, Found, Group, Memory, Obstacle, Place, Pressure, Version,
-    divide::{beside, divide, hand_on, undivide},
+    CgroupError, Found, Group, Obstacle, Place, Pressure,
+    backend::{Backend, Base, Calls},
+    divide::{enable_controller, undivide},
     files,
+    group::Folder,
     oom::{Counts, after_one, judge},
-    owner,
-    tree::{self, Tree},
-    v1::{self, V1},
-    v2::{self, V2},
+    owner, tree,
 };
 use crate::{
-    supervisor::event::{CapMechanism, Oom},
+    supervisor::input::{CapMechanism, Contents, Oom},
     units::Bytes,
 };
 
 /// All groups of one service.
 #[derive(Debug)]
 pub struct Groups {
-    /// Our folder in a version 1 hierarchy, with the memory controller.
-    pub(super) v1: Option<PathBuf>,
-    /// Our folder in a version 2 hierarchy, with the memory controller or without.
-    pub(super) v2: Option<PathBuf>,
-    /// In which of them memory can be limited.
-    pub(super) memory: Option<Version>,
-    /// Version 1: who called the OOM killer, our budget or a limit above it.
-    pub(super) calls: Option<(v1::Calls, v1::Calls)>,
-    /// The version 2 group that we left for a leaf of it.
+    /// Our directories: the one with the memory controller, and the one in the unified hierarchy.
+    pub(super) folders: Vec<Folder>,
+    /// Counts the calls of the OOM killer by our budget, and by a limit above it.
+    pub(super) calls: Option<Box<dyn Calls>>,
+    /// The group that we left for a leaf of it.
     pub(super) divided: Option<PathBuf>,
     pub(super) pid: i32,
     pub(super) obstacle: Option<Obstacle>,
     pub(super) trial: Trial,
-    /// The locks on our folders, which show that they are in use.
+    /// The locks on our directories, which show that they are in use.
     pub(super) locks: Vec<File>,
 }
 
-/// What was tried and held.
+/// Which features worked in a trial.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Trial {
     /// A cap on one group.
     pub cap: bool,
-    /// With it, how much of it may be swap.
+    /// Together with the cap, how much of it may be swap.
     pub swap: bool,
     /// A cap on all groups together.
     pub budget: bool,
-    /// A trip wire.
-    pub wire: bool,
-    /// The end of a whole group at one blow.
+    /// A threshold.
+    pub threshold: bool,
+    /// Killing a whole group at once.
     pub kill: bool,
 }
 
 impl Groups {
-    /// Makes the service's groups and tries them out. What cannot be had is left out, and said by
-    /// [`Groups::obstacle`]. Call it before anything else is started: in version 2 our process must
-    /// be the only one in its group.
+    /// Makes the service's groups and tries them out. An unavailable feature is left out, and
+    /// [`Groups::obstacle`] has the reason. Call it before anything else is started: in version 2
+    /// our process must be the only one in its group.
     pub fn create(found: &Found, name: &str, pid: i32) -> Self {
         let mut groups = Self {
-            v1: None,
-            v2: None,
-            memory: None,
+            folders: Vec::new(),
             calls: None,
             divided: None,
             pid,
@@ -81,95 +75,108 @@ impl Groups {
         if let Some(place) = &found.memory
             && let Err(error) = groups.make(place, name)
         {
-            groups.memory = None;
             groups.obstacle = Some(Obstacle {
                 why: error.to_string(),
-                how: "nobody else may live in our group: start with `systemd-run --scope \
+                how: "no other process may be in our group: start with `systemd-run --scope \
                       -p Delegate=yes supervise …`, or in a unit with `Delegate=yes`"
                     .to_owned(),
             });
         }
-        if groups.v2.is_none()
+        if groups.unified().is_none()
             && let Some(place) = found.tree.as_ref().or(found.memory.as_ref())
-            && place.version == Version::V2
+            && place.version.backend().is_unified()
+            // Without it, a tree is killed by one signal for each process, so this is not an error.
+            && let Ok(dir) = groups.make_folder(&place.own, name)
         {
-            // Without it, a tree is ended by one signal for each process: no reason to fail.
-            groups.v2 = groups.make_folder(&place.own, name).ok();
+            groups.folders.push(Folder::new(place.version, dir));
         }
         groups.trial = groups.try_out();
         groups
     }
 
-    /// Lets the kernel hold a limit over all groups together; `None` takes it away.
+    /// Our directory with the memory controller, and its backend.
+    pub(super) fn memory(&self) -> Option<(&'static dyn Backend, &Path)> {
+        let folder = self.folders.iter().find(|folder| folder.has_memory)?;
+        Some((folder.version.backend(), &folder.dir))
+    }
+
+    /// Our directory in a unified hierarchy.
+    fn unified(&self) -> Option<&Path> {
+        Folder::unified(&self.folders)
+    }
+
+    /// Makes the kernel limit all groups together; `None` removes the limit.
     pub fn set_budget(&mut self, budget: Option<Bytes>) -> Result<(), CgroupError> {
-        match (self.memory, &self.v1, &self.v2) {
-            (Some(Version::V1), Some(dir), _) => v1::set_limits(dir, budget, None),
-            (Some(Version::V2), _, Some(dir)) => {
-                files::write(&dir.join("memory.max"), &v2::text(budget))
-            }
-            _ => Err(CgroupError::NoMemory {
+        match self.memory() {
+            Some((backend, dir)) => backend.set_budget(dir, budget),
+            None => Err(CgroupError::NoMemory {
                 name: "of the service".to_owned(),
             }),
         }
     }
 
-    /// What all groups together are charged with and cannot give back: anonymous pages, and shared
-    /// memory with what lies in a tmpfs. Page cache is not counted.
+    /// The memory of all groups together that cannot be taken back: anonymous pages, and shared
+    /// memory including the files of a tmpfs. Page cache is not counted.
     pub fn held(&self) -> Option<Bytes> {
-        let (dir, names) = match self.memory? {
-            Version::V1 => (self.v1.as_ref()?, ["total_rss", "total_shmem"]),
-            Version::V2 => (self.v2.as_ref()?, ["anon", "shmem"]),
-        };
-        let text = files::read(&dir.join("memory.stat")).ok()?;
-        let [anon, shared] = names.map(|name| files::entry(&text, name).unwrap_or(0));
-        Some(Bytes(anon.saturating_add(shared)))
+        let (backend, dir) = self.memory()?;
+        backend.held(dir)
     }
 
-    /// Hears of pressure on all groups together, where the kernel tells it of groups.
+    /// The part of it that is not memory of a single process.
+    pub fn contents(&self) -> Option<Contents> {
+        let (backend, dir) = self.memory()?;
+        backend.contents(dir)
+    }
+
+    /// Watches memory pressure on all groups together, if the kernel reports it for groups.
     pub fn watch_pressure(&self) -> Option<Pressure> {
-        Pressure::watch(&self.v2.as_ref()?.join("memory.pressure")).ok()
+        Pressure::watch(&self.unified()?.join("memory.pressure")).ok()
     }
 
-    /// Hands a further controller on to the groups of workers. Only version 2 has one tree for all.
+    /// Enables a further controller for the groups of workers. This needs version 2, with its one
+    /// tree for all controllers.
     pub fn enable(&self, controller: &str) -> Result<(), CgroupError> {
         let none = || {
             CgroupError::NoPlace(Obstacle {
-                why: "no group of version 2 is ours".to_owned(),
+                why: "the service has no cgroup v2 group".to_owned(),
                 how: "it needs cgroup v2 and a delegated group".to_owned(),
             })
         };
-        let dir = self.v2.as_ref().ok_or_else(none)?;
+        let dir = self.unified().ok_or_else(none)?;
         let above = dir.parent().ok_or_else(none)?;
-        [above, dir.as_path()]
+        [above, dir]
             .iter()
-            .try_for_each(|dir| hand_on(dir, controller))
+            .try_for_each(|dir| enable_controller(dir, controller))
     }
 
-    /// The share of the processor that all groups together have beside their neighbours.
+    /// Sets the share of the processor for all groups together, relative to their neighbours.
     pub fn set_cpu_weight(&self, weight: u64) -> Result<(), CgroupError> {
         self.enable("cpu")?;
-        let dir = self.v2.iter();
-        let mut files = dir.map(|dir| dir.join("cpu.weight"));
+        let dir = self.unified();
+        let mut files = dir.into_iter().map(|dir| dir.join("cpu.weight"));
         files.try_for_each(|file| files::write(&file, &weight.to_string()))
     }
 
-    /// Makes the group of that name, or takes it over.
+    /// Makes the group of that name, or uses the existing one.
     pub fn leaf(&self, name: &str) -> Result<Group, CgroupError> {
-        let make = |service: &PathBuf| {
-            let dir = service.join(name);
-            files::make(&dir).map(|()| dir)
+        let make = |service: &Folder| {
+            let dir = service.dir.join(name);
+            files::make(&dir).map(|()| Folder {
+                dir,
+                ..service.clone()
+            })
         };
-        let v1 = self.v1.as_ref().map(make).transpose()?;
-        let v2 = self.v2.as_ref().map(make).transpose()?;
-        let memory: Option<Box<dyn Memory>> = match (self.memory, &v1, &v2) {
-            (Some(Version::V1), Some(dir), _) => Some(Box::new(V1::open(dir.clone())?)),
-            (Some(Version::V2), _, Some(dir)) => Some(Box::new(V2::open(dir.clone())?)),
-            _ => None,
-        };
+        let folders: Vec<_> = self.folders.iter().map(make).collect::<Result<_, _>>()?;
+        let open = |folder: &Folder| folder.version.backend().open(&folder.dir);
+        let with_memory = folders.iter().find(|folder| folder.has_memory);
+        let memory = with_memory.map(open).transpose()?;
+        // Fails early if there is no such group.
+        if let Some(dir) = Folder::unified(&folders) {
+            files::read(&dir.join("cgroup.procs"))?;
+        }
         let mut group = Group {
             name: name.to_owned(),
-            v1,
-            v2: v2.map(Tree::open).transpose()?,
+            folders,
             memory,
             seen: Counts::default(),
         };
@@ -177,35 +184,40 @@ impl Groups {
         Ok(group)
     }
 
-    /// As [`Groups::oom`], but a later call still gets the same answer.
+    /// Like [`Groups::oom`], but a later call still gets the same answer.
     pub fn oom_so_far(&self, group: &Group) -> Oom {
         let now = self.count(group).unwrap_or(group.seen);
-        judge(group.seen, now, self.memory == Some(Version::V1))
+        judge(group.seen, now, self.nests_calls())
     }
 
-    /// Whether the OOM killer ended somebody in a group whose end was not asked about yet, and why.
+    /// Whether and why the OOM killer killed a process in this group, for an end that was not
+    /// checked yet.
     pub fn oom(&self, group: &mut Group) -> Oom {
         let now = self.count(group).unwrap_or(group.seen);
-        let oom = judge(group.seen, now, self.memory == Some(Version::V1));
+        let oom = judge(group.seen, now, self.nests_calls());
         group.seen = after_one(group.seen, now);
         oom
     }
 
-    /// SIGKILL for everybody in all groups. They are not gone yet when this returns.
-    pub fn kill_all(&self) -> Result<(), CgroupError> {
-        self.v2
-            .iter()
-            .chain(&self.v1)
-            .try_for_each(|dir| tree::kill_all(dir))
+    fn nests_calls(&self) -> bool {
+        let memory = self.memory();
+        memory.is_some_and(|(backend, _)| backend.nests_calls())
     }
 
-    /// Nobody lives in any group.
+    /// Sends SIGKILL to all processes in all groups. They may still be ending when this returns.
+    pub fn kill_all(&self) -> Result<(), CgroupError> {
+        // The unified one first, because it can kill all at once.
+        let mut dirs = self.folders.iter().rev().map(|folder| &folder.dir);
+        dirs.try_for_each(|dir| tree::kill_all(dir))
+    }
+
+    /// Whether no process is in any group.
     pub fn is_empty(&self) -> bool {
         self.dirs().all(|dir| tree::is_empty(dir))
     }
 
-    /// Removes all groups and puts us back where we came from. What it returns could not be
-    /// removed, because somebody still lives in it: try again.
+    /// Removes all groups, and moves us back to our first group. Returns the groups that could not
+    /// be removed because a process is in them: try again.
     pub fn remove_all(&mut self) -> Vec<PathBuf> {
         let mut left = Vec::new();
         self.dirs().for_each(|dir| tree::remove_all(dir, &mut left));
@@ -217,56 +229,55 @@ impl Groups {
         left
     }
 
-    /// What holds a cap.
+    /// The mechanism that enforces a cap.
     pub fn caps(&self) -> CapMechanism {
-        match self.memory.filter(|_| self.trial.cap) {
-            Some(Version::V1) => CapMechanism::CgroupV1,
-            Some(Version::V2) => CapMechanism::CgroupV2,
-            None => CapMechanism::Rlimit,
-        }
+        let memory = self.memory().filter(|_| self.trial.cap);
+        memory.map_or(CapMechanism::Rlimit, |(backend, _)| backend.mechanism())
     }
 
-    /// Why no group holds a cap, if none does.
+    /// The files of a cap and of a threshold, for operators; empty if no group enforces a cap.
+    pub fn limit_files(&self) -> [&'static str; 2] {
+        let memory = self.memory().filter(|_| self.trial.cap);
+        memory.map_or([""; 2], |(backend, _)| backend.limit_files())
+    }
+
+    /// Why no group enforces a cap, if none does.
     pub fn obstacle(&self) -> Option<&Obstacle> {
         self.obstacle.as_ref()
     }
 
-    /// What was tried and held.
+    /// Which features worked in the trial.
     pub fn trial(&self) -> Trial {
         self.trial
     }
 
-    /// Makes our folder where memory can be limited.
+    /// Makes our directory in the hierarchy with the memory controller.
     fn make(&mut self, place: &Place, name: &str) -> Result<(), CgroupError> {
-        if place.version == Version::V1 {
-            let dir = self.make_folder(&place.own, name)?;
-            v1::make_hierarchical(&dir)?;
-            let calls = v1::Calls::watch(&dir).ok();
-            self.calls = calls.zip(v1::Calls::watch(&place.own).ok());
-            self.v1 = Some(dir);
-        } else {
-            let base = match divide(&place.own, self.pid) {
-                Ok(divided) => {
-                    self.divided = divided;
-                    place.own.clone()
-                }
-                Err(error) => beside(place).ok_or(error)?,
-            };
-            let dir = self.make_folder(&base, name)?;
-            self.v2 = Some(dir.clone());
-            files::write(&dir.join("cgroup.subtree_control"), "+memory")?;
+        let backend = place.version.backend();
+        let Base { dir, divided } = backend.make_base(place, self.pid)?;
+        self.divided = divided;
+        let dir = self.make_folder(&dir, name)?;
+        let prepared = backend.prepare(&dir);
+        let has_memory = prepared.is_ok();
+        // Without the controller it is still useful to kill.
+        if has_memory || backend.is_unified() {
+            self.calls = backend.watch_calls(&dir).filter(|_| has_memory);
+            self.folders.push(Folder {
+                version: place.version,
+                dir,
+                has_memory,
+            });
         }
-        self.memory = Some(place.version);
-        Ok(())
+        prepared
     }
 
-    fn make_folder(&mut self, base: &std::path::Path, name: &str) -> Result<PathBuf, CgroupError> {
+    fn make_folder(&mut self, base: &Path, name: &str) -> Result<PathBuf, CgroupError> {
         let (dir, lock) = owner::make(base, name, self.pid)?;
         self.locks.extend(lock);
         Ok(dir)
     }
 
-    /// Descriptors that stay open for a successor.
+    /// The descriptors that stay open for the new binary.
     pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
         self.locks.iter().map(|lock| lock.as_raw_fd())
     }
@@ -276,10 +287,10 @@ impl Groups {
         let Ok(mut group) = self.leaf("trial") else {
             return trial;
         };
-        // No machine has so much, so nobody is hurt.
+        // A limit far above the memory of any machine, so that it has no effect.
         let huge = Bytes(1 << 50);
         let cap = group.set_cap(Some(huge), Some(Bytes::ZERO));
-        if self.memory.is_some()
+        if self.memory().is_some()
             && let Err(error) = &cap
         {
             self.obstacle = Some(Obstacle {
@@ -288,14 +299,11 @@ impl Groups {
             });
         }
         trial.cap = cap.is_ok();
-        trial.swap = trial.cap
-            && group
-                .dirs()
-                .any(|dir| dir.join("memory.swap.max").exists() || dir.join(MEMSW).exists());
+        trial.swap = trial.cap && group.counts_swap();
         trial.budget = self.set_budget(Some(huge)).is_ok() && self.set_budget(None).is_ok();
-        trial.wire = group.arm(Bytes::mib(1)).is_ok();
+        trial.threshold = group.set_threshold(Bytes::mib(1)).is_ok();
         trial.kill = group.dirs().any(|dir| dir.join("cgroup.kill").exists());
-        // It is empty; should it stay nevertheless, it goes with all others in the end.
+        // The group is empty. If it stays nevertheless, it is removed with all others at the end.
         let _ = group.remove();
         trial
     }
@@ -305,11 +313,8 @@ impl Groups {
             return Ok(Counts::default());
         };
         let ooms = memory.ooms()?;
-        let (budget, above) = match (&self.calls, &self.v2, self.memory) {
-            (Some((budget, above)), ..) => (budget.count(), above.count()),
-            (None, Some(dir), Some(Version::V2)) => (v2::calls(dir)?, 0),
-            _ => (0, 0),
-        };
+        let calls = self.calls.as_ref().map(|calls| calls.counts());
+        let (budget, above) = calls.transpose()?.unwrap_or_default();
         Ok(Counts {
             kills: ooms.kills,
             own: ooms.calls,
@@ -319,17 +324,15 @@ impl Groups {
     }
 
     pub(super) fn dirs(&self) -> impl Iterator<Item = &PathBuf> {
-        self.v1.iter().chain(&self.v2)
+        self.folders.iter().map(|folder| &folder.dir)
     }
 }
 
-const MEMSW: &str = "memory.memsw.limit_in_bytes";
-
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::fs;
 
-    use super::*;
+    use super::{super::Version, *};
 
     const EVENTS: &str = "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n";
 
@@ -341,8 +344,8 @@ mod tests {
         }
     }
 
-    /// A version 2 tree in which the groups are there already, for no file system but the kernel's
-    /// fills a new folder.
+    /// A version 2 tree in which the groups exist already, because only the kernel's file system
+    /// fills a new directory.
     fn tree() -> (tempfile::TempDir, Found) {
         let root = tempfile::tempdir().unwrap();
         let own = root.path().join("own");
@@ -378,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn in_version_2_all_is_written_in_its_words() {
+    fn limits_and_kills_are_written_to_the_files_of_version_2() {
         let (root, found) = tree();
         let now = |name: &str| fs::read_to_string(root.path().join("own").join(name)).unwrap();
         let mut groups = Groups::create(&found, "web", 42);
@@ -388,7 +391,7 @@ mod tests {
             cap: true,
             swap: true,
             budget: true,
-            wire: true,
+            threshold: true,
             kill: true,
         };
         assert_eq!(groups.trial(), all);
@@ -414,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_limit_it_was_is_read_where_each_is_counted() {
+    fn an_oom_is_attributed_to_the_cap_the_budget_or_a_limit_above() {
         let (root, found) = tree();
         let service = root.path().join("own/supervise-web.42");
         let groups = Groups::create(&found, "web", 42);
@@ -436,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn without_any_hierarchy_a_group_is_only_a_name() {
+    fn a_group_without_a_hierarchy_does_nothing() {
         let obstacle = Obstacle {
             why: "nothing is mounted".to_owned(),
             how: "mount it".to_owned(),
@@ -455,7 +458,7 @@ mod tests {
         assert!(!group.holds_processes() && group.is_empty());
         group.add(77).unwrap();
         group.kill().unwrap();
-        assert!(group.usage().is_none() && group.wire_fd().is_none());
+        assert!(group.usage().is_none() && group.threshold_fd().is_none());
         let error = group.set_cap(None, None).unwrap_err().to_string();
         assert!(error.contains("of the group w1"), "{error}");
         group.remove().unwrap();

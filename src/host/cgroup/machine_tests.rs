@@ -1,6 +1,6 @@
-//! Real groups on this machine, in whichever version has its memory controller here.
+//! Real groups on this machine, with the version that has its memory controller.
 //!
-//! Needs root, or a delegated group; without it each test says `NOT RUN` and why.
+//! Needs root, or a delegated group; without it each test prints `NOT RUN` and the reason.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -17,14 +17,15 @@ use nix::{
 
 use super::*;
 use crate::{
-    host::procfs::Proc,
-    supervisor::event::{CapMechanism, Oom},
+    host::memory::procfs::Proc,
+    supervisor::input::{CapMechanism, Oom},
+    units::Bytes,
 };
 
-/// Time for what takes milliseconds, on a machine that has much else to do.
+/// Time limit of operations that take milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Grows by so many mebibytes for each line, and answers each.
+/// For each line, grows by that many mebibytes and answers.
 const GROWS: &str = "
 import sys
 kept = []
@@ -34,7 +35,7 @@ for line in sys.stdin:
     print('grown', flush=True)
 ";
 
-/// Fills the page cache with 60 MiB of a file, for a line with its path.
+/// Reads a path, and fills the page cache with 60 MiB of that file.
 const WRITES: &str = "
 import os, sys
 print('up', flush=True)
@@ -43,7 +44,7 @@ for _ in range(60): os.write(out, b'x' * (1 << 20))
 os.fsync(out); print('written', flush=True); sys.stdin.readline()
 ";
 
-/// A child forks a grandchild that leaves its session, and ends; both sleep.
+/// A child forks a grandchild that leaves its session, and ends; the two others sleep.
 const FORKS_AWAY: &str = "
 import os, sys, time
 if os.fork() == 0:
@@ -56,29 +57,25 @@ os.wait()
 time.sleep(600)
 ";
 
-/// One service's groups, taken away in the end.
+/// The groups of one service, removed at the end.
 struct House {
     groups: Groups,
-    /// In version 2 our own process moves, so one test at a time.
+    /// In version 2 our own process moves, so only one test runs at a time.
     _alone: MutexGuard<'static, ()>,
 }
 
 impl House {
     fn new(name: &str) -> Option<Self> {
         static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let alone = ALONE.lock();
+        let _alone = alone.unwrap_or_else(|poisoned| poisoned.into_inner());
         let found = Found::discover(&Proc::default()).unwrap();
         let groups = Groups::create(&found, name, us());
         if let Some(obstacle) = groups.obstacle() {
             eprintln!("NOT RUN: needs a writable memory controller: {obstacle}");
             return None;
         }
-        Some(Self {
-            groups,
-            _alone: alone,
-        })
+        Some(Self { groups, _alone })
     }
 }
 
@@ -91,7 +88,7 @@ impl Drop for House {
     }
 }
 
-/// A program that lives in a group from its first instruction.
+/// A program that is in a group from its first instruction.
 struct Program {
     child: Child,
     input: Option<ChildStdin>,
@@ -130,7 +127,7 @@ impl Program {
         line
     }
 
-    /// False when that was its end.
+    /// False if the growth has ended it.
     fn grow(&mut self, mebibytes: u32) -> bool {
         let input = self.input.as_mut().unwrap();
         writeln!(input, "{mebibytes}").is_ok() && self.line() == "grown\n"
@@ -162,7 +159,11 @@ fn us() -> i32 {
     std::process::id().try_into().unwrap()
 }
 
-/// The group's file becomes ready within that time, waited for as the driver would.
+/// Whether the descriptor of the threshold becomes ready within that time. Waits like the driver.
+fn is_crossed(group: &Group, within: Duration) -> bool {
+    is_ready(group, group.threshold_fd().unwrap(), within)
+}
+
 fn is_ready(group: &Group, fd: BorrowedFd<'_>, within: Duration) -> bool {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
     epoll.add(fd, EpollEvent::new(group.interest(), 0)).unwrap();
@@ -170,7 +171,7 @@ fn is_ready(group: &Group, fd: BorrowedFd<'_>, within: Duration) -> bool {
     epoll.wait(&mut [EpollEvent::empty()], timeout).unwrap() > 0
 }
 
-/// A state that comes soon. The wait between two looks is an empty poll(2).
+/// Waits until a condition holds. The pause between two checks is an empty poll(2).
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     for _ in 0..SOON.as_millis() / 5 {
         if is_so() {
@@ -203,7 +204,7 @@ fn a_program_that_outgrows_its_cap_ends_with_the_cause_cap() {
 }
 
 #[test]
-fn a_signal_is_no_oom() {
+fn a_kill_by_a_signal_is_not_an_oom() {
     let Some(house) = House::new("t-signal") else {
         return;
     };
@@ -218,74 +219,72 @@ fn a_signal_is_no_oom() {
 }
 
 #[test]
-fn the_budget_ends_one_with_the_cause_budget_and_the_other_stays() {
+fn the_budget_kills_one_worker_with_the_cause_budget_and_spares_the_other() {
     let Some(mut house) = House::new("t-budget") else {
         return;
     };
     house.groups.set_budget(Some(Bytes::mib(96))).unwrap();
-    let mut fat = house.groups.leaf("w1").unwrap();
-    let mut lean = house.groups.leaf("w2").unwrap();
-    for group in [&mut fat, &mut lean] {
+    let mut large = house.groups.leaf("w1").unwrap();
+    let mut other = house.groups.leaf("w2").unwrap();
+    for group in [&mut large, &mut other] {
         group
             .set_cap(Some(Bytes::mib(90)), Some(Bytes::ZERO))
             .unwrap();
     }
-    let mut stays = Program::start(GROWS, &lean);
+    let mut stays = Program::start(GROWS, &other);
     assert!(stays.grow(20));
-    let mut goes = Program::start(GROWS, &fat);
+    let mut goes = Program::start(GROWS, &large);
     while goes.grow(10) {}
     assert!(goes.is_killed());
-    assert_eq!(house.groups.oom(&mut fat), Oom::Budget);
-    assert_eq!(house.groups.oom(&mut lean), Oom::No);
+    assert_eq!(house.groups.oom(&mut large), Oom::Budget);
+    assert_eq!(house.groups.oom(&mut other), Oom::No);
 
-    // What the budget did before is not laid at its door when the other meets its own cap.
-    lean.set_cap(Some(Bytes::mib(48)), Some(Bytes::ZERO))
+    // An earlier kill by the budget is not counted when the other worker reaches its own cap.
+    other
+        .set_cap(Some(Bytes::mib(48)), Some(Bytes::ZERO))
         .unwrap();
     assert!(!stays.grow(64));
     assert!(stays.is_killed());
-    assert_eq!(house.groups.oom(&mut lean), Oom::Cap);
+    assert_eq!(house.groups.oom(&mut other), Oom::Cap);
 }
 
 #[test]
-fn the_wire_is_touched_by_the_growth_it_was_given_and_not_before() {
-    let Some(house) = House::new("t-wire") else {
+fn a_threshold_is_crossed_after_the_configured_growth_and_not_before() {
+    let Some(house) = House::new("t-threshold") else {
         return;
     };
     let mut group = house.groups.leaf("w1").unwrap();
     let mut program = Program::start(GROWS, &group);
     for _ in 0..2 {
-        group.arm(Bytes::mib(20)).unwrap();
+        group.set_threshold(Bytes::mib(20)).unwrap();
         assert!(program.grow(15));
-        assert!(!is_ready(&group, group.wire_fd().unwrap(), Duration::ZERO));
-        assert!(!group.take_wire());
+        assert!(!is_crossed(&group, Duration::ZERO) && !group.take_threshold());
         assert!(program.grow(8));
-        assert!(is_ready(&group, group.wire_fd().unwrap(), SOON));
-        assert!(group.take_wire());
-        assert!(group.wire_fd().is_none() && !group.take_wire());
+        assert!(is_crossed(&group, SOON) && group.take_threshold());
+        assert!(group.threshold_fd().is_none() && !group.take_threshold());
     }
 }
 
 #[test]
-fn the_end_of_a_group_is_no_touch_of_its_wire() {
+fn the_end_of_a_group_does_not_cross_its_threshold() {
     let Some(house) = House::new("t-end") else {
         return;
     };
     let mut group = house.groups.leaf("w1").unwrap();
-    group.arm(Bytes::mib(20)).unwrap();
+    group.set_threshold(Bytes::mib(20)).unwrap();
     group.remove().unwrap();
-    assert!(is_ready(&group, group.wire_fd().unwrap(), SOON));
-    assert!(!group.take_wire());
+    assert!(is_crossed(&group, SOON) && !group.take_threshold());
     assert_eq!(house.groups.oom(&mut group), Oom::No);
 }
 
 #[test]
-fn killing_a_group_ends_the_grandchild_that_left_its_session() {
+fn killing_a_group_kills_a_grandchild_that_left_its_session() {
     let Some(house) = House::new("t-kill") else {
         return;
     };
     let group = house.groups.leaf("w1").unwrap();
     let mut program = Program::start(FORKS_AWAY, &group);
-    wait_until("the child between has ended", || count(&group) == 2);
+    wait_until("the middle process has ended", || count(&group) == 2);
     let mut pids = Vec::new();
     group.pids(&mut pids).unwrap();
     assert!(pids.contains(&program.pid()));
@@ -299,38 +298,39 @@ fn killing_a_group_ends_the_grandchild_that_left_its_session() {
 }
 
 #[test]
-fn without_cgroup_kill_a_tree_is_ended_as_well() {
+fn a_tree_is_killed_without_cgroup_kill_as_well() {
     let Some(mut house) = House::new("t-loop") else {
         return;
     };
-    if house.groups.v1.is_none() {
+    let all = house.groups.folders.clone();
+    (house.groups.folders).retain(|folder| folder.version == Version::V1);
+    if house.groups.folders.is_empty() {
         eprintln!("NOT RUN: needs a version 1 hierarchy");
         return;
     }
-    let v2 = house.groups.v2.take();
     let group = house.groups.leaf("w1").unwrap();
     let mut program = Program::start(FORKS_AWAY, &group);
-    wait_until("the child between has ended", || count(&group) == 2);
+    wait_until("the middle process has ended", || count(&group) == 2);
     group.kill().unwrap();
     assert!(program.is_killed());
     wait_until("the grandchild is gone", || group.is_empty());
     group.remove().unwrap();
-    house.groups.v2 = v2;
+    house.groups.folders = all;
 }
 
 #[test]
-fn a_running_process_is_moved_and_its_new_memory_is_charged_here() {
+fn new_memory_of_a_moved_process_is_charged_to_its_new_group() {
     let Some(house) = House::new("t-move") else {
         return;
     };
-    let nursery = house.groups.leaf("server").unwrap();
+    let server = house.groups.leaf("server").unwrap();
     let mut group = house.groups.leaf("w1").unwrap();
-    let mut program = Program::start(GROWS, &nursery);
+    let mut program = Program::start(GROWS, &server);
     assert!(program.grow(30));
     group.add(program.pid()).unwrap();
-    assert!(nursery.is_empty());
+    assert!(server.is_empty());
     let before = group.usage().unwrap();
-    assert!(before < Bytes::mib(5), "{before} moved along");
+    assert!(before < Bytes::mib(5), "{before} moved with the process");
     assert!(program.grow(30));
     let usage = group.usage().unwrap();
     assert!(usage > Bytes::mib(28) && usage < Bytes::mib(40), "{usage}");
@@ -341,7 +341,7 @@ fn a_running_process_is_moved_and_its_new_memory_is_charged_here() {
 }
 
 #[test]
-fn a_cap_is_raised_lowered_and_taken_away() {
+fn a_cap_is_raised_lowered_and_removed() {
     let Some(house) = House::new("t-caps") else {
         return;
     };
@@ -358,7 +358,7 @@ fn a_cap_is_raised_lowered_and_taken_away() {
 }
 
 #[test]
-fn a_limit_stays_above_what_a_group_holds_and_is_not_kept_up_by_page_cache() {
+fn a_limit_stays_above_the_memory_of_a_group_but_not_above_its_page_cache() {
     let Some(house) = House::new("t-reach") else {
         return;
     };
@@ -381,13 +381,13 @@ fn a_limit_stays_above_what_a_group_holds_and_is_not_kept_up_by_page_cache() {
 }
 
 #[test]
-fn what_a_killed_supervisor_left_is_ended_and_removed() {
+fn groups_of_a_killed_supervisor_are_killed_and_removed() {
     let Some(house) = House::new("t-live") else {
         return;
     };
     let proc = Proc::default();
     let found = Found::discover(&proc).unwrap();
-    // The pid of a process that has ended is in the name of a service that has.
+    // The name has the pid of a process that has ended.
     let mut ended = Command::new("true").spawn().unwrap();
     ended.wait().unwrap();
     let service = house.groups.dirs().next().unwrap();
@@ -397,40 +397,39 @@ fn what_a_killed_supervisor_left_is_ended_and_removed() {
     files::make(&dir).unwrap();
     let group = Group {
         name: "w1".to_owned(),
-        v1: Some(dir),
-        v2: None,
+        folders: vec![group::Folder::new(Version::V1, dir)],
         memory: None,
-        seen: super::oom::Counts::default(),
+        seen: oom::Counts::default(),
     };
     let mut program = Program::start(FORKS_AWAY, &group);
     let remove = |name, pid| remove_stale(&found, &proc, name, pid);
     wait_until("nothing is left", || remove("t-stale", us()).is_empty());
     assert!(program.is_killed());
     assert!(!stale.exists());
-    // A service that lives is left alone.
+    // The groups of a running service are not touched.
     assert!(remove("t-live", us() + 1).is_empty());
     assert!(service.exists());
 }
 
 #[test]
-fn what_is_promised_was_tried() {
+fn the_trial_finds_the_features_of_this_machine() {
     let Some(house) = House::new("t-trial") else {
         return;
     };
     let trial = house.groups.trial();
-    assert!(trial.cap && trial.budget && trial.wire, "{trial:?}");
+    assert!(trial.cap && trial.budget && trial.threshold, "{trial:?}");
     assert_ne!(house.groups.caps(), CapMechanism::Rlimit);
 }
 
 #[test]
-fn what_we_may_have_is_more_than_nothing_and_no_more_than_the_machine() {
+fn available_memory_is_more_than_nothing_and_no_more_than_the_machine_has() {
     let proc = Proc::default();
     let found = Found::discover(&proc).unwrap();
     let available = found.available(&proc).unwrap();
     assert!(available > Bytes::mib(1) && available <= proc.mem_total().unwrap());
 }
 
-/// Writes and reads more than it may keep.
+/// Writes and reads more than its cap allows to cache.
 const THRASHES: &str = "
 import os, tempfile
 print('up', flush=True)
@@ -447,12 +446,12 @@ with tempfile.TemporaryFile(dir='.') as file:
 ";
 
 #[test]
-fn waiting_for_memory_is_heard_of() {
+fn memory_pressure_on_a_group_is_reported() {
     let Some(house) = House::new("pressed") else {
         return;
     };
     let Some(pressure) = house.groups.watch_pressure() else {
-        eprintln!("NOT RUN: needs a kernel that tells groups of pressure (CONFIG_PSI, cgroup v2)");
+        eprintln!("NOT RUN: needs pressure reports for groups (CONFIG_PSI, cgroup v2)");
         return;
     };
     let mut group = house.groups.leaf("w1").unwrap();
@@ -465,7 +464,7 @@ fn waiting_for_memory_is_heard_of() {
         nix::poll::PollFlags::POLLPRI,
     )];
     let limit = PollTimeout::try_from(SOON).unwrap();
-    assert_eq!(poll(&mut waits, limit).unwrap(), 1, "no pressure was told");
+    assert_eq!(poll(&mut waits, limit).unwrap(), 1, "no pressure reported");
     program.child.kill().unwrap();
     program.child.wait().unwrap();
 }
@@ -490,8 +489,8 @@ print('up', flush=True)
 sys.stdin.read()
 ";
     let mut program = Program::start(code, &group);
-    // The kernel adds its statistics up now and then.
-    wait_until("only the shared memory is held", || {
+    // The kernel updates its statistics with a delay.
+    wait_until("only the shared memory counts as held", || {
         let held = house.groups.held().unwrap();
         held >= Bytes::mib(40) && held < Bytes::mib(90)
     });

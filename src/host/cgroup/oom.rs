@@ -1,41 +1,46 @@
-//! Whose limit called the OOM killer.
+//! The limit that called the OOM killer.
 
 use serde::{Deserialize, Serialize};
 
-use crate::supervisor::event::Oom;
+use crate::supervisor::input::Oom;
 
-/// What the OOM killer has done as far as it concerns one group.
+/// The counts of the OOM killer that concern one group.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Counts {
+    /// Killed processes of the group, whichever limit was hit.
     pub(super) kills: u64,
+    /// Calls by the group's own limit.
     pub(super) own: u64,
+    /// Calls by the limit on all groups together.
     pub(super) budget: u64,
+    /// Calls by limits above that.
     pub(super) above: u64,
 }
 
-/// Whose limit it was. In version 1 a call of the OOM killer is told to all groups below the limit
-/// (`nested`), so each level's own calls are those that the level above was not told of. Where two
-/// limits called in the same time, the innermost is taken: it can only have killed here.
+/// Finds the limit that called the OOM killer. In version 1, all groups below the limit are
+/// notified of a call (`nested`), so a level's own calls are those that the level above was not
+/// notified of. If two limits called at the same time, the innermost one is taken, because only it
+/// is sure to have killed here.
 pub(super) fn judge(before: Counts, after: Counts, nested: bool) -> Oom {
     let [own, budget, above] = [
         after.own.saturating_sub(before.own),
         after.budget.saturating_sub(before.budget),
         after.above.saturating_sub(before.above),
     ];
-    let told = |from_above: u64| if nested { from_above } else { 0 };
+    let from_above = |calls: u64| if nested { calls } else { 0 };
     if after.kills <= before.kills {
         Oom::No
-    } else if own > told(budget) {
+    } else if own > from_above(budget) {
         Oom::Cap
-    } else if budget > told(above) {
+    } else if budget > from_above(above) {
         Oom::Budget
     } else {
         Oom::Elsewhere
     }
 }
 
-/// What is left to ask about after one end was. RACE: the killer may have ended two by the time we
-/// hear of the first; the second is its doing as well.
+/// The counts after one end was accounted for. RACE: the OOM killer may have killed two processes
+/// before we handle the first end; the second end must be attributed to it as well.
 pub(super) const fn after_one(before: Counts, now: Counts) -> Counts {
     if now.kills > before.kills.saturating_add(1) {
         Counts {
@@ -51,7 +56,7 @@ pub(super) const fn after_one(before: Counts, now: Counts) -> Counts {
 mod tests {
     use super::*;
 
-    /// What was counted before and after, as kills, own calls, the budget's calls, those above.
+    /// Counts before and after: kills, own calls, calls of the budget, calls above it.
     fn check(nested: bool, before: [u64; 4], after: [u64; 4], expected: Oom) {
         let counts = |[kills, own, budget, above]: [u64; 4]| Counts {
             kills,
@@ -63,24 +68,24 @@ mod tests {
     }
 
     #[test]
-    fn without_a_kill_here_it_was_somebody_else() {
+    fn a_call_without_a_kill_in_this_group_is_not_an_oom() {
         check(true, [0; 4], [0; 4], Oom::No);
         check(true, [0; 4], [0, 1, 1, 0], Oom::No);
         check(false, [2, 2, 0, 0], [2, 2, 1, 0], Oom::No);
     }
 
     #[test]
-    fn version_1_tells_everybody_below_the_limit() {
+    fn in_version_1_all_groups_below_the_limit_count_a_call() {
         check(true, [0; 4], [1, 1, 0, 0], Oom::Cap);
         check(true, [0; 4], [1, 1, 1, 0], Oom::Budget);
         check(true, [0; 4], [1, 1, 1, 1], Oom::Elsewhere);
         check(true, [0; 4], [1, 0, 0, 0], Oom::Elsewhere);
-        // The budget ended a neighbour meanwhile.
+        // The budget killed a neighbour meanwhile.
         check(true, [0; 4], [1, 2, 1, 0], Oom::Cap);
     }
 
     #[test]
-    fn version_2_counts_each_limit_by_itself() {
+    fn in_version_2_each_limit_counts_its_own_calls() {
         check(false, [0; 4], [2, 1, 0, 0], Oom::Cap);
         check(false, [0; 4], [1, 0, 1, 0], Oom::Budget);
         check(false, [0; 4], [1, 0, 0, 0], Oom::Elsewhere);
@@ -88,13 +93,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_told_before_is_over() {
+    fn counts_before_the_last_check_are_ignored() {
         check(true, [1, 1, 0, 0], [2, 2, 1, 0], Oom::Budget);
         check(false, [1, 1, 0, 0], [2, 1, 0, 0], Oom::Elsewhere);
     }
 
     #[test]
-    fn two_kills_are_two_ends() {
+    fn two_kills_are_attributed_to_two_ends() {
         let counts = |kills, own| Counts {
             kills,
             own,

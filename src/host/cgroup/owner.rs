@@ -1,5 +1,5 @@
-//! Ownership of a service's folder of groups. The owner holds a lock on the folder, because the pid
-//! in its name means another process or none in another pid namespace.
+//! Ownership of a service's directory of groups. The owner holds a lock on the directory, because
+//! the pid in its name may be another process, or no process, in another pid namespace.
 
 use std::{
     fs::{File, TryLockError},
@@ -9,25 +9,25 @@ use std::{
 
 use super::{CgroupError, files};
 
-/// Tries to make a folder that is removed before it is locked.
+/// Attempts to make a directory, which may be removed before it is locked.
 const TRIES: u32 = 16;
 /// Maximum services with the same name and pid, each in its own pid namespace.
 const NAMES: u32 = 64;
 
-/// The owner of a folder, as its lock shows.
+/// The owner of a directory, as its lock shows.
 #[derive(Debug)]
 pub(super) enum Owner {
     /// We hold the lock now, for as long as the file is open.
     Us(File),
-    /// A running service holds it.
+    /// A running service holds the lock.
     Another,
-    /// The folder is gone, or another one is in its place.
+    /// The directory is gone, or another one has replaced it.
     Gone,
     /// This kernel has no locks there.
     Unknown,
 }
 
-/// Locks a folder. Never waits.
+/// Locks a directory, without waiting.
 pub(super) fn lock(dir: &Path) -> Owner {
     let Ok(file) = File::open(dir) else {
         return Owner::Gone;
@@ -37,7 +37,7 @@ pub(super) fn lock(dir: &Path) -> Owner {
         Err(TryLockError::WouldBlock) => return Owner::Another,
         Err(TryLockError::Error(_)) => return Owner::Unknown,
     }
-    // RACE: it may have been removed between being opened and being locked.
+    // RACE: it may have been removed after it was opened and before it was locked.
     let now = std::fs::metadata(dir).map(|now| now.ino());
     let then = file.metadata().map(|then| then.ino());
     match (then, now) {
@@ -46,24 +46,24 @@ pub(super) fn lock(dir: &Path) -> Owner {
     }
 }
 
-/// Makes our folder in `base`, and locks it.
+/// Makes our directory in `base`, and locks it.
 pub(super) fn make(
     base: &Path,
     name: &str,
     pid: i32,
 ) -> Result<(PathBuf, Option<File>), CgroupError> {
     let mut number = 1;
-    let mut dir = base.join(folder(name, pid, number));
+    let mut dir = base.join(folder_name(name, pid, number));
     for _ in 0..TRIES {
         files::make(&dir)?;
         match lock(&dir) {
             Owner::Us(file) => return Ok((dir, Some(file))),
             Owner::Unknown => break,
             Owner::Gone => {}
-            // It has our name and our pid, and lives in another pid namespace.
+            // The owner has our name and our pid, in another pid namespace.
             Owner::Another if number < NAMES => {
                 number += 1;
-                dir = base.join(folder(name, pid, number));
+                dir = base.join(folder_name(name, pid, number));
             }
             Owner::Another => break,
         }
@@ -71,14 +71,14 @@ pub(super) fn make(
     Ok((dir, None))
 }
 
-fn folder(name: &str, pid: i32, number: u32) -> String {
+fn folder_name(name: &str, pid: i32, number: u32) -> String {
     match number {
         1 => format!("supervise-{name}.{pid}"),
         _ => format!("supervise-{name}.{pid}-{number}"),
     }
 }
 
-/// The pid in the name of a folder, if it is one of the service `name`.
+/// The pid in the name of a directory, if it belongs to the service `name`.
 pub(super) fn pid_in(folder: &str, name: &str) -> Option<i32> {
     let rest = folder.strip_prefix("supervise-")?.strip_prefix(name)?;
     let rest = rest.strip_prefix('.')?;
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_told_by_its_whole_name() {
+    fn a_directory_belongs_to_a_service_by_its_whole_name() {
         assert_eq!(pid_in("supervise-shop.12", "shop"), Some(12));
         assert_eq!(pid_in("supervise-shop.12-2", "shop"), Some(12));
         for other in [
@@ -107,12 +107,12 @@ mod tests {
         ] {
             assert_eq!(pid_in(other, "shop"), None, "{other}");
         }
-        assert_eq!(folder("shop", 12, 2), "supervise-shop.12-2");
+        assert_eq!(folder_name("shop", 12, 2), "supervise-shop.12-2");
     }
 
     #[test]
-    fn services_of_one_name_and_pid_have_a_folder_each() {
-        // A lock is the same on any directory.
+    fn services_with_the_same_name_and_pid_get_different_directories() {
+        // A lock works the same on any directory.
         let base = tempfile::tempdir().unwrap();
         let (first, held) = make(base.path(), "shop", 7).unwrap();
         let (second, _second) = make(base.path(), "shop", 7).unwrap();

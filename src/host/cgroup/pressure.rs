@@ -1,4 +1,4 @@
-//! Waiting for memory, as the kernel measures it (`psi.rst`, "Monitoring for pressure thresholds").
+//! Memory pressure, as the kernel measures it (`psi.rst`, "Monitoring for pressure thresholds").
 
 use std::{
     fs::{File, OpenOptions},
@@ -7,11 +7,11 @@ use std::{
     path::Path,
 };
 
-/// Some process waited for 150 ms of 2 s. Without CAP_SYS_RESOURCE only whole multiples of 2 s are
-/// allowed, and the text ends with a zero.
+/// Triggers when some process was stalled for 150 ms of 2 s. Without CAP_SYS_RESOURCE only
+/// multiples of 2 s are allowed, and the text must end with a zero byte.
 const TRIGGER: &[u8] = b"some 150000 2000000\0";
 
-/// Becomes ready with EPOLLPRI, once for each time. Closing it takes the trigger away.
+/// Becomes ready with EPOLLPRI, once for each trigger event. Closing it removes the trigger.
 #[derive(Debug)]
 pub struct Pressure {
     file: File,

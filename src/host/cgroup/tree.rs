@@ -1,6 +1,6 @@
-//! A group as a set of processes: who is in it, is anybody, and the end of all of them at once.
+//! A group as a set of processes: whether it is empty, and how to kill all its processes.
 //!
-//! Needs no controller: a version 2 hierarchy mounted without any is enough.
+//! This needs no controller: a version 2 hierarchy mounted without any is enough.
 
 use std::path::{Path, PathBuf};
 
@@ -11,36 +11,15 @@ use nix::{
 
 use super::{CgroupError, files};
 
-/// So often the processes of a version 1 group are listed and killed. A list without a new process
-/// ends it; a program that forks as fast as we kill gets no further than this.
+/// Maximum rounds of listing and killing the processes of a version 1 group. Normally a list
+/// without a new process ends the loop; a program that forks as fast as we kill reaches this limit.
 const ROUNDS_MAX: u32 = 256;
 
-/// A version 2 group.
-#[derive(Debug)]
-pub(super) struct Tree {
-    pub(super) dir: PathBuf,
-    procs: PathBuf,
-}
-
-impl Tree {
-    pub(super) fn open(dir: PathBuf) -> Result<Self, CgroupError> {
-        let procs = dir.join("cgroup.procs");
-        // Fails early if there is no such group.
-        files::read(&procs)?;
-        Ok(Self { dir, procs })
-    }
-
-    pub(super) fn pids(&self, into: &mut Vec<i32>) -> Result<(), CgroupError> {
-        into.extend(files::pids(&files::read(&self.procs)?));
-        Ok(())
-    }
-}
-
-/// SIGKILL for everybody in a group and below it.
+/// Sends SIGKILL to all processes in a group and below it.
 ///
-/// `cgroup.kill` (Linux 5.14) is atomic: a fork cannot slip through. Without it, all that are
-/// listed are killed until a list names nobody new: who was killed cannot fork any more. The race
-/// that stays is a pid that ends and is used again between being listed and being killed.
+/// `cgroup.kill` (Linux 5.14) is atomic: no fork can escape it. Without it, all listed processes
+/// are killed until a list has no new process, because a killed process cannot fork any more. One
+/// race remains: a pid may end and be reused after it was listed and before it is killed.
 pub(super) fn kill_all(dir: &Path) -> Result<(), CgroupError> {
     let switch = dir.join("cgroup.kill");
     if switch.exists() {
@@ -59,7 +38,7 @@ pub(super) fn kill_all(dir: &Path) -> Result<(), CgroupError> {
             break;
         }
         for pid in new {
-            // It may have ended by itself, which is as well.
+            // It may have ended by itself.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             killed.push(pid);
         }
@@ -67,7 +46,7 @@ pub(super) fn kill_all(dir: &Path) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Nobody lives in a group or below it. One that is not there is empty.
+/// Whether no process is in a group or below it. A group that does not exist is empty.
 pub(super) fn is_empty(dir: &Path) -> bool {
     if let Ok(populated) = files::entry_of(&dir.join("cgroup.events"), "populated") {
         return populated == 0;
@@ -76,7 +55,8 @@ pub(super) fn is_empty(dir: &Path) -> bool {
     procs.trim().is_empty() && files::below(dir).iter().all(|below| is_empty(below))
 }
 
-/// Removes a group and all below it, deepest first, and adds to `left` what could not be removed.
+/// Removes a group and all groups below it, the deepest first, and adds those that remain to
+/// `left`.
 pub(super) fn remove_all(dir: &Path, left: &mut Vec<PathBuf>) {
     for below in files::below(dir) {
         remove_all(&below, left);

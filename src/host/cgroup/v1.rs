@@ -1,4 +1,4 @@
-//! A group's memory in the words of version 1 (`cgroup-v1/memory.rst`).
+//! Version 1 of control groups (`cgroup-v1/memory.rst`).
 
 use std::{
     cell::Cell,
@@ -15,36 +15,169 @@ use nix::{
     },
 };
 
-use super::{CgroupError, Memory, Ooms, SLACK, TRIES, files};
-use crate::units::Bytes;
+use super::{
+    CgroupError, Charge, Place,
+    backend::{Backend, Base, Calls, Memory, Ooms, SLACK, TRIES},
+    charge::charge_of,
+    files,
+    oom::Counts,
+};
+use crate::{
+    supervisor::input::{CapMechanism, Contents},
+    units::Bytes,
+};
+
+/// Version 1, with a separate hierarchy for the memory controller.
+pub(super) struct Version1;
+
+impl Backend for Version1 {
+    fn name(&self) -> &'static str {
+        "cgroup v1"
+    }
+
+    fn mechanism(&self) -> CapMechanism {
+        CapMechanism::CgroupV1
+    }
+
+    fn limit_files(&self) -> [&'static str; 2] {
+        ["cgroup v1, memory.limit_in_bytes", "cgroup v1, a threshold"]
+    }
+
+    fn is_mounted(&self, kind: &str, options: &str) -> bool {
+        kind == "cgroup" && self.is_listed(options)
+    }
+
+    fn is_listed(&self, controllers: &str) -> bool {
+        controllers.split(',').any(|name| name == "memory")
+    }
+
+    fn has_memory(&self, _: &Place) -> bool {
+        true
+    }
+
+    fn is_unified(&self) -> bool {
+        false
+    }
+
+    fn levels(&self) -> usize {
+        1
+    }
+
+    fn limits(&self, place: &Place) -> Vec<Bytes> {
+        // The smallest limit on the path, including groups above the mounted part.
+        let path = place.own.join("memory.stat");
+        let smallest = files::entry_of(&path, "hierarchical_memory_limit");
+        smallest.into_iter().map(Bytes).collect()
+    }
+
+    fn charge(&self, dir: &Path) -> Option<Charge> {
+        let [limit, usage] = ["memory.limit_in_bytes", "memory.usage_in_bytes"];
+        charge_of(dir, [limit, usage, "total_inactive_file"])
+    }
+
+    fn kills(&self, dir: &Path) -> Option<u64> {
+        files::entry_of(&dir.join("memory.oom_control"), "oom_kill").ok()
+    }
+
+    fn make_base(&self, place: &Place, _: i32) -> Result<Base, CgroupError> {
+        Ok(Base {
+            dir: place.own.clone(),
+            divided: None,
+        })
+    }
+
+    fn prepare(&self, dir: &Path) -> Result<(), CgroupError> {
+        make_hierarchical(dir)
+    }
+
+    fn set_budget(&self, dir: &Path, budget: Option<Bytes>) -> Result<(), CgroupError> {
+        set_limits(dir, budget, None)
+    }
+
+    fn held(&self, dir: &Path) -> Option<Bytes> {
+        files::sum_of(&dir.join("memory.stat"), ["total_rss", "total_shmem"])
+    }
+
+    fn contents(&self, dir: &Path) -> Option<Contents> {
+        let text = files::read(&dir.join("memory.stat")).ok()?;
+        // Version 1 has this in a separate file.
+        let kernel = files::number(&dir.join("memory.kmem.usage_in_bytes"));
+        Some(Contents {
+            shared: Bytes(files::entry(&text, "total_shmem").unwrap_or(0)),
+            kernel: Bytes(kernel.unwrap_or(0)),
+            ..Contents::default()
+        })
+    }
+
+    fn watch_calls(&self, dir: &Path) -> Option<Box<dyn Calls>> {
+        let budget = OomCalls::watch(dir).ok()?;
+        let above = OomCalls::watch(dir.parent()?).ok()?;
+        Some(Box::new(CallsUpward { budget, above }))
+    }
+
+    fn nests_calls(&self) -> bool {
+        true
+    }
+
+    fn open(&self, dir: &Path) -> Result<Box<dyn Memory>, CgroupError> {
+        Ok(Box::new(V1::open(dir.to_owned())?))
+    }
+
+    fn counts_swap(&self, dir: &Path) -> bool {
+        dir.join("memory.memsw.limit_in_bytes").exists()
+    }
+
+    fn recover(&self, _: &Path, seen: Counts) -> Counts {
+        // RACE: the OOM killer may have been called during the switch. The calls were counted by
+        // descriptors that are closed now, so the cause of such an end is `oom` and not `cap`.
+        Counts {
+            kills: seen.kills,
+            ..Counts::default()
+        }
+    }
+}
+
+/// Calls of the OOM killer by our budget and by limits above it.
+#[derive(Debug)]
+struct CallsUpward {
+    budget: OomCalls,
+    above: OomCalls,
+}
+
+impl Calls for CallsUpward {
+    fn counts(&self) -> Result<(u64, u64), CgroupError> {
+        Ok((self.budget.count(), self.above.count()))
+    }
+}
 
 /// The memory of one group.
 #[derive(Debug)]
-pub(super) struct V1 {
+struct V1 {
     dir: PathBuf,
+    /// The file of the charge.
     usage: PathBuf,
     /// The eventfd of a threshold above the charge. The kernel signals a crossing in either
-    /// direction, so it is closed with the first.
-    wire: Option<EventFd>,
-    /// `None` where the kernel has no `cgroup.event_control` (PREEMPT_RT).
-    calls: Option<Calls>,
+    /// direction, so it is closed after the first.
+    threshold: Option<EventFd>,
+    /// `None` if the kernel has no `cgroup.event_control` (PREEMPT_RT).
+    calls: Option<OomCalls>,
 }
 
 impl V1 {
-    pub(super) fn open(dir: PathBuf) -> Result<Self, CgroupError> {
+    fn open(dir: PathBuf) -> Result<Self, CgroupError> {
         let usage = dir.join("memory.usage_in_bytes");
         // Fails early if there is no such group.
         files::number(&usage)?;
         Ok(Self {
             usage,
-            wire: None,
-            calls: Calls::watch(&dir).ok(),
+            threshold: None,
+            calls: OomCalls::watch(&dir).ok(),
             dir,
         })
     }
 
-    /// Without an eventfd: the limit was hit, and the charge was once as high as it. That it was
-    /// this limit which called the OOM killer is then likely and not certain.
+    /// The calls without an eventfd: how often the limit was hit, if the charge has ever been as
+    /// high as the limit. It is likely, but not certain, that this limit called the OOM killer.
     fn calls_by_failcnt(&self) -> Result<u64, CgroupError> {
         let limit = files::limit(&self.dir.join("memory.limit_in_bytes"))?;
         if limit.is_none() || self.peak() < limit {
@@ -71,7 +204,7 @@ impl Memory for V1 {
     }
 
     fn held(&self) -> Result<Bytes, CgroupError> {
-        // What the kernel itself holds for the group is not in `memory.stat` of version 1.
+        // `memory.stat` of version 1 does not have the kernel's own memory for the group.
         let (anon, shmem) = self.charged()?;
         Ok(anon.plus(shmem))
     }
@@ -86,21 +219,18 @@ impl Memory for V1 {
         files::number(&path).ok().map(Bytes)
     }
 
-    fn arm(&mut self, room: Bytes) -> Result<(), CgroupError> {
-        // A threshold cannot be moved: the old eventfd is closed, which removes it.
-        self.wire = None;
-        let threshold = self.usage()?.plus(room);
-        let wire = watch(
-            &self.dir,
-            "memory.usage_in_bytes",
-            &threshold.get().to_string(),
-        )?;
-        // The growth that loses the race: it crosses between the look at the charge and the
-        // registration, which then counts as crossed before and is never signalled.
-        if self.usage()? >= threshold {
-            let _ = wire.write(1);
+    fn set_threshold(&mut self, room: Bytes) -> Result<(), CgroupError> {
+        // A threshold cannot be moved. Closing the old eventfd removes it.
+        self.threshold = None;
+        let level = self.usage()?.plus(room);
+        let threshold =
+            register_eventfd(&self.dir, "memory.usage_in_bytes", &level.get().to_string())?;
+        // RACE: growth may cross the level after the charge was read and before the threshold is
+        // registered. The kernel treats that as crossed before, and never signals it.
+        if self.usage()? >= level {
+            let _ = threshold.write(1);
         }
-        self.wire = Some(wire);
+        self.threshold = Some(threshold);
         Ok(())
     }
 
@@ -108,16 +238,19 @@ impl Memory for V1 {
         EpollFlags::EPOLLIN
     }
 
-    fn wire_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.wire.as_ref().map(AsFd::as_fd)
+    fn threshold_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.threshold.as_ref().map(AsFd::as_fd)
     }
 
-    fn take_wire(&mut self) -> bool {
-        let is_signalled = self.wire.as_ref().is_some_and(|wire| wire.read().is_ok());
+    fn take_threshold(&mut self) -> bool {
+        let is_signalled = self
+            .threshold
+            .as_ref()
+            .is_some_and(|threshold| threshold.read().is_ok());
         if !is_signalled {
             return false;
         }
-        self.wire = None;
+        self.threshold = None;
         // The end of the group signals its eventfds as well.
         self.usage().is_ok()
     }
@@ -143,34 +276,35 @@ impl Memory for V1 {
     }
 }
 
-/// Counts how often the OOM killer was called because of a group's limit or one above it: the
-/// kernel signals the whole tree below the limit before it kills (`mem_cgroup_oom_notify`). A
-/// full machine signals nobody.
+/// Counts the calls of the OOM killer by a group's limit or by one above it: the kernel signals the
+/// whole tree below the limit before it kills (`mem_cgroup_oom_notify`). It signals no group if the
+/// machine itself is out of memory.
 #[derive(Debug)]
-pub(super) struct Calls {
+struct OomCalls {
     eventfd: EventFd,
-    /// What was read from it so far.
+    /// The sum of all values read so far.
     seen: Cell<u64>,
 }
 
-impl Calls {
-    pub(super) fn watch(dir: &Path) -> Result<Self, CgroupError> {
+impl OomCalls {
+    fn watch(dir: &Path) -> Result<Self, CgroupError> {
         Ok(Self {
-            eventfd: watch(dir, "memory.oom_control", "")?,
+            eventfd: register_eventfd(dir, "memory.oom_control", "")?,
             seen: Cell::new(0),
         })
     }
 
-    pub(super) fn count(&self) -> u64 {
-        // Empty is an error of its own (EAGAIN).
+    fn count(&self) -> u64 {
+        // An empty eventfd returns EAGAIN.
         let new = self.eventfd.read().unwrap_or(0);
         self.seen.set(self.seen.get().saturating_add(new));
         self.seen.get()
     }
 }
 
-/// As [`set_limits`], but not lower than what the group holds: the kernel gives page cache back for
-/// a lower limit, and refuses it (EBUSY) if that is not enough. Says which limit is in force.
+/// Like [`set_limits`], but not lower than the memory of the group. For a lower limit, the kernel
+/// takes page cache back, and refuses the limit (EBUSY) if that is not enough. Returns the limit in
+/// force.
 fn set_reachable(
     dir: &Path,
     cap: Option<Bytes>,
@@ -182,31 +316,27 @@ fn set_reachable(
             Err(error) if error.is_busy() => {}
             result => return result.map(|()| limit),
         }
-        // RACE: it grows while its limit is lowered; what it holds is then read once more.
+        // RACE: the group grows while its limit is lowered, so its memory is read again.
         let used = files::number(&dir.join("memory.usage_in_bytes"))?;
         let both = files::number(&dir.join("memory.memsw.usage_in_bytes")).unwrap_or(used);
         limit = limit.max(Some(Bytes(used.max(both)).plus(SLACK)));
     }
-    // It outgrows every try. The limit from before, if there is one, is in force.
+    // It has outgrown every attempt. The limit from before, if there is one, is in force.
     match files::limit(&dir.join("memory.limit_in_bytes"))? {
         Some(before) => Ok(Some(before)),
         None => set_limits(dir, cap, swap).map(|()| cap),
     }
 }
 
-/// Sets a limit on memory, and on memory and swap together.
+/// Sets a limit on memory, and a limit on memory and swap together.
 ///
-/// The second is never below the first, so what is raised is raised from the top and what is
-/// lowered from the bottom.
-pub(super) fn set_limits(
-    dir: &Path,
-    cap: Option<Bytes>,
-    swap: Option<Bytes>,
-) -> Result<(), CgroupError> {
+/// The second must never be below the first, so raising begins with the second and lowering with
+/// the first.
+fn set_limits(dir: &Path, cap: Option<Bytes>, swap: Option<Bytes>) -> Result<(), CgroupError> {
     let memory = dir.join("memory.limit_in_bytes");
     let both = dir.join("memory.memsw.limit_in_bytes");
-    let cap_text = text(cap);
-    // Only there where swap is counted (`swapaccount=1`).
+    let cap_text = limit_text(cap);
+    // Exists only if swap is counted (`swapaccount=1`).
     if !both.exists() {
         return files::write(&memory, &cap_text);
     }
@@ -217,16 +347,17 @@ pub(super) fn set_limits(
         (Some(wanted), Some(now)) => wanted >= now,
     };
     if is_raised {
-        files::write(&both, &text(together))?;
+        files::write(&both, &limit_text(together))?;
         files::write(&memory, &cap_text)
     } else {
         files::write(&memory, &cap_text)?;
-        files::write(&both, &text(together))
+        files::write(&both, &limit_text(together))
     }
 }
 
-/// Charges of groups below count here as well. The only way since Linux 5.11; before it, a choice.
-pub(super) fn make_hierarchical(dir: &Path) -> Result<(), CgroupError> {
+/// Makes the charges of groups below count here as well. Always so since Linux 5.11; an option
+/// before.
+fn make_hierarchical(dir: &Path) -> Result<(), CgroupError> {
     let path = dir.join("memory.use_hierarchy");
     if path.exists() && files::number(&path)? == 0 {
         files::write(&path, "1")?;
@@ -234,12 +365,12 @@ pub(super) fn make_hierarchical(dir: &Path) -> Result<(), CgroupError> {
     Ok(())
 }
 
-fn text(limit: Option<Bytes>) -> String {
+fn limit_text(limit: Option<Bytes>) -> String {
     limit.map_or_else(|| "-1".to_owned(), |limit| limit.get().to_string())
 }
 
 /// Registers an eventfd for a file of a group (`cgroup-v1/memory.rst`, "Memory thresholds").
-fn watch(dir: &Path, file: &str, argument: &str) -> Result<EventFd, CgroupError> {
+fn register_eventfd(dir: &Path, file: &str, argument: &str) -> Result<EventFd, CgroupError> {
     let path = dir.join(file);
     let watched = File::open(&path).map_err(|error| CgroupError::Read { path, error })?;
     let control = dir.join("cgroup.event_control");
@@ -286,7 +417,7 @@ mod tests {
             set(cap.map(Bytes::mib), swap.map(Bytes::mib));
             assert_eq!(now("memory.limit_in_bytes"), memory);
             assert_eq!(now("memory.memsw.limit_in_bytes"), both);
-            // The kernel says "none" in its own way.
+            // The kernel writes "no limit" in its own way.
             if both == "-1" {
                 let path = root.path().join("memory.memsw.limit_in_bytes");
                 fs::write(path, "9223372036854771712\n").unwrap();
@@ -295,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_does_not_count_swap_holds_the_memory_alone() {
+    fn only_memory_is_limited_if_the_kernel_does_not_count_swap() {
         let root = group(&[("memory.limit_in_bytes", "9223372036854771712\n")]);
         set_limits(root.path(), Some(Bytes::mib(1)), Some(Bytes::ZERO)).unwrap();
         let text = fs::read_to_string(root.path().join("memory.limit_in_bytes")).unwrap();
@@ -303,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn without_events_a_call_is_a_charge_as_high_as_the_limit() {
+    fn without_events_a_peak_at_the_limit_counts_as_a_call() {
         for (peak, calls) in [("67108864\n", 3), ("67000000\n", 0)] {
             let root = group(&[
                 ("memory.usage_in_bytes", "0\n"),
@@ -321,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn hierarchy_is_switched_on_where_it_is_a_choice() {
+    fn hierarchical_charging_is_enabled_where_it_is_optional() {
         let root = group(&[("memory.use_hierarchy", "0\n")]);
         make_hierarchical(root.path()).unwrap();
         let text = fs::read_to_string(root.path().join("memory.use_hierarchy")).unwrap();

@@ -2,19 +2,16 @@
 
 use std::time::Duration;
 
-use super::Finding;
-use crate::{
-    host::{
-        heartbeat::{Heartbeat, PREFIX},
-        procfs::Proc,
-    },
-    units::Timestamp,
+use super::{
+    Finding,
+    heartbeat::{Heartbeat, PREFIX},
 };
+use crate::{host::memory::procfs::Proc, units::Timestamp};
 
 /// A fork that has no heartbeat file of its own after this time is not a worker.
 pub(super) const HEARTBEAT_WITHIN: Duration = Duration::from_secs(2);
-/// Age at which a helper is reported. One that only runs a short program has ended by then.
-const HELPER_TOLD: Duration = Duration::from_secs(2);
+/// Age at which a helper is reported. A helper that runs a short program only has ended by then.
+const HELPER_REPORTED_AFTER: Duration = Duration::from_secs(2);
 
 /// A child of a master.
 #[derive(Debug)]
@@ -22,89 +19,141 @@ pub(super) struct Kin {
     /// Its master.
     pub(super) parent: i32,
     pub(super) starttime: u64,
+    /// When it was first seen.
     pub(super) seen: Timestamp,
-    /// Where its stack began when it was first seen.
+    /// The address of its stack when it was first seen.
     pub(super) start_stack: u64,
-    /// When first seen, it was a fork of its master that had not executed a program.
+    /// Whether it was a fork of its master that had not executed a program when it was first seen.
     pub(super) forked: bool,
     pub(super) role: Role,
 }
 
 #[derive(Debug)]
 pub(super) enum Role {
-    /// May be a worker: which file is its own is not clear yet.
+    /// May be a worker: its heartbeat file is not known yet.
     Fork,
-    /// Holds a heartbeat file of its own and has not beaten.
+    /// A worker that has a heartbeat file of its own, and has not notified its master yet.
     Booting { inode: u64, heartbeat: Heartbeat },
-    /// Has beaten.
+    /// A worker that has notified its master.
     Serving { inode: u64 },
-    /// The server's helper.
-    Helper { told: bool },
+    /// Executes the program of a worker, and does not wait for connections yet.
+    Spawned,
+    /// Waits for connections.
+    Accepting,
+    /// A helper of the server.
+    Helper { reported: bool },
 }
 
 impl Kin {
-    /// It has executed a program of its own since its fork.
+    /// Whether it has executed a program since its fork.
     pub(super) const fn has_executed(&self, start_stack_now: u64) -> bool {
         !self.forked || self.start_stack != start_stack_now
     }
 
     pub(super) const fn is_booting(&self) -> bool {
-        matches!(self.role, Role::Fork | Role::Booting { .. })
+        matches!(self.role, Role::Fork | Role::Booting { .. } | Role::Spawned)
     }
 
     pub(super) const fn inode(&self) -> Option<u64> {
         match self.role {
             Role::Booting { inode, .. } | Role::Serving { inode } => Some(inode),
-            Role::Fork | Role::Helper { .. } => None,
+            Role::Fork | Role::Spawned | Role::Accepting | Role::Helper { .. } => None,
         }
     }
 
-    /// Reports a helper that stays, once.
-    pub(super) fn tell_helper(&mut self, now: Timestamp, pid: i32) -> Option<Finding> {
-        let lasts = now.since(self.seen) >= HELPER_TOLD;
-        let told = lasts && !matches!(self.role, Role::Helper { told: true });
-        if told {
-            self.role = Role::Helper { told };
+    /// Checks a child that executes a worker's program, or soon will.
+    pub(super) fn check_spawned(
+        &mut self,
+        proc: &Proc,
+        now: Timestamp,
+        pid: i32,
+        word: &str,
+    ) -> Option<Finding> {
+        if matches!(self.role, Role::Fork) {
+            match role_of_spawned(proc, pid, word) {
+                Role::Spawned => self.role = Role::Spawned,
+                // A fork has its parent's command line until it executes a program.
+                _ if now.since(self.seen) < HEARTBEAT_WITHIN => return None,
+                _ => {
+                    self.role = Role::Helper { reported: false };
+                    return Some(Finding::NoWorker { pid });
+                }
+            }
         }
-        told.then_some(Finding::Helper { pid })
+        if matches!(self.role, Role::Spawned) && waits_for_connections(proc, self.parent, pid) {
+            self.role = Role::Accepting;
+            return Some(Finding::Ready { pid });
+        }
+        None
     }
 
-    /// One look at a fork that may be a worker.
-    pub(super) fn step(
+    /// Reports a helper that keeps running, once.
+    pub(super) fn report_helper(&mut self, now: Timestamp, pid: i32) -> Option<Finding> {
+        let lasts = now.since(self.seen) >= HELPER_REPORTED_AFTER;
+        let is_due = lasts && !matches!(self.role, Role::Helper { reported: true });
+        if is_due {
+            self.role = Role::Helper { reported: true };
+        }
+        is_due.then_some(Finding::Helper { pid })
+    }
+
+    /// Checks whether a booting worker has notified its master. This needs no further descriptor.
+    ///
+    /// RACE: if many workers boot at once, their heartbeat files take our last descriptors. Nothing
+    /// else about them can be read then, and only this check frees descriptors.
+    pub(super) fn check_heartbeat(&mut self, pid: i32) -> Option<Finding> {
+        match &self.role {
+            Role::Booting { inode, heartbeat } if heartbeat.has_notified() => {
+                self.role = Role::Serving { inode: *inode };
+                Some(Finding::Ready { pid })
+            }
+            Role::Fork
+            | Role::Booting { .. }
+            | Role::Serving { .. }
+            | Role::Spawned
+            | Role::Accepting
+            | Role::Helper { .. } => None,
+        }
+    }
+
+    /// Checks a fork that may be a worker.
+    pub(super) fn check_fork(
         &mut self,
         proc: &Proc,
         now: Timestamp,
         (pid, start_stack): (i32, u64),
         claimed: &[u64],
     ) -> Option<Finding> {
-        // RACE: it is ending. Before it is a zombie it has no memory, and its stack is zero.
+        // RACE: it is ending. It loses its memory before it is a zombie, and then its stack reads
+        // as zero.
         if start_stack == 0 && self.start_stack != 0 {
             return None;
         }
         if start_stack != self.start_stack {
-            self.role = Role::Helper { told: false };
+            self.role = Role::Helper { reported: false };
             return Some(Finding::NoWorker { pid });
         }
         if matches!(self.role, Role::Fork) {
             let own = own_files(proc, self.parent, pid, claimed).unwrap_or_default();
-            self.role = claim(proc, pid, &own);
+            self.role = role_by_files(proc, pid, &own);
         }
         match &self.role {
             Role::Fork if now.since(self.seen) >= HEARTBEAT_WITHIN => {
-                self.role = Role::Helper { told: false };
+                self.role = Role::Helper { reported: false };
                 Some(Finding::NoWorker { pid })
             }
-            Role::Booting { inode, heartbeat } if heartbeat.is_beaten() => {
-                self.role = Role::Serving { inode: *inode };
-                Some(Finding::Ready { pid })
-            }
-            Role::Fork | Role::Booting { .. } | Role::Serving { .. } | Role::Helper { .. } => None,
+            Role::Fork
+            | Role::Booting { .. }
+            | Role::Serving { .. }
+            | Role::Spawned
+            | Role::Accepting
+            | Role::Helper { .. } => None,
         }
     }
 }
 
-/// The heartbeat files of a fork that its master holds as well and no other worker has claimed;
-/// `None` if we may not look.
+/// The heartbeat files of a fork that its master holds as well and that no other worker has
+/// claimed. `None` if we may not read them.
 pub(super) fn own_files(proc: &Proc, master: i32, pid: i32, claimed: &[u64]) -> Option<Vec<u64>> {
     let inodes = |pid| {
         let files = proc.files(pid, PREFIX).ok()?;
@@ -115,14 +164,43 @@ pub(super) fn own_files(proc: &Proc, master: i32, pid: i32, claimed: &[u64]) -> 
     Some(own.collect())
 }
 
-/// A fork with one file of its own boots as a worker; with several it is too early to say.
-pub(super) fn claim(proc: &Proc, pid: i32, own: &[u64]) -> Role {
+/// A fork with one file of its own is a booting worker. With several files it is not known yet.
+pub(super) fn role_by_files(proc: &Proc, pid: i32, own: &[u64]) -> Role {
     let [inode] = *own else { return Role::Fork };
     let heartbeat = Heartbeat::open(proc, pid, inode);
     heartbeat.map_or(Role::Fork, |heartbeat| Role::Booting { inode, heartbeat })
 }
 
-/// It holds heartbeat files, and a fork of it holds one of them.
+/// A child whose command line has this word is a booting worker.
+///
+/// RACE: during its execve(2) it has a new stack, but its command line is still empty. Its role is
+/// not known yet then.
+pub(super) fn role_of_spawned(proc: &Proc, pid: i32, word: &str) -> Role {
+    let words = proc.cmdline(pid).unwrap_or_default();
+    if words.is_empty() {
+        return Role::Fork;
+    }
+    let is_worker = words.iter().any(|one| one.to_string_lossy().contains(word));
+    if is_worker {
+        Role::Spawned
+    } else {
+        Role::Helper { reported: false }
+    }
+}
+
+/// Whether it waits with epoll at a socket that its server holds as well. Connections arrive there.
+fn waits_for_connections(proc: &Proc, server: i32, pid: i32) -> bool {
+    let held = proc.sockets(server).unwrap_or_default();
+    let own = proc.sockets(pid).unwrap_or_default();
+    let shared = own
+        .iter()
+        .filter(|(_, inode)| held.iter().any(|(_, other)| other == inode));
+    let targets = proc.epoll_targets(pid).unwrap_or_default();
+    let mut shared = shared.map(|(descriptor, _)| descriptor);
+    shared.any(|descriptor| targets.contains(descriptor))
+}
+
+/// Whether it holds heartbeat files, and a fork of it holds one of them.
 pub(super) fn has_workers(proc: &Proc, pid: i32) -> bool {
     let files = proc.files(pid, PREFIX).unwrap_or_default();
     let Some(stack) = proc.stat(pid).ok().map(|stat| stat.start_stack) else {
@@ -132,7 +210,7 @@ pub(super) fn has_workers(proc: &Proc, pid: i32) -> bool {
         return false;
     }
     let mut children = Vec::new();
-    // An error means that it has just gone.
+    // This fails for a process that has just ended.
     let _ = proc.children(pid, &mut children);
     children.into_iter().any(|child| {
         let forked = proc.stat(child).is_ok_and(|stat| stat.start_stack == stack);
@@ -146,8 +224,8 @@ mod tests {
 
     const PARENT_STACK: u64 = 140_000;
 
-    /// What becomes of a fork whose `stat` says that its stack begins there.
-    fn step(start_stack: u64) -> Option<Finding> {
+    /// Checks a fork whose stack has this address.
+    fn check_fork(start_stack: u64) -> Option<Finding> {
         let root = tempfile::tempdir().unwrap();
         let mut kin = Kin {
             parent: 40,
@@ -158,18 +236,18 @@ mod tests {
             role: Role::Fork,
         };
         let now = Timestamp::default().later(Duration::from_millis(20));
-        kin.step(&Proc::at(root.path()), now, (41, start_stack), &[])
+        kin.check_fork(&Proc::at(root.path()), now, (41, start_stack), &[])
     }
 
     #[test]
-    fn a_worker_that_ends_while_it_boots_is_not_taken_for_a_helper() {
-        assert_eq!(step(0), None);
-        assert_eq!(step(PARENT_STACK), None);
+    fn a_worker_that_ends_during_boot_is_not_taken_for_a_helper() {
+        assert_eq!(check_fork(0), None);
+        assert_eq!(check_fork(PARENT_STACK), None);
     }
 
     #[test]
-    fn a_fork_that_executes_another_program_is_no_worker() {
+    fn a_fork_that_executes_another_program_is_not_a_worker() {
         let helper = Finding::NoWorker { pid: 41 };
-        assert_eq!(step(PARENT_STACK + 1), Some(helper));
+        assert_eq!(check_fork(PARENT_STACK + 1), Some(helper));
     }
 }

@@ -1,42 +1,54 @@
-//! The search itself: masters first, then their children.
+//! The search for masters and then for their children.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::kin::{HEARTBEAT_WITHIN, Kin, Role, claim, has_workers, own_files};
-use crate::{host::procfs::Proc, servers::is_gunicorn, units::Timestamp};
+use super::kin::{
+    HEARTBEAT_WITHIN, Kin, Role, has_workers, own_files, role_by_files, role_of_spawned,
+};
+use crate::{
+    host::memory::procfs::Proc,
+    servers::{
+        PROFILES, is_main,
+        profile::{Profile, Workers},
+    },
+    units::Timestamp,
+};
 
-/// Without news of forks: a worker is seen within this.
+/// Without fork events: interval of the search, and so the delay until a worker is seen.
 const SCAN: Duration = Duration::from_millis(80);
-/// With news of forks: in case one was lost.
+/// With fork events: interval of the search, in case an event was lost.
 const SCAN_SLOW: Duration = Duration::from_secs(1);
-/// While a worker boots, its heartbeat file is looked at (about 1 us).
+/// Interval at which the heartbeat file of a booting worker is checked (about 1 us each).
 const BOOT_POLL: Duration = Duration::from_millis(20);
 
-/// What a scan found out.
+/// A result of a scan.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::host) enum Finding {
-    /// A worker, or what looks like one so far.
+    /// A worker, or a process that looks like one so far.
     Seen { pid: i32 },
-    /// It is not a worker.
+    /// A process seen before is not a worker.
     NoWorker { pid: i32 },
-    /// It serves.
+    /// A worker serves.
     Ready { pid: i32 },
-    /// A child of a master that is no worker, and stays.
+    /// A child of a master that is not a worker, and keeps running.
     Helper { pid: i32 },
     /// The number of masters that serve now.
     Masters { count: u32 },
 }
 
-/// The search through one run of the command.
+/// The search during one start of the command.
 #[derive(Debug)]
-pub(in crate::host) struct Discovery {
+pub(super) struct Search {
+    server: &'static Profile,
+    /// The process below which masters are searched: the command, or its successor.
     root: i32,
     masters: Vec<Master>,
+    /// The children of the masters, by pid.
     kin: BTreeMap<i32, Kin>,
     next_scan: Timestamp,
-    hears_forks: bool,
+    has_fork_events: bool,
     /// A fork of another program that looks like a master by its files, and since when.
     likely: Option<(i32, Timestamp)>,
 }
@@ -48,16 +60,16 @@ struct Master {
     start_stack: u64,
 }
 
-/// What a search hands to its successor.
+/// The state that the new binary needs.
 #[derive(Debug, Deserialize, Serialize)]
-pub(in crate::host) struct Handed {
+pub(in crate::host) struct SearchState {
     root: i32,
     masters: Vec<Master>,
-    kin: Vec<HandedKin>,
+    kin: Vec<KinState>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
-struct HandedKin {
+struct KinState {
     pid: i32,
     parent: i32,
     starttime: u64,
@@ -66,22 +78,32 @@ struct HandedKin {
     known: Known,
 }
 
+/// The role of a child, as it is handed over.
 #[derive(Debug, Deserialize, Serialize)]
 enum Known {
     Fork,
-    Serving { inode: u64 },
-    Helper { told: bool },
+    Serving {
+        inode: u64,
+    },
+    Spawned,
+    Accepting,
+    Helper {
+        #[serde(rename = "told")]
+        reported: bool,
+    },
 }
 
-impl Discovery {
-    pub(in crate::host) fn hand_over(&self) -> Handed {
+impl Search {
+    pub(super) fn hand_over(&self) -> SearchState {
         let known = |kin: &Kin| match kin.role {
             // Its heartbeat file is found again.
             Role::Fork | Role::Booting { .. } => Known::Fork,
             Role::Serving { inode } => Known::Serving { inode },
-            Role::Helper { told } => Known::Helper { told },
+            Role::Spawned => Known::Spawned,
+            Role::Accepting => Known::Accepting,
+            Role::Helper { reported } => Known::Helper { reported },
         };
-        let kin = self.kin.iter().map(|(pid, kin)| HandedKin {
+        let kin = self.kin.iter().map(|(pid, kin)| KinState {
             pid: *pid,
             parent: kin.parent,
             starttime: kin.starttime,
@@ -89,20 +111,27 @@ impl Discovery {
             forked: kin.forked,
             known: known(kin),
         });
-        Handed {
+        SearchState {
             root: self.root,
             masters: self.masters.clone(),
             kin: kin.collect(),
         }
     }
 
-    pub(in crate::host) fn take_over(handed: Handed, hears_forks: bool, now: Timestamp) -> Self {
+    pub(super) fn take_over(
+        state: SearchState,
+        server: &'static Profile,
+        has_fork_events: bool,
+        now: Timestamp,
+    ) -> Self {
         let role = |known| match known {
             Known::Fork => Role::Fork,
             Known::Serving { inode } => Role::Serving { inode },
-            Known::Helper { told } => Role::Helper { told },
+            Known::Spawned => Role::Spawned,
+            Known::Accepting => Role::Accepting,
+            Known::Helper { reported } => Role::Helper { reported },
         };
-        let kin = handed.kin.into_iter().map(|kin| {
+        let kin = state.kin.into_iter().map(|kin| {
             let known = Kin {
                 parent: kin.parent,
                 starttime: kin.starttime,
@@ -114,69 +143,77 @@ impl Discovery {
             (kin.pid, known)
         });
         Self {
-            masters: handed.masters,
+            masters: state.masters,
             kin: kin.collect(),
-            ..Self::new(handed.root, hears_forks, now)
+            ..Self::new(state.root, server, has_fork_events, now)
         }
     }
 
-    pub(in crate::host) const fn new(root: i32, hears_forks: bool, now: Timestamp) -> Self {
+    pub(super) const fn new(
+        root: i32,
+        server: &'static Profile,
+        has_fork_events: bool,
+        now: Timestamp,
+    ) -> Self {
         Self {
+            server,
             root,
             masters: Vec::new(),
             kin: BTreeMap::new(),
             next_scan: now,
-            hears_forks,
+            has_fork_events,
             likely: None,
         }
     }
 
     /// When the next scan is due.
-    pub(in crate::host) const fn deadline(&self) -> Timestamp {
+    pub(super) const fn deadline(&self) -> Timestamp {
         self.next_scan
     }
 
-    /// Something forked: scan at once.
-    pub(in crate::host) const fn hurry(&mut self, now: Timestamp) {
+    /// A process has forked: scan at once.
+    pub(super) const fn scan_at_once(&mut self, now: Timestamp) {
         self.next_scan = now;
     }
 
-    /// The masters, the first one first.
-    pub(in crate::host) fn masters(&self) -> Vec<i32> {
+    /// The masters, in the order in which they were found.
+    pub(super) fn masters(&self) -> Vec<i32> {
         self.masters.iter().map(|master| master.pid).collect()
     }
 
-    /// The master that signals are for.
-    pub(in crate::host) fn main(&self) -> Option<i32> {
+    /// The master that gets signals.
+    pub(super) fn main_master(&self) -> Option<i32> {
         self.masters.first().map(|master| master.pid)
     }
 
-    /// A master, or a child of one.
-    pub(in crate::host) fn knows(&self, pid: i32) -> bool {
+    /// Whether this is a master or a child of one.
+    pub(super) fn is_master_or_child(&self, pid: i32) -> bool {
         self.kin.contains_key(&pid) || self.masters.iter().any(|master| master.pid == pid)
     }
 
-    /// A worker's process is gone.
-    pub(in crate::host) fn forget(&mut self, pid: i32) {
+    /// Forgets a worker whose process has ended.
+    pub(super) fn forget(&mut self, pid: i32) {
         self.kin.remove(&pid);
     }
 
-    /// Looks for masters that are still there, when the command itself is gone.
-    pub(in crate::host) fn successor(&mut self, proc: &Proc) -> Option<i32> {
+    /// The command has ended: finds a master that still runs. The search then continues below that
+    /// master.
+    pub(super) fn successor(&mut self, proc: &Proc) -> Option<i32> {
         self.masters.retain(|master| is_alive(proc, *master));
         if self.masters.is_empty() {
-            // RACE: USR2, and the first master is killed before we have seen the second.
+            // RACE: gunicorn starts a second master on USR2. The first may end before the second
+            // was recognized; the second is then still among the children.
             let kin: Vec<_> = self.kin.keys().copied().collect();
             let found = self.named_master(proc, &kin);
             self.masters.extend(found);
         }
-        let successor = self.main()?;
+        let successor = self.main_master()?;
         self.root = successor;
         Some(successor)
     }
 
-    /// Looks around; what is new comes oldest first.
-    pub(in crate::host) fn scan(&mut self, proc: &Proc, now: Timestamp) -> Vec<Finding> {
+    /// Scans. New children come in the order of their age, the oldest first.
+    pub(super) fn scan(&mut self, proc: &Proc, now: Timestamp) -> Vec<Finding> {
         let mut findings = Vec::new();
         let before = self.masters.clone();
         self.masters.retain(|master| is_alive(proc, *master));
@@ -198,8 +235,11 @@ impl Discovery {
             let count = u32::try_from(self.masters.len()).unwrap_or(u32::MAX);
             findings.push(Finding::Masters { count });
         }
-        let boots = self.kin.values().any(Kin::is_booting);
-        self.next_scan = match (boots || self.masters.is_empty(), self.hears_forks) {
+        let is_any_booting = self.kin.values().any(Kin::is_booting);
+        self.next_scan = match (
+            is_any_booting || self.masters.is_empty(),
+            self.has_fork_events,
+        ) {
             (true, _) => now.later(BOOT_POLL),
             (false, true) => now.next_multiple(SCAN_SLOW),
             (false, false) => now.later(SCAN),
@@ -207,6 +247,7 @@ impl Discovery {
         findings
     }
 
+    /// Adds the new children of a master, and other masters among them.
     fn scan_children(
         &mut self,
         proc: &Proc,
@@ -215,7 +256,7 @@ impl Discovery {
         findings: &mut Vec<Finding>,
     ) {
         let mut children = Vec::new();
-        // An error means that the master has just gone: the next scan drops it.
+        // This fails for a master that has just ended; the next scan removes it.
         let _ = proc.children(master.pid, &mut children);
         children.retain(|pid| !self.kin.contains_key(pid));
         children.retain(|pid| self.masters.iter().all(|other| other.pid != *pid));
@@ -226,14 +267,15 @@ impl Discovery {
         new.sort_by_key(|(stat, pid)| (stat.starttime, *pid));
         for (stat, pid) in new {
             let forked = stat.start_stack == master.start_stack;
-            if !forked && let Some(second) = as_master(proc, pid) {
+            if !forked && let Some(second) = as_master(proc, self.server, pid) {
                 self.masters.push(second);
                 continue;
             }
-            let role = if forked {
-                self.role_of_fork(proc, master.pid, pid)
-            } else {
-                Role::Helper { told: false }
+            let role = match (self.server.workers, forked) {
+                (Workers::Forks { .. }, true) => self.role_of_fork(proc, master.pid, pid),
+                (Workers::Forks { .. }, false) => Role::Helper { reported: false },
+                (Workers::Spawned { .. }, true) => Role::Fork,
+                (Workers::Spawned { word }, false) => role_of_spawned(proc, pid, word),
             };
             if !matches!(role, Role::Helper { .. }) {
                 findings.push(Finding::Seen { pid });
@@ -250,42 +292,50 @@ impl Discovery {
         }
     }
 
-    /// What a fork of a master is by the files that it was born with.
+    /// The role of a fork of a master, judged by the files that it has inherited.
     fn role_of_fork(&self, proc: &Proc, master: i32, pid: i32) -> Role {
         match own_files(proc, master, pid, &self.claimed()) {
-            Some(own) if own.is_empty() => Role::Helper { told: false },
-            Some(own) => claim(proc, pid, &own),
-            // We may not look: its name and its stack are all that speaks for it.
+            Some(own) if own.is_empty() => Role::Helper { reported: false },
+            Some(own) => role_by_files(proc, pid, &own),
+            // We may not read its files: only its name and its stack show that it is a worker.
             None => Role::Fork,
         }
     }
 
+    /// The heartbeat files that belong to known workers.
     fn claimed(&self) -> Vec<u64> {
         self.kin.values().filter_map(Kin::inode).collect()
     }
 
-    /// The first that is one by its command line. A worker is none, though its command line is its
-    /// master's.
+    /// The first process that is a master by its command line. A worker has the command line of its
+    /// master, but is not a master.
     ///
     /// RACE: a master with several threads is killed. Its first thread is a zombie, and for a
-    /// moment its workers are still the children of another: only what we know tells them from a
-    /// master.
+    /// moment its workers are still children of another thread. Only what was known before
+    /// distinguishes them from a master.
     fn named_master(&self, proc: &Proc, pids: &[i32]) -> Option<Master> {
-        let mut all = pids.iter().filter_map(|pid| as_master(proc, *pid));
+        let mut all = pids
+            .iter()
+            .filter_map(|pid| as_master(proc, self.server, *pid));
         all.find(|found| self.may_be_master(found))
     }
 
+    /// Whether this process can be a master. A known child of a master can be one only if it has
+    /// executed a program since.
     fn may_be_master(&self, found: &Master) -> bool {
         let kin = self.kin.get(&found.pid);
         kin.is_none_or(|kin| kin.has_executed(found.start_stack))
     }
 
-    /// The topmost program that has gunicorn's workers, whatever it is called.
+    /// The topmost program that has gunicorn's workers, whatever its name is.
     ///
-    /// RACE: gunicorn's dirty arbiter starts before the first worker of its master does, and looks
-    /// like a master until then. It is a fork of its parent, so such a one is taken only when
-    /// nothing above it has become a master for a while.
+    /// RACE: gunicorn's dirty arbiter starts before the first worker of its master, and looks like
+    /// a master until then. It is a fork of its parent, so a fork counts as a master only if no
+    /// process above it has become one for a while.
     fn embedding_master(&mut self, proc: &Proc, now: Timestamp, pids: &[i32]) -> Option<Master> {
+        if let Workers::Spawned { .. } = self.server.workers {
+            return None;
+        }
         let mut all = pids.iter().filter_map(|pid| embedding(proc, *pid));
         let Some(found) = all.find(|found| self.may_be_master(found)) else {
             self.likely = None;
@@ -303,41 +353,48 @@ impl Discovery {
         (now.since(since) >= HEARTBEAT_WITHIN).then_some(found)
     }
 
-    /// Moves the master's children on: to their heartbeat file, to their first beat, or out.
+    /// Checks all children that do not serve yet: for their heartbeat file, their first
+    /// notification, or that they are helpers.
     fn check_kin(&mut self, proc: &Proc, now: Timestamp, findings: &mut Vec<Finding>) {
-        let serves = |kin: &Kin| matches!(kin.role, Role::Serving { .. });
+        let serves = |kin: &Kin| matches!(kin.role, Role::Serving { .. } | Role::Accepting);
         let mut pids: Vec<_> = self
             .kin
             .iter()
             .filter(|(_, kin)| !serves(kin) && kin.seen != now)
             .map(|(pid, kin)| (kin.starttime, *pid))
             .collect();
-        // Oldest first: a younger fork holds the files of its elder brothers for a moment, until it
-        // has closed them, and by then they are claimed.
+        // The oldest first: a younger fork holds the files of older workers until it has closed
+        // them, and by then those files are claimed.
         pids.sort_unstable();
         for (_, pid) in pids {
             let claimed = self.claimed();
             let Some(kin) = self.kin.get_mut(&pid) else {
                 continue;
             };
+            if let Some(ready) = kin.check_heartbeat(pid) {
+                findings.push(ready);
+                continue;
+            }
             let stat = proc.stat(pid).ok().filter(|stat| stat.state != 'Z');
             let stat = stat.filter(|stat| stat.starttime == kin.starttime);
             let is_helper = matches!(kin.role, Role::Helper { .. });
             let Some(stat) = stat else {
-                // The end of a worker is told by its descriptor.
+                // The end of a worker is reported by its own descriptor.
                 if is_helper {
                     self.kin.remove(&pid);
                 }
                 continue;
             };
-            let found = if is_helper {
-                kin.tell_helper(now, pid)
-            } else {
-                kin.step(proc, now, (pid, stat.start_stack), &claimed)
+            let found = match self.server.workers {
+                _ if is_helper => kin.report_helper(now, pid),
+                Workers::Spawned { word } => kin.check_spawned(proc, now, pid, word),
+                Workers::Forks { .. } => {
+                    kin.check_fork(proc, now, (pid, stat.start_stack), &claimed)
+                }
             };
             let is_helper = matches!(kin.role, Role::Helper { .. });
             let second = if is_helper && kin.has_executed(stat.start_stack) {
-                as_master(proc, pid).or_else(|| embedding(proc, pid))
+                as_master(proc, self.server, pid).or_else(|| embedding(proc, pid))
             } else {
                 None
             };
@@ -346,33 +403,42 @@ impl Discovery {
                 self.masters.push(second);
             }
             findings.extend(found.filter(|found| {
-                let is_told = matches!(found, Finding::Helper { .. });
-                second.is_none() || !is_told
+                let is_helper_report = matches!(found, Finding::Helper { .. });
+                second.is_none() || !is_helper_report
             }));
         }
     }
 }
 
-/// The main process of a server below this one, if there is any.
-pub(in crate::host) fn server_below(proc: &Proc, root: i32) -> Option<i32> {
+/// The main process of a server among this process and its descendants.
+pub(super) fn server_below(proc: &Proc, root: i32) -> Option<(i32, &'static Profile)> {
     let mut all = vec![root];
     all.extend(proc.descendants(root));
-    let is_named = |pid: &&i32| as_master(proc, **pid).is_some();
-    let named = all.iter().find(is_named);
-    named
-        .or_else(|| all.iter().find(|pid| embedding(proc, **pid).is_some()))
-        .copied()
+    let known = PROFILES.into_iter().filter(|server| server.is_recognised);
+    known.into_iter().find_map(|server| {
+        let is_named = |pid: &&i32| as_master(proc, server, **pid).is_some();
+        let embeds = |pid: &&i32| {
+            matches!(server.workers, Workers::Forks { .. }) && embedding(proc, **pid).is_some()
+        };
+        let found = all
+            .iter()
+            .find(is_named)
+            .or_else(|| all.iter().find(embeds));
+        found.map(|pid| (*pid, server))
+    })
 }
 
-/// This process, if it executes gunicorn.
-fn as_master(proc: &Proc, pid: i32) -> Option<Master> {
+/// This process, if it executes the server.
+fn as_master(proc: &Proc, server: &Profile, pid: i32) -> Option<Master> {
     let words: Vec<_> = proc
         .cmdline(pid)
         .ok()?
         .iter()
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    is_gunicorn(&words).then(|| master_at(proc, pid)).flatten()
+    is_main(server, &words)
+        .then(|| master_at(proc, pid))
+        .flatten()
 }
 
 /// This process, if it has gunicorn's workers, whatever its name is.
@@ -391,7 +457,7 @@ fn master_at(proc: &Proc, pid: i32) -> Option<Master> {
     })
 }
 
-/// The same process, not another one with its number, and no zombie.
+/// Whether this is still the same process, and not a zombie or another process with its pid.
 fn is_alive(proc: &Proc, master: Master) -> bool {
     proc.stat(master.pid)
         .is_ok_and(|stat| stat.starttime == master.starttime && stat.state != 'Z')

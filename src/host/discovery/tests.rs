@@ -1,9 +1,9 @@
-//! Searches through trees of processes that a test has written down.
+//! Searches in process trees that a test has written.
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
-use super::{Discovery, Finding, server_below};
-use crate::{host::procfs::Proc, units::Timestamp};
+use super::{Finding, Search, server_below};
+use crate::{host::memory::procfs::Proc, servers::gunicorn, units::Timestamp};
 
 const STACK: u64 = 140_000;
 
@@ -66,13 +66,13 @@ fn a_fork_whose_heartbeat_file_its_master_does_not_hold_is_a_helper() {
     let tree = Tree::new();
     let master = "python gunicorn --dirty-app a:A a:app";
     tree.add(10, master, (1, STACK), &["a"]);
-    // The dirty arbiter, forked first, with the file of its one dirty worker.
+    // The dirty arbiter is forked first, and holds the file of its one dirty worker.
     tree.add(11, master, (10, STACK), &["dirty"]);
     tree.add(12, master, (10, STACK), &["a"]);
     tree.add(13, master, (11, STACK), &["dirty"]);
     tree.children(10, &[11, 12]);
     tree.children(11, &[13]);
-    let mut search = Discovery::new(10, false, at(0));
+    let mut search = Search::new(10, &gunicorn::PROFILE, false, at(0));
     let found = search.scan(&tree.proc(), at(0));
     assert_eq!(
         found,
@@ -90,14 +90,14 @@ fn a_fork_whose_heartbeat_file_its_master_does_not_hold_is_a_helper() {
 }
 
 #[test]
-fn a_respawned_dirty_arbiter_holds_its_brothers_files_and_is_no_worker() {
+fn a_respawned_dirty_arbiter_that_holds_the_files_of_workers_is_not_a_worker() {
     let tree = Tree::new();
     tree.add(10, "gunicorn a:app", (1, STACK), &["a", "b"]);
     for (pid, holds) in [(11, vec!["a"]), (12, vec!["b"]), (13, vec!["a", "b"])] {
         tree.add(pid, "gunicorn a:app", (10, STACK), &holds);
     }
     tree.children(10, &[11, 12, 13]);
-    let mut search = Discovery::new(10, false, at(0));
+    let mut search = Search::new(10, &gunicorn::PROFILE, false, at(0));
     let found = search.scan(&tree.proc(), at(0));
     let seen = |pid| Finding::Seen { pid };
     assert_eq!(found, [seen(11), seen(12), Finding::Masters { count: 1 }]);
@@ -109,7 +109,7 @@ fn a_program_of_any_name_that_embeds_gunicorn_is_a_master() {
     tree.add(9, "sh start.sh", (1, STACK + 1), &[]);
     tree.add(10, "python serve.py", (9, STACK), &[]);
     tree.children(9, &[10]);
-    let mut search = Discovery::new(9, false, at(0));
+    let mut search = Search::new(9, &gunicorn::PROFILE, false, at(0));
     assert_eq!(search.scan(&tree.proc(), at(0)), []);
     tree.hold(10, "a");
     tree.add(11, "python serve.py", (10, STACK), &["a"]);
@@ -119,7 +119,7 @@ fn a_program_of_any_name_that_embeds_gunicorn_is_a_master() {
         found,
         [Finding::Seen { pid: 11 }, Finding::Masters { count: 1 }]
     );
-    assert_eq!(search.main(), Some(10));
+    assert_eq!(search.main_master(), Some(10));
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn the_dirty_arbiter_of_an_embedded_gunicorn_is_not_taken_for_its_master() {
     tree.add(12, "python serve.py", (11, STACK), &["dirty"]);
     tree.children(10, &[11]);
     tree.children(11, &[12]);
-    let mut search = Discovery::new(10, false, at(0));
+    let mut search = Search::new(10, &gunicorn::PROFILE, false, at(0));
     assert_eq!(search.scan(&tree.proc(), at(0)), []);
     assert_eq!(search.scan(&tree.proc(), at(1_000)), []);
     tree.hold(10, "a");
@@ -141,7 +141,7 @@ fn the_dirty_arbiter_of_an_embedded_gunicorn_is_not_taken_for_its_master() {
         found,
         [Finding::Seen { pid: 13 }, Finding::Masters { count: 1 }]
     );
-    assert_eq!(search.main(), Some(10));
+    assert_eq!(search.main_master(), Some(10));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn gunicorn_in_a_fork_of_another_program_is_found_a_little_later() {
     tree.add(12, "python serve.py", (11, STACK), &["a"]);
     tree.children(10, &[11]);
     tree.children(11, &[12]);
-    let mut search = Discovery::new(10, false, at(0));
+    let mut search = Search::new(10, &gunicorn::PROFILE, false, at(0));
     assert_eq!(search.scan(&tree.proc(), at(0)), []);
     let found = search.scan(&tree.proc(), at(2_000));
     assert_eq!(
@@ -168,7 +168,7 @@ fn a_second_master_is_a_child_that_has_executed_gunicorn() {
     tree.add(11, "gunicorn a:app", (10, STACK), &["a"]);
     tree.add(12, "gunicorn a:app", (10, STACK), &[]);
     tree.children(10, &[11, 12]);
-    let mut search = Discovery::new(10, false, at(0));
+    let mut search = Search::new(10, &gunicorn::PROFILE, false, at(0));
     let seen = Finding::Seen { pid: 11 };
     let one = Finding::Masters { count: 1 };
     assert_eq!(search.scan(&tree.proc(), at(0)), [seen, one]);
@@ -180,12 +180,12 @@ fn a_second_master_is_a_child_that_has_executed_gunicorn() {
 }
 
 #[test]
-fn a_fork_that_still_holds_its_brothers_file_has_not_taken_it() {
+fn a_fork_that_still_holds_the_file_of_an_older_worker_does_not_claim_it() {
     let tree = Tree::new();
     tree.add(10, "gunicorn a:app", (1, STACK), &["a", "b"]);
     tree.add(11, "gunicorn a:app", (10, STACK), &["a", "b"]);
     tree.children(10, &[11]);
-    let mut search = Discovery::new(10, false, at(0));
+    let mut search = Search::new(10, &gunicorn::PROFILE, false, at(0));
     search.scan(&tree.proc(), at(0));
     tree.add(12, "gunicorn a:app", (10, STACK), &["a"]);
     tree.children(10, &[11, 12]);
@@ -194,13 +194,13 @@ fn a_fork_that_still_holds_its_brothers_file_has_not_taken_it() {
 }
 
 #[test]
-fn a_fork_whose_files_may_not_be_looked_at_is_a_worker_for_a_while() {
+fn a_fork_whose_files_cannot_be_read_counts_as_a_worker_for_a_while() {
     let tree = Tree::new();
     tree.add(10, "gunicorn a:app", (1, STACK), &["a"]);
     tree.add(11, "gunicorn a:app", (10, STACK), &[]);
     fs::remove_dir(tree.root.path().join("11/fd")).unwrap();
     tree.children(10, &[11]);
-    let mut search = Discovery::new(10, false, at(0));
+    let mut search = Search::new(10, &gunicorn::PROFILE, false, at(0));
     let seen = Finding::Seen { pid: 11 };
     let one = Finding::Masters { count: 1 };
     assert_eq!(search.scan(&tree.proc(), at(0)), [seen, one]);
@@ -217,24 +217,24 @@ fn a_worker_whose_master_was_killed_is_not_taken_for_a_master() {
     tree.add(11, "gunicorn a:app", (10, STACK), &["a"]);
     tree.children(9, &[10]);
     tree.children(10, &[11]);
-    let mut search = Discovery::new(9, false, at(0));
+    let mut search = Search::new(9, &gunicorn::PROFILE, false, at(0));
     search.scan(&tree.proc(), at(0));
-    assert_eq!(search.main(), Some(10));
-    // It is a zombie, and its worker is still its child.
+    assert_eq!(search.main_master(), Some(10));
+    // The master is a zombie, and its worker is still its child.
     let stat = tree.root.path().join("10/stat");
     let zombie = fs::read_to_string(&stat).unwrap().replace(" S ", " Z ");
     fs::write(stat, zombie).unwrap();
     search.scan(&tree.proc(), at(20));
-    assert_eq!(search.main(), None);
+    assert_eq!(search.main_master(), None);
 }
 
 #[test]
-fn a_program_whose_child_has_executed_another_one_embeds_no_server() {
+fn a_program_whose_child_has_executed_another_program_does_not_embed_a_server() {
     let tree = Tree::new();
     tree.add(10, "python serve.py", (1, STACK), &["a"]);
     tree.add(11, "sh tool.sh", (10, STACK + 1), &["a"]);
     tree.children(10, &[11]);
-    let mut search = Discovery::new(10, false, at(0));
+    let mut search = Search::new(10, &gunicorn::PROFILE, false, at(0));
     assert_eq!(search.scan(&tree.proc(), at(0)), []);
     assert_eq!(server_below(&tree.proc(), 10), None);
 }
@@ -245,11 +245,97 @@ fn a_server_below_a_script_is_found_by_its_name_or_its_workers() {
     tree.add(9, "sh start.sh", (1, STACK + 1), &[]);
     tree.children(9, &[10]);
     tree.add(10, "gunicorn a:app", (9, STACK), &[]);
-    assert_eq!(server_below(&tree.proc(), 9), Some(10));
+    assert_eq!(
+        server_below(&tree.proc(), 9),
+        Some((10, &gunicorn::PROFILE))
+    );
     fs::remove_dir_all(tree.root.path().join("10")).unwrap();
     tree.add(10, "python serve.py", (9, STACK), &["a"]);
     assert_eq!(server_below(&tree.proc(), 9), None);
     tree.add(11, "python serve.py", (10, STACK), &["a"]);
     tree.children(10, &[11]);
-    assert_eq!(server_below(&tree.proc(), 9), Some(10));
+    assert_eq!(
+        server_below(&tree.proc(), 9),
+        Some((10, &gunicorn::PROFILE))
+    );
+}
+
+/// uvicorn as process 10, with a worker 11 and multiprocessing's resource tracker 12.
+fn uvicorn(tree: &Tree) -> Search {
+    tree.add(
+        10,
+        "/x/bin/python /x/bin/uvicorn --workers 2 a:b",
+        (1, STACK),
+        &[],
+    );
+    tree.add(
+        11,
+        "/x/bin/python -c spawn_main(tracker_fd=5) --multiprocessing-fork",
+        (10, STACK + 1),
+        &[],
+    );
+    tree.add(12, "/x/bin/python -c main(4)", (10, STACK + 2), &[]);
+    tree.children(10, &[11, 12]);
+    Search::new(10, &crate::servers::uvicorn::PROFILE, false, at(0))
+}
+
+#[test]
+fn a_spawned_worker_is_ready_when_it_waits_at_a_socket_of_its_server() {
+    let tree = Tree::new();
+    let mut search = uvicorn(&tree);
+    let found = search.scan(&tree.proc(), at(0));
+    assert!(found.contains(&Finding::Seen { pid: 11 }), "{found:?}");
+    assert!(!found.contains(&Finding::Seen { pid: 12 }), "{found:?}");
+    // It holds the inherited socket, and does not wait at it yet.
+    let link = |pid: i32, number: i32, target: &str| {
+        symlink(target, tree.root.path().join(format!("{pid}/fd/{number}"))).unwrap();
+    };
+    link(10, 3, "socket:[700]");
+    link(11, 4, "socket:[700]");
+    link(11, 6, "anon_inode:[eventpoll]");
+    let ready = Finding::Ready { pid: 11 };
+    assert!(!search.scan(&tree.proc(), at(100)).contains(&ready));
+    let info = tree.root.path().join("11/fdinfo");
+    fs::create_dir_all(&info).unwrap();
+    fs::write(info.join("6"), "pos:\t0\ntfd:        4 events:       19\n").unwrap();
+    assert!(search.scan(&tree.proc(), at(200)).contains(&ready));
+    assert!(
+        !search.scan(&tree.proc(), at(300)).contains(&ready),
+        "reported twice"
+    );
+}
+
+#[test]
+fn a_booting_worker_becomes_ready_even_if_its_stat_can_no_longer_be_read() {
+    let tree = Tree::new();
+    tree.add(10, "gunicorn a:app", (1, STACK), &["a"]);
+    tree.add(11, "gunicorn a:app", (10, STACK), &["a"]);
+    tree.children(10, &[11]);
+    let mut search = Search::new(10, &gunicorn::PROFILE, false, at(0));
+    let seen = Finding::Seen { pid: 11 };
+    assert!(search.scan(&tree.proc(), at(0)).contains(&seen));
+    // Like when no descriptor is free.
+    fs::remove_file(tree.root.path().join("11/stat")).unwrap();
+    assert_eq!(search.scan(&tree.proc(), at(20)), []);
+    let beat = fs::File::open(tree.files.path().join("wgunicorn-a")).unwrap();
+    let uptime = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(7);
+    beat.set_modified(uptime).unwrap();
+    let ready = Finding::Ready { pid: 11 };
+    assert!(search.scan(&tree.proc(), at(40)).contains(&ready));
+}
+
+#[test]
+fn a_spawned_worker_without_a_command_line_yet_is_not_taken_for_a_helper() {
+    let tree = Tree::new();
+    let mut search = uvicorn(&tree);
+    let line = tree.root.path().join("11/cmdline");
+    let whole = fs::read(&line).unwrap();
+    fs::write(&line, "").unwrap();
+    let found = search.scan(&tree.proc(), at(0));
+    assert!(found.contains(&Finding::Seen { pid: 11 }), "{found:?}");
+    fs::write(&line, whole).unwrap();
+    let found = search.scan(&tree.proc(), at(100));
+    assert!(!found.contains(&Finding::NoWorker { pid: 11 }), "{found:?}");
+    let found = search.scan(&tree.proc(), at(5000));
+    assert!(!found.contains(&Finding::Helper { pid: 11 }), "{found:?}");
 }

@@ -1,4 +1,4 @@
-//! One worker of a pool: its socket, and the page of memory that it shares with us.
+//! One worker of a pool: its socket, and the page of memory that it shares with the supervisor.
 
 use std::{
     fs::File,
@@ -10,27 +10,26 @@ use std::{
 use bytes::BytesMut;
 
 use super::memory::{Observed, Reported};
-use crate::{host::pidfd::PidFd, units::Bytes};
+use crate::{
+    host::process::pidfd::PidFd,
+    protocol::pool_page::{self, Peak, Progress},
+    units::Bytes,
+};
 
-/// Bytes that are read from one worker before others are read.
+/// Maximum bytes that are read from one worker before others are read.
 const READ_MAX: usize = 16 << 20;
-
-/// The byte of a worker's page that stops it from beginning another task (`worker.py`).
-const HALT: u64 = 3 * 8;
-/// The first word of a worker's page with figures of its memory (`peak.py`).
-const MEMORY: u64 = 16;
 
 /// What is left in a socket or pipe after a read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Left {
     Nothing,
-    /// The read stopped before it was empty.
+    /// The read stopped early, so there may be more.
     Perhaps,
     /// All other ends are closed.
     End,
 }
 
-/// See the module.
+/// One worker of a pool.
 #[derive(Debug)]
 pub(super) struct Child {
     pub(super) slot: u32,
@@ -40,45 +39,52 @@ pub(super) struct Child {
     pub(super) page: Arc<File>,
     pub(super) received: BytesMut,
     pub(super) unsent: BytesMut,
-    /// We wait until the socket has room for `unsent`.
+    /// The socket is watched until it has room for `unsent`.
     pub(super) waits: bool,
     pub(super) observed: Observed,
 }
 
 impl Child {
-    /// The first words of its page: the tasks that it has begun, finished and received last.
-    pub(super) fn progress(&self) -> [u64; 3] {
-        self.words(0)
+    /// The tasks that it has begun, finished and received last.
+    pub(super) fn progress(&self) -> Progress {
+        Progress::read(&self.part_of_page(pool_page::BEGUN))
     }
 
-    /// The figures of its memory in its page.
+    /// The memory figures in its page.
     pub(super) fn reported(&self) -> Reported {
-        // The code of a task may have written anything there: no number may overflow.
-        let kib = |word: u64| Bytes(word.min(u64::from(u32::MAX)) * 1024);
-        let [most, files, child, base] = self.words(MEMORY).map(kib);
+        let peak = Peak::read(&self.part_of_page(pool_page::PEAK));
+        let bytes = |kib| Bytes(kib * 1024);
         Reported {
-            most,
-            files,
-            child,
-            base,
+            most: bytes(peak.most),
+            files: bytes(peak.files),
+            child: bytes(peak.child),
+            base: bytes(peak.base),
         }
     }
 
-    fn words<const COUNT: usize>(&self, from: u64) -> [u64; COUNT] {
-        let mut words = [0; COUNT];
-        for (word, at) in words.iter_mut().zip(from..) {
-            let mut bytes = [0; 8];
-            // If the page cannot be read, the words are 0, which name no task.
-            let _ = self.page.read_exact_at(&mut bytes, at * 8);
-            *word = u64::from_ne_bytes(bytes);
-        }
-        words
+    fn part_of_page<const LENGTH: usize>(&self, from: u64) -> [u8; LENGTH] {
+        let mut part = [0; LENGTH];
+        // If the page cannot be read, the words are 0, which name no task.
+        let _ = self.page.read_exact_at(&mut part, from);
+        part
     }
 
-    /// Stops it from beginning another task. It checks this before each one.
+    /// Prevents it from beginning another task. It checks this before each task.
     pub(super) fn halt(&self) {
-        // If this fails, it runs all its tasks, and exits then.
-        let _ = self.page.write_all_at(&1_u64.to_ne_bytes(), HALT);
+        // If this fails, the worker runs all its tasks and then exits.
+        let _ = self
+            .page
+            .write_all_at(&pool_page::bytes(1), pool_page::HALT);
+    }
+
+    /// Takes the bytes that were received.
+    pub(super) fn take_received(&mut self) -> BytesMut {
+        std::mem::take(&mut self.received)
+    }
+
+    /// Puts back the bytes of an incomplete frame.
+    pub(super) fn return_received(&mut self, rest: BytesMut) {
+        self.received = rest;
     }
 
     /// Reads what has arrived, up to about `READ_MAX` bytes.

@@ -1,37 +1,49 @@
-//! The processes of a pool: the messages of the template and the nests, and the workers' sockets,
-//! pages and outputs.
+//! The processes of a pool: the messages of the template and the fork servers, and the workers'
+//! sockets, pages and outputs.
 //!
-//! A nest is tracked like a worker of a server, with a group, a cap and a descriptor. The workers
-//! that it forks start in its group.
+//! A fork server is tracked like a worker of a server, with a cgroup, a cap and a descriptor. The
+//! workers that it forks start in its cgroup.
 
 mod child;
-mod hearing;
+mod inputs;
+mod interface;
 mod memory;
+mod messages;
 mod prints;
 mod sockets;
-mod words;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
-    os::fd::{AsRawFd as _, IntoRawFd as _, OwnedFd, RawFd},
+    os::fd::OwnedFd,
 };
 
 use nix::{
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
-    sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair},
+    sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
 };
 
-use super::{Host, hear::Source};
+use super::{
+    cgroup::ServiceGroups,
+    context::Context,
+    held::{ForkServerId, HeldId},
+    kernel_events::Source,
+    workers::Workers,
+};
 use crate::{
-    supervisor::{event::Oom, pool::event::WorkerEnd},
-    units::{Bytes, Signal, Timestamp, WorkerId},
+    protocol::{
+        fork_server,
+        mark::Secret,
+        template::{self, Imports, ToTemplate},
+    },
+    supervisor::{input::Oom, pool::input::WorkerEnd},
+    units::{Bytes, Signal, WorkerId},
 };
 use child::Child;
+pub(super) use messages::adopt_inherited;
+use messages::send_message;
 use prints::Outputs;
 pub use prints::Piece;
-pub(super) use words::adopt_inherited;
-use words::send_message;
 
 /// The length of the longest message: why a template cannot import.
 const MESSAGE_MAX: usize = 256 << 10;
@@ -42,19 +54,21 @@ const CHUNK: usize = 256 << 10;
 #[derive(Debug)]
 pub enum News {
     /// The template has imported everything, and names what its forks cannot share.
-    TemplateReady(Vec<u8>),
-    /// The template cannot import: the error.
+    TemplateReady(Imports),
+    /// The template cannot import. The bytes are the error.
     TemplateFailed(Vec<u8>),
-    /// A nest is in its group.
-    NestUp(u32),
-    /// A nest has ended, and so have all processes in its group.
-    NestGone(u32, Oom),
-    /// A nest, or a worker in it, could not be forked.
+    /// A fork server is in its group.
+    ForkServerUp(u32),
+    /// A fork server has ended, and so have all processes in its group.
+    ForkServerGone(u32, Oom),
+    /// A fork server, or a worker of it, could not be forked.
     NotForked(u32, Option<WorkerId>, io::Error),
-    /// A worker was forked. The bytes begin each mark in its output.
-    Born(WorkerId, [u8; 16]),
-    /// A worker has sent something: [`Host::take_said`].
-    Said(WorkerId),
+    /// The kernel killed a child process of a task at a memory limit.
+    ChildKilled,
+    /// A worker was forked with this pid. Each mark in its output begins with the secret.
+    Forked(WorkerId, i32, Secret),
+    /// A worker has sent something. `Host::take_received` returns it.
+    Received(WorkerId),
     /// A worker or its child process has printed.
     Printed {
         /// The worker.
@@ -62,56 +76,44 @@ pub enum News {
         /// What was read.
         piece: Piece,
     },
-    /// No process has this worker's output open any more.
+    /// All processes have closed this worker's output.
     PrintsOver(WorkerId),
-    /// A worker has ended. News of what it sent came before. [`Host::forget_child`] must follow.
+    /// A worker has ended. The news of all that it sent came before. `Host::forget_child` must
+    /// follow.
     Ended(WorkerEnd),
 }
 
-/// See the module.
+/// The processes of a pool.
 #[derive(Debug)]
 pub(super) struct PoolHost {
+    /// The socket to the template.
     control: OwnedFd,
-    nests: BTreeMap<u32, Nest>,
+    fork_servers: BTreeMap<u32, ForkServer>,
     caps: BTreeMap<u32, Option<Bytes>>,
-    next_nest: WorkerId,
+    next_fork_server: u64,
     children: BTreeMap<WorkerId, Child>,
-    /// By the number in the messages of a nest.
+    /// The live workers by their number in the messages of a fork server.
     numbers: BTreeMap<u64, WorkerId>,
     next_number: u64,
     outputs: Outputs,
-    pub(super) news: VecDeque<News>,
+    news: VecDeque<News>,
     buffer: Vec<u8>,
-    /// A socket or output may hold more, which was not read yet.
-    pub(super) more: bool,
+    /// A socket or output may contain more that was not read yet.
+    more: bool,
+}
+
+/// The parts of the host that the pool needs.
+#[derive(Debug)]
+pub(super) struct PoolContext<'host> {
+    context: &'host mut Context,
+    groups: &'host mut ServiceGroups,
+    workers: &'host mut Workers,
 }
 
 impl PoolHost {
-    /// The processes that a nest has forked and has not reported as ended.
-    pub(super) fn children_of(&self, nest: WorkerId) -> Vec<i32> {
-        let is_this = |(_, known): &(&u32, &Nest)| known.id == nest;
-        let slot = self.nests.iter().find(is_this).map(|(slot, _)| *slot);
-        let its = self
-            .children
-            .values()
-            .filter(|child| Some(child.slot) == slot);
-        its.filter_map(|child| Some(child.process.as_ref()?.pid()))
-            .collect()
-    }
-}
-
-#[derive(Debug)]
-struct Nest {
-    id: WorkerId,
-    socket: OwnedFd,
-}
-
-impl Host {
-    /// Makes the socket to a template. Returns the template's end, which a command inherits.
-    ///
-    /// # Errors
-    /// No descriptors are left.
-    pub fn open_pool(&mut self) -> io::Result<RawFd> {
+    /// Makes the socket to a template, and forgets what is known of an earlier one. Returns the
+    /// template's end.
+    fn open(pool: &mut Option<Self>, context: &mut Context) -> io::Result<OwnedFd> {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -120,16 +122,16 @@ impl Host {
         )?;
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
-        self.watch(&ours, Source::Template)?;
-        let (next_nest, outputs) = match self.pool.take() {
-            Some(pool) => (pool.next_nest, pool.outputs),
-            None => (WorkerId::FIRST, Outputs::new()?),
+        context.watches_mut().watch(&ours, Source::Template)?;
+        let (next_fork_server, outputs) = match pool.take() {
+            Some(pool) => (pool.next_fork_server, pool.outputs),
+            None => (1, Outputs::new()?),
         };
-        self.pool = Some(PoolHost {
+        *pool = Some(Self {
             control: ours,
-            nests: BTreeMap::new(),
+            fork_servers: BTreeMap::new(),
             caps: BTreeMap::new(),
-            next_nest,
+            next_fork_server,
             children: BTreeMap::new(),
             numbers: BTreeMap::new(),
             next_number: 1,
@@ -138,99 +140,77 @@ impl Host {
             buffer: vec![0; CHUNK],
             more: false,
         });
-        // The template's end stays open here until it has inherited it: [`Host::close_inherited`].
-        Ok(theirs.into_raw_fd())
+        Ok(theirs)
     }
 
-    /// Closes our copy of the template's end of the socket, so that we see when the template closes
-    /// its own.
-    pub fn close_inherited(&mut self, fd: RawFd) {
-        drop(adopt_inherited(fd));
+    /// Returns true if a socket or output may contain more that was not read yet, and clears that.
+    pub(super) const fn take_more(&mut self) -> bool {
+        std::mem::replace(&mut self.more, false)
     }
 
-    /// Lets the template exit: it reads the end of its socket.
-    pub fn quit_template(&self) {
-        if let Some(pool) = &self.pool {
-            // The end of a template is reported separately.
-            let _ = shutdown(pool.control.as_raw_fd(), Shutdown::Write);
-        }
+    /// Asks the template for a fork server.
+    fn fork_server(&mut self, slot: u32, cap: Option<Bytes>) {
+        self.caps.insert(slot, cap);
+        // RACE: the template may have ended, which is reported separately. If this error were
+        // reported as the end of the fork server, the pool would ask for another one at once, in an
+        // endless loop.
+        let order = template::encode(&ToTemplate::ForkServer { slot });
+        let _ = send_message(&self.control, order.as_bytes());
     }
 
-    /// Reads the messages of the template that have arrived.
-    pub fn hear_template(&mut self) {
-        self.on_template(u64::MAX);
-    }
-
-    /// Takes the oldest news of the pool.
-    pub fn poll_news(&mut self) -> Option<News> {
-        self.pool.as_mut()?.news.pop_front()
-    }
-
-    /// Asks the template for a nest.
-    pub fn raise_nest(&mut self, slot: u32, cap: Option<Bytes>) {
-        let Some(pool) = &mut self.pool else { return };
-        pool.caps.insert(slot, cap);
-        // RACE: the template may have ended, which is reported separately. If this were the end of
-        // the nest, the pool would ask for the nest again at once, in an endless loop.
-        let _ = send_message(&pool.control, &format!("nest {slot}"));
-    }
-
-    /// Asks a nest for a worker.
-    pub fn fork_child(&mut self, slot: u32, worker: WorkerId) {
-        let Some(pool) = &mut self.pool else { return };
-        let number = pool.next_number;
-        pool.next_number += 1;
-        pool.numbers.insert(number, worker);
-        // The end of a nest is reported separately.
-        if let Some(nest) = pool.nests.get(&slot) {
-            let _ = send_message(&nest.socket, &format!("fork {number}"));
+    /// Asks a fork server for a worker.
+    fn fork(&mut self, slot: u32, worker: WorkerId) {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.numbers.insert(number, worker);
+        // The end of a fork server is reported separately.
+        if let Some(server) = self.fork_servers.get(&slot) {
+            let _ = send_message(&server.socket, &fork_server::fork(number));
         }
     }
 
     /// Removes a worker that has ended.
-    pub fn forget_child(&mut self, worker: WorkerId) {
-        if let Some(pool) = &mut self.pool
-            && let Some(child) = pool.children.remove(&worker)
+    fn forget(&mut self, context: &mut Context, worker: WorkerId) {
+        if let Some(child) = self.children.remove(&worker)
             && let Some(token) = child.token
         {
-            self.sources.remove(&token);
+            context.watches_mut().forget(token);
         }
     }
 
-    /// Stops a worker from beginning another task.
-    pub fn halt_child(&self, worker: WorkerId) {
-        let child = self.pool.as_ref().and_then(|it| it.children.get(&worker));
-        if let Some(child) = child {
-            child.halt();
-        }
-    }
-
-    /// SIGKILL for one worker.
-    pub fn kill_child(&self, worker: WorkerId) {
-        let child = self.pool.as_ref().and_then(|it| it.children.get(&worker));
+    /// Sends SIGKILL to one worker.
+    fn kill(&self, worker: WorkerId) {
+        let child = self.children.get(&worker);
         if let Some(process) = child.and_then(|it| it.process.as_ref()) {
             let _ = process.signal(Signal::KILL);
         }
     }
 
-    /// SIGKILL for all processes in a slot.
-    pub fn kill_slot(&mut self, now: Timestamp, slot: u32) {
-        if let Some(id) = self.nest_of(slot) {
-            self.kill_worker(now, id);
-        }
+    fn fork_server_of(&self, slot: u32) -> Option<HeldId> {
+        Some(HeldId::ForkServer(self.fork_servers.get(&slot)?.id))
     }
 
-    /// A signal for all workers in a slot, but not its nest.
-    pub fn signal_slot(&self, slot: u32, signal: Signal) {
-        let Some(pool) = &self.pool else { return };
-        for child in pool.children.values().filter(|it| it.slot == slot) {
-            if let Some(process) = &child.process {
-                let _ = process.signal(signal);
-            }
-        }
+    /// The slot of a fork server.
+    fn slot_of(&self, server: ForkServerId) -> Option<u32> {
+        let mut known = self.fork_servers.iter();
+        known.find(|(_, it)| it.id == server).map(|(slot, _)| *slot)
     }
 
-    fn nest_of(&self, slot: u32) -> Option<WorkerId> {
-        Some(self.pool.as_ref()?.nests.get(&slot)?.id)
+    /// The processes that a fork server has forked and has not reported as ended.
+    pub(super) fn children_of(&self, server: ForkServerId) -> Vec<i32> {
+        let slot = self.slot_of(server);
+        let in_slot = self
+            .children
+            .values()
+            .filter(|child| Some(child.slot) == slot);
+        in_slot
+            .filter_map(|child| Some(child.process.as_ref()?.pid()))
+            .collect()
     }
+}
+
+#[derive(Debug)]
+struct ForkServer {
+    id: ForkServerId,
+    socket: OwnedFd,
 }

@@ -1,14 +1,14 @@
 //! The pipes that are the workers' standard outputs.
 //!
-//! They share an epoll descriptor of their own, so that we can stop reading all of them while the
-//! reader of our own output is slow. Then the pipes fill up, and tasks that print wait.
+//! They share a separate epoll descriptor, so that reading all of them can be paused while the
+//! reader of the pool's own output is slow. Then the pipes fill up, and tasks that print wait.
 
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read as _},
     os::{
-        fd::{AsFd, AsRawFd as _, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::fs::FileExt as _,
     },
     sync::Arc,
@@ -22,28 +22,29 @@ use nix::{
 
 use super::{News, PoolHost, child::Left};
 use crate::{
-    host::{Host, hear::Source},
+    host::{context::Context, kernel_events::Source},
+    protocol::pool_page::{self, READING},
     units::WorkerId,
 };
 
-/// The most pipes that are read in one turn. This bounds the memory for what is not passed on yet.
+/// Maximum pipes that are read in one turn. This bounds the memory for output that was read and not
+/// passed on yet.
 const PIPES_MAX: usize = 8;
-/// Reads and bytes of one pipe before another one is read. A pipe holds 64 KiB, or up to 1 MiB if
-/// its worker sets that (pipe(7)).
+/// Maximum reads from one pipe before another one is read.
 const READS_MAX: usize = 16;
+/// Maximum bytes from one pipe before another one is read. A pipe holds 64 KiB, or up to 1 MiB if
+/// its worker sets that (pipe(7)).
 const BYTES_MAX: usize = 1 << 20;
-/// The byte of a worker's page that is not 0 while we read its pipe (`prints.py`).
-const READING: u64 = 32;
 
-/// See the module.
+/// The outputs of all workers.
 #[derive(Debug)]
 pub(super) struct Outputs {
     epoll: Epoll,
-    /// By the token in the events of their pipes.
+    /// The workers by the token in the events of their pipes.
     tokens: BTreeMap<u64, WorkerId>,
     next_token: u64,
     pipes: BTreeMap<WorkerId, Output>,
-    /// The token of `epoll` in the epoll of the loop; `None`: nothing is read.
+    /// The token of `epoll` in the epoll of the loop. `None`: reading is paused.
     watched: Option<u64>,
     news: Vec<News>,
 }
@@ -75,7 +76,8 @@ impl Outputs {
     }
 
     pub(super) fn add(&mut self, worker: WorkerId, pipe: OwnedFd, page: Arc<File>) {
-        // This sets O_NONBLOCK for our end only. Programs expect the other one to block (open(2)).
+        // This sets O_NONBLOCK for the reading end only. Programs expect the writing end to block
+        // (open(2)).
         if fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_err() {
             return;
         }
@@ -99,8 +101,8 @@ impl Outputs {
         self.pipes.insert(worker, output);
     }
 
-    /// Reads some of the pipes that have data. Returns whether there was one, and whether there may
-    /// be more.
+    /// Reads some of the pipes that have data. Returns whether there was such a pipe, and whether
+    /// there may be more data.
     fn read_some(&mut self, buffer: &mut [u8]) -> (bool, bool) {
         let mut wakes = [EpollEvent::empty(); PIPES_MAX];
         let wait = self.epoll.wait(&mut wakes, EpollTimeout::ZERO);
@@ -157,8 +159,9 @@ impl Outputs {
         }
     }
 
-    /// The worker has ended: reads what is in its pipe, unless reading is paused. True: the pipe
-    /// stays open, for a process that outlives the worker or for what is not read yet.
+    /// The worker has ended. Reads what is in its pipe, unless reading is paused. Returns true if
+    /// the pipe stays open, because a process outlives the worker or because it was not read
+    /// completely.
     pub(super) fn end(&mut self, worker: WorkerId, begun: u64, buffer: &mut [u8]) -> bool {
         if let Some(output) = self.pipes.get_mut(&worker) {
             output.page = None;
@@ -179,24 +182,24 @@ impl Outputs {
     }
 }
 
-/// What one read of a worker's output has found.
+/// The result of one read of a worker's output.
 #[derive(Debug)]
 pub struct Piece {
     /// The bytes.
     pub bytes: Vec<u8>,
     /// The task that the worker had begun last when they were read.
     pub begun: u64,
-    /// The bytes after the last mark belong to that task. If false, a later piece tells: it has a
-    /// mark, or is settled.
+    /// The bytes after the last mark belong to that task. If false, a later piece with a mark, or a
+    /// later settled piece, shows to which task they belong.
     pub is_settled: bool,
 }
 
 impl Output {
     /// Reads what is in the pipe. Returns no piece at the end of the pipe.
     ///
-    /// RACE: tasks end and begin while we read. A task that ends while `READING` is set writes a
-    /// mark, even if we have read all its output. So if a read empties the pipe, and the page names
-    /// the same task before and after it, the bytes after the last mark belong to that task.
+    /// RACE: tasks end and begin during the read. A task that ends while `READING` is set writes a
+    /// mark, even if all its output has been read. So if a read empties the pipe, and the page
+    /// names the same task before and after it, the bytes after the last mark belong to that task.
     /// Otherwise `READING` stays set, and the pipe is read again.
     fn read(&mut self, buffer: &mut [u8]) -> (Option<Piece>, Left) {
         self.set_reading(true);
@@ -227,7 +230,7 @@ impl Output {
             && self.reading != reading
         {
             self.reading = reading;
-            let _ = page.write_all_at(&u64::from(reading).to_ne_bytes(), READING);
+            let _ = page.write_all_at(&pool_page::bytes(u64::from(reading)), READING);
         }
     }
 
@@ -237,8 +240,8 @@ impl Output {
         };
         let mut word = [0; 8];
         // If the page cannot be read, the word is 0, which names no task.
-        let _ = page.read_exact_at(&mut word, 0);
-        u64::from_ne_bytes(word)
+        let _ = page.read_exact_at(&mut word, pool_page::BEGUN);
+        pool_page::value(word)
     }
 }
 
@@ -249,41 +252,34 @@ impl PoolHost {
     }
 }
 
-impl Host {
-    pub(in crate::host) fn on_prints(&mut self) {
-        if let Some(pool) = &mut self.pool {
-            let (_, more) = pool.outputs.read_some(&mut pool.buffer);
-            pool.report_outputs();
-            pool.more |= more;
-        }
+impl PoolHost {
+    pub(super) fn on_prints(&mut self) {
+        let (_, more) = self.outputs.read_some(&mut self.buffer);
+        self.report_outputs();
+        self.more |= more;
     }
 
-    /// Reads what is left in the pipes when all processes have ended. False: nothing is left.
-    pub fn read_prints(&mut self) -> bool {
-        let Some(pool) = &mut self.pool else {
-            return false;
-        };
-        let (some, _) = pool.outputs.read_some(&mut pool.buffer);
-        pool.report_outputs();
+    /// Reads what is left in the pipes when all processes have ended. Returns false if nothing is
+    /// left.
+    pub(super) fn read_prints(&mut self) -> bool {
+        let (some, _) = self.outputs.read_some(&mut self.buffer);
+        self.report_outputs();
         some
     }
 
     /// Starts or pauses the reading of all outputs.
-    pub fn take_prints(&mut self, takes: bool) {
-        let Some(pool) = &mut self.pool else { return };
-        let fd = pool.outputs.epoll.0.as_raw_fd();
-        match (pool.outputs.watched, takes) {
+    pub(super) fn take_prints(&mut self, context: &mut Context, takes: bool) {
+        let epoll = &self.outputs.epoll.0;
+        match (self.outputs.watched, takes) {
             (None, true) => {
                 // If this fails, no output is read, and tasks that print wait.
-                let watched = self.watch_raw(fd, Source::Prints);
-                if let Some(pool) = &mut self.pool {
-                    pool.outputs.watched = watched.ok();
-                }
+                let watched = context.watches_mut().watch(epoll, Source::Prints);
+                self.outputs.watched = watched.ok();
             }
             (Some(token), false) => {
-                pool.outputs.watched = None;
-                self.sources.remove(&token);
-                let _ = self.epoll.delete(&pool.outputs.epoll.0);
+                context.watches_mut().forget(token);
+                context.watches().mute(epoll);
+                self.outputs.watched = None;
             }
             (Some(_), true) | (None, false) => {}
         }

@@ -1,28 +1,25 @@
-//! The workers' sockets: sending, and taking what was received.
+//! Sending to the workers' sockets.
 
 use std::io::{self, Write as _};
 
-use bytes::{Buf as _, BytesMut};
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use bytes::Buf as _;
+use nix::sys::epoll::EpollFlags;
 
-use super::child::Child;
-use crate::{host::Host, units::WorkerId};
+use super::PoolHost;
+use crate::{host::context::Context, units::WorkerId};
 
-impl Host {
-    /// Sends to a worker, now or when its socket has room.
-    pub fn send_child(&mut self, worker: WorkerId, bytes: &[u8]) {
-        if let Some(child) = self.child_mut(worker) {
+impl PoolHost {
+    /// Sends to a worker now, or later when its socket has room.
+    pub(super) fn send(&mut self, context: &Context, worker: WorkerId, bytes: &[u8]) {
+        if let Some(child) = self.children.get_mut(&worker) {
             child.unsent.extend_from_slice(bytes);
         }
-        self.push(worker);
+        self.push(context, worker);
     }
 
-    pub(super) fn push(&mut self, worker: WorkerId) {
-        let Some(child) = self
-            .pool
-            .as_mut()
-            .and_then(|it| it.children.get_mut(&worker))
-        else {
+    /// Writes as much of the unsent bytes as the worker's socket accepts.
+    pub(super) fn push(&mut self, context: &Context, worker: WorkerId) {
+        let Some(child) = self.children.get_mut(&worker) else {
             return;
         };
         while !child.unsent.is_empty() {
@@ -40,26 +37,7 @@ impl Host {
             child.waits = waits;
             let mut flags = EpollFlags::EPOLLIN;
             flags.set(EpollFlags::EPOLLOUT, waits);
-            let mut event = EpollEvent::new(flags, token);
-            let _ = self.epoll.modify(&child.socket, &mut event);
+            context.watches().modify(&child.socket, token, flags);
         }
-    }
-
-    /// Takes the bytes that were received from a worker.
-    pub fn take_said(&mut self, worker: WorkerId) -> BytesMut {
-        self.child_mut(worker)
-            .map(|child| std::mem::take(&mut child.received))
-            .unwrap_or_default()
-    }
-
-    /// Puts back the bytes of an incomplete frame.
-    pub fn return_said(&mut self, worker: WorkerId, rest: BytesMut) {
-        if let Some(child) = self.child_mut(worker) {
-            child.received = rest;
-        }
-    }
-
-    fn child_mut(&mut self, worker: WorkerId) -> Option<&mut Child> {
-        self.pool.as_mut()?.children.get_mut(&worker)
     }
 }

@@ -1,23 +1,24 @@
-//! The template and the nests: start, restart and end; the end of the pool.
+//! The start, restart and end of the template and the fork servers, and the end of the pool.
 
 use std::time::Duration;
 
 use super::{
     Next, Phase, Pool, STARTS_MAX,
-    event::{Action, Fate, Over, SlotId, TemplateEnd},
-    worker::{Nest, Stage},
+    input::{Action, Fate, Over, SlotId, TemplateEnd},
+    slot::Slot,
 };
 use crate::{
     supervisor::{
-        event::{Ended, Oom},
-        limits::{Circumstances, derive},
-        report::Effective,
+        event::{Effective, Event, Limits},
+        input::{Ended, Oom},
+        policy::limits::{Circumstances, derive},
         spec::Limit,
     },
     units::{Bytes, Timestamp, WorkerId},
 };
 
-/// The default cap of a worker, as a part of the budget. The template and the nests use the rest.
+/// The default cap of a worker, as a part of the budget. The template and the fork servers use the
+/// rest.
 const CAP_SHARE: f64 = 0.95;
 /// How often in a row a template that was once ready may end before the pool gives up.
 const TEMPLATE_ENDS_MAX: u32 = 50;
@@ -38,17 +39,21 @@ impl Pool {
             workers: Some(self.spec.workers),
             job: false,
         };
-        self.limits = derive(&self.spec.memory, here);
+        let mut limits = derive(&self.spec.memory, here);
         if (self.spec.memory.ceiling, self.spec.memory.cap) == (Limit::Auto, Limit::Auto) {
-            // The need of a task is unknown: one that runs alone may use nearly the whole budget.
-            let cap = self.limits.budget.bytes.map(|it| it.scaled(CAP_SHARE));
-            self.limits.cap = Effective {
-                bytes: cap,
+            // It is unknown how much memory a task needs. A task that runs alone may use nearly the
+            // whole budget.
+            let cap = Effective {
+                bytes: limits.budget.bytes.map(|it| it.scaled(CAP_SHARE)),
                 from: "nearly the budget".to_owned(),
             };
+            limits = Limits { cap, ..limits };
         }
-        self.actions
-            .push_back(Action::Budget(self.limits.budget.bytes));
+        let before = std::mem::replace(&mut self.limits, limits);
+        if self.limits != before {
+            self.emit(Event::Limits(self.limits.clone()));
+        }
+        self.act(Action::Budget(self.limits.budget.bytes));
         if self.phase == Phase::Idle {
             self.start_template();
         }
@@ -58,9 +63,9 @@ impl Pool {
         if self.phase != Phase::Starting {
             return;
         }
-        self.phase = Phase::Running;
-        self.has_imported = true;
-        self.dispatch = true;
+        self.set_phase(Phase::Running);
+        self.starts.on_template_ready();
+        self.plan_dispatch();
     }
 
     pub(super) fn on_template_unfit(&mut self) {
@@ -71,8 +76,8 @@ impl Pool {
 
     /// Kills the template and everything that it started.
     pub(super) fn clear(&mut self, next: Next) {
-        self.phase = Phase::Clearing(next);
-        self.actions.push_back(Action::EndTemplate);
+        self.set_phase(Phase::Clearing(next));
+        self.act(Action::EndTemplate);
     }
 
     /// Kills a template whose exit handlers take too long.
@@ -94,42 +99,43 @@ impl Pool {
         ) {
             return;
         }
-        self.template_failures = self.template_failures.saturating_add(1);
+        let failures = self.starts.on_template_failed();
         let starts = self.phase == Phase::Starting;
-        // An import that raises at the first start raises at the next. A template that was killed
-        // may start, and imports that have succeeded once may succeed again.
-        let restarts = match (end, self.has_imported) {
+        // An import that raises at the first start raises at the next start as well. A template
+        // that was killed may start the next time, and imports that have succeeded once may succeed
+        // again.
+        let restarts = match (end, self.starts.has_imported()) {
             (TemplateEnd::Refused, false) => 0,
             (TemplateEnd::Died(..), false) => STARTS_MAX - 1,
             (_, true) => TEMPLATE_ENDS_MAX,
         };
-        let next = if self.template_failures > restarts {
+        let next = if failures > restarts {
             Next::End(Over::GaveUp)
         } else if starts {
-            Next::Restart(backoff_after(self.template_failures))
+            Next::Restart(backoff_after(failures))
         } else {
             Next::Restart(Duration::ZERO)
         };
         if let Next::Restart(pause) = next {
-            self.actions.push_back(Action::TemplateAnew(end, pause));
+            self.act(Action::TemplateRestarts(end, pause));
         }
         self.clear(next);
     }
 
     pub(super) fn on_template_gone(&mut self, now: Timestamp) {
         if matches!(self.phase, Phase::Starting | Phase::Running) {
-            // Its keeper was killed: nothing is left, and its exit status is unknown.
+            // Its keeper was killed: no process is left, and its exit status is unknown.
             self.on_template_failed(TemplateEnd::Died(Ended::Unseen, Oom::No));
         }
         let slots: Vec<_> = self.slots.keys().copied().collect();
         for slot in slots {
-            self.on_nest_gone(now, slot, Oom::No);
+            self.on_fork_server_gone(now, slot, Oom::No);
         }
         match (self.phase, self.stop) {
             (Phase::Clearing(Next::Restart(_)), Some(over))
             | (Phase::Clearing(Next::End(over)) | Phase::Leaving(over, _), _) => self.end(over),
             (Phase::Clearing(Next::Restart(pause)), None) => {
-                self.phase = Phase::BackingOff(now.later(pause));
+                self.set_phase(Phase::BackingOff(now.later(pause)));
             }
             (
                 Phase::Idle | Phase::Starting | Phase::BackingOff(_) | Phase::Running | Phase::Over,
@@ -146,19 +152,24 @@ impl Pool {
     }
 
     fn start_template(&mut self) {
-        self.phase = Phase::Starting;
-        self.actions.push_back(Action::StartTemplate);
+        self.set_phase(Phase::Starting);
+        self.act(Action::StartTemplate);
     }
 
-    pub(super) fn on_nest_up(&mut self, now: Timestamp, slot: SlotId) {
+    pub(super) fn on_fork_server_up(&mut self, now: Timestamp, slot: SlotId) {
         if let Some(slot) = self.slots.get_mut(&slot)
-            && slot.nest == Nest::Asked
+            && slot.on_fork_server_up(now)
         {
-            slot.nest = Nest::Up;
-            slot.suspended = false;
-            slot.memory = Bytes::ZERO;
-            slot.sample_at = now;
-            self.dispatch = true;
+            self.plan_dispatch();
+        }
+    }
+
+    pub(super) fn on_forked(&mut self, id: WorkerId, pid: i32) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.on_forked(pid);
+            let slot = self.slots.get_mut(&worker.slot());
+            slot.into_iter().for_each(Slot::forget_oom);
+            self.emit(Event::WorkerSeen { worker: id, pid });
         }
     }
 
@@ -166,51 +177,52 @@ impl Pool {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
-        if worker.stage == Stage::Boots {
-            worker.stage = Stage::Serves;
-            worker.base = base;
-            worker.front_since = now;
-            let slot = self.slots.get_mut(&worker.slot);
-            slot.into_iter().for_each(|slot| slot.refusals = 0);
-            self.deaths = 0;
-            self.starts_failed = 0;
-            self.template_failures = 0;
-            self.dispatch = true;
+        if worker.on_ready(now, base) {
+            let after = worker.age(now);
+            let slot = self.slots.get_mut(&worker.slot());
+            if let Some(slot) = slot {
+                slot.on_worker_ready();
+                slot.forget_oom();
+            }
+            self.starts.on_worker_ready();
+            self.emit(Event::WorkerReady { worker: id, after });
+            self.plan_dispatch();
         }
     }
 
-    /// Begins no further task. The running ones are finished.
+    /// Stops the pool: running tasks are finished, and no other task begins.
     pub(super) fn stop(&mut self, over: Over) {
         if self.stop.is_none() {
             self.stop = Some(over);
-            for ticket in std::mem::take(&mut self.queue) {
+            self.emit(Event::Stopping);
+            for ticket in std::mem::take(&mut self.tasks.queue) {
                 self.drop_waiting(ticket);
             }
-            for ticket in std::mem::take(&mut self.alone) {
+            for ticket in std::mem::take(&mut self.tasks.alone) {
                 self.drop_waiting(ticket);
             }
-            let busy = self
-                .workers
-                .iter()
-                .filter(|(_, worker)| !worker.window.is_empty());
-            self.actions.extend(busy.map(|(id, _)| Action::Halt(*id)));
+            for (id, worker) in &self.workers {
+                if !worker.is_idle() {
+                    self.out.act(Action::Halt(*id));
+                }
+            }
             match self.phase {
                 Phase::Idle | Phase::BackingOff(_) => self.end(over),
                 // No worker exists yet, so the imports are not waited for.
                 Phase::Starting => self.clear(Next::End(over)),
                 Phase::Running | Phase::Leaving(..) | Phase::Clearing(_) | Phase::Over => {}
             }
-            self.dispatch = true;
+            self.plan_dispatch();
         }
     }
 
-    /// Begins no further task, and kills the running ones.
+    /// Stops the pool and kills running tasks.
     pub(super) fn stop_at_once(&mut self) {
         self.stop(Over::Stopped);
         let over = self.stop.unwrap_or(Over::Stopped);
         match self.phase {
             Phase::Idle | Phase::BackingOff(_) | Phase::Over => {}
-            Phase::Clearing(_) => self.phase = Phase::Clearing(Next::End(over)),
+            Phase::Clearing(_) => self.set_phase(Phase::Clearing(Next::End(over))),
             Phase::Leaving(over, _) => self.clear(Next::End(over)),
             Phase::Starting | Phase::Running => self.clear(Next::End(over)),
         }
@@ -218,12 +230,13 @@ impl Pool {
 
     pub(super) fn end(&mut self, over: Over) {
         if over == Over::GaveUp {
-            for ticket in std::mem::take(&mut self.queue)
+            for ticket in std::mem::take(&mut self.tasks.queue)
                 .into_iter()
-                .chain(std::mem::take(&mut self.alone))
+                .chain(std::mem::take(&mut self.tasks.alone))
             {
-                self.actions.push_back(Action::Fail {
-                    seq: ticket.seq,
+                self.tasks.on_failed();
+                self.act(Action::Fail {
+                    seq: ticket.seq(),
                     worker: None,
                     cause: Fate::StartFailed,
                     attempts: ticket.attempts(),
@@ -232,8 +245,8 @@ impl Pool {
                 });
             }
         }
-        self.phase = Phase::Over;
-        self.actions.push_back(Action::Over(over));
+        self.set_phase(Phase::Over);
+        self.act(Action::Over(over));
     }
 }
 
@@ -243,24 +256,24 @@ mod tests {
     use crate::{
         supervisor::pool::{
             LEAVE,
-            event::{Event, WorkerEnd},
-            fixture::{at, handle, handle_at, returned, running, starting},
+            fixture::{at, exited, handle, handle_at, returned, running, running_with, starting},
+            input::{Input, WorkerEnd},
         },
         units::Signal,
     };
 
-    fn killed() -> Event {
-        Event::TemplateFailed(TemplateEnd::Died(Ended::Signal(Signal::KILL), Oom::No))
+    fn killed() -> Input {
+        Input::TemplateFailed(TemplateEnd::Died(Ended::Signal(Signal::KILL), Oom::No))
     }
 
-    /// Ends the template. Returns the pause before it is started again; `None`: the pool gives up.
-    fn restarted(pool: &mut Pool, end: Event) -> Option<Duration> {
+    /// Ends the template. Returns the pause before it is restarted. `None`: the pool gives up.
+    fn restarted(pool: &mut Pool, end: Input) -> Option<Duration> {
         handle(pool, end);
-        let mut actions = handle(pool, Event::TemplateGone);
+        let mut actions = handle(pool, Input::TemplateGone);
         let mut pause = Duration::ZERO;
         if let (Phase::BackingOff(_), Some(until)) = (pool.phase, pool.poll_deadline()) {
             pause = until.since(at(0));
-            actions.extend(handle_at(pool, until, Event::Deadline));
+            actions.extend(handle_at(pool, until, Input::Deadline));
         }
         let is_restarted = actions.contains(&Action::StartTemplate);
         let gives_up = actions.contains(&Action::Over(Over::GaveUp));
@@ -274,8 +287,8 @@ mod tests {
         let pauses: Vec<_> = std::iter::from_fn(|| restarted(&mut pool, killed())).collect();
         assert_eq!(pauses, [100, 200].map(Duration::from_millis));
         let mut pool = starting(2);
-        handle(&mut pool, Event::TemplateReady);
-        // It was ready, so that it is restarted without a pause.
+        handle(&mut pool, Input::TemplateReady);
+        // The template was ready before, so it is restarted without a pause.
         assert_eq!(restarted(&mut pool, killed()), Some(Duration::ZERO));
         let pauses: Vec<_> = std::iter::from_fn(|| restarted(&mut pool, killed())).collect();
         assert_eq!(
@@ -288,11 +301,11 @@ mod tests {
 
     #[test]
     fn a_template_whose_first_imports_raise_is_not_restarted() {
-        let refused = || Event::TemplateFailed(TemplateEnd::Refused);
+        let refused = || Input::TemplateFailed(TemplateEnd::Refused);
         assert_eq!(restarted(&mut starting(2), refused()), None);
         // Imports that have succeeded once may succeed again.
         let mut pool = starting(2);
-        handle(&mut pool, Event::TemplateReady);
+        handle(&mut pool, Input::TemplateReady);
         assert!(restarted(&mut pool, killed()).is_some());
         assert!(restarted(&mut pool, refused()).is_some());
     }
@@ -301,9 +314,9 @@ mod tests {
     fn a_pool_that_is_stopped_during_the_back_off_of_its_template_ends() {
         let mut pool = starting(2);
         handle(&mut pool, killed());
-        handle(&mut pool, Event::TemplateGone);
+        handle(&mut pool, Input::TemplateGone);
         assert!(matches!(pool.phase, Phase::BackingOff(_)));
-        let actions = handle(&mut pool, Event::Stop);
+        let actions = handle(&mut pool, Input::Stop);
         assert_eq!(actions, [Action::Over(Over::Stopped)]);
         assert_eq!(pool.poll_deadline(), None);
     }
@@ -318,46 +331,53 @@ mod tests {
     #[test]
     fn a_pool_that_is_done_ends_its_workers_before_its_template() {
         let (mut pool, worker) = done();
-        let actions = handle(&mut pool, Event::SourceEnded);
+        let actions = handle(&mut pool, Input::SourceEnded);
         assert_eq!(actions, [Action::Quit(worker)]);
-        let left = Event::WorkerEnded(WorkerEnd {
-            worker,
-            ended: Ended::Exit(0),
-            oom: Oom::No,
-            peak: None,
+        let left = Input::WorkerEnded(WorkerEnd {
             begun: 1,
             finished: 1,
-            receiving: 0,
+            ..exited(worker)
         });
         let actions = handle(&mut pool, left);
         assert_eq!(actions, [Action::QuitTemplate]);
-        let end = Event::TemplateFailed(TemplateEnd::Died(Ended::Exit(0), Oom::No));
+        let end = Input::TemplateFailed(TemplateEnd::Died(Ended::Exit(0), Oom::No));
         assert_eq!(handle(&mut pool, end), [Action::EndTemplate]);
-        let actions = handle(&mut pool, Event::TemplateGone);
+        let actions = handle(&mut pool, Input::TemplateGone);
         assert_eq!(actions, [Action::Over(Over::Done)]);
+    }
+
+    #[test]
+    fn a_retired_worker_that_did_not_begin_its_last_task_has_time_for_its_exit_handlers() {
+        let (mut pool, worker) = running_with(2, 2);
+        handle(&mut pool, Input::Recycle(worker));
+        handle(&mut pool, Input::Stop);
+        handle(&mut pool, returned(worker, 10));
+        let actions = handle(&mut pool, Input::NotBegun { worker, seq: 2 });
+        assert_eq!(actions, []);
+        assert_eq!(pool.poll_deadline(), Some(at(0).later(LEAVE)));
     }
 
     #[test]
     fn exit_handlers_that_hang_are_killed_after_their_time_limit() {
         let (mut pool, worker) = done();
-        handle(&mut pool, Event::SourceEnded);
+        handle(&mut pool, Input::SourceEnded);
         let late = pool.poll_deadline().unwrap();
         assert_eq!(late, at(0).later(LEAVE));
-        let actions = handle_at(&mut pool, late, Event::Deadline);
+        let actions = handle_at(&mut pool, late, Input::Deadline);
         assert!(actions.contains(&Action::KillWorker(worker)), "{actions:?}");
         assert_eq!(actions.last(), Some(&Action::QuitTemplate));
         // The same holds for the template.
         let late = pool.poll_deadline().unwrap();
         assert_eq!(late, at(0).later(LEAVE).later(LEAVE));
-        let actions = handle_at(&mut pool, late, Event::Deadline);
+        let actions = handle_at(&mut pool, late, Input::Deadline);
         assert_eq!(actions, [Action::EndTemplate]);
     }
 
     #[test]
     fn a_second_stop_does_not_wait_for_exit_handlers() {
         let (mut pool, worker) = done();
-        assert_eq!(handle(&mut pool, Event::Stop), [Action::Quit(worker)]);
-        let actions = handle(&mut pool, Event::StopAtOnce);
+        assert_eq!(handle(&mut pool, Input::Stop), [Action::Quit(worker)]);
+        let actions = handle(&mut pool, Input::StopAtOnce);
         assert_eq!(actions, [Action::EndTemplate]);
     }
 }

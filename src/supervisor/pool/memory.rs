@@ -4,50 +4,41 @@ use std::time::Duration;
 
 use super::{
     Phase, Pool,
-    event::{Action, SlotId},
-    worker::{Killed, Nest, Stage, Ticket},
+    input::{Action, SlotId},
+    slot::Slot,
+    stage::Killed,
+    ticket::Ticket,
 };
-use crate::units::{Bytes, Timestamp, WorkerId};
+use crate::{
+    supervisor::cause::Cause,
+    units::{Bytes, Timestamp, WorkerId},
+};
 
 /// The longest time between two samples of a busy slot.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(200);
 /// The age of a long task at its first sample. Young tasks are sampled often, to see their peak and
 /// how much of it was mapped files.
 const SAMPLE_FIRST: Duration = Duration::from_millis(10);
-/// With many slots, the age at the first sample is this for each of them.
+/// The least age at the first sample for each slot of the pool, so that many slots cost no more.
 const SAMPLE_FIRST_SLOT: Duration = Duration::from_millis(2);
 /// A long task is sampled again when its age has grown by one part in this many.
 const SAMPLES_PER_AGE: u32 = 4;
-/// The mean time of a task, in microseconds, from which tasks are long.
+/// Tasks are long if their mean time is at least this, in microseconds.
 const LONG_MICROS: f64 = 10_000.0;
 /// The time between two samples near a limit.
 const SAMPLE_NEAR: Duration = Duration::from_millis(10);
-/// The part of the budget up to which the expected memory of all tasks may grow by a new one.
+/// A task may begin if the expected memory of all tasks stays within this part of the budget.
 const FULL: f64 = 0.9;
 /// The part of the budget above which the youngest task is suspended.
 const TIGHT: f64 = 0.9;
-/// The part of the budget above which the youngest task is killed and put back.
+/// The part of the budget above which the youngest task is killed, to be run again later.
 const OVER: f64 = 0.96;
 /// The part of the budget below which suspended tasks are resumed.
 const EASED: f64 = 0.75;
-/// The number of keys whose needs are remembered.
-const KEYS_MAX: usize = 4096;
 
 impl Pool {
-    pub(super) fn learn(&mut self, key: u32, need: Bytes) {
-        if self.needs.len() < KEYS_MAX || self.needs.contains_key(&key) {
-            let known = self.needs.entry(key).or_default();
-            // The need of a single large task fades with each further task.
-            *known = need.max(known.scaled(0.999));
-        }
-    }
-
-    fn need(&self, key: u32) -> Bytes {
-        self.needs.get(&key).copied().unwrap_or_default()
-    }
-
-    /// Whether this task may begin in this slot. If no other task runs, it may. One that was put
-    /// back repeatedly may only then.
+    /// Whether this task may begin in this slot. A task may always begin if no other task runs. A
+    /// task that was put back repeatedly may begin only then.
     pub(super) fn fits(&self, slot: SlotId, ticket: &Ticket) -> bool {
         let Some(budget) = self.limits.budget.bytes else {
             return true;
@@ -56,20 +47,23 @@ impl Pool {
         let mut others = false;
         let mut solitary = ticket.is_solitary();
         for worker in self.workers.values() {
-            if worker.slot == slot {
+            if worker.slot() == slot {
                 continue;
             }
             let held = self
                 .slots
-                .get(&worker.slot)
-                .map_or(Bytes::ZERO, |it| it.memory);
-            let need = worker.window.front().map(|ticket| self.need(ticket.key));
+                .get(&worker.slot())
+                .map_or(Bytes::ZERO, Slot::memory);
+            let need = worker
+                .window()
+                .front()
+                .map(|ticket| self.tasks.need(ticket.key()));
             others |= need.is_some();
-            solitary |= worker.window.iter().any(Ticket::is_solitary);
+            solitary |= worker.has_solitary_task();
             expected = expected.plus(held.max(need.unwrap_or_default()));
         }
-        let own = self.slots.get(&slot).map_or(Bytes::ZERO, |it| it.memory);
-        let fits = expected.plus(own.max(self.need(ticket.key))) <= budget.scaled(FULL);
+        let own = self.slots.get(&slot).map_or(Bytes::ZERO, Slot::memory);
+        let fits = expected.plus(own.max(self.tasks.need(ticket.key()))) <= budget.scaled(FULL);
         !others || (fits && !solitary)
     }
 
@@ -80,12 +74,12 @@ impl Pool {
         let busy = |id: SlotId| {
             self.workers
                 .values()
-                .any(|worker| worker.slot == id && !worker.window.is_empty())
+                .any(|worker| worker.slot() == id && !worker.is_idle())
         };
         self.slots
             .iter()
-            .filter(|(id, slot)| slot.nest == Nest::Up && !slot.sampling && busy(**id))
-            .map(|(_, slot)| slot.sample_at)
+            .filter(|(id, _)| busy(**id))
+            .filter_map(|(_, slot)| slot.next_sample())
             .min()
     }
 
@@ -94,9 +88,8 @@ impl Pool {
             return;
         }
         for (&id, slot) in &mut self.slots {
-            if slot.nest == Nest::Up && !slot.sampling && slot.sample_at <= now {
-                slot.sampling = true;
-                self.actions.push_back(Action::Look(id));
+            if slot.request_sample(now) {
+                self.out.act(Action::SampleSlot(id));
             }
         }
     }
@@ -104,26 +97,26 @@ impl Pool {
     pub(super) fn on_sampled(&mut self, now: Timestamp, id: SlotId, memory: Bytes) {
         let near = self.is_near(memory);
         let step = self.sample_interval(now, id);
+        let mut in_slot = self.workers.iter().filter(|(_, it)| it.slot() == id);
+        let oldest = in_slot.next().map(|(worker, _)| *worker);
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        slot.sampling = false;
-        slot.memory = memory;
-        slot.sample_at = now.later(if near { SAMPLE_NEAR } else { step });
+        let next = now.later(if near { SAMPLE_NEAR } else { step });
+        slot.on_sampled(memory, oldest, next);
         if self
             .limits
             .ceiling
             .bytes
             .is_some_and(|ceiling| memory > ceiling)
         {
-            let fat = self
-                .workers
-                .iter()
-                .find(|(_, worker)| worker.slot == id && worker.stage == Stage::Serves)
-                .filter(|(_, worker)| worker.sent > 0)
-                .map(|(id, _)| *id);
-            if let Some(fat) = fat {
-                self.retire(now, fat);
+            // While the worker before it is still there, the memory is that one's.
+            let over = oldest.filter(|oldest| {
+                let worker = self.workers.get(oldest);
+                worker.is_some_and(|worker| worker.stage().is_serving() && worker.sent() > 0)
+            });
+            if let Some(over) = over {
+                self.retire(now, over, Cause::Ceiling);
             }
         }
         self.enforce_budget();
@@ -136,12 +129,14 @@ impl Pool {
         }
         let soon = now.later(self.first_sample());
         if let Some(slot) = self.slots.get_mut(&id) {
-            slot.sample_at = slot.sample_at.min(soon);
+            slot.sample_soon(soon);
         }
     }
 
     fn has_short_tasks(&self) -> bool {
-        self.mean_micros.is_some_and(|mean| mean < LONG_MICROS)
+        self.tasks
+            .mean_micros()
+            .is_some_and(|mean| mean < LONG_MICROS)
     }
 
     /// The time until the next sample.
@@ -161,9 +156,9 @@ impl Pool {
 
     /// How long the current task of a slot has been running.
     fn task_age(&self, now: Timestamp, id: SlotId) -> Option<Duration> {
-        let its = self.workers.values().filter(|worker| worker.slot == id);
-        let busy = its.filter(|worker| !worker.window.is_empty());
-        busy.map(|worker| now.since(worker.front_begun)).min()
+        let in_slot = self.workers.values().filter(|worker| worker.slot() == id);
+        let busy = in_slot.filter(|worker| !worker.is_idle());
+        busy.map(|worker| worker.ran(now)).min()
     }
 
     /// Whether a limit is so near that the slot must be sampled often.
@@ -176,30 +171,35 @@ impl Pool {
 
     /// The memory of all slots, as last sampled.
     pub fn memory(&self) -> Bytes {
-        let held = self.slots.values().map(|slot| slot.memory);
+        let held = self.slots.values().map(Slot::memory);
         held.fold(Bytes::ZERO, Bytes::plus)
     }
 
-    /// Keeps the memory of all slots below the budget: suspends the youngest task, kills it and
-    /// puts it back, or resumes it. The oldest task always runs, so that there is progress.
+    /// Keeps the memory of all slots below the budget: suspends the youngest task, kills it to run
+    /// it again later, or resumes suspended tasks. The oldest task always runs, so that there is
+    /// progress.
     fn enforce_budget(&mut self) {
         let Some(budget) = self.limits.budget.bytes else {
             return;
         };
+        if self.phase != Phase::Running {
+            // All workers are being killed.
+            return;
+        }
         let total = self.memory();
         let mut running: Vec<(Timestamp, WorkerId, SlotId)> = self
             .workers
             .iter()
-            .filter(|(_, worker)| !worker.window.is_empty() && !worker.is_doomed())
-            .map(|(id, worker)| (worker.front_since, *id, worker.slot))
+            .filter(|(_, worker)| !worker.is_idle() && !worker.is_doomed())
+            .map(|(id, worker)| (worker.limited_since(), *id, worker.slot()))
             .collect();
         running.sort_unstable();
         let suspended =
-            |pool: &Self, slot: SlotId| pool.slots.get(&slot).is_some_and(|slot| slot.suspended);
+            |pool: &Self, slot: SlotId| pool.slots.get(&slot).is_some_and(Slot::is_suspended);
         let sleeping: Vec<SlotId> = self
             .slots
             .iter()
-            .filter(|(_, slot)| slot.suspended)
+            .filter(|(_, slot)| slot.is_suspended())
             .map(|(id, _)| *id)
             .collect();
         let awake = running
@@ -209,10 +209,10 @@ impl Pool {
         if total < budget.scaled(EASED) || awake == 0 {
             for slot in sleeping {
                 if let Some(it) = self.slots.get_mut(&slot) {
-                    it.suspended = false;
+                    it.resume();
                 }
-                self.actions.push_back(Action::Resume(slot));
-                self.dispatch = true;
+                self.act(Action::Resume(slot));
+                self.plan_dispatch();
             }
             return;
         }
@@ -222,7 +222,7 @@ impl Pool {
         };
         if total > budget.scaled(OVER) {
             if let Some(worker) = self.workers.get_mut(&id) {
-                worker.killed = Some(Killed::Budget);
+                worker.kill(Killed::Budget);
             }
             self.kill_slot(slot);
         } else if total > budget.scaled(TIGHT)
@@ -233,8 +233,8 @@ impl Pool {
                 .find(|(_, _, slot)| !suspended(self, *slot))
             && let Some(it) = self.slots.get_mut(&slot)
         {
-            it.suspended = true;
-            self.actions.push_back(Action::Suspend(slot));
+            it.suspend();
+            self.act(Action::Suspend(slot));
         }
     }
 }
@@ -242,9 +242,10 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::supervisor::input::AgentAnswer;
     use crate::supervisor::pool::{
-        event::Event,
-        fixture::{at, handle_at, returned, running, running_with},
+        fixture::{at, handle, handle_at, returned, running, running_below, running_with},
+        input::Input,
     };
 
     const SLOT: SlotId = SlotId(0);
@@ -253,9 +254,9 @@ mod tests {
     fn samples(pool: &mut Pool, begin: u64, end: u64) -> Vec<u64> {
         let mut samples = Vec::new();
         for millis in begin..end {
-            if handle_at(pool, at(millis), Event::Deadline).contains(&Action::Look(SLOT)) {
+            if handle_at(pool, at(millis), Input::Deadline).contains(&Action::SampleSlot(SLOT)) {
                 samples.push(millis);
-                handle_at(pool, at(millis), Event::Sampled(SLOT, Bytes::mib(20)));
+                handle_at(pool, at(millis), Input::Sampled(SLOT, Bytes::mib(20)));
             }
         }
         samples
@@ -275,8 +276,8 @@ mod tests {
     }
 
     #[test]
-    fn the_next_long_task_is_sampled_as_soon() {
-        // It is sent when the first one ends, or waits at the worker before.
+    fn the_first_sample_of_the_next_long_task_comes_as_early() {
+        // The next task is sent when the first one ends, or it has been waiting at the worker.
         for batch in [1, 2] {
             let (mut pool, worker) = running_with(2, batch);
             let last = *samples(&mut pool, 0, 3000).last().unwrap();
@@ -287,9 +288,44 @@ mod tests {
     }
 
     #[test]
-    fn short_tasks_are_not_sampled_more_often() {
+    fn the_memory_of_a_worker_that_leaves_is_not_that_of_its_successor() {
+        let (mut pool, worker) = running_below(3, 400);
+        let over = || Input::Sampled(SLOT, Bytes::mib(150));
+        let actions = handle(&mut pool, over());
+        let successor = actions.iter().find_map(|action| {
+            let &Action::Fork(_, worker) = action else {
+                return None;
+            };
+            Some(worker)
+        });
+        let successor = successor.unwrap();
+        let base = Bytes::mib(10);
+        handle(
+            &mut pool,
+            Input::Forked {
+                worker: successor,
+                pid: 8,
+            },
+        );
+        handle(&mut pool, returned(worker, 10));
+        let ready = Input::Ready {
+            worker: successor,
+            base,
+        };
+        let actions = handle(&mut pool, ready);
+        let waits = !actions.contains(&Action::Send(successor, 2));
+        assert!(waits, "it waits for the report: {actions:?}");
+        let answer = AgentAnswer::Failed(String::new());
+        let actions = handle(&mut pool, Input::Reported { worker, answer });
+        assert!(actions.contains(&Action::Send(successor, 2)), "{actions:?}");
+        let actions = handle(&mut pool, over());
+        assert!(!actions.contains(&Action::Quit(successor)), "{actions:?}");
+    }
+
+    #[test]
+    fn short_tasks_are_not_sampled_often() {
         let (mut pool, worker) = running(2);
-        pool.handle_event(at(0), returned(worker, 100));
+        pool.handle_input(at(0), returned(worker, 100));
         assert_eq!(samples(&mut pool, 0, 190).len(), 1);
     }
 }

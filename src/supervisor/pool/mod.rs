@@ -1,9 +1,10 @@
-//! A pool: workers that run tasks. Events go in; actions and a deadline come out.
+//! A pool: workers that run tasks. Inputs go in; actions, events and a deadline come out.
 //!
-//! A template process imports everything once. Each slot has a *nest*, forked from the template
-//! into the slot's cgroup. The nest forks the slot's workers, so that their cap applies from the
-//! start. A worker has a window of several tasks. It writes which task it begins and finishes into
-//! a page of memory that outlives it, so that its death is attributed to the right task.
+//! A template process imports everything once. Each slot has a *fork server*, forked from the
+//! template into the slot's cgroup. The fork server forks the slot's workers, so that their cap
+//! applies from the start. A worker has a window of several tasks. It writes which task it begins
+//! and finishes into a page of memory that outlives it, so that its death is attributed to the
+//! right task.
 //!
 //! The guarantee: each task gets exactly one result, a delivery or a failure. The only exception is
 //! a pool that stops: tasks that have not begun get none, and neither do tasks whose attempt was
@@ -11,27 +12,42 @@
 
 mod deaths;
 mod dispatch;
-pub mod event;
+mod ends;
 #[cfg(test)]
 mod fixture;
+pub mod input;
 mod life;
 mod memory;
 mod refusals;
+mod reports;
+mod slot;
 pub mod spec;
+mod stage;
+mod starts;
+mod status;
+mod tasks;
+mod ticket;
 mod worker;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use event::{Action, Event, Over, SlotId, WorkerEnd};
+use input::{Action, Input, Over, SlotId, WorkerEnd};
+use reports::Reports;
+use slot::Slot;
 use spec::PoolSpec;
-use worker::{Progress, Slot, Stage, Ticket, Worker};
+use starts::Starts;
+use tasks::Tasks;
+use ticket::Ticket;
+use worker::{Progress, Worker};
 
 use crate::{
-    supervisor::report::Limits,
-    units::{Bytes, Timestamp, WorkerId},
+    supervisor::{
+        event::{Event, Limits},
+        input::Machine,
+        outbox::Outbox,
+        record::Record,
+    },
+    units::{Timestamp, WorkerId},
 };
 
 /// Failed starts in a row after which the pool gives up.
@@ -40,37 +56,26 @@ const STARTS_MAX: u32 = 3;
 const DEATHS_MAX: u32 = 10;
 /// Time limit of the exit handlers of a worker, and of the template.
 const LEAVE: Duration = Duration::from_secs(10);
-/// How often a task is put back without blame. The next time it fails.
+/// How often an attempt of a task may be lost without the task's fault. The next time the task
+/// fails.
 const LOST_MAX: u32 = 5;
 
-/// The decisions of a pool, without any input or output.
+/// The decider of a pool. It does no input or output.
 #[derive(Debug)]
 pub struct Pool {
     spec: PoolSpec,
+    machine: Machine,
     limits: Limits,
     phase: Phase,
     slots: BTreeMap<SlotId, Slot>,
     workers: BTreeMap<WorkerId, Worker>,
-    next_worker: WorkerId,
-    /// Tasks that wait to be sent, the retried ones first.
-    queue: VecDeque<Ticket>,
-    /// Tasks that wait to be retried in a worker of their own.
-    alone: VecDeque<Ticket>,
-    source_ended: bool,
+    tasks: Tasks,
+    starts: Starts,
     /// The pool stops: on request, or after the first failure.
     stop: Option<Over>,
-    /// Mean time of a task, in microseconds; `None` before the first.
-    mean_micros: Option<f64>,
-    /// The most memory that tasks of a key have needed.
-    needs: BTreeMap<u32, Bytes>,
-    starts_failed: u32,
-    deaths: u32,
-    template_failures: u32,
-    /// A template has been ready at least once.
-    has_imported: bool,
-    actions: VecDeque<Action>,
-    /// Something has changed that may let a task be sent.
-    dispatch: bool,
+    record: Record,
+    reports: Reports,
+    out: Outbox<Action>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -96,60 +101,55 @@ enum Next {
 }
 
 impl Pool {
-    /// A pool that has not begun.
+    /// A pool that has not been started.
     pub fn new(spec: PoolSpec) -> Self {
         let slots = (0..spec.workers)
             .map(|slot| (SlotId(slot), Slot::default()))
             .collect();
         Self {
             spec,
+            machine: Machine::default(),
             limits: Limits::default(),
             phase: Phase::Idle,
             slots,
             workers: BTreeMap::new(),
-            next_worker: WorkerId::FIRST,
-            queue: VecDeque::new(),
-            alone: VecDeque::new(),
-            source_ended: false,
+            tasks: Tasks::default(),
+            starts: Starts::default(),
             stop: None,
-            mean_micros: None,
-            needs: BTreeMap::new(),
-            starts_failed: 0,
-            deaths: 0,
-            template_failures: 0,
-            has_imported: false,
-            actions: VecDeque::new(),
-            dispatch: false,
+            record: Record::default(),
+            reports: Reports::default(),
+            out: Outbox::default(),
         }
     }
 
-    /// Takes in what happened at `now`.
-    pub fn handle_event(&mut self, now: Timestamp, event: Event) {
-        match event {
-            Event::Deadline => {}
-            Event::Available(bytes) => self.on_available(bytes),
-            Event::TemplateReady => self.on_template_ready(),
-            Event::TemplateUnfit => self.on_template_unfit(),
-            Event::TemplateFailed(end) => self.on_template_failed(end),
-            Event::TemplateGone => self.on_template_gone(now),
-            Event::NestUp(slot) => self.on_nest_up(now, slot),
-            Event::NestGone(slot, oom) => self.on_nest_gone(now, slot, oom),
-            Event::ForkRefused(slot, worker) => self.on_fork_refused(now, slot, worker),
-            Event::Ready { worker, base } => self.on_ready(now, worker, base),
-            Event::CouldNotStart(worker) => {
-                if let Some(worker) = self.workers.get_mut(&worker) {
-                    worker.could_not_start = true;
-                }
+    /// Takes in what happened at `now`, and decides what follows.
+    pub fn handle_input(&mut self, now: Timestamp, input: Input) {
+        match input {
+            Input::Deadline => {}
+            Input::Machine(machine) => self.machine = machine,
+            Input::Available(bytes) => self.on_available(bytes),
+            Input::TemplateReady => self.on_template_ready(),
+            Input::TemplateUnfit => self.on_template_unfit(),
+            Input::TemplateFailed(end) => self.on_template_failed(end),
+            Input::TemplateGone => self.on_template_gone(now),
+            Input::ForkServerUp(slot) => self.on_fork_server_up(now, slot),
+            Input::ForkServerGone(slot, oom) => self.on_fork_server_gone(now, slot, oom),
+            Input::ForkRefused(slot, worker) => self.on_fork_refused(now, slot, worker),
+            Input::Forked { worker, pid } => self.on_forked(worker, pid),
+            Input::Ready { worker, base } => self.on_ready(now, worker, base),
+            Input::InitializerFailed(worker) => {
+                let worker = self.workers.get_mut(&worker);
+                worker.into_iter().for_each(Worker::on_initializer_failed);
             }
-            Event::Ended {
+            Input::Ended {
                 worker,
                 seq,
                 how,
                 micros,
                 peak,
             } => self.on_ended(now, (worker, seq), (how, micros, peak)),
-            Event::NotBegun { worker, seq } => self.on_not_begun(worker, seq),
-            Event::WorkerEnded(WorkerEnd {
+            Input::NotBegun { worker, seq } => self.on_not_begun(now, worker, seq),
+            Input::WorkerEnded(WorkerEnd {
                 worker,
                 ended,
                 oom,
@@ -165,36 +165,50 @@ impl Pool {
                 };
                 self.on_worker_ended(now, worker, (ended, oom, peak), at);
             }
-            Event::Sampled(slot, memory) => self.on_sampled(now, slot, memory),
-            Event::Came { seq, key } => {
-                self.queue.push_back(Ticket::new(seq, key));
-                self.dispatch = true;
+            Input::Sampled(slot, memory) => self.on_sampled(now, slot, memory),
+            Input::TaskArrived { seq, key } => {
+                self.tasks.on_arrived(Ticket::new(seq, key));
+                self.plan_dispatch();
             }
-            Event::SourceEnded => {
-                self.source_ended = true;
-                self.dispatch = true;
+            Input::Unreadable => {
+                self.tasks.on_failed();
+                if self.spec.stop_on_error {
+                    self.stop(Over::Stopped);
+                }
             }
-            Event::Stop => self.stop(Over::Stopped),
-            Event::StopAtOnce => self.stop_at_once(),
+            Input::SourceEnded => {
+                self.tasks.on_source_ended();
+                self.plan_dispatch();
+            }
+            Input::Recycle(worker) => self.recycle(now, worker),
+            Input::Report(worker) => self.on_report(now, worker),
+            Input::Reported { worker, answer } => self.on_reported(worker, answer),
+            Input::Stop => self.stop(Over::Stopped),
+            Input::StopAtOnce => self.stop_at_once(),
         }
         self.on_time(now);
     }
 
-    /// What to do next, oldest first.
+    /// The next action to carry out, oldest first.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        self.out.next_action()
+    }
+
+    /// The next event to publish, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.out.next_event()
     }
 
     /// The number of tasks to read from the source now.
     pub fn wants(&self) -> usize {
-        if self.stop.is_some() || self.source_ended || self.phase != Phase::Running {
+        if self.stop.is_some() || self.tasks.has_source_ended() || self.phase != Phase::Running {
             return 0;
         }
         let ahead = self.window().saturating_mul(self.slots.len()).max(2) * 2;
-        ahead.saturating_sub(self.queue.len().saturating_add(self.alone.len()))
+        ahead.saturating_sub(self.tasks.queued())
     }
 
-    /// The number of unfinished tasks that an executor may have submitted at a time.
+    /// The maximum number of unfinished tasks that an executor may have submitted.
     pub fn credit(&self) -> usize {
         let slots = self.slots.len();
         match self.window() {
@@ -207,36 +221,35 @@ impl Pool {
     pub fn under_way(&self) -> usize {
         self.workers
             .values()
-            .map(|worker| worker.window.len())
+            .map(|worker| worker.window().len())
             .sum()
     }
 
     /// Workers that have a task.
     pub fn busy(&self) -> usize {
-        let is_busy = |worker: &&Worker| !worker.window.is_empty();
+        let is_busy = |worker: &&Worker| !worker.is_idle();
         self.workers.values().filter(is_busy).count()
     }
 
-    /// The limits in effect.
-    pub const fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    /// When to hand in [`Event::Deadline`] at the latest.
+    /// When to hand in [`Input::Deadline`] at the latest.
     pub fn poll_deadline(&self) -> Option<Timestamp> {
-        let running = self.workers.values().filter_map(|worker| {
-            let leaving = matches!(worker.stage, Stage::Leaves).then(|| worker.since.later(LEAVE));
+        let is_running = self.phase == Phase::Running;
+        let timed = self.workers.values().filter(|_| is_running);
+        let timed = timed.filter_map(|worker| {
+            let stage = worker.stage();
+            let leaving = stage.leaves_since().map(|since| since.later(LEAVE));
             let timeout = self
                 .spec
                 .task_timeout
-                .filter(|_| !worker.window.is_empty())
-                .map(|limit| worker.front_since.later(limit));
+                .filter(|_| !worker.is_idle())
+                .map(|limit| worker.limited_since().later(limit));
             let old = self
                 .spec
                 .max_age
-                .filter(|_| worker.stage == Stage::Serves)
-                .map(|age| worker.asked.later(age));
-            let all = leaving.into_iter().chain(timeout).chain(old);
+                .filter(|_| stage.is_serving())
+                .map(|age| worker.asked().later(age));
+            let report = worker.reports_since().map(|since| since.later(LEAVE));
+            let all = leaving.into_iter().chain(timeout).chain(old).chain(report);
             all.filter(|_| !worker.is_doomed()).min()
         });
         let phase = match self.phase {
@@ -245,21 +258,39 @@ impl Pool {
                 None
             }
         };
-        let slots = self.slots.values().filter_map(|slot| slot.backoff_until);
-        let slots = slots.filter(|_| self.phase == Phase::Running);
-        let all = running.chain(self.sample_deadline()).chain(phase);
+        let slots = self.slots.values().filter_map(Slot::backoff_until);
+        let slots = slots.filter(|_| is_running);
+        let all = timed.chain(self.sample_deadline()).chain(phase);
         all.chain(slots).min()
     }
 
-    /// Acts on the time that has passed, and on what an event has changed.
+    /// Acts on the time that has passed, and on what an input has changed.
     fn on_time(&mut self, now: Timestamp) {
+        self.end_late_reports(now);
         self.check_times(now);
         self.request_samples(now);
         self.start_after_backoff(now);
         self.end_backoff(now);
         self.kill_late_template(now);
-        if std::mem::take(&mut self.dispatch) {
+        if self.tasks.take_dispatch() {
             self.dispatch(now);
         }
+    }
+
+    fn act(&mut self, action: Action) {
+        self.out.act(action);
+    }
+
+    fn emit(&mut self, event: Event) {
+        self.out.emit(event);
+    }
+
+    /// Something has changed that may allow a task to be sent.
+    const fn plan_dispatch(&mut self) {
+        self.tasks.plan_dispatch();
+    }
+
+    const fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
     }
 }

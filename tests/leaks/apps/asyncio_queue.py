@@ -1,6 +1,6 @@
 """Work is queued for a consumer that was never started."""
 # leak: asyncio queue without a consumer
-# serve: uvicorn --log-level warning {module}:app
+# serve: gunicorn -k uvicorn_worker.UvicornWorker -w 1 {module}:app
 # limits: --ceiling 120M
 # verdict: python
 # holder: asyncio_queue.OUTBOX

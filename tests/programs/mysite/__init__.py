@@ -1,1 +1,1 @@
-"""A small Django project, as `django-admin startproject` makes it, less what it does not need."""
+"""A small Django project, reduced from what `django-admin startproject` makes."""

@@ -1,4 +1,4 @@
-"""What it answers: `/` leaks LEAK_KB on every request."""
+"""The pages: `/` leaks LEAK_KB on every request."""
 
 from django.http import HttpResponse
 from django.urls import path

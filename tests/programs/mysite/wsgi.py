@@ -1,4 +1,4 @@
-"""The application as gunicorn takes it."""
+"""The WSGI application for gunicorn."""
 
 import os
 

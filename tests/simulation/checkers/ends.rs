@@ -1,4 +1,5 @@
-//! Ends: each has one cause, none comes before its grace, and nothing is asked of the dead.
+//! Ends of workers and runs: each end has one cause, no kill comes before the grace period is over,
+//! and no action names a worker that has ended.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,71 +9,76 @@ use std::{
 use supervise::{
     supervisor::{
         action::{Action, Answer},
+        cause::Cause,
         cause::Class,
-        event::{Ask, Ended, Event, Oom},
-        report::{Cause, End, Report, Who},
+        event::{End, Event, Who},
+        input::{Ask, Ended, Input, Oom},
         spec::RestartWhen,
     },
     units::{RequestId, RunId, Signal, Timestamp, WorkerId},
 };
 
-use super::Checker;
+use super::{
+    Checker,
+    reached_cap::{ReachedBy, reached_cap_by},
+};
 use crate::{
-    books::{Books, Turn, by_kernel},
     process::Asker,
+    record::{Record, Turn, by_kernel},
     world::World,
 };
 
-/// The workers of a dead server get no more than this.
+/// The maximum grace period of workers whose server has ended.
 const ORPHANS: Duration = Duration::from_secs(2);
 
-/// No action names a worker that is gone, or a run that is over.
-pub(super) struct TheDead;
+/// No action names a worker that has ended, or a run that is over.
+pub(super) struct GoneTargets;
 
-impl Checker for TheDead {
+impl Checker for GoneTargets {
     fn name(&self) -> &'static str {
-        "the-dead"
+        "gone-targets"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, _: &World) -> Result<(), String> {
+    fn on_turn(&mut self, turn: &Turn, record: &Record, _: &World) -> Result<(), String> {
         for action in &turn.actions {
             let (worker, run) = match action {
                 Action::Cap { worker, .. }
-                | Action::ArmWire { worker, .. }
-                | Action::Look { worker, .. }
+                | Action::SetThreshold { worker, .. }
+                | Action::Sample { worker, .. }
                 | Action::SignalWorker { worker, .. }
                 | Action::KillWorker { worker }
                 | Action::Prioritize { worker, .. } => (Some(*worker), None),
-                Action::Adopt { run, .. } => (None, Some((*run, books.run_over))),
+                Action::Adopt { run, .. } => (None, Some((*run, record.run_over))),
                 Action::SignalCommand { run, .. } | Action::DrainBacklog { run } => {
-                    (None, Some((*run, !books.up)))
+                    (None, Some((*run, !record.up)))
                 }
-                Action::KillRun { run } => (None, Some((*run, books.run_over))),
+                Action::KillRun { run } => (None, Some((*run, record.run_over))),
                 _ => (None, None),
             };
             let alive = |worker| {
-                books
+                record
                     .workers
                     .get(&worker)
                     .is_some_and(|seen| seen.is_alive())
             };
             if worker.is_some_and(|worker| !alive(worker)) {
-                return Err(format!("{action:?}: it is gone"));
+                return Err(format!("{action:?}: the worker has ended"));
             }
-            if run.is_some_and(|(run, over)| over || run != books.run) {
-                return Err(format!("{action:?}: it is over"));
+            if run.is_some_and(|(run, over)| over || run != record.run) {
+                return Err(format!("{action:?}: the run is over"));
             }
         }
         Ok(())
     }
 }
 
-/// Every worker has exactly one end, told at once, and its cause is what the world did.
+/// Every worker has exactly one `Ended` event, in the turn in which it ends, and its cause is what
+/// happened in the world.
 #[derive(Default)]
 pub(super) struct OneCause {
     ended: BTreeSet<WorkerId>,
     drained: BTreeMap<WorkerId, Cause>,
-    /// An operator had the server reload, or lower its number.
+    /// When an operator last had the server reload.
     reloaded: Option<Timestamp>,
 }
 
@@ -81,38 +87,38 @@ impl Checker for OneCause {
         "one-cause"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
+    fn on_turn(&mut self, turn: &Turn, record: &Record, world: &World) -> Result<(), String> {
         self.drained.extend(turn.drains());
         if turn.by_operator() == Some(Signal::HUP) {
             self.reloaded = Some(turn.at);
         }
-        let mut told = Vec::new();
-        for report in &turn.reports {
-            if let Report::Ended(end) = report
+        let mut ended_events = Vec::new();
+        for event in &turn.events {
+            if let Event::Ended(end) = event
                 && let Who::Worker(worker) = end.who
             {
                 if !self.ended.insert(worker) {
                     return Err(format!("{worker} ended twice"));
                 }
-                told.push(worker);
-                self.check_cause(worker, end, turn, (books, world))?;
+                ended_events.push(worker);
+                self.check_cause(worker, end, turn, (record, world))?;
             }
         }
-        let Some(Event::WorkerEnded { worker, .. }) = &turn.event else {
+        let Some(Input::WorkerEnded { worker, .. }) = &turn.input else {
             return Ok(());
         };
-        let known = books.workers.contains_key(worker);
+        let known = record.workers.contains_key(worker);
         if known && !self.ended.contains(worker) {
-            return Err(format!("{worker} ended, and nothing was told"));
+            return Err(format!("{worker} ended without an event"));
         }
         Ok(())
     }
 
-    fn at_end(&mut self, books: &Books, _: &World) -> Result<(), String> {
-        for (worker, seen) in &books.workers {
+    fn at_end(&mut self, record: &Record, _: &World) -> Result<(), String> {
+        for (worker, seen) in &record.workers {
             let helper = !seen.is_alive() && seen.ready.is_none();
             if !seen.is_alive() && !helper && !self.ended.contains(worker) {
-                return Err(format!("{worker} is gone without an end"));
+                return Err(format!("{worker} is gone, and has no `Ended` event"));
             }
         }
         Ok(())
@@ -125,64 +131,68 @@ impl OneCause {
         worker: WorkerId,
         end: &End,
         turn: &Turn,
-        (books, world): (&Books, &World),
+        (record, world): (&Record, &World),
     ) -> Result<(), String> {
         let wrong = |why: &str| Err(format!("{worker} ended by {}: {why}", end.cause));
-        let (ended, oom) = match &turn.event {
-            Some(Event::WorkerEnded { ended, oom, .. }) => (*ended, *oom),
-            // It could not be started, or its run is over and nobody heard of it.
-            Some(Event::StartFailed { .. } | Event::RunOver { .. }) => return Ok(()),
+        let (ended, oom) = match &turn.input {
+            Some(Input::WorkerEnded { ended, oom, .. }) => (*ended, *oom),
+            // It could not be started, or its run is over and its own end was not reported.
+            Some(Input::StartFailed { .. } | Input::RunOver { .. }) => return Ok(()),
             _ => return wrong("nothing ended"),
         };
         let drained = self.drained.get(&worker).copied();
         if let Some(cause) = by_kernel(oom) {
-            // A worker that reached its cap because its interpreter exited, and copied what it
-            // shared, has the cause for which it was leaving.
-            let copied = books.workers.get(&worker).is_some_and(|seen| {
-                let (shared, private) = seen.shared();
-                let cap = books.cap();
-                cap.is_some_and(|cap| private < cap && private.plus(shared) >= cap)
-            });
-            let copied = copied && oom == Oom::Cap;
+            let by = match oom {
+                Oom::Cap => reached_cap_by(worker, turn.at, (record, world)),
+                Oom::No | Oom::Budget | Oom::Elsewhere => ReachedBy::Growth,
+            };
             let left = match drained {
                 Some(cause) => end.cause == cause,
                 None => matches!(end.cause, Cause::Stop | Cause::Scale | Cause::Reload),
             };
-            let same = end.cause == cause && !(copied && drained.is_some()) || copied && left;
+            let same = match by {
+                ReachedBy::Growth => end.cause == cause,
+                ReachedBy::Copying => left || end.cause == cause && drained.is_none(),
+                ReachedBy::Either => left || end.cause == cause,
+            };
             return if same {
                 Ok(())
             } else {
-                wrong("the kernel ended it")
+                wrong(&format!("the kernel ended it, reached by {by:?}"))
             };
         }
-        let orphaned = books.is_server() && books.ended.is_some();
-        let stopping = books.stopping.is_some() || orphaned || books.looped;
+        let orphaned = record.is_server() && record.ended.is_some();
+        let stopping = record.stopping.is_some() || orphaned || record.looped;
         match end.cause {
             cause if cause.class() == Class::Kernel => return wrong("the kernel did not end it"),
             Cause::Exit(status) if ended != Ended::Exit(status) => return wrong("it did not"),
             Cause::Signal(signal) if ended != Ended::Signal(signal) => return wrong("it did not"),
-            Cause::Unseen if ended != Ended::Unseen => return wrong("it was seen"),
-            Cause::Stop if !stopping => return wrong("nobody stopped"),
+            Cause::Unseen if ended != Ended::Unseen => return wrong("its end was seen"),
+            Cause::Stop if !stopping => return wrong("nothing was stopping"),
             Cause::Reload if drained != Some(Cause::Reload) && self.reloaded.is_none() => {
-                return wrong("nobody reloaded");
+                return wrong("there was no reload");
             }
             Cause::Ceiling | Cause::Budget | Cause::Age | Cause::Request
                 if drained != Some(end.cause) =>
             {
-                return wrong("it was not asked to go for that");
+                return wrong("it did not drain for that");
             }
             _ => {}
         }
-        // Nobody had asked, and it did not go as those go who are asked.
-        let odd = !matches!(
+        // It got no stop signal, and did not end in the way of a stopped worker.
+        let unplanned = !matches!(
             ended,
             Ended::Exit(0) | Ended::Unseen | Ended::Signal(Signal::TERM)
         );
         let alone = world
             .fates
             .get(&worker)
-            .is_some_and(|fate| fate.asked == Asker::Nobody);
-        if alone && odd && drained.is_none() && !stopping && end.cause != Cause::of(ended, Oom::No)
+            .is_some_and(|fate| fate.asked == Asker::None);
+        if alone
+            && unplanned
+            && drained.is_none()
+            && !stopping
+            && end.cause != Cause::of(ended, Oom::No)
         {
             return wrong("it ended by itself");
         }
@@ -190,11 +200,11 @@ impl OneCause {
     }
 }
 
-/// Nobody is killed before the grace is over, unless at once was asked for.
+/// No worker is killed before its grace period is over, unless an immediate stop was requested.
 #[derive(Default)]
 pub(super) struct Grace {
     killed: BTreeSet<WorkerId>,
-    /// This run was ended because its workers could not start, once.
+    /// The last run that was ended because its workers could not start.
     looped: Option<RunId>,
 }
 
@@ -203,22 +213,22 @@ impl Checker for Grace {
         "grace"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, _: &World) -> Result<(), String> {
-        let grace = books.spec.stop.grace;
+    fn on_turn(&mut self, turn: &Turn, record: &Record, _: &World) -> Result<(), String> {
+        let grace = record.spec.stop.grace;
         let gave_up = turn
-            .reports
+            .events
             .iter()
-            .any(|one| matches!(one, Report::GaveUp { .. }));
-        let orphaned = books.ended.map(|at| turn.at.since(at));
+            .any(|one| matches!(one, Event::GaveUp { .. }));
+        let orphaned = record.ended.map(|at| turn.at.since(at));
         for action in &turn.actions {
             match action {
                 Action::KillWorker { worker } => {
-                    let asked = books.workers.get(worker).and_then(|seen| seen.draining);
+                    let asked = record.workers.get(worker).and_then(|seen| seen.draining);
                     let Some((since, cause)) = asked else {
-                        return Err(format!("{worker} is killed and was never asked to go"));
+                        return Err(format!("{worker} is killed, and was never asked to stop"));
                     };
                     let waited = turn.at.since(since);
-                    let least = if cause == Cause::Stop && !books.up {
+                    let least = if cause == Cause::Stop && !record.up {
                         grace.min(ORPHANS)
                     } else {
                         grace
@@ -231,14 +241,14 @@ impl Checker for Grace {
                     }
                 }
                 Action::KillRun { run } => {
-                    let stopped = books.stopping.is_some_and(|at| turn.at.since(at) >= grace);
-                    // A single program's end is told twice: as the command's and as its worker's.
-                    let left = books.is_server() && books.alive().next().is_some();
+                    let stopped = record.stopping.is_some_and(|at| turn.at.since(at) >= grace);
+                    // The end of a single program comes twice: for the command and for its worker.
+                    let left = record.is_server() && record.alive().next().is_some();
                     let cleared =
                         orphaned.is_some_and(|waited| !left || waited >= grace.min(ORPHANS));
-                    let looped = books.looped && !self.looped.replace(*run).eq(&Some(*run));
-                    if !stopped && !cleared && !books.stop_now && !gave_up && !looped {
-                        return Err(format!("{run} is killed before its time"));
+                    let looped = record.looped && !self.looped.replace(*run).eq(&Some(*run));
+                    if !stopped && !cleared && !record.stop_now && !gave_up && !looped {
+                        return Err(format!("{run} is killed before its grace period is over"));
                     }
                 }
                 _ => {}
@@ -248,26 +258,27 @@ impl Checker for Grace {
     }
 }
 
-/// A command whose service stops is told so as soon as nobody waits to be accepted, and in any case
-/// before half of the grace is over.
+/// When the service stops, the command gets its stop signal as soon as the backlog is empty, and at
+/// the latest after half of the grace period.
 #[derive(Default)]
-pub(super) struct Told {
+pub(super) struct StopSignal {
+    /// Since when the backlog drains.
     waits: Option<Timestamp>,
 }
 
-impl Checker for Told {
+impl Checker for StopSignal {
     fn name(&self) -> &'static str {
-        "told"
+        "stop-signal"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
-        let stop = books.spec.stop.signal;
-        let told = |action: &Action| match action {
+    fn on_turn(&mut self, turn: &Turn, record: &Record, world: &World) -> Result<(), String> {
+        let stop = record.spec.stop.signal;
+        let ended_events = |action: &Action| match action {
             Action::SignalCommand { signal, .. } => *signal == stop,
             Action::KillRun { .. } => true,
             _ => false,
         };
-        if !books.up || turn.actions.iter().any(told) {
+        if !record.up || turn.actions.iter().any(ended_events) {
             self.waits = None;
         } else if (turn.actions.iter()).any(|action| matches!(action, Action::DrainBacklog { .. }))
         {
@@ -276,18 +287,18 @@ impl Checker for Told {
         let Some(since) = self.waits else {
             return Ok(());
         };
-        if turn.event == Some(Event::BacklogEmpty { run: books.run }) {
-            return Err("nobody waits any more, and the command is not told to stop".to_owned());
+        if turn.input == Some(Input::BacklogEmpty { run: record.run }) {
+            return Err("the backlog is empty, and the command gets no stop signal".to_owned());
         }
         let waited = turn.at.since(since);
-        if waited > books.spec.stop.grace / 2 + world.scenario.faults.lag {
-            return Err(format!("the command is not told to stop for {waited:?}"));
+        if waited > record.spec.stop.grace / 2 + world.scenario.faults.lag {
+            return Err(format!("the command gets no stop signal for {waited:?}"));
         }
         Ok(())
     }
 }
 
-/// Every question is answered exactly once, and the answer is true.
+/// Every request of an operator is answered exactly once, and the answer is true.
 #[derive(Default)]
 pub(super) struct Replies {
     open: BTreeMap<RequestId, (Timestamp, Ask)>,
@@ -298,8 +309,8 @@ impl Checker for Replies {
         "replies"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, _: &World) -> Result<(), String> {
-        if let Some(Event::Asked { request, ask }) = &turn.event {
+    fn on_turn(&mut self, turn: &Turn, record: &Record, _: &World) -> Result<(), String> {
+        if let Some(Input::Asked { request, ask }) = &turn.input {
             self.open.insert(*request, (turn.at, ask.clone()));
         }
         for action in &turn.actions {
@@ -307,10 +318,10 @@ impl Checker for Replies {
                 continue;
             };
             let Some((_, ask)) = self.open.remove(request) else {
-                return Err(format!("{request:?} is answered, and nobody asks"));
+                return Err(format!("{request:?} is answered, and is not open"));
             };
             let gone = |worker| {
-                !books
+                !record
                     .workers
                     .get(&worker)
                     .is_some_and(|seen| seen.is_alive())
@@ -320,23 +331,23 @@ impl Checker for Replies {
                 | (Answer::Unknown(_), Ask::Report(worker)) => gone(worker),
                 (Answer::Reported(_), Ask::Report(_)) => true,
                 (Answer::Reported(_), _) | (Answer::Done(_), Ask::Report(_)) => false,
-                (Answer::Done(_), Ask::Stop(_)) => books.exit.is_some(),
+                (Answer::Done(_), Ask::Stop(_)) => record.exit.is_some(),
                 (Answer::Unknown(_), _) | (Answer::Refused(_), Ask::Stop(_)) => false,
                 (Answer::Done(_) | Answer::Refused(_), _) => true,
             };
             if !is_true {
                 return Err(format!(
-                    "{request:?} is answered with {answer:?}: that is not so"
+                    "{request:?} is answered with {answer:?}: that is not true"
                 ));
             }
         }
         Ok(())
     }
 
-    fn at_end(&mut self, books: &Books, world: &World) -> Result<(), String> {
-        // A service that is never whole again has not done what was asked.
-        let serve = books.alive().filter(|(_, seen)| seen.serves()).count();
-        if books.exit.is_none() && serve < usize::try_from(world.wish).unwrap_or(0) {
+    fn at_end(&mut self, record: &Record, world: &World) -> Result<(), String> {
+        // A service without all its workers may have requests that are not done yet.
+        let serve = record.alive().filter(|(_, seen)| seen.serves()).count();
+        if record.exit.is_none() && serve < usize::try_from(world.wanted).unwrap_or(0) {
             return Ok(());
         }
         match self.open.first_key_value() {
@@ -346,20 +357,20 @@ impl Checker for Replies {
     }
 }
 
-/// A command that ends unasked is started again by rule: not too soon, not too often.
+/// A command that ends by itself is restarted as configured: not too soon, and not too often.
 #[derive(Default)]
 pub(super) struct Restarts {
     /// Unplanned ends, oldest first.
     ends: Vec<Timestamp>,
-    /// The last end was one of those.
-    owed: Option<Timestamp>,
+    /// The last end, if it was unplanned and no start has followed yet.
+    restart_due: Option<Timestamp>,
     drained: bool,
     final_status: Option<i32>,
 }
 
 impl Restarts {
-    fn on_end(&mut self, at: Timestamp, books: &Books, ended: Option<Ended>) {
-        let spec = &books.spec;
+    fn on_end(&mut self, at: Timestamp, record: &Record, ended: Option<Ended>) {
+        let spec = &record.spec;
         let status = ended.map(|ended| match ended {
             Ended::Exit(status) => status,
             Ended::Signal(signal) => 128 + signal.0,
@@ -367,25 +378,25 @@ impl Restarts {
         });
         let job = spec.restart.when == RestartWhen::Never;
         let clean = spec.restart.when == RestartWhen::OnFailure && status == Some(0);
-        let planned = !books.is_server() && self.drained;
+        let planned = !record.is_server() && self.drained;
         if job {
             self.final_status = status;
-        } else if books.stopping.is_some() || planned {
-            self.owed = None;
+        } else if record.stopping.is_some() || planned {
+            self.restart_due = None;
         } else if clean {
             self.final_status = Some(0);
         } else {
             self.ends.push(at);
-            self.owed = Some(at);
+            self.restart_due = Some(at);
         }
     }
 
-    fn check_start(&mut self, turn: &Turn, books: &Books) -> Result<(), String> {
-        let rule = books.spec.restart;
-        if books.stopping.is_some() || self.final_status.is_some() {
-            return Err("the command is started, and nobody wants it".to_owned());
+    fn check_start(&mut self, turn: &Turn, record: &Record) -> Result<(), String> {
+        let rule = record.spec.restart;
+        if record.stopping.is_some() || self.final_status.is_some() {
+            return Err("the command is started after the service stopped".to_owned());
         }
-        let Some(end) = self.owed.take() else {
+        let Some(end) = self.restart_due.take() else {
             return Ok(());
         };
         let since = |one: &&Timestamp| end.since(**one) < rule.window;
@@ -413,31 +424,31 @@ impl Checker for Restarts {
         "restarts"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, _: &World) -> Result<(), String> {
-        match &turn.event {
-            Some(Event::CommandEnded { ended, .. }) if books.ended == Some(turn.at) => {
-                self.drained = books.workers.last_key_value().is_some_and(|(_, seen)| {
+    fn on_turn(&mut self, turn: &Turn, record: &Record, _: &World) -> Result<(), String> {
+        match &turn.input {
+            Some(Input::CommandEnded { ended, .. }) if record.ended == Some(turn.at) => {
+                self.drained = record.workers.last_key_value().is_some_and(|(_, seen)| {
                     seen.draining.is_some_and(|(_, cause)| cause != Cause::Stop)
                 });
-                self.on_end(turn.at, books, Some(*ended));
+                self.on_end(turn.at, record, Some(*ended));
             }
-            Some(Event::StartFailed { errno, .. }) if books.ended == Some(turn.at) => {
+            Some(Input::StartFailed { errno, .. }) if record.ended == Some(turn.at) => {
                 self.drained = false;
                 if !matches!(errno, 2 | 13) {
-                    self.on_end(turn.at, books, None);
+                    self.on_end(turn.at, record, None);
                 }
             }
             _ => {}
         }
-        let told = |one: &Report| matches!(one, Report::Restarting { .. });
-        if self.owed.is_none() && turn.reports.iter().any(told) {
-            return Err("an end that was planned is told as a restart".to_owned());
+        let ended_events = |one: &Event| matches!(one, Event::Restarting { .. });
+        if self.restart_due.is_none() && turn.events.iter().any(ended_events) {
+            return Err("a planned end is announced as a restart".to_owned());
         }
         for action in &turn.actions {
             match action {
-                Action::Start { .. } => self.check_start(turn, books)?,
+                Action::Start { .. } => self.check_start(turn, record)?,
                 Action::Exit { status } => {
-                    let wanted = self.final_status.filter(|_| books.stopping.is_none());
+                    let wanted = self.final_status.filter(|_| record.stopping.is_none());
                     if wanted.is_some_and(|wanted| wanted != *status) {
                         return Err(format!("exit {status}, the command's was {wanted:?}"));
                     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use supervise::{
     supervisor::{
         action::Action,
-        event::{Event, Leftover},
+        input::{Input, Leftover},
         spec,
     },
     units::{Bytes, Signal},
@@ -13,14 +13,14 @@ use supervise::{
 
 use super::Checker;
 use crate::{
-    books::{Books, Turn},
+    record::{Record, Turn},
     world::World,
 };
 
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Only processes of the last `LeftBehind` are ended: when they are idle, or when memory is short.
-/// At the end of a run no idle one is left.
+/// Only processes of the last `LeftBehind` are ended, and only when they are idle or memory is
+/// short. At the end of a run no idle one is left.
 #[derive(Default)]
 pub(super) struct Leftovers {
     left: BTreeMap<i32, Leftover>,
@@ -31,8 +31,8 @@ impl Checker for Leftovers {
         "leftovers"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, _world: &World) -> Result<(), String> {
-        if let Some(Event::LeftBehind(found)) = &turn.event {
+    fn on_turn(&mut self, turn: &Turn, record: &Record, _world: &World) -> Result<(), String> {
+        if let Some(Input::LeftBehind(found)) = &turn.input {
             let found = found.iter().cloned();
             self.left = found.map(|one| (one.pid, one)).collect();
         }
@@ -42,32 +42,39 @@ impl Checker for Leftovers {
             };
             let pid = process.0;
             let Some(one) = self.left.get(&pid) else {
-                return Err(format!("{pid} is ended and was not left over"));
+                return Err(format!("{pid} is ended, and is not a leftover"));
             };
-            if books.spec.recycle.leftovers == spec::Leftovers::Tell {
-                return Err(format!("{pid} is ended, and was only to be told of"));
+            if record.spec.recycle.leftovers == spec::Leftovers::Tell {
+                return Err(format!(
+                    "{pid} is ended, and the configuration says only to report it"
+                ));
             }
-            // A tree is asked only for being idle; where memory is short it is killed at once.
+            // SIGTERM is only for idle trees. When memory is short, a tree gets SIGKILL.
             if *signal == Signal::TERM && one.idle < IDLE {
-                return Err(format!("{pid} is asked to end and still works"));
+                return Err(format!("{pid} got SIGTERM, and is not idle"));
             }
-            if *signal == Signal::KILL && one.idle < IDLE && books.limits.budget.bytes.is_none() {
-                return Err(format!("{pid} is killed, and there is no budget to meet"));
+            if *signal == Signal::KILL && one.idle < IDLE && record.limits.budget.bytes.is_none() {
+                return Err(format!(
+                    "{pid} is killed while busy, and there is no budget"
+                ));
             }
         }
         Ok(())
     }
 
-    fn at_end(&mut self, books: &Books, _world: &World) -> Result<(), String> {
-        let ends = books.spec.recycle.leftovers == spec::Leftovers::End;
-        if !ends || books.stopping.is_some() || !books.up {
+    fn at_end(&mut self, record: &Record, _world: &World) -> Result<(), String> {
+        let ends = record.spec.recycle.leftovers == spec::Leftovers::End;
+        if !ends || record.stopping.is_some() || !record.up {
             return Ok(());
         }
         let late = IDLE.saturating_mul(2);
         let idle = self.left.values().find(|one| one.idle > late);
         idle.map_or(Ok(()), |one| {
             let memory: Bytes = one.memory;
-            Err(format!("{} is idle, holds {memory} and was left", one.pid))
+            Err(format!(
+                "{} is idle, uses {memory}, and was not ended",
+                one.pid
+            ))
         })
     }
 }

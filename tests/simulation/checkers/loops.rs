@@ -1,34 +1,30 @@
-//! What does not help does not go on for ever: starts of workers that end at once, and recycles of
-//! workers that are over their ceiling soon after their start.
+//! Loops end: starts of workers that fail immediately, and recycles of workers that are over their
+//! ceiling soon after their start.
 
 use std::time::Duration;
 
 use supervise::{
-    supervisor::{
-        action::Action,
-        event::Event,
-        report::{Cause, Report},
-    },
+    supervisor::{action::Action, cause::Cause, event::Event, input::Input},
     units::RunId,
 };
 
 use super::Checker;
 use crate::{
-    books::{Books, Turn},
+    record::{Record, Turn},
     world::World,
 };
 
-/// Workers that end before they are ready, one after the other, are warned of. Where no worker
-/// serves, their server is ended.
+/// The decider warns when consecutive workers end before they are ready. If no worker serves, it
+/// ends their server.
 #[derive(Default)]
 pub(super) struct CannotStart {
-    said: bool,
-    /// `Books::unready` at the last turn.
+    has_warned: bool,
+    /// `Record::unready` at the last turn.
     unready: u32,
     ended: Option<RunId>,
 }
 
-/// This many in a row are a loop.
+/// The number of consecutive failed workers that counts as a loop.
 const UNREADY_MAX: u32 = 5;
 
 impl Checker for CannotStart {
@@ -36,82 +32,87 @@ impl Checker for CannotStart {
         "cannot-start"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, _: &World) -> Result<(), String> {
-        let told = |report: &Report| match report {
-            Report::Warning(text) => text.contains("workers cannot start"),
+    fn on_turn(&mut self, turn: &Turn, record: &Record, _: &World) -> Result<(), String> {
+        let warned = |event: &Event| match event {
+            Event::Warning(text) => text.contains("workers cannot start"),
             _ => false,
         };
         let killed = |action: &Action| matches!(action, Action::KillRun { .. });
-        if turn.reports.iter().any(told) {
-            if self.said {
-                return Err("workers that cannot start are warned of twice".to_owned());
+        if turn.events.iter().any(warned) {
+            if self.has_warned {
+                return Err("the warning that workers cannot start came twice".to_owned());
             }
-            self.said = true;
+            self.has_warned = true;
         }
         if turn.actions.iter().any(killed) {
-            self.ended = Some(books.run);
+            self.ended = Some(record.run);
         }
-        // Whether the server is ended is decided when one more ends so.
-        let more = books.unready > std::mem::replace(&mut self.unready, books.unready);
-        if !books.up || books.stopping.is_some() || books.unready < UNREADY_MAX {
+        // The decider decides about the server when one more worker fails.
+        let more = record.unready > std::mem::replace(&mut self.unready, record.unready);
+        if !record.up || record.stopping.is_some() || record.unready < UNREADY_MAX {
             return Ok(());
         }
-        let many = books.unready;
-        if !self.said {
+        let many = record.unready;
+        if !self.has_warned {
             return Err(format!(
-                "{many} workers ended before they were ready, and nothing is said"
+                "{many} workers ended before they were ready, without a warning"
             ));
         }
-        if more && books.may_loop() && self.ended != Some(books.run) {
+        if more && record.may_loop() && self.ended != Some(record.run) {
             return Err(format!(
-                "{many} workers ended before they were ready, no worker serves, and it goes on"
+                "{many} workers ended before they were ready, no worker serves, and the server \
+                 still runs"
             ));
         }
         Ok(())
     }
 }
 
-/// Only a few workers in a row are recycled at their ceiling soon after their start, unless they
-/// are close to their cap. Leaking workers of a server are excepted, once one of them has grown
-/// until it was close to its cap.
+/// Only a few consecutive workers are recycled at their ceiling soon after their start, unless they
+/// are close to their cap. This does not apply to leaking workers of a server once one of them has
+/// grown close to its cap.
 #[derive(Default)]
-pub(super) struct InVain {
-    in_a_row: u32,
+pub(super) struct RecycleLoop {
+    consecutive: u32,
     leaks: bool,
 }
 
-/// This many times `min_age` after its start, the growth of a program that is one worker is more
-/// than its warm-up.
-const EARLY_WHOLE: f64 = 1.5;
+/// A single program is warm this many times `min_age` after its start: growth after that is no
+/// longer warm-up.
+const EARLY_SINGLE: f64 = 1.5;
 
-impl Checker for InVain {
+impl Checker for RecycleLoop {
     fn name(&self) -> &'static str {
-        "in-vain"
+        "recycle-loop"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
-        // With new limits or new workers, what did not help before may help now.
+    fn on_turn(&mut self, turn: &Turn, record: &Record, world: &World) -> Result<(), String> {
+        // With new limits or new workers, a recycle may help where it did not before.
         let anew = turn
-            .reports
+            .events
             .iter()
-            .any(|one| matches!(one, Report::Limits(_)));
-        if anew || matches!(turn.event, Some(Event::Available(_))) {
-            self.in_a_row = 0;
+            .any(|one| matches!(one, Event::Limits(_)));
+        if anew || matches!(turn.input, Some(Input::Available(_))) {
+            self.consecutive = 0;
         }
-        let times = if books.is_server() { 1.0 } else { EARLY_WHOLE };
-        let early = books.spec.recycle.min_age.mul_f64(times);
-        let ceiling = books.limits.ceiling.bytes.unwrap_or_default();
-        for (_, seen) in books.alive().filter(|(_, seen)| seen.serves()) {
-            let low = ceiling.scaled(1.0 - books.spec.recycle.jitter);
+        let times = if record.is_server() {
+            1.0
+        } else {
+            EARLY_SINGLE
+        };
+        let early = record.spec.recycle.min_age.mul_f64(times);
+        let ceiling = record.limits.ceiling.bytes.unwrap_or_default();
+        for (_, seen) in record.alive().filter(|(_, seen)| seen.serves()) {
+            let low = ceiling.scaled(1.0 - record.spec.recycle.jitter);
             let below = seen.value().is_some_and(|value| value < low);
             if below && turn.at.since(seen.at) >= early {
-                self.in_a_row = 0;
+                self.consecutive = 0;
             }
         }
-        let cap = books.limits.cap.bytes.unwrap_or(ceiling.scaled(2.0));
+        let cap = record.limits.cap.bytes.unwrap_or(ceiling.scaled(2.0));
         let near = ceiling.plus(cap.minus(ceiling).scaled(0.5));
         for (worker, cause) in turn.drains() {
-            let Some(seen) = books.workers.get(&worker) else {
+            let Some(seen) = record.workers.get(&worker) else {
                 continue;
             };
             if cause != Cause::Ceiling {
@@ -121,21 +122,21 @@ impl Checker for InVain {
             let leaks = world
                 .process(worker)
                 .is_some_and(|process| process.rate() > 0.0);
-            let leaks = leaks && books.is_server();
+            let leaks = leaks && record.is_server();
             if !is_early {
-                self.in_a_row = 0;
+                self.consecutive = 0;
             } else if seen.value().is_some_and(|value| value >= near) {
                 self.leaks |= leaks;
             } else if !(self.leaks && leaks) {
-                self.in_a_row += 1;
+                self.consecutive += 1;
             }
         }
-        // A new number of wanted workers is seen late, and the spare worker adds one.
-        let most = 2 * (world.scenario.workers.max(world.wish) + 1) + 2;
-        if self.in_a_row > most {
+        // The decider learns late of a new number of wanted workers, and the surge worker adds one.
+        let most = 2 * (world.scenario.workers.max(world.wanted) + 1) + 2;
+        if self.consecutive > most {
             return Err(format!(
                 "{} workers in a row were recycled at the ceiling soon after their start",
-                self.in_a_row
+                self.consecutive
             ));
         }
         Ok(())

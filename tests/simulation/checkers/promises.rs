@@ -1,12 +1,13 @@
-//! The promises that every recycle keeps, whatever it is for.
+//! The promises that every recycle keeps, whatever its cause.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use supervise::{
     supervisor::{
         action::Action,
+        cause::Cause,
         cause::Class,
-        report::{Cause, Report, Who},
+        event::{Event, Who},
         spec::RestartWhen,
     },
     units::{Bytes, Signal, Timestamp, WorkerId},
@@ -14,64 +15,68 @@ use supervise::{
 
 use super::Checker;
 use crate::{
-    books::{Books, Seen, Turn},
+    record::{Record, Seen, Turn},
     world::World,
 };
 
-/// Never more than `at_once` workers away at a time; and whoever is asked to go is said to.
-pub(super) struct AtOnce;
+/// At most `max_unavailable` workers are unavailable at a time, and every stop signal to a worker
+/// comes with an event.
+pub(super) struct MaxUnavailable;
 
-impl Checker for AtOnce {
+impl Checker for MaxUnavailable {
     fn name(&self) -> &'static str {
-        "at-once"
+        "max-unavailable"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
-        let at_once = usize::try_from(books.spec.recycle.at_once).unwrap_or(usize::MAX);
-        let away = books.away();
-        if away > at_once {
-            return Err(format!("{away} workers are away, at_once is {at_once}"));
+    fn on_turn(&mut self, turn: &Turn, record: &Record, world: &World) -> Result<(), String> {
+        let most = usize::try_from(record.spec.recycle.max_unavailable).unwrap_or(usize::MAX);
+        let away = record.away();
+        if away > most {
+            return Err(format!(
+                "{away} workers are unavailable, the maximum is {most}"
+            ));
         }
         for action in &turn.actions {
             let Action::SignalWorker { worker, signal } = action else {
                 continue;
             };
             if *signal == Signal::TERM && !turn.drains().any(|(one, _)| one == *worker) {
-                return Err(format!("{worker} was asked to go, and nothing was said"));
+                return Err(format!("{worker} was asked to stop without an event"));
             }
         }
         let planned = turn.drains().any(|(_, cause)| cause.is_recycle());
-        // What an operator has just asked of the server is not known at once.
-        let known = books.now.since(books.moved) > Duration::from_secs(30);
-        // gunicorn replaces nobody while one that it asked to go lingers, or once it stops.
+        // The decider learns late what an operator has just asked of the server.
+        let known = record.now.since(record.moved) > Duration::from_secs(30);
+        // gunicorn replaces no worker while one that it stopped has not ended, or once it stops.
         let lingers =
-            books.alive().any(|(worker, _)| world.lingers(*worker)) || world.is_stopping();
+            record.alive().any(|(worker, _)| world.lingers(*worker)) || world.is_stopping();
         if !planned
-            || !books.is_server()
+            || !record.is_server()
             || !known
             || lingers
             || world.scenario.faults.mistaken > 0.0
         {
             return Ok(());
         }
-        let serve = books.alive().filter(|(_, seen)| seen.serves()).count();
-        let wish = usize::try_from(world.wish).unwrap_or(0);
-        if serve + at_once < wish {
+        let serve = record.alive().filter(|(_, seen)| seen.serves()).count();
+        let wanted = usize::try_from(world.wanted).unwrap_or(0);
+        if serve + most < wanted {
             return Err(format!(
-                "somebody goes, and only {serve} of {wish} serve from then on; at_once is {at_once}"
+                "after this drain only {serve} of {wanted} serve; the maximum unavailable is {most}"
             ));
         }
         Ok(())
     }
 }
 
-/// Never before `min_age`, unless its own growth would carry it to its cap sooner.
+/// A worker is not recycled before `min_age`, unless it would reach its cap before then.
 pub(super) struct MinAge;
 
-/// It grew in the last minute at more than a tenth of what would carry it to its cap in time: the
-/// decider may see a steeper slope than an outsider.
-pub(super) fn would_die(seen: &Seen, books: &Books, within: Duration) -> bool {
-    let Some(cap) = books.limits.cap.bytes else {
+/// Whether a worker grew by more than a tenth of the growth that would reach its cap in time. The
+/// margin is wide because the decider may estimate a steeper slope than the record shows.
+pub(super) fn would_die(seen: &Seen, record: &Record, within: Duration) -> bool {
+    // Before the limits are announced, the cap under which workers were adopted is in force.
+    let Some(cap) = record.cap() else {
         return false;
     };
     let Some(now) = seen.value() else {
@@ -87,13 +92,13 @@ impl Checker for MinAge {
         "min-age"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, _: &World) -> Result<(), String> {
-        let min_age = books.spec.recycle.min_age;
+    fn on_turn(&mut self, turn: &Turn, record: &Record, _: &World) -> Result<(), String> {
+        let min_age = record.spec.recycle.min_age;
         for (worker, cause) in turn.drains() {
-            let Some(seen) = books.workers.get(&worker) else {
+            let Some(seen) = record.workers.get(&worker) else {
                 continue;
             };
-            let age = books.now.since(seen.at);
+            let age = record.now.since(seen.at);
             let by_us = matches!(
                 cause,
                 Cause::Ceiling | Cause::Age | Cause::Budget | Cause::Tasks
@@ -101,10 +106,10 @@ impl Checker for MinAge {
             if !by_us || age >= min_age {
                 continue;
             }
-            let within = (min_age - age) + books.spec.stop.grace;
-            if cause != Cause::Ceiling || !would_die(seen, books, within) {
+            let within = (min_age - age) + record.spec.stop.grace;
+            if cause != Cause::Ceiling || !would_die(seen, record, within) {
                 return Err(format!(
-                    "{worker} goes by {cause} at {age:?}, min_age is {min_age:?}, and it would live"
+                    "{worker} drains by {cause} at {age:?} of {min_age:?}, far from its cap"
                 ));
             }
         }
@@ -112,7 +117,7 @@ impl Checker for MinAge {
     }
 }
 
-/// Never an overlap that the budget has no room for.
+/// No surge worker is started if it does not fit into the budget.
 pub(super) struct Room;
 
 impl Checker for Room {
@@ -120,24 +125,24 @@ impl Checker for Room {
         "room"
     }
 
-    /// The room is estimated from below: by the samples that were handed in, a worker not yet
-    /// looked at counting nothing, and by the smallest newborn that was seen.
-    fn on_turn(&mut self, turn: &Turn, books: &Books, _: &World) -> Result<(), String> {
+    /// The memory in use is a lower bound: a worker without a sample counts as nothing, and a new
+    /// worker as the smallest that was seen at its start.
+    fn on_turn(&mut self, turn: &Turn, record: &Record, _: &World) -> Result<(), String> {
         if !turn.own_signals().any(|signal| signal == Signal::TTIN) {
             return Ok(());
         }
-        let Some(budget) = books.limits.budget.bytes else {
+        let Some(budget) = record.limits.budget.bytes else {
             return Ok(());
         };
-        let held = books
+        let held = record
             .alive()
             .filter_map(|(_, seen)| seen.value())
-            .fold(books.server, Bytes::plus);
-        let births = books.workers.values().filter_map(|seen| seen.birth);
-        let newborn = births.min().unwrap_or(Bytes::ZERO);
-        if held.plus(newborn) > budget.plus(Bytes::mib(1)) {
+            .fold(record.server, Bytes::plus);
+        let at_start = record.workers.values().filter_map(|seen| seen.birth);
+        let smallest = at_start.min().unwrap_or(Bytes::ZERO);
+        if held.plus(smallest) > budget.plus(Bytes::mib(1)) {
             return Err(format!(
-                "one more was raised where {held} are held, {newborn} would come, and the budget \
+                "a surge worker was started at {held}, a worker needs {smallest}, and the budget \
                  is {budget}"
             ));
         }
@@ -145,49 +150,49 @@ impl Checker for Room {
     }
 }
 
-/// Jitter lowers a limit by up to its part, and never raises it.
+/// Jitter lowers a limit by at most the configured part, and never raises it.
 pub(super) struct Jitter;
 
-/// Deadlines come late, and an exact look is waited for.
+/// Deadlines come late, and the decider waits for an exact sample.
 const SLACK: Duration = Duration::from_secs(2);
-/// A worker that is over its ceiling by much is recycled so soon after that was seen.
+/// A worker far over its ceiling is recycled within this time after the sample that shows it.
 const SEEN_WITHIN: Duration = Duration::from_secs(2);
 
 impl Jitter {
     fn check_age(
-        books: &Books,
+        record: &Record,
         worker: &impl std::fmt::Display,
         age: Duration,
     ) -> Result<(), String> {
-        let recycle = books.spec.recycle;
+        let recycle = record.spec.recycle;
         let Some(max_age) = recycle.max_age else {
-            return Err(format!("{worker} is due by age, and there is no max_age"));
+            return Err(format!("{worker} is due by age without a max_age"));
         };
         let least = max_age.mul_f64(1.0 - recycle.jitter).max(recycle.min_age);
         if age + Duration::from_millis(1) < least {
             return Err(format!(
-                "{worker} is due at {age:?}, the least is {least:?}"
+                "{worker} is due at {age:?}, before the earliest {least:?}"
             ));
         }
         Ok(())
     }
 
-    /// Whoever is old enough by the whole limit has been said to be due.
-    fn check_overdue(books: &Books, now: Timestamp) -> Result<(), String> {
-        let recycle = books.spec.recycle;
-        let job = books.spec.restart.when == RestartWhen::Never;
-        let (Some(max_age), true, None, false) = (recycle.max_age, books.up, books.stopping, job)
+    /// A worker older than the limit without jitter is due.
+    fn check_overdue(record: &Record, now: Timestamp) -> Result<(), String> {
+        let recycle = record.spec.recycle;
+        let job = record.spec.restart.when == RestartWhen::Never;
+        let (Some(max_age), true, None, false) = (recycle.max_age, record.up, record.stopping, job)
         else {
             return Ok(());
         };
-        // An operator had workers go: they get their time.
-        if now.since(books.moved) < books.spec.stop.grace + SLACK {
+        // An operator had workers stop: they may take their grace period.
+        if now.since(record.moved) < record.spec.stop.grace + SLACK {
             return Ok(());
         }
         let most = max_age.max(recycle.min_age) + SLACK;
-        for (worker, seen) in books.alive().filter(|(_, seen)| seen.serves()) {
+        for (worker, seen) in record.alive().filter(|(_, seen)| seen.serves()) {
             let since = seen.ready.unwrap_or(now).later(SLACK);
-            // One that was over its ceiling first may still be asked why.
+            // A worker that was over its ceiling first may still be making its report.
             let asked = now <= seen.asked_until.later(SLACK);
             if now.since(seen.at) > most && now > since && !asked && seen.due.is_none() {
                 return Err(format!("{worker} is older than {max_age:?} and not due"));
@@ -202,104 +207,105 @@ impl Checker for Jitter {
         "jitter"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, _: &World) -> Result<(), String> {
-        for report in &turn.reports {
-            let Report::Due {
+    fn on_turn(&mut self, turn: &Turn, record: &Record, _: &World) -> Result<(), String> {
+        for event in &turn.events {
+            let Event::Due {
                 worker,
                 cause,
                 memory,
                 limit,
                 ..
-            } = report
+            } = event
             else {
                 continue;
             };
-            let Some(seen) = books.workers.get(worker) else {
-                return Err(format!("{worker} is due, and nobody knows it"));
+            let Some(seen) = record.workers.get(worker) else {
+                return Err(format!("{worker} is due, and is unknown"));
             };
-            match (cause, limit, books.limits.ceiling.bytes) {
-                (Cause::Age, ..) => Self::check_age(books, worker, books.now.since(seen.at))?,
+            match (cause, limit, record.limits.ceiling.bytes) {
+                (Cause::Age, ..) => Self::check_age(record, worker, record.now.since(seen.at))?,
                 (Cause::Ceiling, Some(limit), Some(full)) => {
-                    let least = full.scaled(1.0 - books.spec.recycle.jitter - 1e-9);
+                    let least = full.scaled(1.0 - record.spec.recycle.jitter - 1e-9);
                     if *limit > full || limit.plus(Bytes(1)) < least || memory < limit {
                         return Err(format!(
-                            "{worker} with {memory} was held against {limit}; the ceiling is \
+                            "{worker} at {memory} was compared with {limit}; the ceiling is \
                              {full}, with jitter at least {least}"
                         ));
                     }
                 }
-                // The limits are told once all workers are up.
-                (Cause::Ceiling, ..) if books.limits.available != Bytes::ZERO => {
-                    return Err(format!("{worker} is over a ceiling that there is not"));
+                // The limits are announced once all workers are up.
+                (Cause::Ceiling, ..) if record.limits.available != Bytes::ZERO => {
+                    return Err(format!("{worker} is due by ceiling without a ceiling"));
                 }
                 _ => {}
             }
         }
-        Self::check_overdue(books, turn.at)
+        Self::check_overdue(record, turn.at)
     }
 }
 
-/// So many samples in a row are over the limit before anybody is due by it; and then it is due.
-pub(super) struct Strikes;
+/// A worker is due by its ceiling after the configured number of consecutive samples over it, not
+/// sooner and not later.
+pub(super) struct ConsecutiveSamples;
 
-impl Checker for Strikes {
+impl Checker for ConsecutiveSamples {
     fn name(&self) -> &'static str {
-        "strikes"
+        "consecutive-samples"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, _: &World) -> Result<(), String> {
-        let strikes = usize::try_from(books.spec.memory.strikes).unwrap_or(1);
-        // Samples before a change of limits were held against another one.
-        if books.now.since(books.limits_at) < Duration::from_secs(20) {
+    fn on_turn(&mut self, turn: &Turn, record: &Record, _: &World) -> Result<(), String> {
+        let needed = usize::try_from(record.spec.memory.consecutive_samples).unwrap_or(1);
+        // Samples before a change of limits were compared with the old ones.
+        if record.now.since(record.limits_at) < Duration::from_secs(20) {
             return Ok(());
         }
-        for report in &turn.reports {
-            let Report::Due {
+        for event in &turn.events {
+            let Event::Due {
                 worker,
                 cause: Cause::Ceiling,
                 limit: Some(limit),
                 ..
-            } = report
+            } = event
             else {
                 continue;
             };
-            let over = books.workers.get(worker).map_or(0, |seen| {
+            let over = record.workers.get(worker).map_or(0, |seen| {
                 let newest = seen.values.iter().rev();
                 newest.take_while(|(_, value)| value >= limit).count()
             });
-            if over < strikes {
+            if over < needed {
                 return Err(format!(
-                    "{worker} is due after {over} samples over {limit}, strikes is {strikes}"
+                    "{worker} is due after {over} samples over {limit}, {needed} are needed"
                 ));
             }
         }
-        Self::check_missed(books, strikes)
+        Self::check_missed(record, needed)
     }
 }
 
-impl Strikes {
-    /// Twice as many samples over the whole ceiling as are needed, and old enough: it is due.
-    fn check_missed(books: &Books, strikes: usize) -> Result<(), String> {
-        let job = books.spec.restart.when == RestartWhen::Never;
+impl ConsecutiveSamples {
+    /// A worker of `min_age` with twice the needed samples over the full ceiling is due.
+    fn check_missed(record: &Record, needed: usize) -> Result<(), String> {
+        let job = record.spec.restart.when == RestartWhen::Never;
         let (Some(ceiling), true, None, false) =
-            (books.limits.ceiling.bytes, books.up, books.stopping, job)
+            (record.limits.ceiling.bytes, record.up, record.stopping, job)
         else {
             return Ok(());
         };
-        if books.now.since(books.moved) < books.spec.stop.grace + SLACK {
+        if record.now.since(record.moved) < record.spec.stop.grace + SLACK {
             return Ok(());
         }
-        for (worker, seen) in books.alive().filter(|(_, seen)| seen.serves()) {
+        for (worker, seen) in record.alive().filter(|(_, seen)| seen.serves()) {
             let newest = seen.values.iter().rev();
             let counts =
                 |(at, value): &&(Timestamp, Bytes)| *at > seen.asked_until && *value >= ceiling;
             let over = newest.take_while(counts).count();
-            let old = books.now.since(seen.at) > books.spec.recycle.min_age + SLACK;
+            let old = record.now.since(seen.at) > record.spec.recycle.min_age + SLACK;
             let born_below = seen.birth.is_some_and(|birth| birth < ceiling);
-            let stays = books.no_help;
-            if old && born_below && over > 2 * strikes + 2 && seen.due.is_none() && !stays {
+            let stays = record.no_help;
+            if old && born_below && over > 2 * needed + 2 && seen.due.is_none() && !stays {
                 return Err(format!(
-                    "{worker}: {over} samples over {ceiling}, and it is not due"
+                    "{worker} is not due after {over} samples over {ceiling}"
                 ));
             }
         }
@@ -307,100 +313,102 @@ impl Strikes {
     }
 }
 
-/// Over the ceiling at birth is said once, and the loop stops; but no leak is taken for that.
+/// When workers are over their ceiling from the start, the decider warns once and stops recycling
+/// them. It still recycles workers that leak.
 #[derive(Default)]
-pub(super) struct BornFat {
-    said: bool,
-    in_vain: u32,
+pub(super) struct OverAtStart {
+    has_warned: bool,
+    /// Consecutive recycles at the ceiling of workers that had not grown.
+    ungrown: u32,
     /// No worker is recycled while the application cannot start.
     suspended: bool,
-    /// Workers that leak and hold too much, and since when.
-    fat: BTreeMap<WorkerId, Timestamp>,
+    /// Workers that leak and use too much, and since when.
+    leaking: BTreeMap<WorkerId, Timestamp>,
 }
 
-impl BornFat {
-    /// A worker born well below the ceiling leaks, and nobody minds: the fleet was whole since it
-    /// was due.
-    fn check_leaks(&mut self, books: &Books, world: &World) -> Result<(), String> {
-        let ceiling = books.limits.ceiling.bytes.unwrap_or(Bytes(u64::MAX));
-        let calm = books.up && books.stopping.is_none() && !books.spec.dry_run;
-        let whole = books.alive().all(|(_, seen)| {
+impl OverAtStart {
+    /// A worker that started well below the ceiling, leaks and is far over it must not stay while
+    /// all other workers serve.
+    fn check_leaks(&mut self, record: &Record, world: &World) -> Result<(), String> {
+        let ceiling = record.limits.ceiling.bytes.unwrap_or(Bytes(u64::MAX));
+        let calm = record.up && record.stopping.is_none() && !record.spec.dry_run;
+        let whole = record.alive().all(|(_, seen)| {
             let patience = Duration::from_secs(10);
-            seen.ready.is_some_and(|at| books.now.since(at) > patience) && seen.draining.is_none()
+            seen.ready.is_some_and(|at| record.now.since(at) > patience) && seen.draining.is_none()
         });
-        let went = |gone| books.now.since(gone) < Duration::from_secs(10);
+        let went = |gone| record.now.since(gone) < Duration::from_secs(10);
         let went = |seen: &Seen| seen.gone.is_some_and(went);
-        let whole = whole && !books.workers.values().any(went);
-        if !calm || !whole || books.spec.restart.when == RestartWhen::Never {
-            self.fat.clear();
+        let whole = whole && !record.workers.values().any(went);
+        if !calm || !whole || record.spec.restart.when == RestartWhen::Never {
+            self.leaking.clear();
             return Ok(());
         }
-        for (worker, seen) in books.alive() {
+        for (worker, seen) in record.alive() {
             let leaks = world
                 .process(*worker)
                 .is_some_and(|process| process.rate() > 1e6);
             let low = seen.birth.is_some_and(|birth| birth < ceiling.scaled(0.8));
-            // One that passed its ceiling early stays until it is close to its cap.
-            let cap = books.limits.cap.bytes.unwrap_or(ceiling.scaled(2.0));
+            // A worker that exceeded its ceiling early stays until it is close to its cap.
+            let cap = record.limits.cap.bytes.unwrap_or(ceiling.scaled(2.0));
             let near = ceiling.plus(cap.minus(ceiling).scaled(0.8));
             let high = near.max(ceiling.scaled(1.5));
             let high = seen.value().filter(|value| *value > high);
-            let old = books.now.since(seen.at) > books.spec.recycle.min_age.mul_f64(2.0);
+            let old = record.now.since(seen.at) > record.spec.recycle.min_age.mul_f64(2.0);
             let Some(value) = high.filter(|_| leaks && low && old) else {
-                self.fat.remove(worker);
+                self.leaking.remove(worker);
                 continue;
             };
-            // An answer copies what it shares: it may be seen below its ceiling, and next at once
-            // far above it.
-            let since = *self.fat.entry(*worker).or_insert(books.now);
-            if books.now.since(since) > SEEN_WITHIN {
-                return Err(format!("{worker} leaks, holds {value} and stays"));
+            // Answering a request copies shared pages: one sample may be below the ceiling and the
+            // next far above it.
+            let since = *self.leaking.entry(*worker).or_insert(record.now);
+            if record.now.since(since) > SEEN_WITHIN {
+                return Err(format!("{worker} leaks, uses {value}, and is not recycled"));
             }
         }
         Ok(())
     }
 }
 
-impl Checker for BornFat {
+impl Checker for OverAtStart {
     fn name(&self) -> &'static str {
-        "born-fat"
+        "over-at-start"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
-        // A raise that the server never heard is waited for in vain.
-        if self.said && !self.suspended && world.lost == 0 {
-            self.check_leaks(books, world)?;
+    fn on_turn(&mut self, turn: &Turn, record: &Record, world: &World) -> Result<(), String> {
+        // After a lost SIGTTIN the decider waits for a worker that does not come.
+        if self.has_warned && !self.suspended && world.lost == 0 {
+            self.check_leaks(record, world)?;
         }
         for (worker, _) in turn.drains().filter(|(_, cause)| *cause == Cause::Budget) {
-            let seen = books.workers.get(&worker);
+            let seen = record.workers.get(&worker);
             let birth = seen.and_then(|seen| seen.birth);
             if birth.is_some() && seen.and_then(Seen::value) <= birth {
-                return Err(format!(
-                    "{worker} goes for the budget, and gives nothing back"
-                ));
+                return Err(format!("{worker} drains by budget, and that frees nothing"));
             }
         }
-        for report in &turn.reports {
-            match report {
-                Report::Warning(text) if text.contains("recycling cannot help") && self.said => {
-                    return Err("a worker born over the ceiling was warned of twice".to_owned());
+        for event in &turn.events {
+            match event {
+                Event::Warning(text)
+                    if text.contains("recycling cannot help") && self.has_warned =>
+                {
+                    return Err("the warning that recycling cannot help came twice".to_owned());
                 }
-                Report::Warning(text) => self.said |= text.contains("recycling cannot help"),
-                Report::Suspended { .. } => self.suspended = true,
-                Report::Resumed { .. } => self.suspended = false,
-                Report::Ended(end) if end.cause == Cause::Ceiling => {
+                Event::Warning(text) => self.has_warned |= text.contains("recycling cannot help"),
+                Event::Suspended { .. } => self.suspended = true,
+                Event::Resumed { .. } => self.suspended = false,
+                Event::Ended(end) if end.cause == Cause::Ceiling => {
                     let Who::Worker(worker) = end.who else {
                         continue;
                     };
-                    // Whoever is taken for ready while it still boots grows as well.
-                    let birth = books.workers.get(&worker).and_then(|seen| seen.birth);
+                    // A worker that counts as ready while it still boots grows as well.
+                    let birth = record.workers.get(&worker).and_then(|seen| seen.birth);
                     let grew = world.fates.get(&worker).is_none_or(|fate| fate.grew)
                         || birth.is_none_or(|birth| end.peak > birth.scaled(1.05));
-                    self.in_vain = if grew { 0 } else { self.in_vain + 1 };
-                    if self.in_vain > 6 {
+                    self.ungrown = if grew { 0 } else { self.ungrown + 1 };
+                    if self.ungrown > 6 {
                         return Err(format!(
-                            "{} workers in a row went by the ceiling, and none had grown",
-                            self.in_vain
+                            "{} consecutive workers drained by ceiling, and none had grown",
+                            self.ungrown
                         ));
                     }
                 }
@@ -411,7 +419,8 @@ impl Checker for BornFat {
     }
 }
 
-/// `--dry-run` says what it would have done, and does nothing that nobody asked for.
+/// With `--dry-run` the decider announces its recycles and does not carry them out. Requests of an
+/// operator are carried out.
 pub(super) struct DryRun;
 
 impl Checker for DryRun {
@@ -419,27 +428,29 @@ impl Checker for DryRun {
         "dry-run"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, _: &World) -> Result<(), String> {
-        if !books.spec.dry_run {
+    fn on_turn(&mut self, turn: &Turn, record: &Record, _: &World) -> Result<(), String> {
+        if !record.spec.dry_run {
             return Ok(());
         }
-        let wished = |cause: Cause| cause.class() == Class::Operator;
+        let by_operator = |cause: Cause| cause.class() == Class::Operator;
         for (worker, cause) in turn.drains() {
             if cause.class() == Class::Planned {
-                return Err(format!("{worker} goes by {cause} in a dry run"));
+                return Err(format!("{worker} drains by {cause} in a dry run"));
             }
         }
-        for report in &turn.reports {
-            if let Report::Due { cause, dry_run, .. } = report
-                && *dry_run == wished(*cause)
+        for event in &turn.events {
+            if let Event::Due { cause, dry_run, .. } = event
+                && *dry_run == by_operator(*cause)
             {
-                return Err(format!("due by {cause} is told with dry_run {dry_run}"));
+                return Err(format!(
+                    "due by {cause} is announced with dry_run {dry_run}"
+                ));
             }
         }
         let raised = turn.own_signals().any(|signal| signal == Signal::TTIN);
-        let due = |seen: &Seen| seen.due.is_some_and(|(_, cause)| wished(cause));
-        if raised && !books.alive().any(|(_, seen)| due(seen)) {
-            return Err("one more was raised in a dry run, and nobody had asked".to_owned());
+        let due = |seen: &Seen| seen.due.is_some_and(|(_, cause)| by_operator(cause));
+        if raised && !record.alive().any(|(_, seen)| due(seen)) {
+            return Err("a surge worker was started in a dry run without a request".to_owned());
         }
         Ok(())
     }

@@ -1,31 +1,33 @@
-//! In the end all is as it was wished, and on the way nobody talks without end.
+//! At the end the service is as configured and requested, and on the way the decider does not act
+//! without end.
 
 use std::{collections::VecDeque, time::Duration};
 
 use supervise::{
     supervisor::{
         action::Action,
-        event::{Effect, Event},
-        report::{Cause, Report},
+        cause::Cause,
+        event::Event,
+        input::{Effect, Input},
     },
     units::{Bytes, Signal, Timestamp, WorkerId},
 };
 
 use super::Checker;
 use crate::{
-    books::{Books, Turn},
+    record::{Record, Turn},
     world::{Command, World},
 };
 
-/// The server is never asked for fewer workers than it had been asked for more; in the end as many
-/// serve as the operator wants.
+/// The decider never lowers the number of workers more often than it raised it, and at the end as
+/// many workers serve as the operator wants.
 #[derive(Default)]
 pub(super) struct NeverShrinks {
-    /// Raised by us and not lowered again, in this run.
+    /// How many SIGTTIN of the decider in this run have had no SIGTTOU since.
     raised: u32,
-    /// Asked for one fewer once more, where the first had merged with an operator's.
+    /// How many SIGTTOU were sent again because the first had merged with one of an operator.
     again: u32,
-    /// Our last signal to the server asked for one fewer.
+    /// The last signal of the decider to the server was SIGTTOU.
     lowered: bool,
 }
 
@@ -34,7 +36,7 @@ impl Checker for NeverShrinks {
         "never-shrinks"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
+    fn on_turn(&mut self, turn: &Turn, record: &Record, world: &World) -> Result<(), String> {
         let started = turn
             .actions
             .iter()
@@ -42,7 +44,7 @@ impl Checker for NeverShrinks {
         if started || turn.by_operator() == Some(Signal::HUP) {
             (self.raised, self.again) = (0, 0);
         }
-        if !books.is_server() {
+        if !record.is_server() {
             return Ok(());
         }
         let merged = match &world.command {
@@ -50,15 +52,15 @@ impl Checker for NeverShrinks {
             Some(Command::Single { .. }) | None => 0,
         };
         let failed = matches!(
-            turn.event,
-            Some(Event::Failed {
+            turn.input,
+            Some(Input::Failed {
                 effect: Effect::Signal,
                 worker: None,
                 ..
             })
         );
         if failed && std::mem::take(&mut self.lowered) {
-            // The server never heard of it.
+            // The signal was not sent.
             self.raised += 1;
         }
         for signal in turn.own_signals() {
@@ -66,49 +68,49 @@ impl Checker for NeverShrinks {
             if signal == Signal::TTIN {
                 self.raised += 1;
             } else if signal == Signal::TTOU && self.raised == 0 && self.again < merged {
-                // Two were sent and one arrived: the other is still due.
+                // Two were sent and one arrived, so the decider sends another.
                 self.again += 1;
             } else if signal == Signal::TTOU {
                 self.raised = self.raised.checked_sub(1).ok_or(
-                    "the server was asked for one fewer, and not for one more before".to_owned(),
+                    "the server was asked for one worker fewer without one more before".to_owned(),
                 )?;
             }
         }
         Ok(())
     }
 
-    fn at_end(&mut self, books: &Books, world: &World) -> Result<(), String> {
+    fn at_end(&mut self, record: &Record, world: &World) -> Result<(), String> {
         let Some(Command::Server(arbiter)) = &world.command else {
             return Ok(());
         };
-        if books.stopping.is_some() || !books.up {
+        if record.stopping.is_some() || !record.up {
             return Ok(());
         }
-        // One that still boots is on its way; one that its server asked to go in vain is not the
-        // decider's to end, and gunicorn replaces nobody for it.
+        // A booting worker counts as here. The decider does not end a worker that ignores the stop
+        // signal of its server, and gunicorn does not replace it.
         let stay = |one: &&WorkerId| !world.lingers(**one);
-        let here: Vec<_> = books
+        let here: Vec<_> = record
             .alive()
             .filter(|(_, seen)| seen.draining.is_none())
             .map(|(worker, _)| worker)
             .collect();
         let serve = here.iter().filter(|one| stay(one)).count();
         let lingering = here.len() - serve;
-        let wish = usize::try_from(world.wish).unwrap_or(0);
-        // A signal that never arrived is not known to anybody: one worker more or fewer each.
+        let wanted = usize::try_from(world.wanted).unwrap_or(0);
+        // Each lost signal may mean one worker more or fewer.
         let lost = usize::try_from(world.lost).unwrap_or(0);
-        let spare = usize::from(self.raised > 0) + lost;
-        let away = books.away() + lost;
-        // Whoever went in the last second has a successor that nobody has seen yet.
-        let went = |gone| books.now.since(gone) < Duration::from_secs(1);
-        let went = books
+        let surplus = usize::from(self.raised > 0) + lost;
+        let away = record.away() + lost;
+        // The successor of a worker that ended in the last second is not seen yet.
+        let went = |gone| record.now.since(gone) < Duration::from_secs(1);
+        let went = record
             .workers
             .values()
             .filter(|seen| seen.gone.is_some_and(went));
         let away = away + went.count();
-        if serve + lingering + away < wish || serve > wish + spare {
+        if serve + lingering + away < wanted || serve > wanted + surplus {
             return Err(format!(
-                "{serve} serve, {away} are away, the operator wants {wish}, the server wants {}, \
+                "{serve} serve, {away} are away, the operator wants {wanted}, the server wants {}, \
                  raised {}",
                 arbiter.target, self.raised
             ));
@@ -117,17 +119,17 @@ impl Checker for NeverShrinks {
     }
 }
 
-/// What was begun comes to an end.
+/// Whatever the decider starts comes to an end.
 #[derive(Default)]
 pub(super) struct Settles {
     warnings: u32,
-    /// It was said that recycling cannot help.
-    hopeless: bool,
-    /// Recycling is suspended; the service is up again since then.
+    /// The decider has warned that recycling cannot help.
+    cannot_help: bool,
+    /// Since when recycling is suspended, or since when the service is ready again.
     suspended: Option<Timestamp>,
 }
 
-/// Recycling resumes within this, however many starts had failed.
+/// Recycling resumes within this time, however many starts have failed.
 const RESUMES: Duration = Duration::from_secs(200);
 
 impl Checker for Settles {
@@ -135,86 +137,88 @@ impl Checker for Settles {
         "settles"
     }
 
-    fn on_turn(&mut self, turn: &Turn, books: &Books, world: &World) -> Result<(), String> {
-        for report in &turn.reports {
-            match report {
-                Report::Warning(_) => {
+    fn on_turn(&mut self, turn: &Turn, record: &Record, world: &World) -> Result<(), String> {
+        for event in &turn.events {
+            match event {
+                Event::Warning(_) => {
                     self.warnings += 1;
-                    self.hopeless |= books.no_help;
+                    self.cannot_help |= record.no_help;
                 }
-                Report::Suspended { .. } => self.suspended = Some(turn.at),
-                Report::Ready { .. } => self.suspended = self.suspended.map(|_| turn.at),
-                Report::Resumed { .. } => self.suspended = None,
+                Event::Suspended { .. } => self.suspended = Some(turn.at),
+                Event::Ready { .. } => self.suspended = self.suspended.map(|_| turn.at),
+                Event::Resumed { .. } => self.suspended = None,
                 _ => {}
             }
         }
-        // A drain ends with its grace, whatever the worker does; the news takes a moment.
-        let most = books.spec.stop.grace + Duration::from_secs(1);
-        for (worker, seen) in books.alive() {
+        // A drain ends with the grace period, whatever the worker does. The input that says so may
+        // come a moment later.
+        let most = record.spec.stop.grace + Duration::from_secs(1);
+        for (worker, seen) in record.alive() {
             if let Some((since, cause)) = seen.draining
                 && turn.at.since(since) > most
             {
                 return Err(format!(
-                    "{worker} drains since {:?} by {cause}",
+                    "{worker} has drained by {cause} for {:?}",
                     turn.at.since(since)
                 ));
             }
         }
-        let Some(status) = books.exit else {
+        let Some(status) = record.exit else {
             return Ok(());
         };
         if !world.processes.is_empty() || world.command.is_some() {
-            return Err(format!("exit {status}, and something of the run is left"));
+            return Err(format!("exit {status}, and processes of the run are left"));
         }
         Ok(())
     }
 
-    fn at_end(&mut self, books: &Books, world: &World) -> Result<(), String> {
-        if books.exit.is_some() {
+    fn at_end(&mut self, record: &Record, world: &World) -> Result<(), String> {
+        if record.exit.is_some() {
             return Ok(());
         }
-        if books.stopping.is_some() {
-            return Err("the service was to stop, and has not".to_owned());
+        if record.stopping.is_some() {
+            return Err("the service was asked to stop, and has not".to_owned());
         }
         if self.warnings > 5000 {
             return Err(format!("{} warnings", self.warnings));
         }
-        if books.ended.is_some() && world.command.is_some() {
-            return Err("the command runs, and the decider does not know".to_owned());
+        if record.ended.is_some() && world.command.is_some() {
+            return Err("the command runs, and the decider does not know it".to_owned());
         }
         if let Some(since) = self.suspended {
-            let lasts = books.now.since(since);
-            if lasts > RESUMES && books.up {
-                return Err(format!("recycling is suspended for {lasts:?}"));
+            let lasts = record.now.since(since);
+            if lasts > RESUMES && record.up {
+                return Err(format!("recycling has been suspended for {lasts:?}"));
             }
             return Ok(());
         }
-        for (worker, seen) in books.alive().filter(|(_, seen)| seen.serves()) {
+        for (worker, seen) in record.alive().filter(|(_, seen)| seen.serves()) {
             let Some((since, cause)) = seen.due else {
                 continue;
             };
-            let ceiling = books.limits.ceiling.bytes.unwrap_or_default();
+            let ceiling = record.limits.ceiling.bytes.unwrap_or_default();
             let below = |value: Bytes| value < ceiling;
-            // What all together hold is seen by nobody from outside.
+            // The memory of all workers together cannot be checked from here.
             let fell = cause == Cause::Budget
-                || cause == Cause::Ceiling && (self.hopeless || seen.value().is_some_and(below));
-            let waits = books.now.since(since);
+                || cause == Cause::Ceiling && (self.cannot_help || seen.value().is_some_and(below));
+            let waits = record.now.since(since);
             if fell {
                 continue;
             }
-            let done = matches!(cause, Cause::Request | Cause::Reload) || !books.spec.dry_run;
+            let done = matches!(cause, Cause::Request | Cause::Reload) || !record.spec.dry_run;
             if done && waits > Duration::from_secs(120) {
-                return Err(format!("{worker} is due by {cause} since {waits:?}"));
+                return Err(format!("{worker} has been due by {cause} for {waits:?}"));
             }
         }
         Ok(())
     }
 }
 
-/// Bounded talk: so many actions a second, and no deadline that is over again and again.
+/// The decider is quiet enough: a limited number of actions a second, and no deadline that stays in
+/// the past.
 #[derive(Default)]
 pub(super) struct Chatter {
-    /// Actions in the last second, with how many at once.
+    /// The turns of the last second, each with its number of actions.
     recent: VecDeque<(Timestamp, usize)>,
     spins: u32,
 }
@@ -227,12 +231,12 @@ impl Checker for Chatter {
         "chatter"
     }
 
-    fn on_turn(&mut self, turn: &Turn, _: &Books, _: &World) -> Result<(), String> {
+    fn on_turn(&mut self, turn: &Turn, _: &Record, _: &World) -> Result<(), String> {
         let same = self.recent.back().is_some_and(|(at, _)| *at == turn.at);
-        let idle = turn.event == Some(Event::Deadline);
+        let idle = turn.input == Some(Input::Deadline);
         self.spins = if same && idle { self.spins + 1 } else { 0 };
         if self.spins > SPINS_MAX {
-            return Err("a deadline is over, again and again".to_owned());
+            return Err("the deadline stays in the past".to_owned());
         }
         self.recent.push_back((turn.at, turn.actions.len()));
         while self

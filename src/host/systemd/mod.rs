@@ -1,0 +1,144 @@
+//! Messages to the service manager, and the readiness of the command: systemd's notification
+//! protocol in both directions, probes of the service, and a container's termination message.
+
+mod notify_socket;
+mod probe;
+mod sd_notify;
+mod termination_message;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::{context::Context, kernel_events::Source};
+use crate::{
+    escape,
+    supervisor::{
+        action::Notice,
+        input::Effect,
+        spec::{ReadyWhen, Spec},
+    },
+    units::Timestamp,
+};
+use notify_socket::NotifySocket;
+use probe::Probe;
+use sd_notify::SdNotify;
+pub(super) use termination_message::TerminationMessage;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Systemd {
+    sd_notify: SdNotify,
+    termination_message: TerminationMessage,
+    /// Wakes the loop when a probe was answered.
+    waker: Arc<EventFd>,
+    probe: Option<Probe>,
+    /// The socket for the command's readiness message, with its token.
+    notify_socket: Option<(NotifySocket, u64)>,
+}
+
+impl Systemd {
+    pub(super) fn new(termination_message: TerminationMessage) -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self {
+            sd_notify: SdNotify::find(),
+            termination_message,
+            waker: Arc::new(EventFd::from_flags(flags)?),
+            probe: None,
+            notify_socket: None,
+        })
+    }
+
+    /// Watches for answers to probes.
+    pub(super) fn watch(&self, context: &mut Context) -> io::Result<()> {
+        let watches = context.watches_mut();
+        watches.watch(&*self.waker, Source::Waker).map(drop)
+    }
+
+    /// Whether a service manager has asked for notifications.
+    pub(super) const fn has_manager(&self) -> bool {
+        self.sd_notify.has_manager()
+    }
+
+    /// The interval of watchdog messages to the service manager.
+    pub(super) fn watchdog(&self) -> Option<Duration> {
+        self.sd_notify.watchdog()
+    }
+
+    /// Sends a watchdog message to the service manager.
+    pub(super) fn send_watchdog(&self) {
+        self.sd_notify.send_watchdog();
+    }
+
+    /// Sends a notice to the service manager.
+    pub(super) fn notify(&self, now: Timestamp, notice: &Notice) {
+        self.sd_notify.send_notice(notice, now.as_nanos() / 1000);
+    }
+
+    /// Whether there is a file for the termination message.
+    pub(super) const fn has_termination_message(&self) -> bool {
+        self.termination_message.is_kept()
+    }
+
+    /// Replaces the text of the termination message.
+    pub(super) fn write_termination_message(&mut self, context: &mut Context, text: &str) {
+        if let Err((path, error)) = self.termination_message.write(&escape::lines(text)) {
+            let what = format!("write the termination log {}: {error}", path.display());
+            context.fail(what, None, Effect::Other);
+        }
+    }
+
+    /// Opens the socket for the command's readiness message, if the settings ask for it.
+    pub(super) fn open_notify_socket(&mut self, context: &mut Context) -> io::Result<()> {
+        match context.spec().ready.when {
+            ReadyWhen::Notify => {
+                let socket = NotifySocket::open(&notify_path(context.spec()))?;
+                let token = context.watches_mut().watch(&socket, Source::NotifySocket)?;
+                self.notify_socket = Some((socket, token));
+                Ok(())
+            }
+            ReadyWhen::Auto | ReadyWhen::Tcp(_) | ReadyWhen::Http(_) | ReadyWhen::Delay(_) => {
+                Ok(())
+            }
+        }
+    }
+
+    /// The path of that socket.
+    pub(super) fn notify_path(&self) -> Option<&Path> {
+        self.notify_socket.as_ref().map(|(socket, _)| socket.path())
+    }
+
+    /// Starts to probe the service, if the settings ask for it.
+    pub(super) fn start_probe(&mut self, spec: &Spec) {
+        self.probe = Probe::start(&spec.ready.when, Arc::clone(&self.waker));
+    }
+
+    /// Whether a probe was answered since the last call.
+    pub(super) fn take_answer(&self) -> bool {
+        let _ = self.waker.read();
+        self.probe.as_ref().is_some_and(Probe::take)
+    }
+
+    /// Whether the command has sent its readiness message since the last call.
+    pub(super) fn take_ready(&self) -> bool {
+        let socket = self.notify_socket.as_ref();
+        socket.is_some_and(|(socket, _)| socket.take_ready())
+    }
+
+    /// Ends probes and the readiness socket, at the end of this start of the command.
+    pub(super) fn end_start(&mut self, context: &mut Context) {
+        self.probe = None;
+        if let Some((socket, token)) = self.notify_socket.take() {
+            context.watches_mut().unwatch(&socket, token);
+        }
+    }
+}
+
+fn notify_path(spec: &Spec) -> PathBuf {
+    spec.control.socket.with_extension("notify")
+}

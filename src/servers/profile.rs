@@ -1,0 +1,135 @@
+//! The profile of a server: what `supervise` needs to know about it. Each server has one file with
+//! its profile.
+
+use std::fmt;
+
+use crate::units::Signal;
+
+/// A server whose workers are its child processes.
+#[derive(Clone, Copy)]
+pub struct Profile {
+    /// The value of `--server`, which is also the name of the server's script and module.
+    pub name: &'static str,
+    /// The start of the process title of the main process, if it sets one.
+    pub title: Option<&'static str>,
+    /// The server is recognised by its command line. Otherwise `--server NAME` is needed.
+    pub is_recognised: bool,
+    /// Which child processes are workers, and when a worker serves.
+    pub workers: Workers,
+    /// How a worker is replaced.
+    pub replace: Replacement,
+    /// The signals of the main process, in addition to those of `replace`.
+    pub signals: Signals,
+    /// If a worker exits with one of these statuses while it boots, the whole server stops.
+    pub boot_failures: &'static [i32],
+    /// The agent prevents that stop.
+    pub is_guarded: bool,
+}
+
+/// Which child processes of a server are its workers, and when a worker serves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Workers {
+    /// Forks that have a file open whose name starts with `heartbeat`. The server also has that
+    /// file open, but other workers do not. A worker serves when it has changed the times of the
+    /// file.
+    Forks {
+        /// The start of the file's name.
+        heartbeat: &'static str,
+    },
+    /// Child processes that execute a program with `word` in its command line. A worker serves when
+    /// it waits for connections (epoll) on a socket that the server also has open.
+    Spawned {
+        /// The word.
+        word: &'static str,
+    },
+}
+
+/// How a worker of a server is replaced.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Replacement {
+    /// The server starts one more worker. When that one serves, the old worker is stopped. When no
+    /// other worker has to be replaced, the server retires one worker.
+    Surge {
+        /// The signal to the server to start one more worker.
+        raise: Signal,
+        /// The signal to the server to retire one worker.
+        lower: Signal,
+        /// The worker that the server then retires.
+        retires: Retires,
+        /// The signal to a worker to finish its requests and exit. Its server then starts another
+        /// one.
+        retire: Signal,
+    },
+    /// The worker is stopped. When it has exited, its server starts another one.
+    Signal {
+        /// The signal to the worker.
+        retire: Signal,
+    },
+}
+
+/// The worker that a server retires when it reduces the number of workers by one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Retires {
+    /// The worker that was started first.
+    Oldest,
+    /// The worker that was started last.
+    Newest,
+}
+
+/// Signals of the main process of a server.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Signals {
+    /// Replaces all workers, and sets their number to the configured one.
+    pub reload: Option<Signal>,
+    /// Starts a second main process.
+    pub second_master: Option<Signal>,
+    /// Stops the server without waiting for running requests.
+    pub quit: Option<Signal>,
+}
+
+impl Profile {
+    /// The signal that stops a worker gracefully.
+    pub const fn retire(&self) -> Signal {
+        match self.replace {
+            Replacement::Surge { retire, .. } | Replacement::Signal { retire } => retire,
+        }
+    }
+
+    /// The signal to the server to start one more worker.
+    pub const fn raise(&self) -> Option<Signal> {
+        match self.replace {
+            Replacement::Surge { raise, .. } => Some(raise),
+            Replacement::Signal { .. } => None,
+        }
+    }
+
+    /// The worker that the server retires at [`Self::lower`]; `None`: it has no such signal.
+    pub const fn retires(&self) -> Option<Retires> {
+        match self.replace {
+            Replacement::Surge { retires, .. } => Some(retires),
+            Replacement::Signal { .. } => None,
+        }
+    }
+
+    /// The signal to the server to retire one worker.
+    pub const fn lower(&self) -> Option<Signal> {
+        match self.replace {
+            Replacement::Surge { lower, .. } => Some(lower),
+            Replacement::Signal { .. } => None,
+        }
+    }
+}
+
+impl fmt::Debug for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Profile({})", self.name)
+    }
+}
+
+impl PartialEq for Profile {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Profile {}

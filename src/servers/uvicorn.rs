@@ -1,0 +1,30 @@
+//! uvicorn 0.30 to 0.54 with several workers. Its main process starts them with the `spawn` method
+//! of multiprocessing, and replaces a worker within half a second of its exit
+//! (`supervisors/multiprocess.py`).
+
+use super::profile::{Profile, Replacement, Retires, Signals, Workers};
+use crate::units::Signal;
+
+/// The profile of uvicorn.
+pub static PROFILE: Profile = Profile {
+    name: "uvicorn",
+    title: None,
+    // Without workers, uvicorn is a single process, and its command line does not always tell which
+    // case it is. So the user has to set `server`.
+    is_recognised: false,
+    workers: Workers::Spawned { word: "spawn_main" },
+    replace: Replacement::Surge {
+        raise: Signal::TTIN,
+        lower: Signal::TTOU,
+        retires: Retires::Newest,
+        retire: Signal::TERM,
+    },
+    signals: Signals {
+        reload: Some(Signal::HUP),
+        second_master: None,
+        quit: None,
+    },
+    // This is `STARTUP_FAILURE` in uvicorn's main.py.
+    boot_failures: &[3],
+    is_guarded: false,
+};

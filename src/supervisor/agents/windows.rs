@@ -1,0 +1,145 @@
+//! The windows of tracing of all workers that leak.
+
+use crate::supervisor::{
+    Supervisor,
+    action::AgentAsk,
+    event::Event,
+    spec::Leaks,
+    worker::{
+        Worker,
+        agent_requests::Request,
+        tracing::{GrowthState, May, Pace, Window, is_base_due},
+    },
+};
+use crate::units::{Timestamp, WorkerId};
+
+/// Whether the worker's agent can be asked now.
+fn can_be_traced(worker: &Worker) -> bool {
+    worker.requests().is_loaded() && worker.requests().is_free() && worker.drain().is_none()
+}
+
+impl Supervisor {
+    /// Opens and closes the windows that are due, and starts tracing workers that leak.
+    pub(crate) fn trace(&mut self, now: Timestamp) {
+        let workers = self.state.workers.values();
+        let free: Vec<_> = workers
+            .filter(|worker| can_be_traced(worker))
+            .map(Worker::id)
+            .collect();
+        for id in free {
+            self.trace_worker(now, id);
+        }
+    }
+
+    /// When to open or close a window next.
+    pub(crate) fn trace_at(&self) -> Option<Timestamp> {
+        let workers = self.state.workers.values();
+        workers
+            .filter(|worker| can_be_traced(worker))
+            .filter_map(|worker| worker.tracing().deadline())
+            .min()
+    }
+
+    fn trace_worker(&mut self, now: Timestamp, id: WorkerId) {
+        let Some(worker) = self.state.workers.get(&id) else {
+            return;
+        };
+        let room = self.room_of(worker);
+        let memory = worker.memory().value();
+        let baseline = worker.memory().baseline().unwrap_or_default();
+        let may = May {
+            trace: self.wants_reports() && self.shares_too_much(worker).is_none(),
+            interrupt: self.is_job(),
+        };
+        let known = worker.ceiling_state().memory_when_ready().is_some();
+        let sure = known && worker.memory().is_sure();
+        let always = self.spec.leaks.ask == Leaks::Always;
+        let grows = sure && (always || is_base_due(memory, baseline));
+        let leaks = may.trace && !worker.tracing().is_armed() && self.is_worth_tracing(worker);
+        let Some(worker) = self.state.workers.get_mut(&id) else {
+            return;
+        };
+        let Some(window) = worker.tracing_mut().step(now, may, || grows, || leaks) else {
+            return;
+        };
+        let open = AgentAsk::Open {
+            room,
+            base: may.interrupt,
+        };
+        match window {
+            Window::Base => self.ask(now, id, Request::Base, AgentAsk::Base),
+            Window::Arm => {
+                self.emit(Event::Armed {
+                    worker: id,
+                    memory,
+                    baseline,
+                });
+                self.ask(now, id, Request::Open, open);
+            }
+            Window::Open => self.ask(now, id, Request::Open, open),
+            Window::Close => self.ask(now, id, Request::Close, AgentAsk::Close),
+        }
+    }
+
+    /// How often the workers are traced.
+    pub(super) const fn pace(&self) -> Pace {
+        match self.spec.leaks.ask {
+            Leaks::Auto | Leaks::Off if !self.is_job() => Pace::SPARSE,
+            Leaks::Auto | Leaks::Off | Leaks::On | Leaks::Always => Pace::DENSE,
+        }
+    }
+
+    /// A worker has taken the figures that a report compares with, or was not idle.
+    pub(super) fn on_base(&mut self, now: Timestamp, id: WorkerId, taken: bool) {
+        let Some(worker) = self.state.workers.get_mut(&id) else {
+            return;
+        };
+        worker.requests_mut().finish();
+        worker.tracing_mut().on_base(now, taken);
+        self.plan.touch();
+        self.serve_report_requests(now, id);
+    }
+
+    fn is_worth_tracing(&self, worker: &Worker) -> bool {
+        // A job that is a single program never becomes ready, so its growth counts from the start.
+        // The workers of a server become ready even in a job; until then they import and warm up.
+        let one_program = self.is_job() && self.is_whole_program();
+        let known = worker.ceiling_state().memory_when_ready().is_some() || one_program;
+        if !known || !worker.memory().is_sure() {
+            return false;
+        }
+        let value = worker.memory().value();
+        if !worker.tracing().may_arm(value) || self.spec.leaks.ask == Leaks::Always {
+            return worker.tracing().may_arm(value);
+        }
+        let ceiling = self.ceiling_of(worker);
+        let Some(limit) = ceiling.or(self.state.limits.cap.bytes) else {
+            return false;
+        };
+        let growth = GrowthState {
+            value,
+            baseline: worker.memory().baseline(),
+            limit,
+            goes_on: worker.memory().still_grows(),
+            to_limit: worker.memory().time_to(limit),
+        };
+        growth.is_leak_near_limit()
+    }
+
+    /// A window has opened, or closed.
+    pub(super) fn on_window(&mut self, now: Timestamp, id: WorkerId, opened: bool) {
+        let pace = self.pace();
+        let Some(worker) = self.state.workers.get_mut(&id) else {
+            return;
+        };
+        worker.requests_mut().finish();
+        let memory = worker.memory().value();
+        if opened {
+            worker.tracing_mut().on_opened(now, pace);
+        } else {
+            worker.tracing_mut().on_closed(now, memory, pace);
+            self.plan.touch();
+        }
+        self.serve_report_requests(now, id);
+    }
+}

@@ -1,0 +1,115 @@
+//! New workers: discovered, adopted and ready.
+
+use super::{ORPHAN_GRACE, Phase};
+use crate::supervisor::{
+    Supervisor,
+    action::{Action, Priority},
+    cause::Cause,
+    event::Event,
+    worker::{Identity, Worker, lifecycle::Step, memory::Memory},
+};
+use crate::units::{RunId, Timestamp, WorkerId};
+
+impl Supervisor {
+    /// Adds a process as a worker.
+    pub(crate) fn add_worker(&mut self, now: Timestamp, id: WorkerId, pid: i32) {
+        let identity = Identity {
+            id,
+            pid,
+            slot: self.state.workers.free_slot(),
+            seen: now,
+            jitter: self.state.workers.jitter_of(id),
+        };
+        let memory = Memory::new(self.spec.memory.measure, self.is_whole_program(), now);
+        let worker = Worker::new(identity, memory, self.state.limits.cap.bytes);
+        self.state.workers.insert(id, worker);
+        self.emit(Event::WorkerSeen { worker: id, pid });
+    }
+
+    pub(crate) fn on_worker_seen(&mut self, now: Timestamp, run: RunId, pid: i32) {
+        if !self.state.service.is_current(run) {
+            return;
+        }
+        let id = self.state.workers.new_id();
+        self.add_worker(now, id, pid);
+        let cap = self.state.limits.cap.bytes;
+        self.act(Action::Adopt {
+            run,
+            worker: id,
+            pid,
+            cap,
+        });
+        if matches!(self.state.service.phase, Phase::Clearing { .. }) {
+            let until = now.later(ORPHAN_GRACE);
+            self.drain_by_signal(now, id, Cause::Stop, until);
+        }
+        self.state.surge.on_change(now);
+        self.plan.touch();
+    }
+
+    pub(crate) fn on_no_worker(&mut self, now: Timestamp, worker: WorkerId) {
+        if let Some(helper) = self.state.workers.remove(&worker) {
+            self.refuse_reports(&helper, "it is not a worker but a helper of its server");
+            self.operator.on_gone(worker);
+            self.state.surge.on_change(now);
+            self.plan.touch();
+        }
+    }
+
+    pub(crate) fn on_worker_ready(&mut self, now: Timestamp, id: WorkerId) {
+        let Some(worker) = self.state.workers.get_mut(&id) else {
+            return;
+        };
+        if !worker.step(now, Step::Ready) {
+            return;
+        }
+        let after = worker.age(now);
+        worker.memory_mut().sample_now(now);
+        let priority = Priority::Normal;
+        if worker.kernel_mut().set_priority(priority) {
+            let worker = id;
+            self.act(Action::Prioritize { worker, priority });
+        }
+        self.state.loops.on_ready();
+        self.state.workers.on_booted(after);
+        self.emit(Event::WorkerReady { worker: id, after });
+        self.note_successful_start(now, id);
+        self.state.surge.on_change(now);
+        self.plan.touch();
+        if self.is_ready_by_workers() {
+            self.on_service_ready(now, self.state.service.run);
+        }
+        if self.profile().is_some() {
+            self.stop_late_worker(now, id);
+        }
+    }
+
+    /// RACE: a stopping server signals its workers to exit. A worker that was just forked does not
+    /// handle the signal yet, and would keep serving until the grace period is over.
+    fn stop_late_worker(&mut self, now: Timestamp, id: WorkerId) {
+        let stop = self.state.service.stop.as_ref();
+        if stop.is_some_and(|stop| stop.kill_at.is_some() && stop.tell_at.is_none()) {
+            // The worker gets a full grace period, but the stop's own grace period still applies.
+            let until = now.later(self.spec.stop.grace);
+            self.drain_by_signal(now, id, Cause::Stop, until);
+        }
+    }
+
+    /// COMMAND is an unknown script or launcher, and it has started a known server.
+    pub(crate) fn on_server_found(&mut self, pid: i32, server: &str) {
+        self.warn_once("server found", || {
+            format!(
+                "COMMAND runs {server} (pid {pid}) and is treated as one worker with all its \
+                 processes: they are recycled together, and no process serves meanwhile. hint: \
+                 give `--server {server}`, so that each worker of {server} is recycled by itself"
+            )
+        });
+    }
+
+    pub(crate) fn on_masters(&mut self, now: Timestamp, run: RunId, count: u32) {
+        if self.state.service.is_current(run) {
+            self.state.surge.on_masters(now, count);
+            self.plan.touch();
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The stop of the service: waiting connections are accepted, then the command is stopped.
+
+use super::{ORPHAN_GRACE, Phase, Stopping};
+use crate::supervisor::{
+    Supervisor,
+    action::{Action, Notice},
+    event::Event,
+    input::Stop,
+};
+use crate::units::{RunId, Timestamp};
+
+impl Supervisor {
+    /// Stops the service gracefully or at once. A second request by signal always stops at once.
+    pub(crate) fn stop(&mut self, now: Timestamp, how: Stop) {
+        let first = self.state.service.stop.is_none();
+        let run = self.state.service.run;
+        if first {
+            self.emit(Event::Stopping);
+            self.end_low_priority();
+            self.act(Action::Notify(Notice::Stopping));
+            let longest = self.spec.stop.grace.saturating_add(ORPHAN_GRACE);
+            self.act(Action::Notify(Notice::Extend(longest)));
+            self.state.service.stop = Some(Stopping {
+                kill_at: Some(now.later(self.spec.stop.grace)),
+                tell_at: None,
+            });
+        }
+        match self.state.service.phase {
+            Phase::Idle | Phase::Waiting { .. } => self.finish(0),
+            Phase::Running { .. } if first && how == Stop::Graceful => self.begin_stop(now),
+            Phase::Starting | Phase::Running { .. } | Phase::Clearing { .. }
+                if how == Stop::Now =>
+            {
+                self.act(Action::KillRun { run });
+                self.state.service.stop = Some(Stopping::KILLED);
+            }
+            Phase::Starting | Phase::Running { .. } | Phase::Clearing { .. } | Phase::Over => {}
+        }
+    }
+
+    /// Waiting connections are accepted before the command closes its listening sockets, because
+    /// closing them resets the waiting connections. Half of the grace period is for that, and the
+    /// other half for the requests that are being served.
+    fn begin_stop(&mut self, now: Timestamp) {
+        self.withdraw_last_reports();
+        if self.is_job() {
+            self.send_stop_signal();
+        } else if let Some(stop) = &mut self.state.service.stop {
+            stop.tell_at = Some(now.later(self.spec.stop.grace.div_f64(2.0)));
+            self.act(Action::DrainBacklog {
+                run: self.state.service.run,
+            });
+        }
+    }
+
+    fn send_stop_signal(&mut self) {
+        if let Some(stop) = &mut self.state.service.stop {
+            stop.tell_at = None;
+        }
+        self.act(Action::SignalCommand {
+            run: self.state.service.run,
+            signal: self.spec.stop.signal,
+        });
+    }
+
+    pub(crate) fn on_backlog_empty(&mut self, run: RunId) {
+        let stop = self.state.service.stop.as_ref();
+        let waits = stop.is_some_and(|stop| stop.tell_at.is_some());
+        if waits && self.state.service.is_current(run) && self.state.service.pid().is_some() {
+            self.send_stop_signal();
+        }
+    }
+
+    /// An operator has sent the server its own quit signal. The server ends by itself and is not
+    /// started again.
+    pub(crate) fn on_quit_signal(&mut self, now: Timestamp) {
+        self.withdraw_last_reports();
+        if self.state.service.stop.is_none() {
+            self.emit(Event::Stopping);
+            self.act(Action::Notify(Notice::Stopping));
+            self.state.service.stop = Some(Stopping {
+                kill_at: Some(now.later(self.spec.stop.grace)),
+                tell_at: None,
+            });
+        }
+    }
+
+    /// Kills the command when the grace period of a stop is over. When half of it is over and
+    /// connections still wait, sends the stop signal.
+    pub(crate) fn enforce_stop(&mut self, now: Timestamp) {
+        let run = self.state.service.run;
+        let Some(stop) = &mut self.state.service.stop else {
+            return;
+        };
+        if stop.kill_at.is_some_and(|at| at <= now) {
+            *stop = Stopping::KILLED;
+            self.act(Action::KillRun { run });
+        } else {
+            self.emit(Event::Warning(
+                "connections still wait to be accepted after half of stop.grace; sending the stop \
+                 signal, which resets them"
+                    .to_owned(),
+            ));
+            self.send_stop_signal();
+        }
+    }
+
+    pub(crate) fn enforce_stop_at(&self) -> Option<Timestamp> {
+        let service = &self.state.service;
+        let alive = matches!(service.phase, Phase::Running { .. } | Phase::Starting);
+        let stop = service.stop.as_ref().filter(|_| alive)?;
+        stop.tell_at.into_iter().chain(stop.kill_at).min()
+    }
+}
