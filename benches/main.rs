@@ -56,7 +56,7 @@ const BENCHES: [Bench; 8] = [
     ("agent", "no agent, counting, tracing", agent::run),
     (
         "reports",
-        "a thousand reports by workers under load",
+        "reports by workers under load that build objects in C",
         reports::run,
     ),
     (

@@ -26,7 +26,7 @@ macro_rules! modules {
 }
 
 /// The modules of the package.
-pub(super) const MODULES: [(&str, &str); 41] = modules![
+pub(super) const MODULES: [(&str, &str); 43] = modules![
     "__init__.py",
     "advice.py",
     "after_drain.py",
@@ -35,6 +35,7 @@ pub(super) const MODULES: [(&str, &str); 41] = modules![
     "base.py",
     "boot.py",
     "boot_failures.py",
+    "bytecode.py",
     "causes.py",
     "census.py",
     "counting.py",
@@ -51,6 +52,7 @@ pub(super) const MODULES: [(&str, &str); 41] = modules![
     "introspect.py",
     "lines.py",
     "page.py",
+    "prepare.py",
     "protocol.py",
     "report.py",
     "retention_paths.py",

@@ -250,14 +250,19 @@ fn a_sitecustomize_of_the_user_is_still_executed() {
 
 /// Runs one of the agent's tests in Python.
 fn assert_passes(test: &str) {
+    assert_passes_in(&python(), test);
+}
+
+fn assert_passes_in(python: &str, test: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new(python())
+    let output = Command::new(python)
         .arg(root.join("tests/python").join(test))
         .arg(root.join("python/supervise"))
         .output()
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{stderr}", output.status);
+    assert!(!stderr.contains("NOT RUN"), "{stderr}");
 }
 
 #[test]
@@ -285,7 +290,7 @@ fn writing_a_stack_twenty_thousand_times_does_not_end_the_process() {
 #[test]
 fn agent_requests_do_not_touch_objects_under_construction_in_c() {
     let _turn = turn::beside();
-    assert_passes("test_construction.py");
+    assert_passes_in(&NEWEST.bin("python"), "test_construction.py");
 }
 
 /// With threads of C libraries, which wait for the GIL within allocations when tracing ends.

@@ -275,10 +275,26 @@ impl Service {
     ) -> T {
         clock::poll(limit, look).unwrap_or_else(|| {
             panic!(
-                "not within {limit:?}: {what}\n--- log\n{}",
+                "not within {limit:?}: {what}\n--- processes\n{}\n--- log\n{}",
+                self.what_processes_do(),
                 tail(&self.log())
             )
         })
+    }
+
+    /// The status of all its live descendants, and where they wait in the kernel.
+    fn what_processes_do(&self) -> String {
+        let describe = |pid| {
+            let read = |name| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            format!(
+                "{}in {}, syscall {}",
+                read("status"),
+                read("wchan"),
+                read("syscall")
+            )
+        };
+        let all: Vec<String> = self.processes().into_iter().map(describe).collect();
+        all.join("\n")
     }
 
     /// Waits until stdout holds `text`.

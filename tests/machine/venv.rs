@@ -1,10 +1,11 @@
 //! Python environments with real servers, made once from PyPI and kept in `.venvs/`.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::Mutex,
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -14,13 +15,16 @@ use nix::fcntl::{Flock, FlockArg};
 pub(crate) struct Venv {
     name: &'static str,
     requirements: &'static str,
+    /// The interpreter. Without one, [`python()`].
+    python: Option<&'static str>,
 }
 
 /// The newest version of every package.
 pub(crate) const NEWEST: Venv = Venv {
     name: "newest",
     requirements: "gunicorn flask django gevent uvicorn uvicorn-worker packaging uv numpy pyyaml \
-                   cloudpickle",
+                   cloudpickle lxml orjson protobuf",
+    python: None,
 };
 
 /// A gunicorn whose gthread workers lose requests at TERM. Its processes are renamed, as those of
@@ -28,18 +32,21 @@ pub(crate) const NEWEST: Venv = Venv {
 pub(crate) const G23: Venv = Venv {
     name: "g23",
     requirements: "gunicorn==23.0.0 setproctitle flask gevent uvicorn uvicorn-worker packaging",
+    python: None,
 };
 
 /// The oldest supported gunicorn. It needs `pkg_resources`, which newer setuptools do not have.
 pub(crate) const G20: Venv = Venv {
     name: "g20",
     requirements: "gunicorn==20.1.0 setuptools<80 flask gevent uvicorn uvicorn-worker packaging",
+    python: None,
 };
 
 /// Servers whose workers `supervise` does not recognise.
 pub(crate) const OTHERS: Venv = Venv {
     name: "others",
     requirements: "hypercorn waitress",
+    python: None,
 };
 
 /// The options of a gunicorn.
@@ -80,6 +87,19 @@ impl Gunicorn {
 }
 
 impl Venv {
+    /// The newest versions that this interpreter can run.
+    pub(crate) fn of(python: &str) -> Self {
+        let version = run(
+            python,
+            &["-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+        );
+        Self {
+            name: format!("newest-{}", version.trim()).leak(),
+            python: Some(python.to_owned().leak()),
+            ..NEWEST
+        }
+    }
+
     /// The command line of a gunicorn on `port`.
     pub(crate) fn gunicorn(self, port: u16, gunicorn: Gunicorn) -> Vec<String> {
         let mut words = vec![self.bin("gunicorn")];
@@ -112,16 +132,27 @@ impl Venv {
         output.trim().to_owned()
     }
 
+    /// The version of its interpreter.
+    pub(crate) fn python_version(self) -> String {
+        let code = "import platform; print(platform.python_version())";
+        run(&self.bin("python"), &["-c", code]).trim().to_owned()
+    }
+
+    /// Whether its gunicorn has workers of this class: `asgi` needs Python 3.10.
+    pub(crate) fn has_class(self, class: &str) -> bool {
+        let code = format!("from gunicorn.util import load_class; load_class('{class}')");
+        Command::new(self.bin("python"))
+            .args(["-c", &code])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    }
+
     /// Its directory. Makes it if it does not exist or its requirements have changed.
     fn directory(self) -> PathBuf {
-        static DONE: [OnceLock<PathBuf>; 4] = [const { OnceLock::new() }; 4];
-        let place = match self.name {
-            "newest" => 0,
-            "g23" => 1,
-            "others" => 3,
-            _ => 2,
-        };
-        DONE[place].get_or_init(|| self.made()).clone()
+        static MADE: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
+        let mut made = MADE.lock().expect("no environment could be made before");
+        let place = made.entry(self.name).or_insert_with(|| self.made());
+        place.clone()
     }
 
     fn made(self) -> PathBuf {
@@ -144,7 +175,7 @@ impl Venv {
 
     fn make(self, place: &Path) {
         let path = place.to_str().expect("the path of the checkout is UTF-8");
-        let python = python();
+        let python = self.python.map_or_else(python, str::to_owned);
         run(&python, &["-m", "venv", path]);
         let pip = place.join("bin/python");
         let mut words = vec!["-m", "pip", "install", "--quiet"];

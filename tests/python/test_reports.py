@@ -143,8 +143,8 @@ def report_of(grow, form):
     baseline = allocators.private()
     mine = state.of_process()
     if form == "server":
-        mine.base = base.Base(time.monotonic())
-        while not mine.base.take_part():
+        mine.base = base.Base()
+        for _ in mine.base.parts():
             pass
     for number in range(CALLS):
         if form != "none" and number == CALLS // 2:

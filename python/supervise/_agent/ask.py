@@ -104,25 +104,30 @@ def answer_after_drain(limit):
         request["withdrawn"] = lambda: not is_wanted(pid)
         if request["time_budget_s"] > HURRY:
             request["clock"] = time_budget.patient_clock()
-        own = lower_priority()
+        restore = lower_priority()
         try:
             write_answer(request, sys._getframe(1), began)
         finally:
-            if own is not None:
-                posix.setpriority(posix.PRIO_PROCESS, 0, own)
+            restore()
 
 
 def lower_priority():
-    """Gives this thread a low priority, the lowest one if it may have its own back afterwards: the exit handlers that
-    follow would starve with it on a busy machine. Returns its own priority."""
-    own = posix.getpriority(posix.PRIO_PROCESS, 0)
+    """Gives this thread a low priority: the lowest one if it may have its own back afterwards, because the exit handlers
+    that follow would starve with that on a busy machine. Returns the function that gives it back.
+
+    SCHED_IDLE (sched(7)) is lower than any nice value: a thread that wakes up also prefers a processor that runs only
+    such threads, as if it were idle.
+    """
+    own, policy = posix.getpriority(posix.PRIO_PROCESS, 0), posix.sched_getscheduler(0)
+    if policy != posix.SCHED_OTHER:
+        return lambda: None
     posix.setpriority(posix.PRIO_PROCESS, 0, max(own, 10))
     try:
         posix.setpriority(posix.PRIO_PROCESS, 0, own)
+        posix.sched_setscheduler(0, posix.SCHED_IDLE, posix.sched_param(0))
     except OSError:
-        return None
-    posix.setpriority(posix.PRIO_PROCESS, 0, 19)
-    return own
+        return lambda: None
+    return lambda: posix.sched_setscheduler(0, policy, posix.sched_param(0))
 
 
 def is_wanted(pid):
@@ -163,8 +168,8 @@ def dispatch(request, frame, began):
         from . import garbage
         return garbage.collect()
     if kind == "base":
-        from . import base
-        return base.step(request, began)
+        from . import prepare
+        return prepare.step()
     if kind in ("open", "close"):
         from . import windows
         return windows.open(request, frame, began) if kind == "open" else windows.close(frame, began)

@@ -19,7 +19,7 @@ import gc
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from itertools import chain, compress, islice, repeat, starmap
-from operator import contains, not_
+from operator import contains, itemgetter, not_
 
 # Maximum depth of nested tuples between an object and its holder.
 NESTED = 3
@@ -71,16 +71,22 @@ def objects():
     return without_itself(found)
 
 
-def of_types(kinds):
-    """All objects that gc tracks of the types with these ids, of which none is of the family."""
+def lists_of_objects(start, stop):
+    """An iterator of one list: the objects that gc tracks from the place `start` on, up to `stop`."""
+    return map(itemgetter(slice(start, stop)), starmap(gc.get_objects, ((),)))
+
+
+def of_types(kinds, start=None, stop=None):
+    """All objects that gc tracks of the types with these ids, of which none is of the family. Optionally only those
+    between two places in the order of gc."""
     found = []
-    found.extend(sieve(starmap(gc.get_objects, ((),)), wanted=True, kinds=kinds))
+    found.extend(sieve(lists_of_objects(start, stop), wanted=True, kinds=kinds))
     return without_itself(found)
 
 
-def count_types():
-    """{id of a type: number of its objects that gc tracks}, in one call of C code."""
-    return Counter(map(id, map(type, chain.from_iterable(starmap(gc.get_objects, ((),))))))
+def count_types(counts, start, stop):
+    """Adds the types of these objects to a Counter {id of a type: number of objects}, in one call of C code."""
+    counts.update(map(id, map(type, chain.from_iterable(lists_of_objects(start, stop)))))
 
 
 def without_itself(found):

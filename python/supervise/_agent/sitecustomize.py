@@ -12,6 +12,9 @@ _here = os.path.dirname(__file__)
 # path, and the inner one must be used.
 if sys.version_info >= (3, 8) and os.environ.get("SUPERVISE_AGENT") == _here:
     try:
+        from _supervise_agent import bytecode
+
+        bytecode.keep()
         from _supervise_agent import boot, first
 
         boot.install(_here)

@@ -8,8 +8,9 @@ class State:
         self.pid = posix.getpid()
         # The first census, and the allocators at that time.
         self.base = None
-        # A base that is not complete yet.
+        # A base that is not complete yet, and the iterator that takes its parts.
         self.partial = None
+        self.parts = None
         # How often it was not taken, because the process was busy.
         self.refused = 0
         # (time of the start, whether the agent started the tracing)

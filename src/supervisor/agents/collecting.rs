@@ -10,14 +10,19 @@ use crate::supervisor::{
     cause::Cause,
     event::Event,
     policy::candidates::Candidate,
-    worker::{Worker, agent_requests::Request},
+    worker::{
+        Worker,
+        agent_requests::{COLLECT_WAIT_MAX, Request},
+    },
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
 
 /// A worker that will reach its cap sooner than this is replaced at once.
 pub(super) const TIME_LEFT_MIN: Duration = Duration::from_millis(300);
-/// A busy worker that will reach its cap sooner than this is not asked to collect garbage again.
+/// A busy worker that will reach its cap sooner than this is not asked to collect garbage again ...
 const WAITS_MIN: Duration = Duration::from_secs(3);
+/// ... and neither is one that would grow by more than this while it waits.
+const WAIT_GROWTH_MAX: Bytes = Bytes::mib(1);
 /// After this many rescues of one worker, a report shows what is collected each time.
 const RESCUES_REPORTED: u32 = 2;
 /// A collection that freed less than this part of the worker's memory was in vain.
@@ -61,9 +66,11 @@ impl Supervisor {
         }
         let may_collect = candidate.cause == Cause::Ceiling && self.may_collect(now);
         // A worker that leaks fast does not wait for a moment without a request.
-        let may_wait = left.is_none_or(|left| left > WAITS_MIN);
+        let growth = worker.memory().growth_within(COLLECT_WAIT_MAX);
+        let may_wait = left.is_none_or(|left| left > WAITS_MIN) && growth <= WAIT_GROWTH_MAX;
         match worker.requests().collect_at() {
-            Some(at) if may_collect && at <= now => Step::Collect,
+            Some(at) if may_collect && at == Timestamp::ZERO => Step::Collect,
+            Some(at) if may_collect && may_wait && at <= now => Step::Collect,
             Some(at) if may_collect && may_wait => Step::WaitUntil(at),
             Some(_) | None => Step::Replace,
         }

@@ -13,12 +13,15 @@ use crate::supervisor::{
     worker::{
         Worker,
         agent_requests::{Pending, ReportFrom, Request},
+        tracing::{LastWindow, last_window},
     },
 };
-use crate::units::{Timestamp, WorkerId};
+use crate::units::{Bytes, Timestamp, WorkerId};
 
 /// The time limit if the replacement starts only after the worker's end.
 const BEFORE_REPLACEMENT: Duration = Duration::from_millis(100);
+/// A worker that would grow by more than this in its last window has none.
+const LAST_GROWTH_MAX: Bytes = Bytes::mib(2);
 
 /// The request for a last report, if it is pending.
 fn last_report(worker: &Worker) -> Option<Request> {
@@ -40,6 +43,50 @@ fn last_report(worker: &Worker) -> Option<Request> {
 }
 
 impl Supervisor {
+    /// The worker that should make a last report when this candidate leaves.
+    fn last_reporter(&self, now: Timestamp, candidate: &Candidate) -> Option<&Worker> {
+        let worker = self.state.workers.get(&candidate.worker)?;
+        let reports = worker.requests().pending().is_some_and(|pending| {
+            let request = pending.request;
+            matches!(request, Request::Report { .. })
+        });
+        let can = worker.requests().is_loaded() && self.shares_too_much(worker).is_none();
+        (candidate.is_urgent() && self.may_report(now) && !reports && can).then_some(worker)
+    }
+
+    /// Traces what a worker allocates in the last requests before it leaves, so that its report can
+    /// name the lines of the newest objects. Returns true while the worker should stay for that.
+    ///
+    /// RACE: the worker may end before the window opens, or its replacement may become unnecessary.
+    /// A window that no report closes is closed like any other.
+    pub(crate) fn waits_for_last_window(&mut self, now: Timestamp, candidate: &Candidate) -> bool {
+        let Some(worker) = self.last_reporter(now, candidate) else {
+            return false;
+        };
+        let length = last_window(worker.counters().rate());
+        let growth = worker.memory().growth_within(length);
+        if !worker.requests().is_free() || growth > LAST_GROWTH_MAX {
+            return false;
+        }
+        let room = self.room_of(worker);
+        let Some(worker) = self.state.workers.get_mut(&candidate.worker) else {
+            return false;
+        };
+        match worker.tracing_mut().step_to_last(now, length) {
+            LastWindow::Open => {
+                let base = false;
+                let open = AgentAsk::Open { room, base };
+                self.ask(now, candidate.worker, Request::Open, open);
+                true
+            }
+            LastWindow::Until(at) => {
+                self.wake_at(now, at);
+                true
+            }
+            LastWindow::Over => false,
+        }
+    }
+
     /// Leaves a request for a report for a worker that is about to be asked to exit.
     pub(crate) fn ask_last_report(
         &mut self,
@@ -47,15 +94,7 @@ impl Supervisor {
         candidate: &Candidate,
         until: Timestamp,
     ) {
-        let Some(worker) = self.state.workers.get(&candidate.worker) else {
-            return;
-        };
-        let reports = worker.requests().pending().is_some_and(|pending| {
-            let request = pending.request;
-            matches!(request, Request::Report { .. })
-        });
-        let can = worker.requests().is_loaded() && self.shares_too_much(worker).is_none();
-        if !candidate.is_urgent() || !self.may_report(now) || reports || !can {
+        if self.last_reporter(now, candidate).is_none() {
             return;
         }
         let time_box = if self.is_replaced_first() {
@@ -63,11 +102,13 @@ impl Supervisor {
         } else {
             self.spec.leaks.time_box.min(BEFORE_REPLACEMENT)
         };
-        let room = self.room_of(worker);
         let report = self.state.agents.next_report();
+        let Some(worker) = self.state.workers.get(&candidate.worker) else {
+            return;
+        };
         let ask = AgentAsk::Report {
             about: about(worker, report, candidate.cause),
-            room,
+            room: self.room_of(worker),
             time_box,
             when: ReportWhen::AfterDrain,
         };

@@ -48,7 +48,7 @@ impl Supervisor {
         let memory = worker.memory().value();
         let baseline = worker.memory().baseline().unwrap_or_default();
         let may = May {
-            trace: self.wants_reports() && self.shares_too_much(worker).is_none(),
+            trace: self.wants_windows(now, worker),
             interrupt: self.is_job(),
         };
         let known = worker.ceiling_state().memory_when_ready().is_some();
@@ -79,6 +79,16 @@ impl Supervisor {
             Window::Open => self.ask(now, id, Request::Open, open),
             Window::Close => self.ask(now, id, Request::Close, AgentAsk::Close),
         }
+    }
+
+    /// Whether tracing the worker would help: its agent may be asked, and the next report of a
+    /// worker that leaves comes after it reaches its limit. An operator may request one earlier.
+    fn wants_windows(&self, now: Timestamp, worker: &Worker) -> bool {
+        let limit = self.ceiling_of(worker).or(self.state.limits.cap.bytes);
+        let left = limit.and_then(|limit| worker.memory().time_to(limit));
+        let reports = self.may_report(left.map_or(now, |left| now.later(left)));
+        let often = self.pace() == Pace::DENSE;
+        self.wants_reports() && (often || reports) && self.shares_too_much(worker).is_none()
     }
 
     /// How often the workers are traced.

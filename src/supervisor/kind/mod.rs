@@ -97,16 +97,11 @@ impl Supervisor {
     }
 
     /// Takes one step towards replacing the candidates. The next step depends on its result.
-    pub(crate) fn replace_next(
-        &mut self,
-        now: Timestamp,
-        candidates: &[Candidate],
-        needs_new_worker: bool,
-    ) {
+    pub(crate) fn replace_next(&mut self, now: Timestamp, candidates: &[Candidate]) {
         match self.spec.kind {
             Kind::Single => self.replace_program(now, candidates),
             Kind::Server(profile) => {
-                self.set_boot_priority(needs_new_worker);
+                self.set_boot_priority(now, candidates);
                 self.warn_of_unready(now);
                 self.replace_worker(now, profile, candidates);
             }

@@ -25,6 +25,10 @@ const LEAD_FACTOR: f64 = 1.5;
 const LEAD_MIN: Duration = Duration::from_millis(300);
 /// The replacement of a worker below this part of its ceiling is not started early.
 const NEAR_CEILING: f64 = 0.6;
+/// A replacement boots with a low priority at most for this long ...
+const LOW_BOOT_MAX: Duration = Duration::from_secs(2);
+/// ... and at most until the worker that it replaces has grown by this much.
+const LOW_BOOT_GROWTH: Bytes = Bytes::mib(4);
 
 impl Supervisor {
     /// Updates the number of workers that the server wants from what is observed.
@@ -135,33 +139,60 @@ impl Supervisor {
         }
     }
 
-    /// Gives workers that boot a low CPU priority, unless a new worker is needed soon.
-    pub(super) fn set_boot_priority(&mut self, needs_new_worker: bool) {
+    /// Gives workers that boot a low CPU priority, so that requests do not wait for them. If
+    /// candidates wait for a new worker, it has the low priority only for as long as they may wait:
+    /// on a machine without a free processor, it would boot very slowly.
+    pub(super) fn set_boot_priority(&mut self, now: Timestamp, candidates: &[Candidate]) {
         let machine = self.here.machine.as_ref();
         let can = machine.is_some_and(|machine| machine.priority);
         let (Some(wanted), true) = (self.state.surge.wanted(), can) else {
             return;
         };
-        let priority = if self.count().ready >= wanted && !needs_new_worker {
-            Priority::Low
+        let patience = if self.count().ready < wanted || self.state.starts.is_suspended() {
+            Some(Duration::ZERO)
         } else {
-            Priority::Normal
+            let waits = candidates.iter().map(|one| self.patience_for_boot(one));
+            waits.min()
         };
-        self.set_priorities(priority, Worker::is_starting);
+        let mut ends = None;
+        for (&worker, one) in self
+            .state
+            .workers
+            .iter_mut()
+            .filter(|(_, one)| one.is_starting())
+        {
+            let until = patience.map(|patience| one.seen().later(patience));
+            let priority = if until.is_none_or(|until| now < until) {
+                ends = ends.max(until);
+                Priority::Low
+            } else {
+                Priority::Normal
+            };
+            if one.kernel_mut().set_priority(priority) {
+                self.out.act(Action::Prioritize { worker, priority });
+            }
+        }
+        if let Some(until) = ends {
+            self.wake_at(now, until);
+        }
+    }
+
+    /// How long the replacement of a candidate may boot with a low priority.
+    fn patience_for_boot(&self, candidate: &Candidate) -> Duration {
+        let worker = self.state.workers.get(&candidate.worker);
+        let slope = worker.and_then(|worker| worker.memory().slope());
+        let wait = slope
+            .filter(|slope| *slope > 0.0)
+            .and_then(|slope| Duration::try_from_secs_f64(LOW_BOOT_GROWTH.as_f64() / slope).ok());
+        wait.unwrap_or(LOW_BOOT_MAX).min(LOW_BOOT_MAX)
     }
 
     /// Gives all workers the normal priority, because a stop waits for workers that boot.
     pub(crate) fn end_low_priority(&mut self) {
-        self.set_priorities(Priority::Normal, |_| true);
-    }
-
-    fn set_priorities(&mut self, priority: Priority, of: impl Fn(&Worker) -> bool) {
-        for (&id, worker) in self.state.workers.iter_mut() {
-            if of(worker) && worker.kernel_mut().set_priority(priority) {
-                self.out.act(Action::Prioritize {
-                    worker: id,
-                    priority,
-                });
+        let priority = Priority::Normal;
+        for (&worker, one) in self.state.workers.iter_mut() {
+            if one.kernel_mut().set_priority(priority) {
+                self.out.act(Action::Prioritize { worker, priority });
             }
         }
     }

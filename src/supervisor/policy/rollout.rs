@@ -59,14 +59,13 @@ impl Supervisor {
         if self.spec.dry_run {
             candidates.retain(|one| one.cause.class() == Class::Operator);
         }
-        let needs_new_worker = !candidates.is_empty() || self.state.starts.is_suspended();
         for candidate in &candidates {
             if !self.state.starts.allows(candidate.cause) {
                 self.explain(candidate, "waits until the application can start");
             }
         }
         candidates.retain(|one| self.state.starts.allows(one.cause));
-        self.replace_next(now, &candidates, needs_new_worker);
+        self.replace_next(now, &candidates);
     }
 
     /// Collects garbage, which may make the replacement unnecessary, and holds the replacement back
@@ -144,6 +143,10 @@ impl Supervisor {
 
     /// Marks a worker as draining, and asks it to exit.
     pub(crate) fn begin_drain(&mut self, now: Timestamp, candidate: &Candidate, by: By) {
+        if self.waits_for_last_window(now, candidate) {
+            self.explain(candidate, "its last requests are traced");
+            return;
+        }
         if candidate.cause == Cause::Ceiling && !self.may_recycle_without_growth(now, candidate) {
             return;
         }

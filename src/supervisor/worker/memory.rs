@@ -295,6 +295,12 @@ impl Memory {
         self.growth.slope()
     }
 
+    /// How much it grows within this time at the current slope.
+    pub(crate) fn growth_within(&self, time: Duration) -> Bytes {
+        let slope = self.slope().unwrap_or(0.0);
+        Bytes::mib(1).scaled(slope * time.as_secs_f64() / Bytes::mib(1).as_f64())
+    }
+
     /// It still grows, so its growth is a leak and not its warm-up.
     pub(crate) fn still_grows(&self) -> bool {
         self.growth.goes_on()

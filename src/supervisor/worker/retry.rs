@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::Timestamp;
 
+/// The pause is longer by itself after each this many times.
+const RARER_AFTER: u32 = 8;
+
 /// How often the agent was asked, and when it is asked next.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Retry {
@@ -41,12 +44,12 @@ impl Retry {
         }
     }
 
-    /// The worker was busy. It is given up after `most` times.
+    /// The worker was busy. It is given up after `most` times, and asked less and less often.
     pub(crate) fn on_busy(&mut self, now: Timestamp, pause: Duration, most: u32) {
         *self = match *self {
             Self::Wanted { tries, .. } if tries < most => Self::Wanted {
                 tries: tries.saturating_add(1),
-                at: now.later(pause),
+                at: now.later(pause.saturating_mul(1 + tries / RARER_AFTER)),
             },
             Self::Wanted { .. } | Self::Over => Self::Over,
         };

@@ -37,13 +37,20 @@ const BASE_GROWTH: Bytes = Bytes::mib(4);
 /// The time until a worker that was not idle is asked for them again.
 const BASE_AGAIN: Duration = Duration::from_millis(25);
 /// After this many requests, the worker is traced without them.
-const BASE_TRIES: u32 = 150;
+const BASE_TRIES: u32 = 60;
 /// If no window could be opened, opening one is tried again after this time.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 /// After this many windows nothing is traced until the worker has grown again.
 const WINDOWS_MAX: u32 = 20;
 /// If a window could not be closed, closing it is tried again after this time.
 const CLOSE_AGAIN: Duration = Duration::from_millis(250);
+/// The last window should see this many requests ...
+const LAST_TASKS: f64 = 4.0;
+/// ... within these limits.
+const LAST_MIN: Duration = Duration::from_millis(50);
+const LAST_MAX: Duration = Duration::from_millis(250);
+/// The last window is closed after this time if the worker does not leave.
+const LAST_KEPT: Duration = Duration::from_secs(2);
 
 /// The state of tracing one worker.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -54,6 +61,9 @@ pub(crate) struct Tracing {
     base: Retry,
     /// The worker is not armed again while it holds less than this.
     arm_at: Bytes,
+    /// The window is the last one: the report that the worker makes before it exits closes it.
+    #[serde(default)]
+    last: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -91,6 +101,23 @@ impl Pace {
         window: Duration::from_millis(100),
         pause: Duration::from_millis(900),
     };
+}
+
+/// What the last window of a worker that is about to leave needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum LastWindow {
+    /// It should be opened.
+    Open,
+    /// It has seen enough at this time.
+    Until(Timestamp),
+    /// It has seen enough, or could not be opened.
+    Over,
+}
+
+/// How long the last window of a worker stays open that does this many tasks a second.
+pub(crate) fn last_window(rate: Option<f64>) -> Duration {
+    let wanted = rate.and_then(|rate| Duration::try_from_secs_f64(LAST_TASKS / rate).ok());
+    wanted.unwrap_or(LAST_MAX).clamp(LAST_MIN, LAST_MAX)
 }
 
 /// What may be done with a worker now.
@@ -217,13 +244,42 @@ impl Tracing {
     }
 
     pub(crate) fn on_opened(&mut self, now: Timestamp, pace: Pace) {
-        let until = now.later(pace.window);
+        let until = now.later(if self.last { LAST_KEPT } else { pace.window });
         self.phase = Phase::Open { until };
+    }
+
+    /// What the last window needs that should be open for this time. If it has to be opened, it
+    /// counts as requested. A window that is open already becomes the last one.
+    pub(crate) fn step_to_last(&mut self, now: Timestamp, length: Duration) -> LastWindow {
+        match self.phase {
+            Phase::Open { until } if self.last => {
+                let left = until
+                    .since(now)
+                    .saturating_sub(LAST_KEPT.saturating_sub(length));
+                if left.is_zero() {
+                    LastWindow::Over
+                } else {
+                    LastWindow::Until(now.later(left))
+                }
+            }
+            Phase::Idle | Phase::Pausing { .. } if !self.last => {
+                self.last = true;
+                self.phase = Phase::Opening;
+                LastWindow::Open
+            }
+            Phase::Idle
+            | Phase::Pausing { .. }
+            | Phase::Open { .. }
+            | Phase::Preparing
+            | Phase::Opening
+            | Phase::Closing => LastWindow::Over,
+        }
     }
 
     /// A window has closed, while the worker holds this much memory.
     pub(crate) fn on_closed(&mut self, now: Timestamp, memory: Bytes, pace: Pace) {
         self.windows = self.windows.saturating_add(1);
+        self.last = false;
         self.phase = if self.windows < WINDOWS_MAX {
             let until = now.later(pace.pause);
             Phase::Pausing { until }
@@ -304,5 +360,32 @@ mod tests {
             !state(64, 100, 300).is_leak_near_limit(),
             "growth of 4M is noise"
         );
+    }
+
+    #[test]
+    fn the_last_window_sees_a_few_requests_and_is_closed_if_the_worker_stays() {
+        let length = last_window(Some(40.0));
+        assert_eq!(length, Duration::from_millis(100));
+        assert_eq!(last_window(Some(1000.0)), LAST_MIN);
+        assert_eq!(last_window(Some(0.0)), LAST_MAX);
+        assert_eq!(last_window(None), LAST_MAX);
+        let mut tracing = Tracing::default();
+        let now = Timestamp::ZERO.later(Duration::from_secs(9));
+        assert_eq!(tracing.step_to_last(now, length), LastWindow::Open);
+        tracing.on_opened(now, Pace::SPARSE);
+        let enough = now.later(length);
+        assert_eq!(tracing.step_to_last(now, length), LastWindow::Until(enough));
+        assert_eq!(tracing.step_to_last(enough, length), LastWindow::Over);
+        let kept = tracing.deadline().expect("it closes at some time");
+        let may = May {
+            trace: true,
+            interrupt: false,
+        };
+        let step = tracing.step(kept, may, || true, || true);
+        assert_eq!((kept, step), (now.later(LAST_KEPT), Some(Window::Close)));
+        tracing.on_closed(kept, Bytes::ZERO, Pace::SPARSE);
+        assert_eq!(tracing.step_to_last(kept, length), LastWindow::Open);
+        tracing.on_no_answer(kept, true);
+        assert_eq!(tracing.step_to_last(kept, length), LastWindow::Over);
     }
 }
