@@ -34,10 +34,11 @@ use crate::{
     },
     supervisor::{
         action::{About, AgentAsk, ReportWhen},
+        event::Running,
         input::{AgentAnswer, Counts},
         spec::Spec,
     },
-    units::{Bytes, WorkerId},
+    units::{Bytes, Timestamp, WorkerId},
 };
 use channel::{Channel, ChannelState};
 use kept::Kept;
@@ -50,6 +51,8 @@ pub struct Agent {
     kept: Kept,
     /// The growth by route, for the next report.
     routes: Value,
+    /// The worker that has ended last, and its request in progress.
+    running: Option<(WorkerId, Running)>,
 }
 
 /// The state of the supervisor's side, for the next binary in an upgrade.
@@ -74,6 +77,7 @@ impl Agent {
             channel: None,
             kept,
             routes: Value::Null,
+            running: None,
         }
     }
 
@@ -252,6 +256,19 @@ impl Agent {
     /// What a worker ran when its stack was recorded last, near its cap: `etl.py:7 load, at 92M`.
     pub fn ran(&self, worker: WorkerId) -> Option<String> {
         outside::ran(&self.channel.as_ref()?.stacks.of(worker))
+    }
+
+    /// Notes which request was in progress in a worker that has ended. Its counters are still there.
+    pub fn note_running(&mut self, now: Timestamp, worker: WorkerId) {
+        let channel = self.channel.as_mut();
+        let running = channel.and_then(|channel| channel.page.running(now, worker));
+        self.running = running.map(|running| (worker, running));
+    }
+
+    /// The request that was in progress in the worker that has ended last.
+    pub fn running(&self, worker: WorkerId) -> Option<Running> {
+        let (of, running) = self.running.as_ref()?;
+        (*of == worker).then(|| running.clone())
     }
 
     fn keep(&mut self, about: &About, mut report: Value, at: f64) -> AgentAnswer {

@@ -14,8 +14,8 @@ use crate::{
         agent_page::{self, LENGTH, SLOT, SLOTS, Slot},
         agent_routes,
     },
-    supervisor::input::Counts,
-    units::WorkerId,
+    supervisor::{event::Running, input::Counts},
+    units::{Timestamp, WorkerId},
 };
 
 /// The page.
@@ -28,6 +28,16 @@ pub(super) struct Page {
     /// The counters of processes that have ended before their worker.
     retired: BTreeMap<WorkerId, Counts>,
     routes: RouteCounts,
+    /// The request that was in progress in the process whose slot was freed last.
+    begun: Option<(WorkerId, Begun)>,
+}
+
+/// A request in progress.
+#[derive(Clone, Debug)]
+struct Begun {
+    request: String,
+    at: Timestamp,
+    in_progress: u64,
 }
 
 /// The state for the next binary in an upgrade.
@@ -69,6 +79,7 @@ impl Page {
             bytes: vec![0; LENGTH],
             owners: state.owners,
             retired: state.retired,
+            begun: None,
         };
         // The previous binary has counted the requests until now.
         page.load();
@@ -86,6 +97,7 @@ impl Page {
             bytes: agent_page::empty(),
             owners: BTreeMap::new(),
             retired: BTreeMap::new(),
+            begun: None,
         }
     }
 
@@ -160,6 +172,42 @@ impl Page {
             .collect()
     }
 
+    /// The request in progress of a worker that has ended, before [`Self::take_last`]: the one that
+    /// its processes have begun last.
+    pub(super) fn running(&mut self, now: Timestamp, worker: WorkerId) -> Option<Running> {
+        self.load();
+        let of_worker = |number: &usize| {
+            let slot = self.slot(*number);
+            slot.is_some_and(|slot| self.owners.get(&slot.pid) == Some(&worker))
+        };
+        let begun = (0..SLOTS).filter(of_worker);
+        let begun = begun.filter_map(|number| self.last_begun(number));
+        let retired = self.begun.iter().filter(|(of, _)| *of == worker);
+        let last = begun
+            .chain(retired.map(|(_, begun)| begun.clone()))
+            .max_by_key(|begun| begun.at)?;
+        Some(Running {
+            request: last.request,
+            age: now.since(last.at),
+            in_progress: last.in_progress,
+        })
+    }
+
+    /// The last request of the process in a slot, if it is in progress.
+    fn last_begun(&self, number: usize) -> Option<Begun> {
+        let slot = self.slot(number)?;
+        let in_progress = slot.begun.saturating_sub(slot.finished);
+        // Old agents do not write the time of a request.
+        if in_progress == 0 || slot.begun_ns == 0 {
+            return None;
+        }
+        Some(Begun {
+            request: self.routes.last_begun(&self.file, number)?,
+            at: Timestamp::from_nanos(slot.begun_ns),
+            in_progress,
+        })
+    }
+
     /// The last counters of a worker that has ended. Its processes have ended or are ending.
     pub(super) fn take_last(&mut self, worker: WorkerId) -> Option<Counts> {
         self.load();
@@ -179,6 +227,7 @@ impl Page {
     /// Keeps the counters of a process that has ended for its worker, and frees its slot.
     fn retire(&mut self, slot: usize, pid: i32, counts: Counts) {
         if let Some(worker) = self.owners.remove(&pid) {
+            self.begun = self.last_begun(slot).map(|begun| (worker, begun));
             let sum = self.retired.entry(worker).or_default();
             *sum = sum_of(*sum, counts);
         }
@@ -242,6 +291,8 @@ const fn sum_of(one: Counts, other: Counts) -> Counts {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// Above every possible pid (proc(5), pid_max).
@@ -250,7 +301,9 @@ mod tests {
     fn slot(pid: i32, finished: u64, version: u64) -> Slot {
         Slot {
             pid,
+            begun: finished,
             finished,
+            begun_ns: 0,
             errors: 0,
             version,
             listeners: [0, 7, 0, 0],
@@ -288,6 +341,36 @@ mod tests {
         assert_eq!(page.version_of(DEAD), None);
         assert_eq!(page.listeners(), [(DEAD + 1, 7)]);
         assert_eq!(page.take_last(w1), None);
+    }
+
+    #[test]
+    fn the_request_of_a_worker_that_ended_is_the_last_that_it_began_and_did_not_finish() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&agent_page::empty(), 0).unwrap();
+        let mut page = Page::create(file.try_clone().unwrap());
+        let us = i32::try_from(std::process::id()).unwrap();
+        let w1 = WorkerId::FIRST;
+        let mut begin = |begun, begun_ns| {
+            let finished = slot(us, 5, agent_page::VERSION);
+            let busy = Slot {
+                begun,
+                begun_ns,
+                ..finished
+            };
+            put(&page, 2, &busy);
+            let _ = page.read(&BTreeMap::from([(us, w1)]), &mut |_, _| {});
+            page.running(Timestamp::from_nanos(3_500_000_000), w1)
+        };
+        assert_eq!(begin(7, 1_000_000_000), None, "it has no name");
+        let at = agent_routes::offset(2) + agent_routes::LAST_BEGUN;
+        file.write_all_at(b"/export", at as u64).unwrap();
+        let expected = Running {
+            request: "/export".to_owned(),
+            age: Duration::from_millis(2500),
+            in_progress: 2,
+        };
+        assert_eq!(begin(7, 1_000_000_000), Some(expected));
+        assert_eq!(begin(5, 1_000_000_000), None, "all are finished");
     }
 
     #[test]

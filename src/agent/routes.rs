@@ -83,6 +83,15 @@ impl RouteCounts {
         }
     }
 
+    /// The path of the request that the process in a slot has begun last.
+    pub(super) fn last_begun(&self, file: &File, slot: usize) -> Option<String> {
+        let mut bytes = [0; agent_routes::LAST_BEGUN_LENGTH];
+        let at = agent_routes::offset(slot) + agent_routes::LAST_BEGUN;
+        let read = self.is_understood && file.read_exact_at(&mut bytes, at as u64).is_ok();
+        let text = agent_routes::last_begun(&bytes).filter(|_| read)?;
+        Some(text.to_owned())
+    }
+
     /// The requests of the process in a slot since the last reading.
     pub(super) fn read(&mut self, file: &File, slot: usize, pid: i32) -> Done {
         let mut bytes = [0; COUNTS];

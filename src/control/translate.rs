@@ -350,6 +350,7 @@ impl TryFrom<&EndDoc> for End {
                 .transpose()
                 .map_err(InvalidStatus)?,
             ran: None,
+            running: None,
         })
     }
 }
@@ -452,6 +453,7 @@ mod tests {
                 at: Timestamp::from_nanos(5_000_000_000),
                 report: Some(ReportId(3)),
                 ran: None,
+                running: None,
             }],
             requests: Some(345),
             rescues: 2,

@@ -238,6 +238,7 @@ impl Driver {
             let answered = Input::AgentAnswered { worker, answer };
             self.supervisor.handle_input(clock::now(), answered);
         }
+        self.agent.note_running(clock::now(), worker);
         let done = self.agent.last_routes(worker);
         if let Some(counts) = self.agent.last_counts(worker) {
             for last in [

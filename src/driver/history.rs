@@ -32,6 +32,7 @@ impl Driver {
         self.agent.kept_mut().note_end(unix_second(), end);
         if let (Who::Worker(worker), Class::Kernel) = (end.who, end.cause.class()) {
             end.ran = self.agent.ran(worker);
+            end.running = self.agent.running(worker);
         }
     }
 

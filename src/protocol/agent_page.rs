@@ -18,8 +18,8 @@
 //! | word | what |
 //! |---|---|
 //! | **0** | the pid, written last when a slot is claimed; 0: free |
-//! | 1, **2**, 3 | requests begun, **finished**, ignored |
-//! | 4, 5 | time of the last begin and finish, in nanoseconds |
+//! | **1**, **2**, 3 | requests **begun**, **finished**, ignored |
+//! | **4**, 5 | time of the last **begin** and finish, in nanoseconds of the monotonic clock |
 //! | 6 | 1: the process is finishing its requests |
 //! | **7** | number of exceptions that the agent has swallowed |
 //! | **8** | lower half: flags; upper half: the [`VERSION`] of the agent, 0 for old agents |
@@ -49,7 +49,9 @@ pub const LENGTH: usize = SLOT * (1 + SLOTS);
 const MAGIC: u64 = 0x3150_5553;
 
 const PID: usize = 0;
+const BEGUN: usize = 1;
 const FINISHED: usize = 2;
+const BEGUN_NS: usize = 4;
 const ERRORS: usize = 7;
 const FLAGS: usize = 8;
 const LISTENERS: usize = 12;
@@ -60,8 +62,12 @@ const VERSION_SHIFT: u32 = 32;
 pub struct Slot {
     /// The process.
     pub pid: i32,
+    /// The number of requests or tasks that were begun.
+    pub begun: u64,
     /// The number of finished requests or tasks.
     pub finished: u64,
+    /// When the last one was begun, in nanoseconds of the monotonic clock.
+    pub begun_ns: u64,
     /// The number of exceptions that the agent has swallowed.
     pub errors: u64,
     /// The version of the agent.
@@ -77,7 +83,9 @@ impl Slot {
         let pid = i32::try_from(word(slot, PID)).ok().filter(|pid| *pid > 0)?;
         Some(Self {
             pid,
+            begun: word(slot, BEGUN),
             finished: word(slot, FINISHED),
+            begun_ns: word(slot, BEGUN_NS),
             errors: word(slot, ERRORS),
             version: word(slot, FLAGS) >> VERSION_SHIFT,
             listeners: [0, 1, 2, 3].map(|at| word(slot, LISTENERS + at)),
@@ -89,7 +97,9 @@ impl Slot {
     pub(crate) fn bytes(&self) -> [u8; SLOT] {
         let mut words = [0; SLOT / WORD];
         words[PID] = u64::try_from(self.pid).unwrap_or_default();
+        words[BEGUN] = self.begun;
         words[FINISHED] = self.finished;
+        words[BEGUN_NS] = self.begun_ns;
         words[ERRORS] = self.errors;
         words[FLAGS] = self.version << VERSION_SHIFT;
         words[LISTENERS..].copy_from_slice(&self.listeners);

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | 0 to 63 | finished requests of a route since the process has claimed the slot |
 //! | 64 | finished requests of all other routes |
+//! | 66 to 71 | the path of the request, or the name of the task, that was begun last, then zeros |
 //! | 72 to 967 | the names of the routes, 14 words each |
 //!
 //! A name begins with its length in bytes, which is written last. Then follows the text in UTF-8.
@@ -36,6 +37,11 @@ const NAME_MAX: usize = (NAME_WORDS - 1) * WORD;
 /// The length of a name with its length.
 pub const NAME: usize = NAME_WORDS * WORD;
 
+/// The offset in an area of the path of the request that was begun last.
+pub const LAST_BEGUN: usize = 66 * WORD;
+/// Its length.
+pub const LAST_BEGUN_LENGTH: usize = 6 * WORD;
+
 /// The offset of the area of slot `number` in a page.
 #[must_use]
 pub const fn offset(number: usize) -> usize {
@@ -46,6 +52,20 @@ pub const fn offset(number: usize) -> usize {
 #[must_use]
 pub const fn name_offset(number: usize) -> usize {
     (FIRST_NAME + NAME_WORDS * number) * WORD
+}
+
+/// The path of the request, or the name of the task, that was begun last. `None`: there is none, or
+/// it is not text in one line. The process may write it at the same time.
+#[must_use]
+pub fn last_begun(bytes: &[u8]) -> Option<&str> {
+    let end = bytes.iter().position(|byte| *byte == 0);
+    let written = bytes.get(..end.unwrap_or(bytes.len()))?;
+    let text = str::from_utf8(written).or_else(|error| {
+        // A long path is cut off, possibly within a character.
+        str::from_utf8(written.get(..error.valid_up_to()).unwrap_or_default())
+    });
+    text.ok()
+        .filter(|text| !text.is_empty() && !text.contains(char::is_control))
 }
 
 /// The counters of an area: of each route, and of all others.
@@ -93,7 +113,8 @@ mod tests {
     #[test]
     fn areas_do_not_overlap_with_slots_or_with_each_other() {
         assert!(START >= agent_page::offset(agent_page::SLOTS));
-        assert!(name_offset(0) >= COUNTS);
+        const { assert!(LAST_BEGUN >= COUNTS) };
+        const { assert!(name_offset(0) >= LAST_BEGUN + LAST_BEGUN_LENGTH) };
         assert!(name_offset(NAMES) <= AREA);
         assert_eq!(offset(agent_page::SLOTS), LENGTH);
     }
@@ -124,10 +145,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_path_that_was_begun_last_is_text_in_one_line() {
+        assert_eq!(last_begun(b"/export\0\0"), Some("/export"));
+        assert_eq!(last_begun(&[b'a'; 48]), Some("a".repeat(48).as_str()));
+        assert_eq!(last_begun("/é".as_bytes().get(..2).unwrap()), Some("/"));
+        for bytes in [&b"\0/a"[..], b"/a\x1b[m", b"/a\n", b"\xff", b""] {
+            assert_eq!(last_begun(bytes), None, "{bytes:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = Name::read(&bytes);
+            let _ = last_begun(&bytes);
             prop_assert_eq!(counts(&bytes).count(), NAMES + 1);
         }
     }

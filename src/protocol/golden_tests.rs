@@ -226,7 +226,9 @@ fn pages_of_agents_have_the_bytes_of_the_vectors() {
         }
         let slot = Slot {
             pid: number(vector, "pid").try_into().unwrap(),
+            begun: number(vector, "started"),
             finished: number(vector, "finished"),
+            begun_ns: number(vector, "begun_ns"),
             errors: number(vector, "errors"),
             version: number(vector, "version"),
             listeners: serde_json::from_value(vector["listeners"].clone()).unwrap(),

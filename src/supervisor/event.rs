@@ -261,6 +261,21 @@ pub struct End {
     /// 92M`. The driver adds it to the event.
     #[serde(default)]
     pub ran: Option<String>,
+    /// The request or task that it had begun last and not finished when the kernel killed it. The
+    /// driver adds it to the event.
+    #[serde(default)]
+    pub running: Option<Running>,
+}
+
+/// A request or task in progress.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Running {
+    /// The path of the request, without its query, or the name of the task; at most 48 bytes.
+    pub request: String,
+    /// The time since its begin.
+    pub age: Duration,
+    /// All requests in progress in its process. It is the newest of them.
+    pub in_progress: u64,
 }
 
 /// A limit in force, and where it comes from.

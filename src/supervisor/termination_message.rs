@@ -320,6 +320,7 @@ mod tests {
             at: Timestamp::from_nanos(42_000_000_000),
             report: None,
             ran: None,
+            running: None,
         }
     }
 

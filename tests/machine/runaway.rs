@@ -46,6 +46,21 @@ fn a_runaway_request_ends_only_its_own_worker_at_its_cap() {
     let peak = end["peak"].as_u64().expect("a peak");
     assert!((200 << 20..=250 << 20).contains(&peak), "{end:#}");
     assert_eq!(end["limit"], 250 << 20, "{end:#}");
+    let events = service.events_of("worker-ended");
+    let by_cap = events.iter().find(|event| event["cause"] == "cap");
+    let event = by_cap.expect("the event of the end");
+    assert_eq!(
+        (&event["request"], &event["in_progress"]),
+        (&"/alloc".into(), &1.into()),
+        "{event:#}"
+    );
+    // It takes 250 MB at 1000 MB a second.
+    assert!(
+        event["request_age_s"]
+            .as_f64()
+            .is_some_and(|age| (0.1..10.0).contains(&age)),
+        "{event:#}"
+    );
     let status = service.status().expect("a status");
     assert_eq!(
         status["ends"].as_array().map(Vec::len),

@@ -145,7 +145,7 @@ class Pages(unittest.TestCase):
         self.assertTrue(agent.is_understood(other))
 
     def test_slots_of_agent_pages_have_the_bytes_of_the_vectors(self):
-        names = ("pid", "started", "finished", "ignored", "drain", "errors", "told", "serves")
+        names = ("pid", "started", "finished", "ignored", "begun_ns", "drain", "errors", "told", "serves")
         for vector in vectors("agent_pages.json"):
             if vector["part"] != "slot":
                 continue

@@ -6,6 +6,7 @@
 import os
 import sys
 import tempfile
+import time
 import unittest
 
 PACKAGE = sys.argv.pop(1)
@@ -68,6 +69,20 @@ class Routes(unittest.TestCase):
         app({"PATH_INFO": "/"}, None)
         app({}, None)
         self.assertEqual(counted(), {"/users/{n}": 3, "/": 1, "other": 1})
+
+    def test_while_a_request_is_in_progress_its_path_and_its_begin_are_written_down(self):
+        seen = []
+
+        def app(environ, start_response):
+            text = bytes(page.routes.cast("B")[protocol.LAST_BEGUN :][: protocol.LAST_BEGUN_BYTES])
+            seen.append(text.rstrip(b"\0").decode("utf-8", "ignore"))
+            self.assertLess(time.monotonic_ns() - page.slot[protocol.BEGUN_NS], 5 * 10**9)
+            self.assertEqual(page.slot[protocol.STARTED] - page.slot[protocol.FINISHED], 1)
+            return [b""]
+
+        for path in ("/users/17", "/", "/" + "x" * 99, "/" + "\u20ac" * 40, None):
+            counting.wsgi(app)({"PATH_INFO": path}, None)
+        self.assertEqual(seen, ["/users/17", "/", "/" + "x" * 47, "/" + "\u20ac" * 15, ""])
 
     def test_a_request_that_raises_is_counted(self):
         def app(environ, start_response):

@@ -112,22 +112,19 @@ def answer_after_drain(limit):
 
 
 def lower_priority():
-    """Gives this thread a low priority: the lowest one if it may have its own back afterwards, because the exit handlers
-    that follow would starve with that on a busy machine. Returns the function that gives it back.
+    """Gives this thread a low priority, the lowest one if it may have its own back afterwards: the exit handlers that
+    follow would starve with it on a busy machine. Returns the function that gives it back.
 
-    SCHED_IDLE (sched(7)) is lower than any nice value: a thread that wakes up also prefers a processor that runs only
-    such threads, as if it were idle.
+    SCHED_IDLE (sched(7)) would be lower still, but on a busy machine the report would not be finished in time.
     """
-    own, policy = posix.getpriority(posix.PRIO_PROCESS, 0), posix.sched_getscheduler(0)
-    if policy != posix.SCHED_OTHER:
-        return lambda: None
+    own = posix.getpriority(posix.PRIO_PROCESS, 0)
     posix.setpriority(posix.PRIO_PROCESS, 0, max(own, 10))
     try:
         posix.setpriority(posix.PRIO_PROCESS, 0, own)
-        posix.sched_setscheduler(0, posix.SCHED_IDLE, posix.sched_param(0))
     except OSError:
         return lambda: None
-    return lambda: posix.sched_setscheduler(0, policy, posix.sched_param(0))
+    posix.setpriority(posix.PRIO_PROCESS, 0, 19)
+    return lambda: posix.setpriority(posix.PRIO_PROCESS, 0, own)
 
 
 def is_wanted(pid):

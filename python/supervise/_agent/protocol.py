@@ -26,12 +26,14 @@ COUNTING, TRACING, DRAINING = 1, 2, 4
 VERSION_FLAGS = VERSION << 32
 
 # The areas of the routes follow the slots, one for each slot: counters of ROUTES routes and of all others, then the
-# names. A name begins with its length.
+# names. A name begins with its length. Between them is the path of the request, or the name of the task, that was begun
+# last, filled up with zeros.
 ROUTES = 64
 AREAS_VERSION = 1
 FIRST_AREA = 8704
 AREA_WORDS = 1024
 FIRST_NAME, NAME_WORDS = 72, 14
+LAST_BEGUN, LAST_BEGUN_BYTES = 66 * 8, 6 * 8
 NAME_MAX = (NAME_WORDS - 1) * 8
 
 

@@ -152,9 +152,9 @@ def celery(module):
     # the second signal.
     running = set()
 
-    def begin(task_id=None, **_):
+    def begin(task_id=None, task=None, **_):
         running.add(task_id)
-        counting.begin_timed()
+        counting.begin_timed(getattr(task, "name", None))
 
     def end(task_id=None, task=None, **_):
         if task_id in running:

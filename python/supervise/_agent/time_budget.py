@@ -2,7 +2,7 @@
 import time
 
 # A thread of low priority may take this many times longer than the CPU time that it uses.
-SLOWER = 2
+SLOWER = 3
 
 
 def patient_clock():

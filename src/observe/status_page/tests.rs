@@ -75,6 +75,7 @@ fn snapshot() -> Snapshot {
             at: Timestamp::from_nanos(10_000_000_000),
             report: None,
             ran: None,
+            running: None,
         }],
         ..Snapshot::default()
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     supervisor::cause::Cause,
-    supervisor::event::{Effective, End, Event, Left, Limits, Suggested, Who},
+    supervisor::event::{Effective, End, Event, Left, Limits, Running, Suggested, Who},
     units::{Bytes, ReportId, RunId, Timestamp, WorkerId},
 };
 
@@ -23,6 +23,7 @@ pub(super) fn end(who: Who, cause: Cause) -> End {
         at: Timestamp::default(),
         report: None,
         ran: None,
+        running: None,
     }
 }
 
@@ -47,6 +48,14 @@ fn others() -> Vec<Event> {
 }
 
 /// One event of each other kind, with all optional fields.
+fn running() -> Running {
+    Running {
+        request: "/export".to_owned(),
+        age: Duration::from_millis(2300),
+        in_progress: 3,
+    }
+}
+
 fn every() -> Vec<Event> {
     let (worker, run) = (WorkerId::FIRST, RunId(1));
     let (pid, after, cause) = (4242, Duration::from_millis(1200), Cause::Ceiling);
@@ -105,6 +114,7 @@ fn every() -> Vec<Event> {
         Event::Ended(End {
             report: Some(ReportId(3)),
             ran: Some("etl.py:7 load, at 292M".to_owned()),
+            running: Some(running()),
             ..end(Who::Worker(worker), cause)
         }),
         Event::Ended(end(Who::Server, Cause::Exit(3))),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     supervisor::cause::Cause,
-    supervisor::event::{Effective, End, Left, Limits, Suggested, Who},
+    supervisor::event::{Effective, End, Left, Limits, Running, Suggested, Who},
     units::{Bytes, ReportId, RunId, WorkerId},
 };
 
@@ -140,10 +140,10 @@ pub(in crate::supervisor) fn end_message(end: &End) -> String {
         | Cause::Unready
         | Cause::Hung => "",
     };
-    let ran = match &end.ran {
-        Some(ran) => format!(", while it ran {ran}"),
-        None => String::new(),
-    };
+    let mut ran = end.running.as_ref().map(running).unwrap_or_default();
+    if let Some(line) = &end.ran {
+        ran.push_str(&format!(", while it ran {line}"));
+    }
     // The budget is the limit of all workers together.
     let limit = end.limit.filter(|_| end.cause != Cause::BudgetKill);
     let mut figures = format!(
@@ -167,6 +167,21 @@ pub(in crate::supervisor) fn end_message(end: &End) -> String {
     format!("{} ended: {}{ran}{by} ({figures})", end.who, end.cause)
 }
 
+/// `, in /export for 2.3s`.
+fn running(running: &Running) -> String {
+    let Running {
+        request,
+        age,
+        in_progress,
+    } = running;
+    let others = if *in_progress > 1 {
+        format!(" (the newest of {in_progress} requests)")
+    } else {
+        String::new()
+    };
+    format!(", in {request} for {}{others}", span(*age))
+}
+
 pub(super) fn end_fields(end: &End) -> Fields {
     let mut fields = Fields::new();
     if let Who::Worker(worker) = &end.who {
@@ -185,6 +200,13 @@ pub(super) fn end_fields(end: &End) -> Fields {
     fields.push(("killed", Field::Flag(end.killed)));
     fields.extend(end.report.map(|report| ("report", text(&report))));
     fields.extend(end.ran.as_ref().map(|ran| ("ran", text(ran))));
+    if let Some(running) = &end.running {
+        fields.extend([
+            ("request", text(&running.request)),
+            ("request_age_s", Field::Seconds(running.age)),
+            ("in_progress", Field::Number(running.in_progress)),
+        ]);
+    }
     fields
 }
 

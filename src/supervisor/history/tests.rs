@@ -84,6 +84,7 @@ impl Service {
                 at: Timestamp::ZERO,
                 report: None,
                 ran: None,
+                running: None,
             },
         );
     }

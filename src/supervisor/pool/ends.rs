@@ -45,6 +45,7 @@ impl Pool {
             at: now,
             report: worker.report(),
             ran: None,
+            running: None,
         };
         self.record.keep_end(end.clone(), self.spec.history);
         self.emit(Event::Ended(end));

@@ -133,6 +133,7 @@ impl Supervisor {
             at: now,
             report,
             ran: None,
+            running: None,
         });
         self.state.surge.on_change(now);
         if drain.is_some() {

@@ -70,6 +70,7 @@ impl Supervisor {
                 at: now,
                 report: None,
                 ran: None,
+                running: None,
             });
         }
         let single = self.is_whole_program();
@@ -313,6 +314,7 @@ impl Supervisor {
             at: now,
             report: None,
             ran: None,
+            running: None,
         });
         let next = match errno {
             ENOENT => Next::Exit(127),
