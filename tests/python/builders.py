@@ -4,6 +4,7 @@ Another thread or a request to the agent may run at that point: the object exist
 complete. `BUILDERS` are the functions for the packages that are installed.
 """
 
+import asyncio
 import collections
 import copy
 import csv
@@ -177,6 +178,25 @@ def variables(first=1):
     assert (first, second) == (1, 435)
 
 
+def futures():
+    """asyncio keeps freed iterators of futures in a list of its module."""
+    loop = asyncio.new_event_loop()
+    for _ in range(20):
+        all = [loop.create_future() for _ in range(20)]
+        iterators = [iter(one) for one in all]
+        assert [next(iterator) for iterator in slowly(iterators)] == all
+        for number, one in enumerate(all):
+            one.set_result(number)
+        for number, iterator in enumerate(slowly(iterators)):
+            try:
+                next(iterator)
+            except StopIteration as stop:
+                assert stop.value == number
+            else:
+                raise AssertionError
+    loop.close()
+
+
 def api():
     """Builds lists and tuples as extension modules do, running Python code between the items."""
     calls = ctypes.pythonapi
@@ -282,7 +302,7 @@ def messages():
 
 
 BUILDERS = [tuples, zips, maps, sorting, sets, dictionaries, texts, named, parsing, pickles, databases, combinations,
-            objects, variables, api]
+            objects, variables, futures, api]
 # The packages that builders need and that are not installed.
 MISSING = []
 try:

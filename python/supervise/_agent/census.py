@@ -74,7 +74,7 @@ class Census:
             passed += len(chunk)
             if start // CHUNK % stride == 0 and budget.left() > budget.seconds * 0.25:
                 # Long containers are read separately: a list of all their referents would need much memory.
-                met = gc.get_referents(*[one for one in chunk if id(one) not in self.long])
+                met = heap.referents(*[one for one in chunk if id(one) not in self.long])
                 sampled += self.count_all(met, seen)
                 met = None
                 for one, base, length in self.long.values():

@@ -14,6 +14,9 @@ refers to it: then C code has finished the tuple.
 Other containers may be unfinished, too: lists with slots that are still NULL, lists that are empty while they are
 sorted, dictionaries that are half filled. A reference to these does no harm. They are read only by
 gc.get_referents(), which skips NULL, or slot by slot by newest().
+
+gc.get_referents() must not read modules: `_asyncio` of CPython 3.12 shows gc the freed objects of its free list. A
+reference to one of them frees it a second time, and the list becomes endless. So only the namespace of a module is read.
 """
 import gc
 import sys
@@ -33,6 +36,8 @@ SOME = 20000
 SHORT = 256
 # The ids of the types of containers whose growth is followed by their length.
 CONTAINERS = frozenset(map(id, (dict, list, set, deque, OrderedDict, defaultdict)))
+MODULE = type(sys)
+namespace = MODULE.__dict__["__dict__"].__get__
 
 
 def family():
@@ -124,6 +129,13 @@ def tuples_above(things, depth):
     return islice(sieve(starmap(gc.get_referrers, arguments), wanted=True), ABOVE)
 
 
+def referents(*things):
+    """The objects to which these finished objects refer."""
+    found = gc.get_referents(*[one for one in things if type(one) is not MODULE])
+    found.extend([namespace(one) for one in things if type(one) is MODULE])
+    return found
+
+
 def of_family(things, keys):
     """An iterator over the objects of the family among `things`. `keys` is family()."""
     return compress(things, map(contains, repeat(keys), map(id, map(type, things))))
@@ -135,7 +147,7 @@ def within(parent, children, keys):
 
     A finished object refers only to finished objects, so these tuples (and frozensets) may be read.
     """
-    things = gc.get_referents(parent)
+    things = referents(parent)
     found = [(key, ()) for key in children.intersection(map(id, things))]
     level = [(one, (one,)) for one in of_family(things, keys)]
     for _ in range(NESTED):

@@ -19,8 +19,8 @@ class_dict = type.__dict__["__dict__"].__get__
 METHOD = type(list.append)
 MEMBER = type(type(lambda: 0).__dict__["__closure__"])
 GETSET = type(type(lambda: 0).__dict__["__code__"])
-MODULE_TYPE = type(sys)
-module_dict = MODULE_TYPE.__dict__["__dict__"].__get__
+MODULE_TYPE = heap.MODULE
+module_dict = heap.namespace
 getsizeof = sys.getsizeof
 
 
@@ -245,7 +245,7 @@ def contents(thing):
     callback leads to its owner."""
     if issubclass(type(thing), ref):
         return []
-    return gc.get_referents(thing.__closure__) if type(thing) is FUNCTION else gc.get_referents(thing)
+    return gc.get_referents(thing.__closure__) if type(thing) is FUNCTION else heap.referents(thing)
 
 
 def weigh(thing, limit=200):
