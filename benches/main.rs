@@ -17,6 +17,7 @@ mod http;
 mod latency;
 mod matrix;
 mod overhead;
+mod pairs;
 #[path = "../tests/machine/proc.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
 mod proc;
@@ -37,7 +38,7 @@ mod watch;
 /// The name, a description, and the function, which gets the arguments after the name.
 type Bench = (&'static str, &'static str, fn(&[String]));
 
-const BENCHES: [Bench; 8] = [
+const BENCHES: [Bench; 9] = [
     (
         "race",
         "a fast leak against its ceiling, and against no leak",
@@ -54,6 +55,11 @@ const BENCHES: [Bench; 8] = [
         overhead::run,
     ),
     ("agent", "no agent, counting, tracing", agent::run),
+    (
+        "pairs",
+        "CPU time and p99 in ten pairs: counting, tracing, warming up",
+        pairs::run,
+    ),
     (
         "reports",
         "reports by workers under load that build objects in C",

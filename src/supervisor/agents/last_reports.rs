@@ -21,7 +21,7 @@ use crate::units::{Bytes, Timestamp, WorkerId};
 /// The time limit if the replacement starts only after the worker's end.
 const BEFORE_REPLACEMENT: Duration = Duration::from_millis(100);
 /// A worker that would grow by more than this in its last window has none.
-const LAST_GROWTH_MAX: Bytes = Bytes::mib(2);
+const LAST_GROWTH_MAX: Bytes = Bytes::mib(4);
 
 /// The request for a last report, if it is pending.
 fn last_report(worker: &Worker) -> Option<Request> {

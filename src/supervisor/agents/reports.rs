@@ -171,12 +171,14 @@ impl Supervisor {
             return;
         }
         worker.requests_mut().finish();
+        let is_whole = !worker.requests().is_withdrawn();
         worker.tracing_mut().on_reported(now, pace);
         if cause == Cause::Request || from == ReportFrom::DrainedAgent {
             let requests = worker.requests_mut().take_waiting();
             self.answer_reports(requests, &Answer::Reported(report));
         }
-        if cause != Cause::Request {
+        // A report that was ended early explains little, so the next worker may report soon.
+        if cause != Cause::Request && is_whole {
             self.state.agents.report_after = now.later(REPORT_PAUSE);
         }
         self.serve_report_requests(now, id);

@@ -48,11 +48,17 @@ fn others() -> Vec<Event> {
 }
 
 /// One event of each other kind, with all optional fields.
-fn running() -> Running {
-    Running {
-        request: "/export".to_owned(),
-        age: Duration::from_millis(2300),
-        in_progress: 3,
+/// An end with all fields.
+fn end_of_worker(worker: WorkerId, cause: Cause) -> End {
+    End {
+        report: Some(ReportId(3)),
+        ran: Some("etl.py:7 load, at 292M".to_owned()),
+        running: Some(Running {
+            request: "/export".to_owned(),
+            age: Duration::from_millis(2300),
+            in_progress: 3,
+        }),
+        ..end(Who::Worker(worker), cause)
     }
 }
 
@@ -111,12 +117,7 @@ fn every() -> Vec<Event> {
         Event::Lowered,
         Event::Draining { worker, cause },
         Event::Killed { worker },
-        Event::Ended(End {
-            report: Some(ReportId(3)),
-            ran: Some("etl.py:7 load, at 292M".to_owned()),
-            running: Some(running()),
-            ..end(Who::Worker(worker), cause)
-        }),
+        Event::Ended(end_of_worker(worker, cause)),
         Event::Ended(end(Who::Server, Cause::Exit(3))),
         Event::Restarting { run, after },
         Event::GaveUp {

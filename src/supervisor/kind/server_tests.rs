@@ -145,6 +145,28 @@ fn a_worker_that_boots_with_low_priority_gets_the_normal_one_when_the_service_st
 }
 
 #[test]
+fn a_replacement_has_the_low_priority_only_while_the_worker_before_it_can_wait() {
+    let mut service = Service::new(|spec| spec.recycle.surge = true);
+    service.seen(1, 11);
+    service.ready(2, WorkerId::FIRST);
+    for second in 3..30 {
+        service.happens(second, Input::Deadline);
+    }
+    let recycle = Input::Asked {
+        request: RequestId(1),
+        ask: Ask::Recycle(WorkerId::FIRST),
+    };
+    service.happens(30, recycle);
+    let second = WorkerId::FIRST.next();
+    let actions = service.seen(31, 12);
+    assert_eq!(priorities(&actions), [(second, Priority::Low)]);
+    let actions = service.happens_at(32_900, Input::Deadline);
+    assert_eq!(priorities(&actions), []);
+    let actions = service.happens(33, Input::Deadline);
+    assert_eq!(priorities(&actions), [(second, Priority::Normal)]);
+}
+
+#[test]
 fn a_worker_that_stays_over_its_ceiling_is_replaced_at_its_maximum_age() {
     let mut service = Service::new(|spec| {
         spec.memory.ceiling = Limit::At(Size::Bytes(Bytes::mib(100)));

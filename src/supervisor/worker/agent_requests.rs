@@ -168,6 +168,10 @@ impl AgentRequests {
         first
     }
 
+    pub(crate) const fn is_withdrawn(&self) -> bool {
+        self.withdrawn
+    }
+
     /// The pending request is answered or given up.
     pub(crate) const fn finish(&mut self) -> Option<Pending> {
         self.pending.take()
