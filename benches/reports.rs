@@ -1,5 +1,6 @@
-//! Reports by workers under load, while each request builds objects by C code, also of numpy, lxml, orjson and
-//! protobuf: how long the reports take, failed requests, wrong answers, and workers that end.
+//! Reports by workers under load, while each request builds objects by C code, also of numpy, lxml,
+//! orjson and protobuf: how long the reports take, failed requests, wrong answers, and workers that
+//! end.
 
 use std::time::Duration;
 
@@ -22,8 +23,8 @@ const CLASSES: [(&str, usize); 5] = [
     (UVICORN, 10),
 ];
 
-/// Prints the table. The optional arguments are the number of reports by sync and by gthread workers, and the
-/// interpreters to try instead of one.
+/// Prints the table. The optional arguments are the number of reports by sync and by gthread
+/// workers, and the interpreters to try instead of one.
 pub(crate) fn run(words: &[String]) {
     let count = words.first().and_then(|word| word.parse().ok());
     let pythons = words.get(1..).unwrap_or_default();

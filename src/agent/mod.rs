@@ -38,7 +38,7 @@ use crate::{
         input::{AgentAnswer, Counts},
         spec::Spec,
     },
-    units::{Bytes, Timestamp, WorkerId},
+    units::{Bytes, WorkerId},
 };
 use channel::{Channel, ChannelState};
 use kept::Kept;
@@ -251,24 +251,6 @@ impl Agent {
         let stacks = stacks.unwrap_or_default();
         let report = outside::compose(about, silent, mappings, &stacks);
         self.keep(about, report, at)
-    }
-
-    /// What a worker ran when its stack was recorded last, near its cap: `etl.py:7 load, at 92M`.
-    pub fn ran(&self, worker: WorkerId) -> Option<String> {
-        outside::ran(&self.channel.as_ref()?.stacks.of(worker))
-    }
-
-    /// Notes which request was in progress in a worker that has ended. Its counters are still there.
-    pub fn note_running(&mut self, now: Timestamp, worker: WorkerId) {
-        let channel = self.channel.as_mut();
-        let running = channel.and_then(|channel| channel.page.running(now, worker));
-        self.running = running.map(|running| (worker, running));
-    }
-
-    /// The request that was in progress in the worker that has ended last.
-    pub fn running(&self, worker: WorkerId) -> Option<Running> {
-        let (of, running) = self.running.as_ref()?;
-        (*of == worker).then(|| running.clone())
     }
 
     fn keep(&mut self, about: &About, mut report: Value, at: f64) -> AgentAnswer {

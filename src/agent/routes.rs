@@ -1,15 +1,15 @@
-//! The requests of each route, read from the page of counters
+//! The requests of each route and the one in progress, read from the page of counters
 //! ([`crate::protocol::agent_routes`]).
 
 use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt as _, sync::Arc};
 
 use serde_json::json;
 
-use super::Agent;
+use super::{Agent, outside};
 use crate::{
     protocol::agent_routes::{self, COUNTS, NAME, NAMES, Name},
-    supervisor::{routes::OTHER_ROUTES, snapshot::RouteView},
-    units::WorkerId,
+    supervisor::{event::Running, routes::OTHER_ROUTES, snapshot::RouteView},
+    units::{Timestamp, WorkerId},
 };
 
 /// Routes that have done requests, and the number of these requests.
@@ -44,6 +44,8 @@ impl Agent {
                 "requests": route.requests,
                 "growth_bytes": route.growth.get(),
                 "per_request": route.per_request.get(),
+                "share": (route.share * 1e3).round() / 1e3,
+                "certain": route.certain,
             })
         };
         self.routes = routes.iter().take(REPORTED_MAX).map(document).collect();
@@ -63,6 +65,25 @@ impl Agent {
             Some(channel) => channel.page.last_routes(worker),
             None => Vec::new(),
         }
+    }
+
+    /// What a worker ran when its stack was recorded last, near its cap: `etl.py:7 load, at 92M`.
+    pub fn ran(&self, worker: WorkerId) -> Option<String> {
+        outside::ran(&self.channel.as_ref()?.stacks.of(worker))
+    }
+
+    /// Notes which request was in progress in a worker that has ended, before
+    /// [`Self::last_counts`].
+    pub fn note_running(&mut self, now: Timestamp, worker: WorkerId) {
+        let channel = self.channel.as_mut();
+        let running = channel.and_then(|channel| channel.page.running(now, worker));
+        self.running = running.map(|running| (worker, running));
+    }
+
+    /// The request that was in progress in the worker that has ended last.
+    pub fn running(&self, worker: WorkerId) -> Option<Running> {
+        let (of, running) = self.running.as_ref()?;
+        (*of == worker).then(|| running.clone())
     }
 }
 
@@ -228,8 +249,10 @@ mod tests {
         agent.keep_outside(&about, "the kernel ended it", &[], 0.0);
         let report: Value = serde_json::from_str(agent.kept().get(ReportId(1)).unwrap()).unwrap();
         let routes = report["routes"].as_array().unwrap();
-        let first =
-            json!({"route": "/r0", "requests": 3, "growth_bytes": 3000, "per_request": 1000});
+        let first = json!({
+            "route": "/r0", "requests": 3, "growth_bytes": 3000, "per_request": 1000,
+            "share": 0.5, "certain": true,
+        });
         assert_eq!((&routes[0], routes.len()), (&first, REPORTED_MAX));
     }
 

@@ -8,7 +8,7 @@ import traceback
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "python"))
 
-from builders import BUILDERS, MISSING  # noqa: E402
+from builders import BUILDERS, MISSING
 
 if MISSING:
     raise SystemExit("these packages are missing: %s" % ", ".join(MISSING))

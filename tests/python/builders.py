@@ -280,7 +280,7 @@ def documents():
     found = root.xpath("//e[b:slow(@n) > 100]/@n", namespaces={"b": "urn:builders"})
     assert found == [str(n) for n in range(51, 60)], found
     assert len(etree.XML(text, etree.XMLParser(target=Target()))) == 121
-    assert len([event for event in etree.iterwalk(root, events=("start", "end"))]) == 242
+    assert len(list(etree.iterwalk(root, events=("start", "end")))) == 242
     assert etree.tostring(copy.deepcopy(root)) == etree.tostring(root)
     kept.append(root)
 

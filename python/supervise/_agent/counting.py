@@ -6,6 +6,7 @@ process. The wrappers read a clock only at the begin of a request.
 
 import os
 from itertools import chain, count, repeat
+from struct import Struct
 from time import monotonic_ns
 
 from . import page, protocol, routes
@@ -15,10 +16,14 @@ IGNORED = frozenset(p for p in os.environ.get("SUPERVISE_AGENT_IGNORE", "").spli
 COUNTS = os.environ.get("SUPERVISE_AGENT_COUNT") != "0"
 
 
+# Cuts off a longer text, and fills up a shorter one with zeros.
+_write = Struct("%ds" % protocol.LAST_BEGUN_BYTES).pack_into
+
+
 def _renew():
     """Starts the counters at zero, in the slot that this process has now."""
-    global begun, finish, ignore, slot
-    slot = page.slot
+    global area, begun, finish, ignore, slot
+    slot, area = page.slot, page.routes
     if not page.claimed:
         # The first request claims a slot. The end of a request before that belongs to a request of the parent.
         begun, finish, ignore = _begun_first, _nothing, _ignored_first
@@ -48,12 +53,22 @@ def _ignored_first():
 page.on_change(_renew)
 
 
+def _begin_named(name):
+    """Writes down the path of a request, or the name of a task, that begins now. If the kernel ends this process, the
+    supervisor can say what it ran."""
+    try:
+        _write(area, protocol.LAST_BEGUN, name.encode())
+    except Exception:
+        # There is no name, or it is no text.
+        _write(area, protocol.LAST_BEGUN, b"")
+
+
 def begin_timed(name):
     """Counts the start of a task, and records the time. Only for tasks that take far longer than two reads of a clock."""
     number = begun()
     slot[protocol.STARTED] = number
     slot[protocol.BEGUN_NS] = monotonic_ns()
-    routes.begins(name)
+    _begin_named(name)
 
 
 def finish_timed():
@@ -117,7 +132,7 @@ _shapes = {list: None, tuple: None, bytes: None}
 
 def wsgi(app):
     """Counts the requests of a WSGI application."""
-    started, begun_ns = protocol.STARTED, protocol.BEGUN_NS
+    started, begun_ns, last_begun, write = protocol.STARTED, protocol.BEGUN_NS, protocol.LAST_BEGUN, _write
 
     def counted(environ, start_response):
         if IGNORED and environ.get("PATH_INFO") in IGNORED:
@@ -125,7 +140,10 @@ def wsgi(app):
             return app(environ, start_response)
         slot[started] = begun()
         slot[begun_ns] = monotonic_ns()
-        routes.begins(environ.get("PATH_INFO"))
+        try:
+            write(area, last_begun, environ["PATH_INFO"].encode())
+        except Exception:
+            _begin_named(None)
         try:
             answer = app(environ, start_response)
         except BaseException:
@@ -160,7 +178,7 @@ def asgi(app):
             return await app(scope, receive, send)
         slot[started] = begun()
         slot[begun_ns] = monotonic_ns()
-        routes.begins(scope.get("path"))
+        _begin_named(scope.get("path"))
         try:
             return await app(scope, receive, send)
         finally:

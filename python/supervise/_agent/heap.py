@@ -20,7 +20,7 @@ reference to one of them frees it a second time, and the list becomes endless. S
 """
 import gc
 import sys
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import OrderedDict, defaultdict, deque
 from itertools import chain, compress, islice, repeat, starmap
 from operator import contains, itemgetter, not_
 

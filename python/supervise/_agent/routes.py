@@ -29,7 +29,6 @@ class Table:
 
     def __init__(self, area):
         self.area = area
-        self.last_begun = area.cast("B")[protocol.LAST_BEGUN : protocol.LAST_BEGUN + protocol.LAST_BEGUN_BYTES]
         self.free = count()
         # Name of a route -> its counter. There are a few more than names if threads add the same name at the same time.
         self.named = {}
@@ -66,13 +65,6 @@ def _renew():
 
 
 page.on_change(_renew)
-
-
-def begins(path):
-    """Writes down the path of a request, or the name of a task, that begins now. If the kernel ends this process, the
-    supervisor can say what it ran."""
-    text = path.encode("utf-8", "replace")[: protocol.LAST_BEGUN_BYTES] if isinstance(path, str) else b""
-    _table.last_begun[:] = text.ljust(protocol.LAST_BEGUN_BYTES, b"\0")
 
 
 def wsgi(environ):
@@ -154,8 +146,9 @@ def flask(module):
     def match_request(self):
         result = original(self)
         try:
-            rule = self.request.url_rule
-            self.request.environ[KEY] = rule.rule if rule is not None else False
+            request = self.request
+            rule = request.url_rule
+            request.environ[KEY] = rule.rule if rule is not None else False
         except Exception:
             page.swallowed()
         return result

@@ -25,6 +25,7 @@ pub(super) struct Report {
     pub(super) threads: List<Thread>,
     pub(super) tasks: Part<Tasks>,
     pub(super) request: List<Text>,
+    pub(super) routes: List<Route>,
     pub(super) grew: Part<Grew>,
     pub(super) next: Text,
     pub(super) cost: Part<Cost>,
@@ -57,6 +58,17 @@ pub(super) struct Suspect {
     pub(super) holder: Text,
     pub(super) chain: List<Text>,
     pub(super) note: Text,
+}
+
+/// The growth of the whole service by one route.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Route {
+    pub(super) route: Text,
+    pub(super) growth_bytes: Figure,
+    pub(super) per_request: Figure,
+    pub(super) share: Figure,
+    pub(super) certain: Part<Option<bool>>,
 }
 
 /// The result of a garbage collection.

@@ -140,6 +140,8 @@ impl Page {
     fn rest(&mut self, report: &Report) {
         self.layout.line("");
         self.each("running", &texts(&report.request.0));
+        let routes: Vec<_> = report.routes.0.iter().filter_map(phrases::route).collect();
+        self.each("routes", &routes);
         self.tasks(report);
         self.threads(report);
         self.parts(report);
