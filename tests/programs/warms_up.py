@@ -5,7 +5,7 @@ import os
 import leak
 from leaky_flask import app
 
-PART = 100 << 10
+PART = 10 << 10
 PARTS = int(os.environ.get("WARM_MB", "60")) * (1 << 20) // PART
 cache = []
 

@@ -8,7 +8,14 @@ GIL (python/cpython#155725). A thread that a C library started is in this situat
 So tracemalloc is started once and never stopped, and the raw allocator is restored at once. A window exchanges only the
 other two allocators, which may be used only with the GIL. Allocations of PyMem_RawMalloc, mostly thread states, are not
 traced.
+
+Between windows CPython still looks up each new object in the table of traces, which is empty then. That takes an eighth
+of the time of a small request. Up to CPython 3.11 the switch for it is a variable of the interpreter, so a window turns
+it on and off. After tracemalloc.stop() it must not be turned on. An application can call that only through the module
+`tracemalloc`, so nothing is traced any more once that is imported.
 """
+import sys
+
 import _tracemalloc
 
 from . import allocators
@@ -19,15 +26,22 @@ RAW, MEM, OBJ = range(3)
 # [allocator of each domain] without and with tracemalloc, once the agent has started it.
 without = traced = None
 
+# _Py_tracemalloc_config of CPython 3.8 to 3.11 (Modules/_tracemalloc.c): initialized, tracing, max_nframe.
+config = None
+
 
 def is_app_tracing():
-    """Whether the app itself has started tracemalloc."""
-    return traced is None and _tracemalloc.is_tracing()
+    """Whether the app itself has started tracemalloc. Called between windows."""
+    return _tracemalloc.is_tracing() and (traced is None or config is not None)
 
 
 def start(frames):
     """Starts tracing. Later starts use the number of frames of the first one."""
-    global without, traced
+    global config, without, traced
+    if config is not None:
+        if "tracemalloc" in sys.modules:
+            raise ValueError("the application has imported tracemalloc")
+        config[1] = 1
     if traced is not None and _tracemalloc.is_tracing():
         # A process that was forked within a window has the traces of its parent.
         _tracemalloc.clear_traces()
@@ -42,6 +56,18 @@ def start(frames):
     if without is not None:
         traced = allocators_now()
         exchange(without, RAW)
+        config = find_config(frames)
+
+
+def find_config(frames):
+    if "tracemalloc" in sys.modules:
+        return None
+    try:
+        ctypes = allocators.libraries().ctypes
+        found = (ctypes.c_int * 3).in_dll(ctypes.pythonapi, "_Py_tracemalloc_config")
+    except Exception:
+        return None
+    return found if list(found) == [1, 1, frames] else None
 
 
 def pause():
@@ -58,6 +84,8 @@ def stop():
         _tracemalloc.stop()
     else:
         _tracemalloc.clear_traces()
+        if config is not None:
+            config[1] = 0
 
 
 def allocators_now():
