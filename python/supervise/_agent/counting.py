@@ -6,7 +6,6 @@ process. The wrappers read a clock only at the begin of a request.
 
 import os
 from itertools import chain, count, repeat
-from struct import Struct
 from time import monotonic_ns
 
 from . import page, protocol, routes
@@ -14,10 +13,6 @@ from . import page, protocol, routes
 IGNORED = frozenset(p for p in os.environ.get("SUPERVISE_AGENT_IGNORE", "").split(",") if p)
 
 COUNTS = os.environ.get("SUPERVISE_AGENT_COUNT") != "0"
-
-
-# Cuts off a longer text, and fills up a shorter one with zeros.
-_write = Struct("%ds" % protocol.LAST_BEGUN_BYTES).pack_into
 
 
 def _renew():
@@ -57,10 +52,10 @@ def _begin_named(name):
     """Writes down the path of a request, or the name of a task, that begins now. If the kernel ends this process, the
     supervisor can say what it ran."""
     try:
-        _write(area, protocol.LAST_BEGUN, name.encode())
+        protocol.write_last_begun(area, protocol.LAST_BEGUN, name.encode())
     except Exception:
         # There is no name, or it is no text.
-        _write(area, protocol.LAST_BEGUN, b"")
+        protocol.write_last_begun(area, protocol.LAST_BEGUN, b"")
 
 
 def begin_timed(name):
@@ -132,7 +127,8 @@ _shapes = {list: None, tuple: None, bytes: None}
 
 def wsgi(app):
     """Counts the requests of a WSGI application."""
-    started, begun_ns, last_begun, write = protocol.STARTED, protocol.BEGUN_NS, protocol.LAST_BEGUN, _write
+    started, begun_ns, last_begun = protocol.STARTED, protocol.BEGUN_NS, protocol.LAST_BEGUN
+    write = protocol.write_last_begun
 
     def counted(environ, start_response):
         if IGNORED and environ.get("PATH_INFO") in IGNORED:

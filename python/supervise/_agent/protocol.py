@@ -4,6 +4,8 @@
 Another version is not an error: the supervisor then treats the worker as one without an agent.
 """
 
+from struct import Struct
+
 VERSION = 1
 # Old supervisors and agents do not write a version, so it is 0. Their protocol is the same as version 1.
 UNDERSTOOD = range(VERSION + 1)
@@ -34,6 +36,8 @@ FIRST_AREA = 8704
 AREA_WORDS = 1024
 FIRST_NAME, NAME_WORDS = 72, 14
 LAST_BEGUN, LAST_BEGUN_BYTES = 66 * 8, 6 * 8
+# write_last_begun(area, LAST_BEGUN, text): a longer text is cut off, and a shorter one is filled up.
+write_last_begun = Struct("%ds" % LAST_BEGUN_BYTES).pack_into
 NAME_MAX = (NAME_WORDS - 1) * 8
 
 

@@ -81,8 +81,8 @@ impl Supervisor {
         }
     }
 
-    /// Whether tracing the worker would help: its agent may be asked, and the next report of a
-    /// worker that leaves comes after it reaches its limit. An operator may request one earlier.
+    /// Whether tracing the worker would help: its agent may be asked, and at the time when the
+    /// worker reaches its limit, a report may be made.
     fn wants_windows(&self, now: Timestamp, worker: &Worker) -> bool {
         let limit = self.ceiling_of(worker).or(self.state.limits.cap.bytes);
         let left = limit.and_then(|limit| worker.memory().time_to(limit));
