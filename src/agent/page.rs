@@ -173,12 +173,20 @@ impl Page {
     }
 
     /// The request in progress of a worker that has ended, before [`Self::take_last`]: the one that
-    /// its processes have begun last.
-    pub(super) fn running(&mut self, now: Timestamp, worker: WorkerId) -> Option<Running> {
+    /// its processes have begun last. `pid` is its own process, which may have ended before the
+    /// counters were read for the first time.
+    pub(super) fn running(
+        &mut self,
+        now: Timestamp,
+        worker: WorkerId,
+        pid: Option<i32>,
+    ) -> Option<Running> {
         self.load();
         let of_worker = |number: &usize| {
             let slot = self.slot(*number);
-            slot.is_some_and(|slot| self.owners.get(&slot.pid) == Some(&worker))
+            slot.is_some_and(|slot| {
+                Some(slot.pid) == pid || self.owners.get(&slot.pid) == Some(&worker)
+            })
         };
         let begun = (0..SLOTS).filter(of_worker);
         let begun = begun.filter_map(|number| self.last_begun(number));
@@ -350,16 +358,20 @@ mod tests {
         let mut page = Page::create(file.try_clone().unwrap());
         let us = i32::try_from(std::process::id()).unwrap();
         let w1 = WorkerId::FIRST;
+        let busy = |pid| Slot {
+            begun: 6,
+            begun_ns: 7,
+            ..slot(pid, 5, agent_page::VERSION)
+        };
         let mut begin = |begun, begun_ns| {
-            let finished = slot(us, 5, agent_page::VERSION);
-            let busy = Slot {
+            let slot = Slot {
                 begun,
                 begun_ns,
-                ..finished
+                ..busy(us)
             };
-            put(&page, 2, &busy);
+            put(&page, 2, &slot);
             let _ = page.read(&BTreeMap::from([(us, w1)]), &mut |_, _| {});
-            page.running(Timestamp::from_nanos(3_500_000_000), w1)
+            page.running(Timestamp::from_nanos(3_500_000_000), w1, None)
         };
         assert_eq!(begin(7, 1_000_000_000), None, "it has no name");
         let at = agent_routes::offset(2) + agent_routes::LAST_BEGUN;
@@ -371,6 +383,15 @@ mod tests {
         };
         assert_eq!(begin(7, 1_000_000_000), Some(expected));
         assert_eq!(begin(5, 1_000_000_000), None, "all are finished");
+        // A worker that ended before its counters were read.
+        put(&page, 3, &busy(DEAD));
+        let named = agent_routes::offset(3) + agent_routes::LAST_BEGUN;
+        file.write_all_at(b"/first", named as u64).unwrap();
+        let running = page.running(Timestamp::from_nanos(9), WorkerId::FIRST.next(), Some(DEAD));
+        assert_eq!(
+            running.map(|running| running.request),
+            Some("/first".to_owned())
+        );
     }
 
     #[test]

@@ -74,9 +74,9 @@ impl Agent {
 
     /// Notes which request was in progress in a worker that has ended, before
     /// [`Self::last_counts`].
-    pub fn note_running(&mut self, now: Timestamp, worker: WorkerId) {
+    pub fn note_running(&mut self, now: Timestamp, worker: WorkerId, pid: Option<i32>) {
         let channel = self.channel.as_mut();
-        let running = channel.and_then(|channel| channel.page.running(now, worker));
+        let running = channel.and_then(|channel| channel.page.running(now, worker, pid));
         self.running = running.map(|running| (worker, running));
     }
 

@@ -238,7 +238,8 @@ impl Driver {
             let answered = Input::AgentAnswered { worker, answer };
             self.supervisor.handle_input(clock::now(), answered);
         }
-        self.agent.note_running(clock::now(), worker);
+        let pid = self.supervisor.pid_of(worker);
+        self.agent.note_running(clock::now(), worker, pid);
         let done = self.agent.last_routes(worker);
         if let Some(counts) = self.agent.last_counts(worker) {
             for last in [

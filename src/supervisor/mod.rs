@@ -46,7 +46,7 @@ use spec::Spec;
 use state::State;
 use worker::Worker;
 
-use crate::units::{Bytes, Timestamp};
+use crate::units::{Bytes, Timestamp, WorkerId};
 
 /// The decider of one service, with its whole state.
 #[derive(Debug)]
@@ -157,6 +157,11 @@ impl Supervisor {
     /// The next action to carry out, oldest first.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.out.next_action()
+    }
+
+    /// The process of a worker that is alive, or whose end is not handled yet.
+    pub fn pid_of(&self, worker: WorkerId) -> Option<i32> {
+        self.state.workers.get(&worker).map(Worker::pid)
     }
 
     /// The next event to publish, oldest first.
