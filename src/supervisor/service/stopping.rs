@@ -31,6 +31,7 @@ impl Supervisor {
             Phase::Starting | Phase::Running { .. } | Phase::Clearing { .. }
                 if how == Stop::Now =>
             {
+                self.withdraw_last_reports();
                 self.act(Action::KillRun { run });
                 self.state.service.stop = Some(Stopping::KILLED);
             }
