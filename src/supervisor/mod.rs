@@ -35,6 +35,8 @@ pub mod snapshot;
 pub mod spec;
 pub mod state;
 mod termination_message;
+#[cfg(test)]
+mod test_service;
 mod timers;
 mod usage;
 mod worker;

@@ -271,6 +271,11 @@ fn the_python_code_matches_the_protocol() {
 }
 
 #[test]
+fn the_agent_prepares_reports_in_short_steps() {
+    assert_passes("test_prepare.py");
+}
+
+#[test]
 fn the_agent_finds_the_route_of_each_request() {
     assert_passes("test_routes.py");
 }

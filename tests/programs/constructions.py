@@ -6,6 +6,9 @@ import random
 import sys
 import traceback
 
+import leak
+from leaky_asgi import lifespan
+
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "python"))
 
 from builders import BUILDERS, MISSING
@@ -22,7 +25,7 @@ def respond():
     except Exception:
         traceback.print_exc()
         return "500 Internal Server Error", b"wrong\n"
-    return "200 OK", b"ok:%d\n" % os.getpid()
+    return "200 OK", leak.answer().encode()
 
 
 def app(environ, start_response):
@@ -33,11 +36,8 @@ def app(environ, start_response):
 
 async def asgi(scope, receive, send):
     if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+        await lifespan(receive, send)
+        return
     status, body = respond()
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": int(status[:3]), "headers": headers})

@@ -136,7 +136,7 @@ class Search:
 
     def add_parents(self, found, wanted, met, expanded):
         """Links the objects in `found` to the objects that they hold. `wanted` is {id of a child: number of its
-        parents}, and `met` gets {id of a parent that is to be followed: its number among the parents of a child}."""
+        parents}, and `met` gets {id of a parent that the search follows: its number among the parents of a child}."""
         ranked = []
         for parent in found:
             if id(parent) in self.hidden or id(parent) == id(found):

@@ -69,6 +69,7 @@ impl Supervisor {
         let growth = worker.memory().growth_within(COLLECT_WAIT_MAX);
         let may_wait = left.is_none_or(|left| left > WAITS_MIN) && growth <= WAIT_GROWTH_MAX;
         match worker.requests().collect_at() {
+            // It was not asked yet. This costs no wait.
             Some(at) if may_collect && at == Timestamp::ZERO => Step::Collect,
             Some(at) if may_collect && may_wait && at <= now => Step::Collect,
             Some(at) if may_collect && may_wait => Step::WaitUntil(at),

@@ -151,3 +151,7 @@ impl Supervisor {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "last_reports_tests.rs"]
+mod tests;

@@ -7,112 +7,12 @@ use super::*;
 use crate::{
     servers::gunicorn,
     supervisor::{
-        input::{Ask, CapMechanism, Ended, Exact, Input, Machine, Oom, Sample, Stop},
-        spec::{Kind, Limit, MemorySpec, RestartWhen, Spec},
+        input::{Ask, Ended, Exact, Input, Oom, Sample, Stop},
+        spec::{Kind, Limit, RestartWhen},
+        test_service::{RUN, Service},
     },
-    units::{RequestId, RunId, Size},
+    units::{RequestId, Size},
 };
-
-const RUN: RunId = RunId(1);
-
-struct Service {
-    decider: Supervisor,
-    events: Vec<Event>,
-}
-
-impl Service {
-    /// A gunicorn service with a budget of 2000M and a cap of 400M for each worker.
-    fn new(change: impl FnOnce(&mut Spec)) -> Self {
-        let memory = MemorySpec {
-            ceiling: Limit::Off,
-            cap: Limit::At(Size::Bytes(Bytes::mib(400))),
-            budget: Limit::At(Size::Bytes(Bytes::mib(2000))),
-            ..MemorySpec::plain()
-        };
-        let mut spec = Spec::for_test(memory);
-        spec.kind = Kind::Server(&gunicorn::PROFILE);
-        spec.ready.timeout = Duration::from_secs(60);
-        change(&mut spec);
-        let mut service = Self {
-            decider: Supervisor::new(spec, 1, Timestamp::default()),
-            events: Vec::new(),
-        };
-        let machine = Machine {
-            caps: CapMechanism::CgroupV2,
-            priority: true,
-            ..Machine::default()
-        };
-        service.happens(0, Input::Machine(machine));
-        service.happens(0, Input::Available(Bytes::mib(4000)));
-        service.happens(0, Input::Started { run: RUN, pid: 7 });
-        service
-    }
-
-    fn happens(&mut self, second: u64, event: Input) -> Vec<Action> {
-        self.happens_at(second * 1000, event)
-    }
-
-    fn happens_at(&mut self, millis: u64, event: Input) -> Vec<Action> {
-        let now = Timestamp::default().later(Duration::from_millis(millis));
-        self.decider.handle_input(now, event);
-        let events = std::iter::from_fn(|| self.decider.poll_event());
-        self.events.extend(events);
-        std::iter::from_fn(|| self.decider.poll_action()).collect()
-    }
-
-    fn seen(&mut self, second: u64, pid: i32) -> Vec<Action> {
-        self.happens(second, Input::WorkerSeen { run: RUN, pid })
-    }
-
-    fn ready(&mut self, second: u64, worker: WorkerId) {
-        self.happens(second, Input::WorkerReady { worker });
-    }
-
-    fn sample(&mut self, second: u64, mebibytes: u64) {
-        self.sample_with_charge(second, mebibytes, None);
-    }
-
-    /// As [`Self::sample`], with the charge of its control group.
-    fn sample_with_charge(&mut self, second: u64, mebibytes: u64, charged: Option<u64>) {
-        self.sampled(second * 1000, mebibytes, charged);
-    }
-
-    fn sample_at_millis(&mut self, millis: u64, mebibytes: u64) -> Vec<Action> {
-        self.sampled(millis, mebibytes, None)
-    }
-
-    fn sampled(&mut self, millis: u64, mebibytes: u64, charged: Option<u64>) -> Vec<Action> {
-        let figure = Bytes::mib(mebibytes);
-        let exact = Exact {
-            private: figure,
-            anon: figure,
-            pss: figure,
-            charged: charged.map(Bytes::mib),
-            took: Duration::from_millis(1),
-            ..Exact::default()
-        };
-        let sample = Sample {
-            at: Timestamp::default().later(Duration::from_millis(millis)),
-            rss: figure,
-            anon: figure,
-            exact: Some(exact),
-            processes: 1,
-            ..Sample::default()
-        };
-        let worker = WorkerId::FIRST;
-        self.happens_at(millis, Input::Sampled { worker, sample })
-    }
-
-    fn due(&self, wanted: Cause) -> bool {
-        let is_it = |it: &Event| matches!(it, Event::Due { cause, .. } if *cause == wanted);
-        self.events.iter().any(is_it)
-    }
-
-    fn warned(&self, of: &str) -> bool {
-        let holds = |it: &Event| matches!(it, Event::Warning(text) if text.contains(of));
-        self.events.iter().any(holds)
-    }
-}
 
 /// The workers whose priority changes, and to what.
 fn priorities(actions: &[Action]) -> Vec<(WorkerId, Priority)> {
@@ -193,7 +93,7 @@ fn a_worker_that_stays_over_its_ceiling_is_replaced_at_its_maximum_age() {
 fn a_report_requested_during_a_window_of_tracing_is_made_after_the_agents_answer() {
     use crate::supervisor::{
         action::AgentAsk,
-        input::{Agent, AgentAnswer},
+        input::AgentAnswer,
         spec::{AgentLoad, Leaks},
     };
     for closing in [false, true] {
@@ -204,15 +104,7 @@ fn a_report_requested_during_a_window_of_tracing_is_made_after_the_agents_answer
         let worker = WorkerId::FIRST;
         service.seen(1, 11);
         service.ready(2, worker);
-        let (agent, expected) = (Agent::Loaded, true);
-        service.happens(
-            3,
-            Input::AgentFound {
-                worker,
-                agent,
-                expected,
-            },
-        );
+        service.agent_found(3, worker);
         service.sample(3, 20);
         let mut answer = AgentAnswer::Base { taken: true };
         let mut actions = service.happens_at(3010, Input::AgentAnswered { worker, answer });

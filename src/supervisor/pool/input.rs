@@ -179,7 +179,7 @@ pub enum Action {
         /// Maximum time that it may take.
         time_box: Duration,
     },
-    /// This worker has not sent its report in time. Whoever waits for it is told so.
+    /// This worker has not sent its report in time. The requests that wait for it are told so.
     ForgetReport(WorkerId),
     /// Let this worker begin no further task. [`Input::NotBegun`] follows for each task that it
     /// has.
