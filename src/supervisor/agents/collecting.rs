@@ -10,10 +10,7 @@ use crate::supervisor::{
     cause::Cause,
     event::Event,
     policy::candidates::Candidate,
-    worker::{
-        Worker,
-        agent_requests::{COLLECT_WAIT_MAX, Request},
-    },
+    worker::{Worker, agent_requests::Request},
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
 
@@ -21,8 +18,11 @@ use crate::units::{Bytes, Timestamp, WorkerId};
 pub(super) const TIME_LEFT_MIN: Duration = Duration::from_millis(300);
 /// A busy worker that will reach its cap sooner than this is not asked to collect garbage again ...
 const WAITS_MIN: Duration = Duration::from_secs(3);
-/// ... and neither is one that would grow by more than this while it waits.
-const WAIT_GROWTH_MAX: Bytes = Bytes::mib(1);
+/// ... and neither is one that has grown by more than this while it was over its ceiling: after a
+/// collection that helped, before the first one, and after one that was in vain.
+const HELPED_GROWTH_MAX: Bytes = Bytes::mib(16);
+const UNKNOWN_GROWTH_MAX: Bytes = Bytes::mib(4);
+const IN_VAIN_GROWTH_MAX: Bytes = Bytes::mib(1);
 /// After this many rescues of one worker, a report shows what is collected each time.
 const RESCUES_REPORTED: u32 = 2;
 /// A collection that freed less than this part of the worker's memory was in vain.
@@ -65,9 +65,7 @@ impl Supervisor {
             return Step::ReplaceUnasked(why);
         }
         let may_collect = candidate.cause == Cause::Ceiling && self.may_collect(now);
-        // A worker that leaks fast does not wait for a moment without a request.
-        let growth = worker.memory().growth_within(COLLECT_WAIT_MAX);
-        let may_wait = left.is_none_or(|left| left > WAITS_MIN) && growth <= WAIT_GROWTH_MAX;
+        let may_wait = left.is_none_or(|left| left > WAITS_MIN) && self.may_grow(now, worker);
         match worker.requests().collect_at() {
             // It was not asked yet. This costs no wait.
             Some(at) if may_collect && at == Timestamp::ZERO => Step::Collect,
@@ -106,6 +104,19 @@ impl Supervisor {
         let mut workers = self.state.workers.values();
         let loaded = workers.any(|worker| worker.requests().is_loaded());
         self.spec.memory.gc_first && loaded && self.state.agents.in_vain == 0
+    }
+
+    /// Whether a busy worker over its ceiling may grow until there is a moment without a request.
+    /// What it collects then is worth more growth if that has kept it below its ceiling before.
+    fn may_grow(&self, now: Timestamp, worker: &Worker) -> bool {
+        let most = match (self.state.agents.in_vain, worker.requests().rescues()) {
+            (0, 1..) => HELPED_GROWTH_MAX,
+            (0, 0) => UNKNOWN_GROWTH_MAX,
+            _ => IN_VAIN_GROWTH_MAX,
+        };
+        let over = worker.ceiling_state().over_since();
+        let over = over.map_or(Duration::ZERO, |since| now.since(since));
+        worker.memory().growth_within(over) <= most
     }
 
     fn may_collect(&self, now: Timestamp) -> bool {
@@ -155,3 +166,7 @@ impl Supervisor {
         self.serve_report_requests(now, id);
     }
 }
+
+#[cfg(test)]
+#[path = "collecting_tests.rs"]
+mod tests;

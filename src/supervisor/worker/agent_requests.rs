@@ -28,8 +28,6 @@ const RESCUE_LASTS: Duration = Duration::from_secs(1);
 const BUSY_AGAIN: Duration = Duration::from_millis(20);
 /// ... at most this often.
 const BUSY_MAX: u32 = 15;
-/// How long it waits in all for a moment without a request.
-pub(crate) const COLLECT_WAIT_MAX: Duration = Duration::from_millis(450);
 /// A worker's stack is recorded when it holds this part of its cap, and then again at each further
 /// `STACKS_EVERY`.
 const STACKS_FROM: f64 = 0.4;
