@@ -17,8 +17,9 @@ COUNTS = os.environ.get("SUPERVISE_AGENT_COUNT") != "0"
 
 def _renew():
     """Starts the counters at zero, in the slot that this process has now."""
-    global area, begun, finish, ignore, slot
+    global area, begun, finish, ignore, plain, slot
     slot, area = page.slot, page.routes
+    plain = None
     if not page.claimed:
         # The first request claims a slot. The end of a request before that belongs to a request of the parent.
         begun, finish, ignore = _begun_first, _nothing, _ignored_first
@@ -46,6 +47,22 @@ def _ignored_first():
 
 
 page.on_change(_renew)
+
+
+def on_begin(act):
+    """Calls `act()` when a request begins, in the thread of the request. None ends that."""
+    global begun, plain
+    if plain is not None:
+        begun, plain = plain, None
+    if act is None or not page.claimed:
+        return
+    number = plain = begun
+
+    def followed():
+        act()
+        return number()
+
+    begun = followed
 
 
 def _begin_named(name):

@@ -1,10 +1,11 @@
 """Finds the lines of the app that ran while memory outside Python grew.
 
 tracemalloc does not see allocations of C libraries. Once windows have shown that these are most of the growth, the
-lines of the app are followed within further windows: by sys.settrace, in the interrupted thread and, from Python 3.12
-on, in all others. At each step from line to line, the memory that malloc and the kernel have given out is compared with
-the memory that tracemalloc knows. The rest is native memory, and is attributed to the line that ran. Nothing is
-followed while a debugger or a coverage tool is active.
+lines of the app are followed within further windows, by sys.settrace. From Python 3.12 on it is set in all threads.
+Before that, it is set in the interrupted thread, and in each thread in which a request begins. At each step from line
+to line, the memory that malloc and the kernel have given out is compared with the memory that tracemalloc knows. The
+rest is native memory, and is attributed to the line that ran. Nothing is followed while a debugger or a coverage tool
+is active.
 """
 import sys
 import threading
@@ -28,6 +29,7 @@ class Follower:
         self.last = self.first = None
         # Memory that was given out, but is not known to be resident yet.
         self.due = 0
+        self.over = False
 
     def now(self):
         """(memory that Python's allocators gave out, malloc gave out, the kernel mapped, is resident), in bytes."""
@@ -64,6 +66,12 @@ class Follower:
             everywhere(self.call)
         else:
             sys.settrace(self.call)
+            in_requests(self.here)
+
+    def here(self):
+        """Follows the lines of the current thread."""
+        if sys.gettrace() is None:
+            sys.settrace(self.call)
 
     def stop(self):
         """Ends the following. Returns {(file, line): growth}, and the growth of the whole process meanwhile."""
@@ -72,6 +80,9 @@ class Follower:
             everywhere(None)
         else:
             sys.settrace(None)
+            in_requests(None)
+        # RACE: another thread may be in `step`, or about to begin a request. It then ends its tracing itself.
+        self.over = True
         for frame in self.frames:
             frame.f_trace = None
         del self.frames[:]
@@ -83,11 +94,17 @@ class Follower:
     def call(self, frame, event, argument):
         """Called when a function begins. Only the app's functions are followed, so the growth of a library is
         attributed to its caller."""
+        if self.over:
+            sys.settrace(None)
+            return None
         if not source_locations.is_app(frame.f_code.co_filename):
             return None
         return self.step(frame, event, argument)
 
     def step(self, frame, event, argument):
+        if self.over:
+            sys.settrace(None)
+            return None
         # An error here would end the tracing, and would be raised in the app.
         try:
             grown = self.grown(self.last, self.now())
@@ -109,6 +126,16 @@ def beyond(change, explained):
     if change > 0:
         return max(0, change - max(0, explained))
     return min(0, change - min(0, explained))
+
+
+def in_requests(act):
+    """Calls `act()` when a request begins, in its thread; None ends that."""
+    try:
+        from . import counting
+    except Exception:
+        # This process counts no requests.
+        return
+    counting.on_begin(act)
 
 
 def may_follow():
