@@ -210,10 +210,42 @@ def check_versions():
     assert advice.of_version((3, 13, 9, "final", 0)) == ""
 
 
+def check_uncounted():
+    """Without a count of the objects, large ones are not taken for memory outside Python."""
+    from _agent import allocators, report
+
+    request = {"baseline": allocators.private(), "time_budget_s": 0.05}
+    kept = [b"x" * 100000 for _ in range(CALLS)]
+    uncounted = report.make(request, sys._getframe(), time.monotonic())
+    assert "census: no time left" in uncounted["missing"], uncounted["missing"]
+    assert uncounted["verdict"] == "unknown", uncounted["verdict"]
+    counted = report.make({**request, "time_budget_s": 20}, sys._getframe(), time.monotonic())
+    assert counted["verdict"] == "python", (counted["verdict"], len(kept))
+
+
+def check_withdrawn():
+    """A report that is withdrawn while it is made is no report."""
+    from _agent import ask, protocol, report
+
+    looked = report.look
+    withdrawn = []
+
+    def look(*arguments):
+        try:
+            return looked(*arguments)
+        finally:
+            withdrawn.append(True)
+
+    report.look = look
+    request = {"protocol": protocol.VERSION, "do": "report", "time_budget_s": 20, "withdrawn": lambda: withdrawn != []}
+    said = ask.dispatch(request, sys._getframe(), time.monotonic())
+    assert said == {"ok": False, "error": "it was withdrawn before it was complete"}, said
+
+
 def main():
     sys.path.insert(0, sys.argv[1])
     wanted = sys.argv[2:]
-    checks = [(check_traces,), (check_versions,)]
+    checks = [(check_traces,), (check_versions,), (check_uncounted,), (check_withdrawn,)]
     for grow in CASES:
         if not wanted or grow.__name__ in wanted:
             checks += [(check, grow, form) for form in ("job", "server", "none") if (grow, form) not in WRONG]

@@ -42,6 +42,8 @@ def of_verdict(verdict, parts, listed, garbage):
         return "%s were uncollected reference cycles: %s%s" % (size(parts.garbage), why, place)
     if verdict == "native":
         return of_native(parts, listed)
+    if verdict == "unknown":
+        return "There was no time to count the objects: `supervise report WORKER` counts those of a worker that serves."
     if top is None:
         return "No single holder stands out; let the memory grow for longer while allocations are traced."
     held = [one for one in listed[:3] if one["chain"] and one["growth_bytes"] >= HELD * top["growth_bytes"]]

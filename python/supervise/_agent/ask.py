@@ -174,7 +174,10 @@ def dispatch(request, frame, began):
         from . import report, serving
         if request.get("when") == "idle" and not serving.is_quiet(0.0):
             return {"busy": True}
-        return {"report": report.make(request, frame, began)}
+        try:
+            return {"report": report.make(request, frame, began)}
+        except time_budget.Withdrawn:
+            return {"ok": False, "error": "it was withdrawn before it was complete"}
     raise ValueError("unknown request: %s" % kind)
 
 

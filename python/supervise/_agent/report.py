@@ -41,8 +41,12 @@ def make(request, frame, began):
     large = base.large if base is not None else 0
     complete = True
     found = []
-    if budget.allows(0.1 + objects * counting.PRICE * 0.3, objects * 20, "census"):
+    counted = budget.allows(0.1 + objects * counting.PRICE * 0.3, objects * 20, "census")
+    if counted:
         large, complete, found = look(budget, base, mine, after)
+    if budget.is_withdrawn():
+        # The search was ended early. What it has found by then would mislead.
+        raise time_budget.Withdrawn
     parts = verdict.Parts(base, before, after, large, mine.cycles_freed, mine.pages_freed, baseline,
                           mine.traced_part())
     # The objects of the largest holder are Python's, even if the census did not reach all of them: an untracked dict of
@@ -50,6 +54,9 @@ def make(request, frame, began):
     size = "growth_bytes" if complete else "bytes"
     parts.move(max([suspect[size] for suspect in found if suspect["holder"]] + [0]) - parts.python)
     name = parts.verdict()
+    if not counted and not mine.has_traced() and name in ("native", "mixed"):
+        # Large objects look like memory outside Python.
+        name = "unknown"
     live = max(parts.python, parts.native if name == "native" else 0, parts.garbage if name == "garbage" else 0)
     for suspect in found:
         suspect["growth_bytes"] = min(suspect["growth_bytes"], max(live, 1))

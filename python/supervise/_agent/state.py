@@ -41,9 +41,13 @@ class State:
         self.cycles_freed = 0
         self.pages_freed = 0
 
+    def has_traced(self):
+        """Whether windows have seen enough growth to tell what it is."""
+        return self.grown_in_windows >= 1 << 20
+
     def traced_part(self):
         """Python's part of the memory that the allocators gave out within windows; 0 if that is too little to tell."""
-        if self.grown_in_windows < 1 << 20:
+        if not self.has_traced():
             return 0.0
         return min(1.0, self.traced_in_windows / self.grown_in_windows)
 

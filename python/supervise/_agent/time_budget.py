@@ -15,6 +15,10 @@ def patient_clock():
     return clock
 
 
+class Withdrawn(Exception):
+    """The supervisor no longer wants the report."""
+
+
 class TimeBudget:
     def __init__(self, seconds, room, began, clock=time.monotonic, withdrawn=None):
         """`began` is a time of `clock`. `withdrawn()`: whether the supervisor no longer wants the report."""
@@ -28,11 +32,12 @@ class TimeBudget:
     def spent(self):
         return self.clock() - self.began
 
+    def is_withdrawn(self):
+        return self.withdrawn is not None and self.withdrawn()
+
     def left(self):
         # Nothing more is done for a report that is not wanted any more.
-        if self.withdrawn is not None and self.withdrawn():
-            return 0.0
-        return self.seconds - self.spent()
+        return 0.0 if self.is_withdrawn() else self.seconds - self.spent()
 
     def part(self, share):
         """A budget for a part of the time that is left."""

@@ -90,6 +90,7 @@ pub(super) fn verdict(report: &Report) -> String {
         "garbage" => "cycles that gc had not collected".to_owned(),
         "freed" => "free in the allocator, not returned to the system".to_owned(),
         "mixed" => format!("several things at once{parts}"),
+        "unknown" => "not known, because the objects were not counted".to_owned(),
         "" => {
             return "none: the worker did not answer, these figures were measured from outside"
                 .to_owned();

@@ -117,6 +117,7 @@ fn each_verdict_has_its_phrase() {
         ("garbage", "cycles that gc had not collected"),
         ("freed", "free in the allocator, not returned to the system"),
         ("mixed", "several things at once (python 40M, native 50M)"),
+        ("unknown", "not known, because the objects were not counted"),
         ("later", "later"),
     ] {
         let document = json!({
