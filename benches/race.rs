@@ -1,5 +1,6 @@
 //! The race: 150 requests a second leak 30 MB a second in total, with a ceiling of 150 MB; three
-//! rounds of 32 s, alternating with the same leaking server without a supervisor.
+//! rounds of 32 s, alternating with the same leaking server without a supervisor, and with
+//! gunicorn's own `--max-requests`, which shows what the boots cost by themselves.
 
 use std::time::Duration;
 
@@ -16,6 +17,17 @@ const CEILING: u64 = 150 << 20;
 /// Each worker leaks 15 MB a second and reaches its ceiling in 8 s, before the default minimum age.
 /// It is still recycled, because it would reach its cap before a later drain is over.
 const OPTIONS: [&str; 2] = ["--ceiling", "150M"];
+
+/// As many requests as a worker with that ceiling answers.
+const MAX_REQUESTS: [&str; 2] = ["--max-requests", "600"];
+
+/// Who recycles the workers.
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    Nobody,
+    Gunicorn,
+    Supervise,
+}
 
 struct Round {
     outcome: Outcome,
@@ -38,10 +50,11 @@ pub(crate) fn run(words: &[String]) {
     let (mut failed, mut over) = (0, f64::MIN);
     let mut ratios = [0.99, 0.999].map(|part| (part, Vec::new()));
     for number in 1..=ROUNDS {
-        let bare = round(false, lasts);
-        show(number, "bare", &bare);
-        let supervised = round(true, lasts);
-        show(number, "supervised", &supervised);
+        let bare = round(By::Nobody, lasts);
+        show(number, By::Nobody, &bare);
+        show(number, By::Gunicorn, &round(By::Gunicorn, lasts));
+        let supervised = round(By::Supervise, lasts);
+        show(number, By::Supervise, &supervised);
         failed += supervised.outcome.failed();
         over = over.max(overshoot(&supervised));
         for (part, ratios) in &mut ratios {
@@ -59,13 +72,16 @@ pub(crate) fn run(words: &[String]) {
     );
 }
 
-fn round(supervised: bool, lasts: Duration) -> Round {
+fn round(by: By, lasts: Duration) -> Round {
     let port = free_port();
-    let command = NEWEST.gunicorn(port, FLASK);
-    let plan = if supervised {
-        Plan::supervise(&OPTIONS, &command)
-    } else {
-        Plan::bare(&command)
+    let mut command = NEWEST.gunicorn(port, FLASK);
+    let plan = match by {
+        By::Nobody => Plan::bare(&command),
+        By::Gunicorn => {
+            command.extend(MAX_REQUESTS.map(str::to_owned));
+            Plan::bare(&command)
+        }
+        By::Supervise => Plan::supervise(&OPTIONS, &command),
     };
     let service = plan.env("LEAK_KB", 200).start();
     let load = Load {
@@ -88,13 +104,18 @@ fn round(supervised: bool, lasts: Duration) -> Round {
     }
 }
 
-fn show(number: usize, name: &str, round: &Round) {
+fn show(number: usize, by: By, round: &Round) {
+    let name = match by {
+        By::Nobody => "bare",
+        By::Gunicorn => "bare, `--max-requests 600`",
+        By::Supervise => "supervised",
+    };
     println!(
         "| {number} | {name} | {} | {} | {} | {} | {:.1} | {:.2} | {:.2} | {:.2} |",
         round.outcome.ok,
         round.outcome.failed(),
         round.recycles,
-        if name == "supervised" {
+        if by == By::Supervise {
             format!("{:.1}", overshoot(round))
         } else {
             "–".to_owned()

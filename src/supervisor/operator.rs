@@ -90,6 +90,7 @@ impl Supervisor {
     /// Replaces all workers. The service manager's timeout is extended, because it is meant for
     /// services that only read their files again.
     fn reload(&mut self, request: Option<RequestId>) {
+        self.state.agents.on_reload();
         self.act(Action::Notify(Notice::Reloading));
         let each = self.spec.stop.grace.saturating_add(self.spec.ready.timeout);
         let count = u32::try_from(self.state.workers.len()).unwrap_or(u32::MAX);

@@ -22,6 +22,7 @@ fn service(sampled_from: u64) -> Service {
         spec.memory.ceiling = Limit::At(Size::Bytes(Bytes::mib(100)));
         spec.memory.gc_first = false;
         spec.recycle.min_age = Duration::from_secs(1);
+        spec.stop.grace = Duration::from_secs(10);
         spec.agent.load = AgentLoad::On;
         spec.leaks.ask = Leaks::Auto;
     });
@@ -98,4 +99,71 @@ fn a_worker_that_grows_fast_leaves_without_a_last_window() {
         "{requests:?}"
     );
     assert!((31_000..31_200).contains(&left), "{requests:?}");
+}
+
+/// The first worker exits with a pending request for a report, which is withdrawn or not, and then
+/// makes it. Returns whether the next worker may report.
+fn reports_again(withdrawn: bool) -> bool {
+    let mut service = service(4);
+    requests_of(&mut service, |_| 101);
+    if withdrawn {
+        service.decider.withdraw_last_reports();
+    }
+    let pending = service
+        .decider
+        .state
+        .workers
+        .get(&OLD)
+        .and_then(last_report);
+    let Some(Request::Report { report, cause, .. }) = pending else {
+        panic!("no report is pending: {pending:?}");
+    };
+    let summary = String::new();
+    let answer = AgentAnswer::Reported {
+        report,
+        cause,
+        summary,
+    };
+    service.answered(32_000, OLD, answer);
+    let now = Timestamp::ZERO.later(Duration::from_secs(33));
+    service.decider.may_report(now)
+}
+
+#[test]
+fn a_report_that_was_withdrawn_does_not_delay_the_next_one() {
+    assert!(!reports_again(false));
+    assert!(reports_again(true));
+}
+
+/// Whether a worker that leaks is traced, if no report is made before this time.
+fn is_traced(report_after: u64) -> bool {
+    let mut service = service(4);
+    let after = Timestamp::ZERO.later(Duration::from_secs(report_after));
+    service.decider.state.agents.report_after = after;
+    let mut traced = false;
+    // It would reach its ceiling at 60 s.
+    for second in 30..58 {
+        let memory = 20 + (second - 30) * 80 / 30;
+        for action in service.sample_at_millis(second * 1000, memory) {
+            let Action::AskAgent { worker, ask } = action else {
+                continue;
+            };
+            traced |= matches!(ask, AgentAsk::Open { .. });
+            let answer = match ask {
+                AgentAsk::Base => AgentAnswer::Base { taken: true },
+                AgentAsk::Open { .. } => AgentAnswer::Opened,
+                AgentAsk::Collect | AgentAsk::Close | AgentAsk::Report { .. } => {
+                    AgentAnswer::Closed
+                }
+            };
+            service.answered(second * 1000 + 1, worker, answer);
+        }
+    }
+    traced
+}
+
+#[test]
+fn a_worker_is_traced_only_if_it_will_report() {
+    assert!(is_traced(50));
+    assert!(!is_traced(200));
 }

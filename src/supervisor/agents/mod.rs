@@ -39,8 +39,10 @@ const LATE: Duration = Duration::from_secs(1);
 /// `IN_VAIN_PAUSE`.
 const IN_VAIN_MAX: u32 = 2;
 const IN_VAIN_PAUSE: Duration = Duration::from_secs(3600);
-/// The least time between two automatic reports.
+/// The least time between two automatic reports. It doubles with each of them up to the maximum: a
+/// leak is explained by a few reports, and each further one costs the same as the first.
 const REPORT_PAUSE: Duration = Duration::from_secs(30);
+const REPORT_PAUSE_MAX: Duration = Duration::from_secs(600);
 
 /// What the answers of all workers' agents mean for the service.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -51,6 +53,9 @@ pub(crate) struct Agents {
     collect_after: Timestamp,
     /// No earlier automatic report.
     report_after: Timestamp,
+    /// Automatic reports since the application was loaded.
+    #[serde(default)]
+    reports: u32,
     next_report: ReportId,
     rescues: u64,
     /// When to read the workers' counters.
@@ -75,6 +80,19 @@ impl Agents {
         let report = self.next_report;
         self.next_report = report.next();
         report
+    }
+
+    /// An automatic report was made.
+    fn on_reported(&mut self, now: Timestamp) {
+        let pause = REPORT_PAUSE.saturating_mul(1 << self.reports.min(8));
+        self.report_after = now.later(pause.min(REPORT_PAUSE_MAX));
+        self.reports = self.reports.saturating_add(1);
+    }
+
+    /// The application is loaded again, perhaps in another version.
+    pub(crate) const fn on_reload(&mut self) {
+        self.report_after = Timestamp::ZERO;
+        self.reports = 0;
     }
 
     fn on_collected_in_vain(&mut self, now: Timestamp) {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{LATE, REPORT_PAUSE, collecting::TIME_LEFT_MIN};
+use super::{LATE, collecting::TIME_LEFT_MIN};
 use crate::supervisor::{
     Supervisor,
     action::{About, Action, AgentAsk, Answer, ReportWhen},
@@ -179,7 +179,7 @@ impl Supervisor {
         }
         // A report that was ended early explains little, so the next worker may report soon.
         if cause != Cause::Request && is_whole {
-            self.state.agents.report_after = now.later(REPORT_PAUSE);
+            self.state.agents.on_reported(now);
         }
         self.serve_report_requests(now, id);
     }
@@ -270,5 +270,28 @@ pub(super) fn about(worker: &Worker, report: ReportId, cause: Cause) -> About {
         rss: worker.memory().last().unwrap_or_default().rss,
         baseline: worker.memory().baseline(),
         processes: worker.memory().processes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Agents;
+    use super::*;
+
+    #[test]
+    fn automatic_reports_become_rarer_until_the_application_is_loaded_again() {
+        let mut agents = Agents::default();
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            agents.on_reported(Timestamp::ZERO);
+            let pause = agents.report_after.since(Timestamp::ZERO);
+            pauses.push(pause.as_secs());
+        }
+        assert_eq!(pauses, [30, 60, 120, 240, 480, 600, 600]);
+        agents.on_reload();
+        assert_eq!(agents.report_after, Timestamp::ZERO);
+        agents.on_reported(Timestamp::ZERO);
+        let pause = agents.report_after.since(Timestamp::ZERO);
+        assert_eq!(pause.as_secs(), 30);
     }
 }

@@ -106,6 +106,7 @@ impl Supervisor {
                 worker.step(now, Step::Noticed { cause, until });
             }
             self.state.surge.on_reload(now);
+            self.state.agents.on_reload();
         } else if Some(signal) == signals.second_master {
             self.state.surge.unsettle(now);
         } else if Some(signal) == profile.raise() {
