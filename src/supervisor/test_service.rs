@@ -89,6 +89,15 @@ impl Service {
         mebibytes: u64,
         charged: Option<u64>,
     ) -> Vec<Action> {
+        self.sample_of(WorkerId::FIRST, millis, (mebibytes, charged))
+    }
+
+    pub(super) fn sample_of(
+        &mut self,
+        worker: WorkerId,
+        millis: u64,
+        (mebibytes, charged): (u64, Option<u64>),
+    ) -> Vec<Action> {
         let figure = Bytes::mib(mebibytes);
         let exact = Exact {
             private: figure,
@@ -106,7 +115,6 @@ impl Service {
             processes: 1,
             ..Sample::default()
         };
-        let worker = WorkerId::FIRST;
         self.happens_at(millis, Input::Sampled { worker, sample })
     }
 

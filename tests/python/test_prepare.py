@@ -43,6 +43,22 @@ class Steps(unittest.TestCase):
         self.assertIsNone(state.of_process().partial)
 
 
+class Imports(unittest.TestCase):
+    def test_a_master_imports_what_a_report_needs_without_ctypes(self):
+        program = (
+            "import sys; sys.path.insert(0, %r)\n"
+            "from _agent import prepare\n"
+            "prepare.import_all(None)\n"
+            "assert 'ctypes' not in sys.modules\n"
+            "before = set(sys.modules)\n"
+            "from _agent import report, windows, lines\n"
+            "assert set(sys.modules) == before, set(sys.modules) - before\n"
+            "assert prepare.import_next() and 'ctypes' in sys.modules\n"
+            "assert not prepare.import_next()\n" % PACKAGE
+        )
+        subprocess.run([sys.executable, "-c", program], check=True)
+
+
 class Bytecode(unittest.TestCase):
     def test_modules_are_compiled_once_although_python_should_write_no_bytecode(self):
         with tempfile.TemporaryDirectory() as home:

@@ -5,7 +5,7 @@ import sys
 
 # Module of the server -> functions of the agent, each with its file.
 HOOKS = {
-    "gunicorn.arbiter": ("boot_failures.arbiter",),
+    "gunicorn.arbiter": ("boot_failures.arbiter", "prepare.gunicorn"),
     "gunicorn.workers.base": ("servers.gunicorn", "boot_failures.worker", "after_drain.gunicorn"),
     "gunicorn.workers.gasgi": ("servers.gunicorn_asgi", "drain_gunicorn.asgi", "after_drain.gunicorn_asgi"),
     "gunicorn.asgi.lifespan": ("after_drain.lifespan",),

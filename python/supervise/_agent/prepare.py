@@ -1,5 +1,7 @@
 """Prepares the worker of a server for windows of tracing and for a report, in moments without a request: imports the
 modules that these need, so that they need not wait for imports, and takes the base.
+
+A master of gunicorn imports the agent's modules before it forks, so its workers share them and need no time for that.
 """
 import sys
 import time
@@ -13,10 +15,10 @@ PART_SECONDS = 0.002
 PRICE = 1e-8
 # A worker that is never idle takes one step of the imports at every eighth request of the supervisor.
 PATIENCE = 8
-# A module comes after those that it imports, so that each step imports one only.
-MODULES = ("ctypes", ".heap", ".introspect", ".allocators", ".source_locations", ".census", ".base", ".tracer", ".windows",
-           ".lines", ".targets", ".running", ".steps", ".causes", ".suspects", ".verdict", ".advice", ".roots", ".fills",
-           ".retention_paths", ".report")
+# The agent's modules. Each comes after those that it imports, so that each step imports one only.
+MODULES = tuple(__package__ + "." + name for name in (
+    "heap", "introspect", "allocators", "source_locations", "census", "base", "tracer", "windows", "lines", "targets",
+    "running", "steps", "causes", "suspects", "verdict", "advice", "roots", "fills", "retention_paths", "report"))
 
 
 def step():
@@ -36,10 +38,21 @@ def step():
     return {"taken": mine.base is not None}
 
 
+def gunicorn(module):
+    from . import servers
+
+    servers.before(module.Arbiter, "spawn_worker", import_all)
+
+
+def import_all(*_, **__):
+    # Not ctypes: where the kernel forbids writable code, a process that was forked after its import may crash.
+    for name in MODULES:
+        __import__(name)
+
+
 def import_next():
     """Imports the next module. Returns whether there was one."""
-    for name in MODULES:
-        name = __package__ + name if name.startswith(".") else name
+    for name in ("ctypes", *MODULES):
         if name not in sys.modules:
             __import__(name)
             return True

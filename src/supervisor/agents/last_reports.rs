@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::reports::about;
+use super::{reports::about, windows::ABOUT};
 use crate::supervisor::{
     Supervisor,
     action::{Action, AgentAsk, ReportWhen},
@@ -51,7 +51,10 @@ impl Supervisor {
             matches!(request, Request::Report { .. })
         });
         let can = worker.requests().is_loaded() && self.shares_too_much(worker).is_none();
-        (candidate.is_urgent() && self.may_report(now) && !reports && can).then_some(worker)
+        // A report in half a minute by a worker that is prepared says more.
+        let other = !worker.tracing().has_begun() && self.another_reports(worker, ABOUT);
+        let may = self.may_report(now) && !other;
+        (candidate.is_urgent() && may && !reports && can).then_some(worker)
     }
 
     /// Traces what a worker allocates in the last requests before it leaves, so that its report can

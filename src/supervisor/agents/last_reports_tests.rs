@@ -1,6 +1,6 @@
 //! What is asked of a worker before it leaves for its memory.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::*;
 use crate::{
@@ -135,28 +135,33 @@ fn a_report_that_was_withdrawn_does_not_delay_the_next_one() {
     assert!(reports_again(true));
 }
 
-/// Whether a worker that leaks is traced, if no report is made before this time.
-fn is_traced(report_after: u64) -> bool {
+/// Each worker grows from 20M at its second in `leaks`, and would reach its ceiling after so many
+/// seconds. Returns which of them are traced in 55 s, if no report is made before `report_after`.
+fn traced(leaks: &[(WorkerId, u64, u64)], report_after: u64) -> BTreeSet<WorkerId> {
     let mut service = service(4);
     let after = Timestamp::ZERO.later(Duration::from_secs(report_after));
     service.decider.state.agents.report_after = after;
-    let mut traced = false;
-    // It would reach its ceiling at 60 s.
-    for second in 30..58 {
-        let memory = 20 + (second - 30) * 80 / 30;
-        for action in service.sample_at_millis(second * 1000, memory) {
-            let Action::AskAgent { worker, ask } = action else {
-                continue;
-            };
-            traced |= matches!(ask, AgentAsk::Open { .. });
-            let answer = match ask {
-                AgentAsk::Base => AgentAnswer::Base { taken: true },
-                AgentAsk::Open { .. } => AgentAnswer::Opened,
-                AgentAsk::Collect | AgentAsk::Close | AgentAsk::Report { .. } => {
-                    AgentAnswer::Closed
+    let mut traced = BTreeSet::new();
+    for second in 4..55 {
+        for &(worker, begun, lasts) in leaks {
+            let millis = second * 1000;
+            let memory = 20 + 80 * u64::saturating_sub(second, begun) / lasts;
+            for action in service.sample_of(worker, millis, (memory, None)) {
+                let Action::AskAgent { worker, ask } = action else {
+                    continue;
+                };
+                let answer = match ask {
+                    AgentAsk::Base => AgentAnswer::Base { taken: true },
+                    AgentAsk::Open { .. } => AgentAnswer::Opened,
+                    AgentAsk::Collect | AgentAsk::Close | AgentAsk::Report { .. } => {
+                        AgentAnswer::Closed
+                    }
+                };
+                if answer == AgentAnswer::Opened {
+                    traced.insert(worker);
                 }
-            };
-            service.answered(second * 1000 + 1, worker, answer);
+                service.answered(millis + 1, worker, answer);
+            }
         }
     }
     traced
@@ -164,6 +169,49 @@ fn is_traced(report_after: u64) -> bool {
 
 #[test]
 fn a_worker_is_traced_only_if_it_will_report() {
-    assert!(is_traced(50));
-    assert!(!is_traced(200));
+    let leak = [(OLD, 30, 30)];
+    assert_eq!(traced(&leak, 0), BTreeSet::from([OLD]));
+    assert_eq!(traced(&leak, 200), BTreeSet::new());
+}
+
+#[test]
+fn of_two_workers_that_leave_at_about_the_same_time_one_is_traced() {
+    let other = OLD.next();
+    let together = [(OLD, 30, 30), (other, 30, 30)];
+    assert_eq!(traced(&together, 0), BTreeSet::from([OLD]));
+    let apart = [(OLD, 4, 300), (other, 30, 30)];
+    assert!(traced(&apart, 0).contains(&other));
+}
+
+/// The first worker reaches its ceiling at 30 s. The other one is prepared for a report and reaches
+/// its own after so many seconds more. Returns whether the first one is asked for a report.
+fn reports_before_another(later: u64) -> bool {
+    let mut service = service(4);
+    let other = OLD.next();
+    for second in 4..30 {
+        let memory = 20 + (second - 4) * 80 / (26 + later);
+        for action in service.sample_of(other, second * 1000, (memory, None)) {
+            if matches!(
+                action,
+                Action::AskAgent {
+                    ask: AgentAsk::Base,
+                    ..
+                }
+            ) {
+                let taken = AgentAnswer::Base { taken: true };
+                service.answered(second * 1000 + 1, other, taken);
+            }
+        }
+    }
+    let worker = &service.decider.state.workers[&other];
+    assert!(worker.tracing().has_begun());
+    let requests = requests_of(&mut service, |_| 101);
+    assert!(time_of(&requests, "exit").is_some(), "{requests:?}");
+    time_of(&requests, "report").is_some()
+}
+
+#[test]
+fn a_worker_leaves_the_report_to_one_that_is_prepared_and_leaves_soon() {
+    assert!(!reports_before_another(10));
+    assert!(reports_before_another(120));
 }

@@ -1,5 +1,7 @@
 //! The windows of tracing of all workers that leak.
 
+use std::time::Duration;
+
 use crate::supervisor::{
     Supervisor,
     action::AgentAsk,
@@ -12,6 +14,11 @@ use crate::supervisor::{
     },
 };
 use crate::units::{Timestamp, WorkerId};
+
+/// A worker is prepared for a report at most this long before a report may be made.
+const PREPARED_BEFORE: Duration = Duration::from_secs(10);
+/// Two workers that reach their limits no further apart than this leave at about the same time.
+pub(super) const ABOUT: Duration = Duration::from_secs(30);
 
 /// Whether the worker's agent can be asked now.
 fn can_be_traced(worker: &Worker) -> bool {
@@ -81,14 +88,35 @@ impl Supervisor {
         }
     }
 
-    /// Whether tracing the worker would help: its agent may be asked, and at the time when the
-    /// worker reaches its limit, a report may be made.
+    /// Whether preparing the worker for a report would help: its agent may be asked, and it will
+    /// probably make the next report.
     fn wants_windows(&self, now: Timestamp, worker: &Worker) -> bool {
-        let limit = self.ceiling_of(worker).or(self.state.limits.cap.bytes);
-        let left = limit.and_then(|limit| worker.memory().time_to(limit));
-        let reports = self.may_report(left.map_or(now, |left| now.later(left)));
+        let left = self.time_to_limit(worker);
+        let soon = left.unwrap_or_default().min(PREPARED_BEFORE);
+        let about = left.unwrap_or(Duration::MAX).saturating_add(ABOUT);
+        let next = self.may_report(now.later(soon)) && !self.another_reports(worker, about);
         let often = self.pace() == Pace::DENSE;
-        self.wants_reports() && (often || reports) && self.shares_too_much(worker).is_none()
+        self.wants_reports() && (often || next) && self.shares_too_much(worker).is_none()
+    }
+
+    /// Whether another worker is prepared for a report, and will probably leave within this time.
+    /// Only one of them will report, and so only one should be prepared.
+    pub(super) fn another_reports(&self, worker: &Worker, within: Duration) -> bool {
+        // RACE: two workers may have begun at the same time. The first one goes on.
+        let begun = worker.tracing().has_begun();
+        let is_before = |other: &Worker| other.id() < worker.id() || !begun;
+        let mut others = self.state.workers.values().filter(|other| {
+            other.id() != worker.id() && other.tracing().has_begun() && other.drain().is_none()
+        });
+        others.any(|other| {
+            let left = self.time_to_limit(other);
+            is_before(other) && left.is_some_and(|left| left <= within)
+        })
+    }
+
+    fn time_to_limit(&self, worker: &Worker) -> Option<Duration> {
+        let limit = self.ceiling_of(worker).or(self.state.limits.cap.bytes)?;
+        worker.memory().time_to(limit)
     }
 
     /// How often the workers are traced.

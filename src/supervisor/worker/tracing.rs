@@ -173,6 +173,12 @@ impl Tracing {
         !matches!(self.phase, Phase::Idle | Phase::Preparing)
     }
 
+    /// It is being prepared for a report: it has taken the figures that its report compares with,
+    /// or is asked for them, or is traced.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.base.at().is_none() || self.base.again_at().is_some() || self.phase != Phase::Idle
+    }
+
     /// A window is open, or is about to open or to close.
     pub(crate) const fn is_open(&self) -> bool {
         !matches!(self.phase, Phase::Idle | Phase::Pausing { .. })
