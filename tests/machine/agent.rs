@@ -3,6 +3,7 @@
 
 use std::{path::Path, process::Command, time::Duration};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{
@@ -263,6 +264,29 @@ fn assert_passes_in(python: &str, test: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{stderr}", output.status);
     assert!(!stderr.contains("NOT RUN"), "{stderr}");
+}
+
+/// The rest of a worker's exit competes with no request. Exit handlers have their usual priority.
+#[test]
+fn a_worker_has_the_lowest_priority_after_its_exit_handlers() {
+    for class in ["sync", "gthread"] {
+        let app = "exits:app";
+        let workers = 1;
+        let gunicorn = Gunicorn {
+            workers,
+            class,
+            app,
+        };
+        let mut service = Plan::supervise(&[], &NEWEST.gunicorn(free_port(), gunicorn)).start();
+        service.ready(1);
+        wait_for_agents(&service, 1);
+        service.signal(Signal::SIGTERM);
+        service.ends(SOON);
+        let log = service.log();
+        for line in ["exit handler at priority 0", "freed at priority 19"] {
+            assert!(log.contains(line), "{class}: no {line:?} in\n{log}");
+        }
+    }
 }
 
 #[test]

@@ -6,9 +6,25 @@ replacement starts only after its end, the request allows very little time. A wo
 no request, and exits at once. If the service stops meanwhile, the supervisor removes the request.
 """
 
+import atexit
 import os
 
 from . import page, servers, serving
+
+
+def _leave():
+    """Gives a worker the lowest priority for the rest of its exit, in which no client waits for it. Until the kernel has
+    freed the memory of a large worker, the requests of the others would compete with it for the processor."""
+    if serving.worker is not None or serving.server is not None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, 19)
+        except Exception:
+            page.swallowed()
+
+
+# Python calls this after the exit handlers of the application, because they are registered later.
+atexit.register(_leave)
+
 
 def report():
     """Makes the report if the supervisor wants one."""

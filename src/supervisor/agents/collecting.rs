@@ -19,7 +19,7 @@ pub(super) const TIME_LEFT_MIN: Duration = Duration::from_millis(300);
 /// A busy worker that will reach its cap sooner than this is not asked to collect garbage again ...
 const WAITS_MIN: Duration = Duration::from_secs(3);
 /// ... and neither is one that has grown by more than this while it was over its ceiling: after a
-/// collection that helped, before the first one, and after one that was in vain.
+/// collection that helped, before the first one, and after a collection or such a wait in vain.
 const HELPED_GROWTH_MAX: Bytes = Bytes::mib(16);
 const UNKNOWN_GROWTH_MAX: Bytes = Bytes::mib(4);
 const IN_VAIN_GROWTH_MAX: Bytes = Bytes::mib(1);
@@ -109,14 +109,24 @@ impl Supervisor {
     /// Whether a busy worker over its ceiling may grow until there is a moment without a request.
     /// What it collects then is worth more growth if that has kept it below its ceiling before.
     fn may_grow(&self, now: Timestamp, worker: &Worker) -> bool {
-        let most = match (self.state.agents.in_vain, worker.requests().rescues()) {
+        let agents = &self.state.agents;
+        let most = match (agents.in_vain, worker.requests().rescues()) {
             (0, 1..) => HELPED_GROWTH_MAX,
-            (0, 0) => UNKNOWN_GROWTH_MAX,
+            (0, 0) if !agents.waited_in_vain => UNKNOWN_GROWTH_MAX,
             _ => IN_VAIN_GROWTH_MAX,
         };
         let over = worker.ceiling_state().over_since();
         let over = over.map_or(Duration::ZERO, |since| now.since(since));
         worker.memory().growth_within(over) <= most
+    }
+
+    /// A worker is replaced. Remembers whether it has waited for a moment without a request and had
+    /// none: with clients that keep their connections open, no other worker will have one.
+    pub(crate) fn note_vain_wait(&mut self, id: WorkerId) {
+        let worker = self.state.workers.get(&id);
+        if worker.is_some_and(|worker| worker.requests().waits_to_collect()) {
+            self.state.agents.waited_in_vain = true;
+        }
     }
 
     fn may_collect(&self, now: Timestamp) -> bool {

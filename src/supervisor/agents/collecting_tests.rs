@@ -3,7 +3,7 @@
 use super::*;
 use crate::supervisor::{
     action::Action,
-    input::AgentAnswer,
+    input::{AgentAnswer, Input},
     spec::{AgentLoad, Leaks, Limit},
     test_service::Service,
 };
@@ -89,9 +89,26 @@ fn a_busy_worker_waits_longer_if_collecting_has_helped_before() {
     let helped = Growing::new().rescued().waits();
     assert!((7..=16).contains(&helped), "{helped}");
 
+    let mut waited = Growing::new();
+    waited.service.decider.state.agents.waited_in_vain = true;
+    let waited = waited.waits();
+    assert!(waited <= 2, "{waited}");
+
     let mut in_vain = Growing::new();
     let agents = &mut in_vain.service.decider.state.agents;
     agents.on_collected_in_vain(Timestamp::ZERO);
     let in_vain = in_vain.waits();
     assert!(in_vain <= 2, "{in_vain}");
+}
+
+#[test]
+fn a_worker_that_has_waited_in_vain_is_the_last_one_to_wait() {
+    let mut growing = Growing::new();
+    growing.grow(|| AgentAnswer::Busy);
+    growing
+        .service
+        .happens_at(32_500, Input::Available(Bytes::mib(4000)));
+    growing.service.seen(33, 13);
+    growing.service.ready(34, WorkerId::FIRST.next().next());
+    assert!(growing.service.decider.state.agents.waited_in_vain);
 }

@@ -51,7 +51,7 @@ impl Supervisor {
             matches!(request, Request::Report { .. })
         });
         let can = worker.requests().is_loaded() && self.shares_too_much(worker).is_none();
-        // A report in half a minute by a worker that is prepared says more.
+        // A report in a minute by a worker that is prepared says more.
         let other = !worker.tracing().has_begun() && self.another_reports(worker, ABOUT);
         let may = self.may_report(now) && !other;
         (candidate.is_urgent() && may && !reports && can).then_some(worker)

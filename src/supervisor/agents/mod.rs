@@ -49,6 +49,9 @@ const REPORT_PAUSE_MAX: Duration = Duration::from_secs(600);
 pub(crate) struct Agents {
     /// Collections in a row that did not help.
     in_vain: u32,
+    /// The last worker that waited for a moment in which it could collect had none.
+    #[serde(default)]
+    waited_in_vain: bool,
     /// No earlier collection if too many did not help.
     collect_after: Timestamp,
     /// No earlier automatic report.
@@ -102,6 +105,7 @@ impl Agents {
 
     const fn on_rescued(&mut self) {
         self.in_vain = 0;
+        self.waited_in_vain = false;
         self.rescues = self.rescues.saturating_add(1);
     }
 }

@@ -18,7 +18,7 @@ use crate::units::{Timestamp, WorkerId};
 /// A worker is prepared for a report at most this long before a report may be made.
 const PREPARED_BEFORE: Duration = Duration::from_secs(10);
 /// Two workers that reach their limits no further apart than this leave at about the same time.
-pub(super) const ABOUT: Duration = Duration::from_secs(30);
+pub(super) const ABOUT: Duration = Duration::from_secs(60);
 
 /// Whether the worker's agent can be asked now.
 fn can_be_traced(worker: &Worker) -> bool {

@@ -163,6 +163,7 @@ impl Supervisor {
             };
             self.explain(candidate, how);
             self.on_replaced(now, candidate);
+            self.note_vain_wait(candidate.worker);
             self.ask_last_report(now, candidate, leave.until);
             self.ask_to_exit(now, candidate.worker, by);
         }

@@ -180,6 +180,11 @@ impl AgentRequests {
         self.collecting.at()
     }
 
+    /// It was always busy when it was asked to collect garbage, and may be asked again.
+    pub(crate) fn waits_to_collect(&self) -> bool {
+        self.collecting.again_at().is_some()
+    }
+
     /// Collecting garbage was not enough.
     pub(crate) const fn on_collected(&mut self) {
         self.collecting = Retry::Over;
