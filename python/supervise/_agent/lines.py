@@ -7,6 +7,7 @@ to line, the memory that malloc and the kernel have given out is compared with t
 rest is native memory, and is attributed to the line that ran. Nothing is followed while a debugger or a coverage tool
 is active.
 """
+import posix
 import sys
 import threading
 from operator import sub
@@ -21,8 +22,15 @@ class Follower:
     def __init__(self):
         import _tracemalloc
         self.traced = _tracemalloc.get_traced_memory
+        # The memory of tracemalloc itself, which a line with many small allocations lets grow.
+        self.tables = _tracemalloc.get_tracemalloc_memory
         self.mallinfo = allocators.libraries().mallinfo
-        self.statm = open("/proc/self/statm", "rb", 0)
+        libraries = allocators.libraries()
+        self.statm = posix.open("/proc/self/statm", posix.O_RDONLY | posix.O_CLOEXEC)
+        # Called without releasing the GIL. Otherwise another thread would run its next line at each step of this one.
+        self.pread = libraries.held.pread
+        self.buffer = libraries.ctypes.c_char * 64
+        self.size = libraries.ctypes.c_size_t
         self.lines = {}
         self.where = None
         self.frames = []
@@ -33,13 +41,14 @@ class Follower:
 
     def now(self):
         """(memory that Python's allocators gave out, malloc gave out, the kernel mapped, is resident), in bytes."""
-        known = self.traced()[0]
+        known = self.traced()[0] + self.tables()
         heap = 0
         if self.mallinfo is not None:
             info = self.mallinfo()
             heap = info.uordblks + info.hblkhd
-        self.statm.seek(0)
-        pages = self.statm.read(64).split()
+        buffer = self.buffer()
+        self.pread(self.statm, buffer, self.size(64), self.size(0))
+        pages = buffer.value.split()
         return known, heap, int(pages[0]) * 4096, int(pages[1]) * 4096
 
     def grown(self, last, now):
@@ -69,8 +78,9 @@ class Follower:
             in_requests(self.here)
 
     def here(self):
-        """Follows the lines of the current thread."""
-        if sys.gettrace() is None:
+        """Follows the lines of the current thread, in which the call() of an earlier window may still be set."""
+        current = sys.gettrace()
+        if current is None or getattr(current, "__func__", None) is Follower.call:
             sys.settrace(self.call)
 
     def stop(self):
@@ -88,7 +98,7 @@ class Follower:
         del self.frames[:]
         self.due = 0
         total = self.grown(self.first, self.now())
-        self.statm.close()
+        posix.close(self.statm)
         return self.lines, total
 
     def call(self, frame, event, argument):
@@ -107,14 +117,18 @@ class Follower:
             return None
         # An error here would end the tracing, and would be raised in the app.
         try:
-            grown = self.grown(self.last, self.now())
-            if self.where is not None and (grown >= STEP or grown <= -STEP):
-                self.lines[self.where] = self.lines.get(self.where, 0) + grown
             if event == "return":
                 frame = frame.f_back
                 while frame is not None and not source_locations.is_app(frame.f_code.co_filename):
                     frame = frame.f_back
-            self.where = (frame.f_code.co_filename, frame.f_lineno) if frame is not None and frame.f_lineno else None
+            where = (frame.f_code.co_filename, frame.f_lineno) if frame is not None and frame.f_lineno else None
+            # A reading takes far longer than most lines. The iterations of a loop in one line need only one.
+            if where == self.where:
+                return self.step
+            grown = self.grown(self.last, self.now())
+            if self.where is not None and (grown >= STEP or grown <= -STEP):
+                self.lines[self.where] = self.lines.get(self.where, 0) + grown
+            self.where = where
             self.last = self.now()
         except Exception:
             self.where = None

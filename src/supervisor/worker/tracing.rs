@@ -45,9 +45,9 @@ const WINDOWS_MAX: u32 = 20;
 /// If a window could not be closed, closing it is tried again after this time.
 const CLOSE_AGAIN: Duration = Duration::from_millis(250);
 /// The last window should see this many requests ...
-const LAST_TASKS: f64 = 2.0;
+const LAST_TASKS: f64 = 4.0;
 /// ... within these limits.
-const LAST_MIN: Duration = Duration::from_millis(20);
+const LAST_MIN: Duration = Duration::from_millis(50);
 const LAST_MAX: Duration = Duration::from_millis(250);
 /// The last window is closed after this time if the worker does not leave.
 const LAST_KEPT: Duration = Duration::from_secs(2);
