@@ -21,10 +21,10 @@ const OPTIONS: [&str; 2] = ["--ceiling", "150M"];
 /// As many requests as a worker with that ceiling answers.
 const MAX_REQUESTS: [&str; 2] = ["--max-requests", "600"];
 
-/// Who recycles the workers.
+/// What recycles the workers.
 #[derive(Clone, Copy, PartialEq)]
-enum By {
-    Nobody,
+enum Recycler {
+    Nothing,
     Gunicorn,
     Supervise,
 }
@@ -50,11 +50,15 @@ pub(crate) fn run(words: &[String]) {
     let (mut failed, mut over) = (0, f64::MIN);
     let mut ratios = [0.99, 0.999].map(|part| (part, Vec::new()));
     for number in 1..=ROUNDS {
-        let bare = round(By::Nobody, lasts);
-        show(number, By::Nobody, &bare);
-        show(number, By::Gunicorn, &round(By::Gunicorn, lasts));
-        let supervised = round(By::Supervise, lasts);
-        show(number, By::Supervise, &supervised);
+        let bare = round(Recycler::Nothing, lasts);
+        show(number, Recycler::Nothing, &bare);
+        show(
+            number,
+            Recycler::Gunicorn,
+            &round(Recycler::Gunicorn, lasts),
+        );
+        let supervised = round(Recycler::Supervise, lasts);
+        show(number, Recycler::Supervise, &supervised);
         failed += supervised.outcome.failed();
         over = over.max(overshoot(&supervised));
         for (part, ratios) in &mut ratios {
@@ -72,16 +76,16 @@ pub(crate) fn run(words: &[String]) {
     );
 }
 
-fn round(by: By, lasts: Duration) -> Round {
+fn round(recycler: Recycler, lasts: Duration) -> Round {
     let port = free_port();
     let mut command = NEWEST.gunicorn(port, FLASK);
-    let plan = match by {
-        By::Nobody => Plan::bare(&command),
-        By::Gunicorn => {
+    let plan = match recycler {
+        Recycler::Nothing => Plan::bare(&command),
+        Recycler::Gunicorn => {
             command.extend(MAX_REQUESTS.map(str::to_owned));
             Plan::bare(&command)
         }
-        By::Supervise => Plan::supervise(&OPTIONS, &command),
+        Recycler::Supervise => Plan::supervise(&OPTIONS, &command),
     };
     let service = plan.env("LEAK_KB", 200).start();
     let load = Load {
@@ -104,18 +108,18 @@ fn round(by: By, lasts: Duration) -> Round {
     }
 }
 
-fn show(number: usize, by: By, round: &Round) {
-    let name = match by {
-        By::Nobody => "bare",
-        By::Gunicorn => "bare, `--max-requests 600`",
-        By::Supervise => "supervised",
+fn show(number: usize, recycler: Recycler, round: &Round) {
+    let name = match recycler {
+        Recycler::Nothing => "bare",
+        Recycler::Gunicorn => "bare, `--max-requests 600`",
+        Recycler::Supervise => "supervised",
     };
     println!(
         "| {number} | {name} | {} | {} | {} | {} | {:.1} | {:.2} | {:.2} | {:.2} |",
         round.outcome.ok,
         round.outcome.failed(),
         round.recycles,
-        if by == By::Supervise {
+        if recycler == Recycler::Supervise {
             format!("{:.1}", overshoot(round))
         } else {
             "–".to_owned()

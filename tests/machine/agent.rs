@@ -266,9 +266,10 @@ fn assert_passes_in(python: &str, test: &str) {
     assert!(!stderr.contains("NOT RUN"), "{stderr}");
 }
 
-/// The rest of a worker's exit competes with no request. Exit handlers have their usual priority.
+/// The master imports what a report needs. The rest of a worker's exit competes with no request,
+/// and exit handlers have their usual priority.
 #[test]
-fn a_worker_has_the_lowest_priority_after_its_exit_handlers() {
+fn a_worker_inherits_imports_and_has_the_lowest_priority_after_its_exit_handlers() {
     for class in ["sync", "gthread"] {
         let app = "exits:app";
         let workers = 1;
@@ -283,7 +284,11 @@ fn a_worker_has_the_lowest_priority_after_its_exit_handlers() {
         service.signal(Signal::SIGTERM);
         service.ends(SOON);
         let log = service.log();
-        for line in ["exit handler at priority 0", "freed at priority 19"] {
+        for line in [
+            "report imported: True",
+            "exit handler at priority 0",
+            "freed at priority 19",
+        ] {
             assert!(log.contains(line), "{class}: no {line:?} in\n{log}");
         }
     }
@@ -297,6 +302,11 @@ fn the_python_code_matches_the_protocol() {
 #[test]
 fn the_agent_prepares_reports_in_short_steps() {
     assert_passes("test_prepare.py");
+}
+
+#[test]
+fn lines_are_followed_in_the_threads_of_requests() {
+    assert_passes("test_lines.py");
 }
 
 #[test]

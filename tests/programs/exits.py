@@ -1,7 +1,9 @@
-"""A WSGI application that writes its priority to stderr in an exit handler, and when Python frees its modules."""
+"""A WSGI application that writes its priority to stderr in an exit handler, and when Python frees its modules. It also
+writes whether the modules for a report were imported before it."""
 
 import atexit
 import os
+import sys
 
 
 def say(what, get=os.getpriority, which=os.PRIO_PROCESS, write=os.write):
@@ -14,6 +16,7 @@ class Last:
 
 
 LAST = Last()
+print("report imported:", "_supervise_agent.report" in sys.modules, file=sys.stderr)
 atexit.register(say, b"exit handler")
 
 

@@ -46,6 +46,20 @@ class Routes(unittest.TestCase):
         page.claim()
         self.assertEqual(counted(), {})
 
+    def test_a_hook_is_called_at_the_begin_of_each_request_until_it_is_removed(self):
+        app = counting.wsgi(lambda environ, start_response: [])
+        called = []
+        before = page.slot[protocol.STARTED]
+        counting.on_begin(lambda: called.append(page.slot[protocol.STARTED]))
+        app({"PATH_INFO": "/"}, None)
+        app({"PATH_INFO": "/"}, None)
+        self.assertEqual(called, [before, before + 1])
+        counting.on_begin(None)
+        app({"PATH_INFO": "/"}, None)
+        self.assertEqual(len(called), 2)
+        self.assertEqual(page.slot[protocol.STARTED], before + 3)
+        self.assertEqual(counted(), {"/": 3})
+
     def test_numbers_and_ids_in_a_path_are_replaced(self):
         expected = {
             "/": "/",

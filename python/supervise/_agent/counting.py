@@ -17,9 +17,9 @@ COUNTS = os.environ.get("SUPERVISE_AGENT_COUNT") != "0"
 
 def _renew():
     """Starts the counters at zero, in the slot that this process has now."""
-    global area, begun, finish, ignore, plain, slot
+    global area, begun, begun_unfollowed, finish, ignore, slot
     slot, area = page.slot, page.routes
-    plain = None
+    begun_unfollowed = None
     if not page.claimed:
         # The first request claims a slot. The end of a request before that belongs to a request of the parent.
         begun, finish, ignore = _begun_first, _nothing, _ignored_first
@@ -51,12 +51,12 @@ page.on_change(_renew)
 
 def on_begin(act):
     """Calls `act()` when a request begins, in the thread of the request. None ends that."""
-    global begun, plain
-    if plain is not None:
-        begun, plain = plain, None
+    global begun, begun_unfollowed
+    if begun_unfollowed is not None:
+        begun, begun_unfollowed = begun_unfollowed, None
     if act is None or not page.claimed:
         return
-    number = plain = begun
+    number = begun_unfollowed = begun
 
     def followed():
         act()

@@ -24,8 +24,8 @@ class Follower:
         self.traced = _tracemalloc.get_traced_memory
         # The memory of tracemalloc itself, which a line with many small allocations lets grow.
         self.tables = _tracemalloc.get_tracemalloc_memory
-        self.mallinfo = allocators.libraries().mallinfo
         libraries = allocators.libraries()
+        self.mallinfo = libraries.mallinfo
         self.statm = posix.open("/proc/self/statm", posix.O_RDONLY | posix.O_CLOEXEC)
         # Called without releasing the GIL. Otherwise another thread would run its next line at each step of this one.
         self.pread = libraries.held.pread
@@ -75,12 +75,11 @@ class Follower:
             everywhere(self.call)
         else:
             sys.settrace(self.call)
-            in_requests(self.here)
+            in_requests(self.follow_thread)
 
-    def here(self):
-        """Follows the lines of the current thread, in which the call() of an earlier window may still be set."""
-        current = sys.gettrace()
-        if current is None or getattr(current, "__func__", None) is Follower.call:
+    def follow_thread(self):
+        """Follows the lines of the current thread. The call() of an earlier window has removed itself by now."""
+        if sys.gettrace() is None:
             sys.settrace(self.call)
 
     def stop(self):

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{reports::about, windows::ABOUT};
+use super::{reports::about, windows::ONE_REPORT};
 use crate::supervisor::{
     Supervisor,
     action::{Action, AgentAsk, ReportWhen},
@@ -51,8 +51,8 @@ impl Supervisor {
             matches!(request, Request::Report { .. })
         });
         let can = worker.requests().is_loaded() && self.shares_too_much(worker).is_none();
-        // A report in a minute by a worker that is prepared says more.
-        let other = !worker.tracing().has_begun() && self.another_reports(worker, ABOUT);
+        // The report of a worker that is prepared says more, and comes within a minute.
+        let other = !worker.tracing().has_begun() && self.another_will_report(worker, ONE_REPORT);
         let may = self.may_report(now) && !other;
         (candidate.is_urgent() && may && !reports && can).then_some(worker)
     }

@@ -1,15 +1,16 @@
-//! What is asked of a worker before it leaves for its memory.
+//! What is asked of a worker before it leaves for its memory: windows of tracing, and its last
+//! report.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use super::*;
 use crate::{
     supervisor::{
-        input::{AgentAnswer, Input},
+        input::{AgentAnswer, Ask, Input},
         spec::{AgentLoad, Leaks, Limit},
         test_service::Service,
     },
-    units::Size,
+    units::{RequestId, Signal, Size},
 };
 
 /// The worker that reaches its ceiling.
@@ -102,8 +103,8 @@ fn a_worker_that_grows_fast_leaves_without_a_last_window() {
 }
 
 /// The first worker exits with a pending request for a report, which is withdrawn or not, and then
-/// makes it. Returns whether the next worker may report.
-fn reports_again(withdrawn: bool) -> bool {
+/// makes it.
+fn after_a_report(withdrawn: bool) -> Service {
     let mut service = service(4);
     requests_of(&mut service, |_| 101);
     if withdrawn {
@@ -125,18 +126,37 @@ fn reports_again(withdrawn: bool) -> bool {
         summary,
     };
     service.answered(32_000, OLD, answer);
+    service
+}
+
+fn may_report(service: &Service) -> bool {
     let now = Timestamp::ZERO.later(Duration::from_secs(33));
     service.decider.may_report(now)
 }
 
 #[test]
 fn a_report_that_was_withdrawn_does_not_delay_the_next_one() {
-    assert!(!reports_again(false));
-    assert!(reports_again(true));
+    assert!(!may_report(&after_a_report(false)));
+    assert!(may_report(&after_a_report(true)));
 }
 
-/// Each worker grows from 20M at its second in `leaks`, and would reach its ceiling after so many
-/// seconds. Returns which of them are traced in 55 s, if no report is made before `report_after`.
+#[test]
+fn after_a_reload_a_report_may_be_made_at_once() {
+    let reload = Input::Asked {
+        request: RequestId(1),
+        ask: Ask::Reload,
+    };
+    let signal = Input::Signalled(Signal::HUP);
+    for input in [reload, signal] {
+        let mut service = after_a_report(false);
+        service.happens(33, input);
+        assert!(may_report(&service));
+    }
+}
+
+/// `leaks`: workers, the second from which each grows from 20M on, and the seconds after which it
+/// would reach its ceiling. Returns which of them are traced in 55 s, if no report may be made
+/// before `report_after`.
 fn traced(leaks: &[(WorkerId, u64, u64)], report_after: u64) -> BTreeSet<WorkerId> {
     let mut service = service(4);
     let after = Timestamp::ZERO.later(Duration::from_secs(report_after));
@@ -172,6 +192,10 @@ fn a_worker_is_traced_only_if_it_will_report() {
     let leak = [(OLD, 30, 30)];
     assert_eq!(traced(&leak, 0), BTreeSet::from([OLD]));
     assert_eq!(traced(&leak, 200), BTreeSet::new());
+    // It will report, but not soon.
+    let slow = [(OLD, 30, 40)];
+    assert_eq!(traced(&slow, 0), BTreeSet::from([OLD]));
+    assert_eq!(traced(&slow, 68), BTreeSet::new());
 }
 
 #[test]
@@ -184,7 +208,7 @@ fn of_two_workers_that_leave_at_about_the_same_time_one_is_traced() {
 }
 
 /// The first worker reaches its ceiling at 30 s. The other one is prepared for a report and reaches
-/// its own after so many seconds more. Returns whether the first one is asked for a report.
+/// its own `later` seconds after that. Returns whether the first one is asked for a report.
 fn reports_before_another(later: u64) -> bool {
     let mut service = service(4);
     let other = OLD.next();

@@ -17,8 +17,8 @@ use crate::units::{Timestamp, WorkerId};
 
 /// A worker is prepared for a report at most this long before a report may be made.
 const PREPARED_BEFORE: Duration = Duration::from_secs(10);
-/// Two workers that reach their limits no further apart than this leave at about the same time.
-pub(super) const ABOUT: Duration = Duration::from_secs(60);
+/// Of workers that reach their limits within this time, one reports.
+pub(super) const ONE_REPORT: Duration = Duration::from_secs(60);
 
 /// Whether the worker's agent can be asked now.
 fn can_be_traced(worker: &Worker) -> bool {
@@ -93,15 +93,15 @@ impl Supervisor {
     fn wants_windows(&self, now: Timestamp, worker: &Worker) -> bool {
         let left = self.time_to_limit(worker);
         let soon = left.unwrap_or_default().min(PREPARED_BEFORE);
-        let about = left.unwrap_or(Duration::MAX).saturating_add(ABOUT);
-        let next = self.may_report(now.later(soon)) && !self.another_reports(worker, about);
+        let until = left.unwrap_or(Duration::MAX).saturating_add(ONE_REPORT);
+        let next = self.may_report(now.later(soon)) && !self.another_will_report(worker, until);
         let often = self.pace() == Pace::DENSE;
         self.wants_reports() && (often || next) && self.shares_too_much(worker).is_none()
     }
 
     /// Whether another worker is prepared for a report, and will probably leave within this time.
     /// Only one of them will report, and so only one should be prepared.
-    pub(super) fn another_reports(&self, worker: &Worker, within: Duration) -> bool {
+    pub(super) fn another_will_report(&self, worker: &Worker, within: Duration) -> bool {
         // RACE: two workers may have begun at the same time. The first one goes on.
         let begun = worker.tracing().has_begun();
         let is_before = |other: &Worker| other.id() < worker.id() || !begun;
