@@ -78,7 +78,8 @@ class Follower:
             in_requests(self.follow_thread)
 
     def follow_thread(self):
-        """Follows the lines of the current thread. The call() of an earlier window has removed itself by now."""
+        """Follows the lines of the current thread. If call() of an earlier window was set here, it has removed itself when
+        the thread called its next function."""
         if sys.gettrace() is None:
             sys.settrace(self.call)
 

@@ -18,10 +18,12 @@ use crate::units::{Bytes, Timestamp, WorkerId};
 pub(super) const TIME_LEFT_MIN: Duration = Duration::from_millis(300);
 /// A busy worker that will reach its cap sooner than this is not asked to collect garbage again ...
 const WAITS_MIN: Duration = Duration::from_secs(3);
-/// ... and neither is one that has grown by more than this while it was over its ceiling: after a
-/// collection that helped, before the first one, and after a collection or such a wait in vain.
+/// ... and neither is one that has grown by more than this over its ceiling, if the last collection
+/// helped ...
 const HELPED_GROWTH_MAX: Bytes = Bytes::mib(16);
+/// ... if there was no collection yet ...
 const UNKNOWN_GROWTH_MAX: Bytes = Bytes::mib(4);
+/// ... or if the last collection freed little, or the last wait for one was in vain.
 const IN_VAIN_GROWTH_MAX: Bytes = Bytes::mib(1);
 /// After this many rescues of one worker, a report shows what is collected each time.
 const RESCUES_REPORTED: u32 = 2;
