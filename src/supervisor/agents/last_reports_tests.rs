@@ -91,7 +91,7 @@ fn the_last_requests_of_a_worker_are_traced_before_it_is_asked_to_exit() {
 #[test]
 fn a_worker_that_grows_fast_leaves_without_a_last_window() {
     let mut service = service(29);
-    // 80M a second: more than 4M in a quarter of a second. It reaches its ceiling after a second.
+    // 80M a second: more than 4M in a quarter of a second. It leaves at 94M, after 0.9 s.
     let requests = requests_of(&mut service, |millis| 20 + millis * 80 / 1000);
     let left = time_of(&requests, "exit").expect("it leaves");
     let before = requests.iter().rfind(|(_, request)| *request == "open");
@@ -99,7 +99,7 @@ fn a_worker_that_grows_fast_leaves_without_a_last_window() {
         before.is_none_or(|(opened, _)| opened + 250 < left),
         "{requests:?}"
     );
-    assert!((31_000..31_200).contains(&left), "{requests:?}");
+    assert!((30_900..31_000).contains(&left), "{requests:?}");
 }
 
 /// The first worker exits with a pending request for a report, which is withdrawn or not, and then

@@ -60,7 +60,7 @@ pub(super) fn limits_fields(limits: &Limits) -> Fields {
     fields
 }
 
-/// `162M, over its ceiling of 150M (146M with jitter)`.
+/// `162M, over its ceiling of 150M (146M for this worker)`.
 pub(super) fn due_message(
     cause: Cause,
     memory: Bytes,
@@ -69,7 +69,7 @@ pub(super) fn due_message(
 ) -> String {
     match (cause, limit, configured.or(limit)) {
         (Cause::Ceiling, Some(limit), Some(full)) if limit != full => {
-            format!("{memory}, over its ceiling of {full} ({limit} with jitter)")
+            format!("{memory}, over its ceiling of {full} ({limit} for this worker)")
         }
         (Cause::Ceiling, _, Some(full)) => format!("{memory}, over its ceiling of {full}"),
         (Cause::Budget, _, Some(full)) => format!(

@@ -85,7 +85,7 @@ fn a_recycle_shows_the_limit_with_and_without_jitter() {
     };
     assert_message(
         &due(Cause::Ceiling, 146, false),
-        "w1: 162M, over its ceiling of 150M (146M with jitter); replacing it",
+        "w1: 162M, over its ceiling of 150M (146M for this worker); replacing it",
     );
     assert_message(
         &due(Cause::Ceiling, 150, true),

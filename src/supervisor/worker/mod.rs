@@ -212,10 +212,12 @@ impl Worker {
         self.counters.set_baseline();
     }
 
-    /// The ceiling that applies to it, lowered by its part of the jitter.
+    /// The ceiling that applies to it, lowered by its part of the jitter and by what its report
+    /// needs.
     pub(crate) fn ceiling(&self, ceiling: Option<Bytes>, jitter: f64) -> Option<Bytes> {
         let full = ceiling?;
         let lowered = full.scaled(1.0 - jitter * self.identity.jitter);
+        let lowered = lowered.minus(self.tracing.room(full));
         self.ceiling_state.ceiling(full, lowered)
     }
 

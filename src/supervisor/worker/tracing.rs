@@ -21,7 +21,7 @@ use super::retry::Retry;
 use crate::units::{Bytes, Timestamp};
 
 /// A worker is near its limit if it will reach it within this time at its current pace ...
-const NEAR_LIMIT_TIME: Duration = Duration::from_secs(60);
+const NEAR_LIMIT_TIME: Duration = Duration::from_secs(30);
 /// ... or if it has grown by this part of the way to it.
 const NEAR_LIMIT_PART: f64 = 0.5;
 /// Growth below this is noise.
@@ -51,6 +51,11 @@ const LAST_MIN: Duration = Duration::from_millis(50);
 const LAST_MAX: Duration = Duration::from_millis(250);
 /// The last window is closed after this time if the worker does not leave.
 const LAST_KEPT: Duration = Duration::from_secs(2);
+/// A worker that is prepared for a report leaves this much earlier, so that it stays below its
+/// ceiling in its last window and during the report ...
+const REPORT_ROOM: Bytes = Bytes::mib(10);
+/// ... but by at most this part of its ceiling.
+const REPORT_ROOM_PART: f64 = 1.0 / 16.0;
 
 /// The state of tracing one worker.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -177,6 +182,15 @@ impl Tracing {
     /// or is asked for them, or is traced.
     pub(crate) fn has_begun(&self) -> bool {
         self.base.at().is_none() || self.base.again_at().is_some() || self.phase != Phase::Idle
+    }
+
+    /// How much its ceiling is lowered for its report.
+    pub(crate) fn room(&self, ceiling: Bytes) -> Bytes {
+        if self.has_begun() {
+            REPORT_ROOM.min(ceiling.scaled(REPORT_ROOM_PART))
+        } else {
+            Bytes::ZERO
+        }
     }
 
     /// A window is open, or is about to open or to close.
@@ -357,15 +371,24 @@ mod tests {
 
     #[test]
     fn a_leak_is_traced_near_its_ceiling() {
-        // By the forecast: at 5 MB a second it reaches 300 MB within a minute.
-        assert!(state(75, 5, 300).is_leak_near_limit());
-        assert!(!state(75, 3, 300).is_leak_near_limit());
+        // By the forecast: at 8 MB a second it reaches 300 MB within half a minute.
+        assert!(state(75, 8, 300).is_leak_near_limit());
+        assert!(!state(75, 7, 300).is_leak_near_limit());
         // A slow leak, by the way it has come.
         assert!(state(185, 1, 300).is_leak_near_limit());
         assert!(
             !state(64, 100, 300).is_leak_near_limit(),
             "growth of 4M is noise"
         );
+    }
+
+    #[test]
+    fn a_worker_that_is_prepared_for_a_report_leaves_a_little_earlier() {
+        let mut tracing = Tracing::default();
+        assert_eq!(tracing.room(Bytes::mib(160)), Bytes::ZERO);
+        tracing.on_base(Timestamp::ZERO, true);
+        assert_eq!(tracing.room(Bytes::mib(64)), Bytes::mib(4));
+        assert_eq!(tracing.room(Bytes::mib(1600)), REPORT_ROOM);
     }
 
     #[test]

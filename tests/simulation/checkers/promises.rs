@@ -225,7 +225,11 @@ impl Checker for Jitter {
             match (cause, limit, record.limits.ceiling.bytes) {
                 (Cause::Age, ..) => Self::check_age(record, worker, record.now.since(seen.at))?,
                 (Cause::Ceiling, Some(limit), Some(full)) => {
-                    let least = full.scaled(1.0 - record.spec.recycle.jitter - 1e-9);
+                    // A worker that is prepared for a report leaves earlier.
+                    let room = Bytes::mib(10).min(full.scaled(1.0 / 16.0));
+                    let least = full
+                        .scaled(1.0 - record.spec.recycle.jitter - 1e-9)
+                        .minus(room);
                     if *limit > full || limit.plus(Bytes(1)) < least || memory < limit {
                         return Err(format!(
                             "{worker} at {memory} was compared with {limit}; the ceiling is \
