@@ -23,7 +23,12 @@ use crate::{
     },
     observe::log::Log,
     supervisor::{
-        Supervisor, event::Event, event_format::EventRecord, input::Input, spec::Spec, state,
+        Supervisor,
+        event::Event,
+        event_format::EventRecord,
+        input::Input,
+        spec::{Kind, Spec},
+        state,
     },
     units::RequestId,
 };
@@ -131,6 +136,11 @@ impl Driver {
         failed: Option<String>,
     ) -> io::Result<(Self, Questions)> {
         let now = clock::now();
+        if let Some(server) = state.supervisor.server_found()
+            && spec.kind_is_guessed
+        {
+            spec.kind = Kind::Server(server);
+        }
         let handed = (state.agent, state.kept);
         let (agent, warnings) = agents::prepare(&mut spec, Some(handed));
         let host = Host::take_over(&spec, now, state.host)?;

@@ -16,6 +16,7 @@ use super::{
     workers::gone_is_fine,
 };
 use crate::{
+    servers::profile::Profile,
     supervisor::{
         input::{Effect, Ended, Input},
         spec::Kind,
@@ -308,6 +309,25 @@ impl Host {
             let context = &mut self.context;
             self.discovery.search_for_server(context, now, run.root());
         }
+    }
+
+    /// Treats the command, which was a worker until now, as a server, and searches for its workers.
+    pub(super) fn treat_as_server(
+        &mut self,
+        now: Timestamp,
+        worker: WorkerId,
+        server: &'static Profile,
+    ) {
+        self.context.treat_as_server(server);
+        let Some(run) = self.processes.run_mut() else {
+            return;
+        };
+        run.treat_as_server();
+        if let Some(root) = run.root() {
+            self.discovery.begin_search(now, server, root);
+        }
+        let (context, groups) = (&mut self.context, &mut self.cgroups);
+        self.workers.give_all_to_server(context, groups, worker);
     }
 
     /// Reports the processes that have outlived the worker of the server which started them.

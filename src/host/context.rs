@@ -5,6 +5,7 @@ use std::{collections::VecDeque, ffi::OsString, io};
 
 use super::{held::HeldId, kernel_events::Watches, memory::procfs::Proc};
 use crate::{
+    servers::profile::Profile,
     supervisor::{
         input::{Effect, Input},
         spec::{Kind, RestartWhen, Spec},
@@ -58,6 +59,11 @@ impl Context {
     /// Changes the command line, from the next start of the command.
     pub(super) fn set_command(&mut self, argv: Vec<OsString>) {
         self.spec.command.argv = argv;
+    }
+
+    /// The command was found to run this server.
+    pub(super) const fn treat_as_server(&mut self, server: &'static Profile) {
+        self.spec.kind = Kind::Server(server);
     }
 
     pub(super) const fn is_job(&self) -> bool {

@@ -26,6 +26,7 @@ impl Host {
                     cap,
                 },
             ),
+            Action::TreatAsServer { worker, server } => self.treat_as_server(now, worker, server),
             Action::Cap { worker, cap } => self.workers.set_cap(context, groups, worker, cap),
             Action::Budget { budget } => groups.set_budget(context, budget),
             Action::SetThreshold { worker, room } => {

@@ -12,7 +12,8 @@ pub struct Profile {
     pub name: &'static str,
     /// The start of the process title of the main process, if it sets one.
     pub title: Option<&'static str>,
-    /// The server is recognised by its command line. Otherwise `--server NAME` is needed.
+    /// Its command line shows that its children are workers. Otherwise the server is recognised
+    /// when its workers run.
     pub is_recognised: bool,
     /// Which child processes are workers, and when a worker serves.
     pub workers: Workers,
@@ -88,6 +89,18 @@ pub struct Signals {
 }
 
 impl Profile {
+    /// The signals that its main process handles. Another program with workers like these does not
+    /// handle all of them.
+    pub fn handled(&self) -> Vec<Signal> {
+        let Signals {
+            reload,
+            second_master,
+            quit,
+        } = self.signals;
+        let all = [self.raise(), self.lower(), reload, second_master, quit];
+        all.into_iter().flatten().collect()
+    }
+
     /// The signal that stops a worker gracefully.
     pub const fn retire(&self) -> Signal {
         match self.replace {

@@ -9,8 +9,8 @@ use crate::units::Signal;
 pub static PROFILE: Profile = Profile {
     name: "uvicorn",
     title: None,
-    // Without workers, uvicorn is a single process, and its command line does not always tell which
-    // case it is. So the user has to set `server`.
+    // With one worker, uvicorn is a single process, and its command line does not always show which
+    // case it is. Programs of other names run it, too (`fastapi run`, `litestar run`).
     is_recognised: false,
     workers: Workers::Spawned { word: "spawn_main" },
     replace: Replacement::Surge {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::servers::profile::Profile;
 use crate::supervisor::cause::Cause;
 use crate::units::{Bytes, ReportId, RequestId, RunId, Signal, WorkerId};
 
@@ -29,6 +30,14 @@ pub enum Action {
         pid: i32,
         /// Its cap.
         cap: Option<Bytes>,
+    },
+    /// The command, which was one worker until now, is a server whose children are the workers. It
+    /// loses its cap.
+    TreatAsServer {
+        /// The worker that the command was.
+        worker: WorkerId,
+        /// The server.
+        server: &'static Profile,
     },
     /// Let the kernel enforce this limit for a worker. Pages that are charged elsewhere are already
     /// subtracted from its cap.

@@ -34,6 +34,13 @@ pub enum Event {
         /// Its process.
         pid: i32,
     },
+    /// The command, which was one worker until now, runs a server whose children are the workers.
+    ServerFound {
+        /// The pid of the server's main process.
+        pid: i32,
+        /// The server's name, as `--server` takes it.
+        server: String,
+    },
     /// A child of the server's main process is not a worker.
     ServerHelper {
         /// Its pid.

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::servers::profile::Profile;
 use crate::supervisor::cause::Cause;
 use crate::units::{Bytes, ReportId, RequestId, RunId, Signal, Timestamp, WorkerId};
 
@@ -99,8 +100,8 @@ pub enum Input {
     ServerFound {
         /// The pid of the server's main process.
         pid: i32,
-        /// The server's name, as `--server` takes it.
-        server: &'static str,
+        /// The server.
+        server: &'static Profile,
     },
     /// All processes that outlived the worker that started them. Comes periodically while there are
     /// any, and once more with an empty list when the last one has ended.

@@ -130,7 +130,7 @@ impl Supervisor {
                 agent,
                 expected,
             } => self.on_agent_found(now, worker, (agent, expected)),
-            Input::ServerFound { pid, server } => self.on_server_found(pid, server),
+            Input::ServerFound { pid, server } => self.on_server_found(now, pid, server),
             Input::AgentAnswered { worker, answer } => {
                 self.routes.disturb(worker);
                 self.on_agent_answered(now, worker, answer);

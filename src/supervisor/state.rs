@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::servers::profile::Profile;
 use crate::supervisor::{
     Supervisor,
     agents::Agents,
@@ -65,7 +66,17 @@ impl State {
     /// Sets other limits. A recycle that did not help under the old limits may help under these.
     pub(super) fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+        self.forget_recycles();
+    }
+
+    /// Forgets the recycles that did not help.
+    pub(super) fn forget_recycles(&mut self) {
         self.in_vain = InVain::default();
+    }
+
+    /// The server that the command was found to run, while the settings do not name it.
+    pub fn server_found(&self) -> Option<&'static Profile> {
+        self.service.server_found()
     }
 }
 

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{
     client::Load,
     proc,
-    service::{Plan, Service, free_port},
-    status::workers,
+    service::{Plan, Service, free_port, send},
+    status::{pids, workers},
     turn,
     venv::{Gunicorn, NEWEST, python},
 };
@@ -53,19 +54,41 @@ fn the_dirty_arbiter_of_gunicorn_is_not_a_worker() {
 fn the_workers_of_an_embedded_gunicorn_are_watched() {
     let _turn = turn::beside();
     let command = [NEWEST.bin("python"), "embeds_gunicorn.py".to_owned()];
-    let options = ["--ceiling", "200M", "--server", "gunicorn"];
-    let plan = Plan::supervise(&options, &command);
+    let plan = Plan::supervise(&["--ceiling", "200M"], &command);
     let service = plan.env("PORT", free_port()).start();
     service.ready(2);
 }
 
 #[test]
-fn a_server_behind_a_script_causes_a_warning() {
+fn a_server_behind_a_script_is_found_and_stays_one_across_upgrades_and_restarts() {
     let _turn = turn::beside();
     let mut command = vec!["sh".to_owned(), "entrypoint.sh".to_owned()];
     command.extend(NEWEST.gunicorn(free_port(), app("leaves_behind:app")));
     let service = Plan::supervise(&["--ceiling", "200M"], &command).start();
-    wait_for_warning(&service, "--server gunicorn");
+    let found = service.wait("the event of the server", SOON, || {
+        service.events_of("server-found").pop()
+    });
+    assert_eq!(found["server"], "gunicorn", "{found:#}");
+    let before = service.ready(2);
+    let upgraded = service.client(&["upgrade"]);
+    assert!(upgraded.status.success(), "{upgraded:?}");
+    let after = service.ready(2);
+    assert_eq!(after["mode"], "server", "{after:#}");
+    assert_eq!(pids(&before), pids(&after));
+    let server = found["pid"]
+        .as_i64()
+        .and_then(|pid| i32::try_from(pid).ok());
+    send(server.expect("a pid"), Signal::SIGKILL);
+    // A server that is started again needs no other search.
+    service.wait("two other workers", SOON, || {
+        let status = service.status()?;
+        let old = pids(&before);
+        let others = pids(&status)
+            .iter()
+            .filter(|pid| !old.contains(pid))
+            .count();
+        (others == 2 && pids(&status).len() == 2).then_some(())
+    });
 }
 
 #[test]

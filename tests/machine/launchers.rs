@@ -10,12 +10,12 @@ use super::{
     service::{Plan, free_port, send},
     status::pids,
     turn,
-    venv::{FLASK, G23, NEWEST, programs, python},
+    venv::{FLASK, G23, NEWEST, OTHERS, programs, python},
 };
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Asserts that the gunicorn of `plan` is recognised as a server of two workers, and stops.
+/// Asserts that the server of `plan` is recognised as one with two workers, and stops.
 #[track_caller]
 fn assert_is_server(port: u16, plan: Plan) {
     let service = plan.start();
@@ -27,14 +27,52 @@ fn assert_is_server(port: u16, plan: Plan) {
 }
 
 #[test]
-fn a_gunicorn_behind_a_shell_script_is_recognised_with_the_server_option() {
+fn a_gunicorn_behind_a_shell_script_is_recognised_when_it_runs() {
     let _turn = turn::beside();
     let port = free_port();
     // The name of a script does not say what it executes.
     let wrapper = programs().join("wrapper.sh").display().to_string();
     let mut words = vec![wrapper];
     words.extend(NEWEST.gunicorn(port, FLASK));
-    assert_is_server(port, Plan::supervise(&["--server", "gunicorn"], &words));
+    assert_is_server(port, Plan::supervise(&[], &words));
+}
+
+#[test]
+fn the_uvicorn_of_fastapi_run_is_recognised_when_its_workers_run() {
+    let _turn = turn::beside();
+    let port = free_port();
+    let fastapi = NEWEST.bin("fastapi");
+    let number = port.to_string();
+    let words = [
+        &*fastapi,
+        "run",
+        "--workers",
+        "2",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        &number,
+        "api.py",
+    ];
+    assert_is_server(port, Plan::supervise(&[], &words));
+}
+
+#[test]
+fn a_hypercorn_is_not_taken_for_a_uvicorn() {
+    let _turn = turn::beside();
+    let port = free_port();
+    let hypercorn = OTHERS.bin("hypercorn");
+    let address = format!("127.0.0.1:{port}");
+    let words = [&*hypercorn, "-w", "2", "-b", &address, "leaky_asgi:app"];
+    let service = Plan::supervise(&[], &words).start();
+    let load = Load::on(port);
+    service.wait("an answer", SOON, || load.once("/").ok());
+    let answers = clock::now();
+    // By then, a uvicorn would have been recognised.
+    service.wait("several searches for a server", SOON, || {
+        (answers.elapsed() >= Duration::from_secs(4)).then_some(())
+    });
+    assert!(service.events_of("server-found").is_empty());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! uvicorn's own workers are supervised one by one with `--server uvicorn`.
+//! uvicorn's own workers are supervised one by one.
 
 use std::time::Duration;
 
@@ -26,14 +26,7 @@ fn a_recycled_uvicorn_worker_stops_after_its_replacement_is_ready() {
         &number,
         "leaky_asgi:app",
     ];
-    let options = [
-        "--server",
-        "uvicorn",
-        "--ceiling",
-        "200M",
-        "--surge-idle",
-        "1s",
-    ];
+    let options = ["--ceiling", "200M", "--surge-idle", "1s"];
     let service = Plan::supervise(&options, &command).start();
     // multiprocessing's resource tracker is not a worker.
     service.wait("the helper", SOON, || {

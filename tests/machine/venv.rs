@@ -22,8 +22,8 @@ pub(crate) struct Venv {
 /// The newest version of every package.
 pub(crate) const NEWEST: Venv = Venv {
     name: "newest",
-    requirements: "gunicorn flask django gevent uvicorn uvicorn-worker packaging uv numpy pyyaml \
-                   cloudpickle lxml orjson protobuf",
+    requirements: "gunicorn flask django gevent uvicorn uvicorn-worker fastapi-cli fastapi \
+                   packaging uv numpy pyyaml cloudpickle lxml orjson protobuf",
     python: None,
 };
 

@@ -326,7 +326,9 @@ impl World {
             Action::WithdrawReport { worker } => self.withdraw_report(worker),
             Action::KeepReport { about, .. } => self.keep_report(&about),
             Action::ReadCounts => self.read_counts(),
-            Action::NoteStack { .. }
+            // No command of this world hides a server.
+            Action::TreatAsServer { .. }
+            | Action::NoteStack { .. }
             | Action::ReadRoutes
             | Action::CheckUpgrade { .. }
             | Action::Upgrade

@@ -254,6 +254,21 @@ impl ServiceGroups {
         self.server = Some(group);
     }
 
+    /// The same for a group that was a worker's until now.
+    pub(in crate::host) fn set_server_without_cap(
+        &mut self,
+        context: &mut Context,
+        mut group: Group,
+    ) {
+        if self.groups.caps() != CapMechanism::Rlimit
+            && group.holds_processes()
+            && let Err(error) = group.set_cap(None, self.swap)
+        {
+            context.fail(error.to_string(), None, Effect::Cap);
+        }
+        self.set_server(group);
+    }
+
     /// Moves a helper that was taken for a worker to the server's group, with its children.
     pub(in crate::host) fn give_to_server(&mut self, context: &mut Context, pid: i32) {
         let Some(server) = &mut self.server else {

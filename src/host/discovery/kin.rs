@@ -200,6 +200,18 @@ fn waits_for_connections(proc: &Proc, server: i32, pid: i32) -> bool {
     shared.any(|descriptor| targets.contains(descriptor))
 }
 
+/// Whether one of its children executes the program of a worker and waits for connections at a
+/// socket that this process holds, too.
+pub(super) fn has_spawned_workers(proc: &Proc, pid: i32, word: &str) -> bool {
+    let mut children = Vec::new();
+    // This fails for a process that has just ended.
+    let _ = proc.children(pid, &mut children);
+    children.into_iter().any(|child| {
+        let is_spawned = matches!(role_of_spawned(proc, child, word), Role::Spawned);
+        is_spawned && waits_for_connections(proc, pid, child)
+    })
+}
+
 /// Whether it holds heartbeat files, and a fork of it holds one of them.
 pub(super) fn has_workers(proc: &Proc, pid: i32) -> bool {
     let files = proc.files(pid, PREFIX).unwrap_or_default();

@@ -202,7 +202,6 @@ impl Discovery {
         searches.next = now.later(took.saturating_mul(SERVER_SEARCH_PAUSE));
         if let Some((pid, server)) = found {
             searches.left = 0;
-            let server = server.name;
             context.tell(Input::ServerFound { pid, server });
         }
     }

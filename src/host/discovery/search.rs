@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::kin::{
-    HEARTBEAT_WITHIN, Kin, Role, has_workers, own_files, role_by_files, role_of_spawned,
+    HEARTBEAT_WITHIN, Kin, Role, has_spawned_workers, has_workers, own_files, role_by_files,
+    role_of_spawned,
 };
 use crate::{
     host::memory::procfs::Proc,
@@ -327,16 +328,14 @@ impl Search {
         kin.is_none_or(|kin| kin.has_executed(found.start_stack))
     }
 
-    /// The topmost program that has gunicorn's workers, whatever its name is.
+    /// The topmost program that has the server's workers, whatever its name is.
     ///
     /// RACE: gunicorn's dirty arbiter starts before the first worker of its master, and looks like
     /// a master until then. It is a fork of its parent, so a fork counts as a master only if no
     /// process above it has become one for a while.
     fn embedding_master(&mut self, proc: &Proc, now: Timestamp, pids: &[i32]) -> Option<Master> {
-        if let Workers::Spawned { .. } = self.server.workers {
-            return None;
-        }
-        let mut all = pids.iter().filter_map(|pid| embedding(proc, *pid));
+        let server = self.server;
+        let mut all = pids.iter().filter_map(|pid| embedding(proc, server, *pid));
         let Some(found) = all.find(|found| self.may_be_master(found)) else {
             self.likely = None;
             return None;
@@ -394,7 +393,7 @@ impl Search {
             };
             let is_helper = matches!(kin.role, Role::Helper { .. });
             let second = if is_helper && kin.has_executed(stat.start_stack) {
-                as_master(proc, self.server, pid).or_else(|| embedding(proc, pid))
+                as_master(proc, self.server, pid).or_else(|| embedding(proc, self.server, pid))
             } else {
                 None
             };
@@ -414,12 +413,10 @@ impl Search {
 pub(super) fn server_below(proc: &Proc, root: i32) -> Option<(i32, &'static Profile)> {
     let mut all = vec![root];
     all.extend(proc.descendants(root));
-    let known = PROFILES.into_iter().filter(|server| server.is_recognised);
-    known.into_iter().find_map(|server| {
-        let is_named = |pid: &&i32| as_master(proc, server, **pid).is_some();
-        let embeds = |pid: &&i32| {
-            matches!(server.workers, Workers::Forks { .. }) && embedding(proc, **pid).is_some()
-        };
+    PROFILES.into_iter().find_map(|server| {
+        let is_named =
+            |pid: &&i32| server.is_recognised && as_master(proc, server, **pid).is_some();
+        let embeds = |pid: &&i32| embedding(proc, server, **pid).is_some();
         let found = all
             .iter()
             .find(is_named)
@@ -441,11 +438,16 @@ fn as_master(proc: &Proc, server: &Profile, pid: i32) -> Option<Master> {
         .flatten()
 }
 
-/// This process, if it has gunicorn's workers, whatever its name is.
-fn embedding(proc: &Proc, pid: i32) -> Option<Master> {
-    has_workers(proc, pid)
-        .then(|| master_at(proc, pid))
-        .flatten()
+/// This process, if it has the server's workers, whatever its name is.
+fn embedding(proc: &Proc, server: &Profile, pid: i32) -> Option<Master> {
+    let has_its_workers = match server.workers {
+        Workers::Forks { .. } => has_workers(proc, pid),
+        // Other servers start their workers in the same way.
+        Workers::Spawned { word } => {
+            proc.catches(pid, &server.handled()) && has_spawned_workers(proc, pid, word)
+        }
+    };
+    has_its_workers.then(|| master_at(proc, pid)).flatten()
 }
 
 fn master_at(proc: &Proc, pid: i32) -> Option<Master> {

@@ -12,6 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::units::Signal;
+
 /// Maximum processes read from one tree. A worker has fewer, but a fork bomb has more.
 const DESCENDANTS_MAX: usize = 4096;
 /// Maximum characters of a command line that is shown.
@@ -165,6 +167,14 @@ impl Proc {
             is_pending.then(|| u64::from_str_radix(mask, 16).ok())?
         });
         flags.is_some_and(|flags: u32| flags & EXITING != 0) || pending.any(|mask| mask & KILL != 0)
+    }
+
+    /// Whether a process catches all these signals (`SigCgt` of proc_pid_status(5)).
+    pub fn catches(&self, pid: i32, signals: &[Signal]) -> bool {
+        let status = self.text(&format!("{pid}/status")).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        caught.is_some_and(|caught| signals.iter().all(|one| caught >> (one.0 - 1) & 1 == 1))
     }
 
     /// Its command line; empty for a zombie.

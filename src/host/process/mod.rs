@@ -110,6 +110,10 @@ impl Processes {
         self.run.as_ref()
     }
 
+    pub(super) const fn run_mut(&mut self) -> Option<&mut Run> {
+        self.run.as_mut()
+    }
+
     /// The current start of the command, if it has this id.
     pub(super) fn run_of(&self, id: RunId) -> Option<&Run> {
         self.run.as_ref().filter(|run| run.id() == id)

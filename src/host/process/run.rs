@@ -116,6 +116,11 @@ impl Run {
         self.worker
     }
 
+    /// The command is a server.
+    pub(in crate::host) const fn treat_as_server(&mut self) {
+        self.worker = None;
+    }
+
     pub(super) const fn is_orphaned(&self) -> bool {
         self.is_orphaned
     }

@@ -69,18 +69,35 @@ impl Workers {
         groups: &mut ServiceGroups,
         id: HeldId,
     ) {
+        if let Some(group) = self.release(context, id) {
+            groups.retire(group);
+            self.is_urgent = true;
+        }
+    }
+
+    /// Stops tracking a worker. Returns its group.
+    fn release(&mut self, context: &mut Context, id: HeldId) -> Option<Group> {
         self.files.forget(id);
-        let Some(tracked) = self.held.remove(&id) else {
-            return;
-        };
+        let tracked = self.held.remove(&id)?;
         let its = [Source::Process(id), Source::Oom(id)];
         context.watches_mut().forget_sources(&its);
         if let Some(worker) = id.worker() {
             let threshold = Source::Threshold(worker);
             context.watches_mut().forget_sources(&[threshold]);
         }
-        groups.retire(tracked.group);
-        self.is_urgent = true;
+        Some(tracked.group)
+    }
+
+    /// The command is not a worker but a server. Its group becomes the server's, without a cap.
+    pub(in crate::host) fn give_all_to_server(
+        &mut self,
+        context: &mut Context,
+        groups: &mut ServiceGroups,
+        worker: WorkerId,
+    ) {
+        if let Some(group) = self.release(context, worker.into()) {
+            groups.set_server_without_cap(context, group);
+        }
     }
 
     /// Corrects the adoption of a process that is a helper of the server and not a worker.

@@ -192,20 +192,10 @@ fn resident_memory(proc: &Proc, pid: i32) -> Bytes {
     seen.map(|seen| seen.resident).unwrap_or(Bytes::ZERO)
 }
 
-/// Whether a process catches both signals, so that it has an agent.
+/// Whether a process catches both signals: a program that catches one of the two for its own use
+/// has no agent.
 fn catches(proc: &Proc, pid: i32) -> bool {
-    let status = proc.text(&format!("{pid}/status"));
-    status.is_ok_and(|status| catches_both(&status))
-}
-
-/// Checks both bits of `SigCgt`: a program that catches one of the two for its own use has no
-/// agent.
-fn catches_both(status: &str) -> bool {
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    let bit = |signal: Signal| 1u64 << (signal.0 - 1);
-    let both = bit(QUESTION) | bit(STACKS);
-    caught.is_some_and(|caught| caught & both == both)
+    proc.catches(pid, &[QUESTION, STACKS])
 }
 
 /// Private memory by kind of mapping (proc_pid_smaps(5)), the largest first.
@@ -252,11 +242,18 @@ mod tests {
 
     #[test]
     fn only_a_process_that_catches_both_signals_has_an_agent() {
-        let status = |mask: &str| format!("Name:\tpython\nSigCgt:\t{mask}\nCapInh:\t0\n");
-        assert!(catches_both(&status("000000c180000000")));
-        assert!(!catches_both(&status("0000004000000000")));
-        assert!(!catches_both(&status("0000000000000000")));
-        assert!(!catches_both("Name:\tpython\n"));
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("7")).unwrap();
+        let proc = Proc::at(root.path());
+        let has_agent = |mask: &str| {
+            let status = format!("Name:\tpython\nSigCgt:\t{mask}\nCapInh:\t0\n");
+            std::fs::write(root.path().join("7/status"), status).unwrap();
+            catches(&proc, 7)
+        };
+        assert!(has_agent("000000c180000000"));
+        assert!(!has_agent("0000004000000000"));
+        assert!(!has_agent("0000000000000000"));
+        assert!(!catches(&proc, 8));
     }
 
     #[test]

@@ -73,6 +73,7 @@ impl Event {
             Self::Started { .. } => "started",
             Self::Ready { .. } => "ready",
             Self::WorkerSeen { .. } => "worker-seen",
+            Self::ServerFound { .. } => "server-found",
             Self::ServerHelper { .. } => "server-helper",
             Self::WorkerReady { .. } => "worker-ready",
             Self::Due { .. } => "due",
@@ -112,6 +113,7 @@ impl Event {
             | Self::Started { .. }
             | Self::Ready { .. }
             | Self::WorkerSeen { .. }
+            | Self::ServerFound { .. }
             | Self::ServerHelper { .. }
             | Self::WorkerReady { .. }
             | Self::Due { .. }
@@ -151,6 +153,7 @@ impl Event {
                 format!("service is ready after {} (start {})", span(*after), run.0)
             }
             Self::WorkerSeen { worker, pid } => format!("{worker} started (pid {pid})"),
+            Self::ServerFound { pid, server } => sentences::server_message(*pid, server),
             Self::ServerHelper { pid, command } => sentences::helper_message(*pid, command),
             Self::WorkerReady { worker, after } => {
                 format!("{worker} is ready after {}", span(*after))
@@ -222,8 +225,9 @@ impl Event {
             Self::WorkerSeen { worker, pid } => {
                 vec![("worker", text(worker)), ("pid", number(*pid))]
             }
+            Self::ServerFound { pid, server } => sentences::process_fields(*pid, "server", server),
             Self::ServerHelper { pid, command } => {
-                vec![("pid", number(*pid)), ("command", text(command))]
+                sentences::process_fields(*pid, "command", command)
             }
             Self::WorkerReady { worker, after } => {
                 vec![("worker", text(worker)), seconds("after_s", *after)]

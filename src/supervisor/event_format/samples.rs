@@ -36,6 +36,10 @@ fn others() -> Vec<Event> {
         memory: Bytes::mib(80),
     };
     vec![
+        Event::ServerFound {
+            pid: 4241,
+            server: "uvicorn".to_owned(),
+        },
         Event::ServerHelper {
             pid: 4242,
             command: "gunicorn: dirty-arbiter".to_owned(),

@@ -229,6 +229,17 @@ pub(super) fn rescue_fields(worker: WorkerId, freed: Bytes, memory: Bytes, times
     ]
 }
 
+pub(super) fn server_message(pid: i32, server: &str) -> String {
+    format!(
+        "COMMAND runs {server} (pid {pid}): each of its workers is watched and recycled by itself"
+    )
+}
+
+/// The fields of a process, with one that says more.
+pub(super) fn process_fields(pid: i32, name: &'static str, value: &str) -> Fields {
+    vec![("pid", number(pid)), (name, text(&value))]
+}
+
 pub(super) fn helper_message(pid: i32, command: &str) -> String {
     format!(
         "pid {pid} (`{command}`) is a child of the server but not a worker: its memory counts as \

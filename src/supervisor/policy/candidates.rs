@@ -1,5 +1,7 @@
 //! Which workers should be replaced, and why. Nothing here changes any state.
 
+use std::time::Duration;
+
 use crate::supervisor::{Supervisor, cause::Cause, worker::Worker};
 use crate::units::{Bytes, Timestamp, WorkerId};
 
@@ -8,6 +10,8 @@ use crate::units::{Bytes, Timestamp, WorkerId};
 pub(crate) const BUDGET_SHARE: f64 = 0.95;
 /// A worker is recycled for the budget only if it has grown by this part since it became ready.
 const GROWTH_WORTH_RECYCLING: f64 = 0.1;
+/// When a command that may be a server is judged again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A worker that should be replaced.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,6 +75,9 @@ impl Supervisor {
         let over = worker.ceiling_state().memory_when_ready().is_some()
             && ceiling.is_some_and(|ceiling| memory >= ceiling)
             && worker.memory().samples_over() >= self.spec.memory.consecutive_samples;
+        if over && self.may_be_server(now, worker) {
+            return Err(Some(now.later(LOOK_AGAIN)));
+        }
         let young = worker.age(now) < self.spec.recycle.min_age;
         if over && (!young || self.would_reach_cap(now, worker)) {
             return Ok(candidate(Cause::Ceiling, ceiling));

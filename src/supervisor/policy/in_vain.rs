@@ -351,6 +351,17 @@ impl Supervisor {
         worker.ceiling_state().over_since().unwrap_or(now) < self.early_until(worker)
     }
 
+    /// The command has only started a tree of processes, and may turn out to be a server. Its
+    /// ceiling was perhaps meant for each of the server's workers, so it does not apply to the
+    /// whole tree yet, and neither does a cap that is derived from it.
+    pub(crate) fn may_be_server(&self, now: Timestamp, worker: &Worker) -> bool {
+        self.spec.kind_is_guessed
+            && self.is_whole_program()
+            && !self.is_job()
+            && worker.memory().processes() >= TREE_PROCESSES
+            && worker.age(now) < EARLY_TREE
+    }
+
     /// The number of early recycles in a row that are allowed.
     fn early_max(&self) -> u32 {
         let workers = match self.spec.kind {

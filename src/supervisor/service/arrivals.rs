@@ -1,14 +1,29 @@
 //! New workers: discovered, adopted and ready.
 
-use super::{ORPHAN_GRACE, Phase};
+use super::{ORPHAN_GRACE, Phase, Service};
+use crate::servers::{PROFILES, profile::Profile};
 use crate::supervisor::{
     Supervisor,
     action::{Action, Priority},
     cause::Cause,
     event::Event,
+    spec::Kind,
     worker::{Identity, Worker, lifecycle::Step, memory::Memory},
 };
 use crate::units::{RunId, Timestamp, WorkerId};
+
+impl Service {
+    /// The command runs this server.
+    pub(crate) fn on_server_found(&mut self, server: &Profile) {
+        self.found = Some(server.name.to_owned());
+    }
+
+    /// The server that the command was found to run.
+    pub(crate) fn server_found(&self) -> Option<&'static Profile> {
+        let name = self.found.as_deref()?;
+        PROFILES.into_iter().find(|server| server.name == name)
+    }
+}
 
 impl Supervisor {
     /// Adds a process as a worker.
@@ -95,15 +110,33 @@ impl Supervisor {
         }
     }
 
-    /// COMMAND is an unknown script or launcher, and it has started a known server.
-    pub(crate) fn on_server_found(&mut self, pid: i32, server: &str) {
-        self.warn_once("server found", || {
-            format!(
-                "COMMAND runs {server} (pid {pid}) and is treated as one worker with all its \
-                 processes: they are recycled together, and no process serves meanwhile. hint: \
-                 give `--server {server}`, so that each worker of {server} is recycled by itself"
-            )
+    /// The command is an unknown script or launcher and counts as one worker, and it has started a
+    /// known server. From now on the server's children are the workers.
+    ///
+    /// RACE: the worker may be draining, or the service stops. The server is then found again after
+    /// the next start.
+    pub(crate) fn on_server_found(&mut self, now: Timestamp, pid: i32, server: &'static Profile) {
+        let running = self.state.service.pid().is_some() && !self.state.service.is_stopping();
+        let mut workers = self.state.workers.values();
+        let Some(command) = workers.next().filter(|one| running && !one.is_leaving()) else {
+            return;
+        };
+        let worker = command.id();
+        self.state.service.on_server_found(server);
+        self.spec.kind = Kind::Server(server);
+        self.state.surge.forget(now);
+        self.state.forget_recycles();
+        if let Some(command) = self.state.workers.remove(&worker) {
+            self.refuse_reports(&command, "it is a server, and its children are the workers");
+            self.operator.on_gone(worker);
+        }
+        self.act(Action::TreatAsServer { worker, server });
+        self.emit(Event::ServerFound {
+            pid,
+            server: server.name.to_owned(),
         });
+        self.derive_limits();
+        self.plan.touch();
     }
 
     pub(crate) fn on_masters(&mut self, now: Timestamp, run: RunId, count: u32) {
@@ -113,3 +146,7 @@ impl Supervisor {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "arrivals_tests.rs"]
+mod tests;

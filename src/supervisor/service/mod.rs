@@ -16,8 +16,7 @@ use crate::supervisor::{
     action::{Action, Notice},
     event::Event,
     input::{CapMechanism, Machine},
-    policy::end_loop::LoopCause,
-    policy::restart::Restarts,
+    policy::{end_loop::LoopCause, restart::Restarts},
     spec::{ReadyWhen, RestartSpec},
 };
 use crate::units::{Bytes, RunId, Timestamp, WorkerId};
@@ -45,6 +44,9 @@ pub(crate) struct Service {
     awaited: Option<WorkerId>,
     /// The end of the current run is planned, so the next start is not a restart.
     planned: bool,
+    /// The name of the server that the command was found to run.
+    #[serde(default)]
+    found: Option<String>,
     /// The supervisor ended the server because its workers ended in a loop.
     #[serde(default)]
     loops: Option<LoopCause>,
@@ -103,6 +105,7 @@ impl Service {
             ready: false,
             warned_unready: false,
             awaited: None,
+            found: None,
             planned: false,
             loops: None,
         }
@@ -190,10 +193,8 @@ impl Supervisor {
     /// Starts the command for the first time, once the machine and its memory are known.
     fn begin(&mut self, now: Timestamp) {
         let known = self.here.machine.is_some() && self.here.available.is_some();
-        if known
-            && matches!(self.state.service.phase, Phase::Idle)
-            && self.state.service.stop.is_none()
-        {
+        let service = &self.state.service;
+        if known && matches!(service.phase, Phase::Idle) && service.stop.is_none() {
             self.act(Action::Budget {
                 budget: self.state.limits.budget.bytes,
             });
@@ -214,10 +215,8 @@ impl Supervisor {
         self.state.surge.forget(now);
         let worker = self.worker_of_start();
         self.state.service.awaited = worker.map(|(worker, _)| worker);
-        self.act(Action::Start {
-            run: self.state.service.run,
-            worker,
-        });
+        let run = self.state.service.run;
+        self.act(Action::Start { run, worker });
     }
 
     pub(crate) fn on_started(&mut self, now: Timestamp, run: RunId, pid: i32) {

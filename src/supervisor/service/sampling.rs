@@ -5,6 +5,7 @@ use crate::supervisor::{
     action::Action,
     event::Event,
     input::{CapMechanism, Effect, Sample},
+    spec::Limit,
     worker::kernel::CAP_STEP,
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
@@ -58,7 +59,7 @@ impl Supervisor {
             // Collecting garbage at the ceiling may help again.
             worker.requests_mut().forget_collected();
         }
-        if sample.exact.is_some() {
+        if sample.exact.is_some() || self.is_whole_program() {
             self.check_cap(id);
         }
         self.check_threshold(now, id);
@@ -103,18 +104,33 @@ impl Supervisor {
             .machine
             .as_ref()
             .is_some_and(|machine| machine.caps != CapMechanism::Rlimit);
+        let uncapped = self.may_be_uncapped_server(id);
         let Some(worker) = self.state.workers.get_mut(&id) else {
             return;
         };
         let elsewhere = worker.memory().charged_elsewhere().filter(|_| by_group);
         let elsewhere = elsewhere.filter(|bytes| *bytes >= CAP_STEP);
-        let cap = self.state.limits.cap.bytes.map(|cap| {
+        let cap = self.state.limits.cap.bytes.filter(|_| !uncapped);
+        let cap = cap.map(|cap| {
             cap.minus(elsewhere.unwrap_or_default())
                 .max(cap.scaled(0.1))
         });
         if worker.kernel_mut().set_cap(cap) {
             self.act(Action::Cap { worker: id, cap });
         }
+    }
+
+    /// The command may turn out to be a server, and its cap is derived from a ceiling that was
+    /// perhaps meant for each of the server's workers.
+    fn may_be_uncapped_server(&self, id: WorkerId) -> bool {
+        let Some(worker) = self.state.workers.get(&id) else {
+            return false;
+        };
+        let at = worker
+            .memory()
+            .last()
+            .map_or(worker.seen(), |sample| sample.at);
+        self.spec.memory.cap == Limit::Auto && self.may_be_server(at, worker)
     }
 
     /// The worker's cgroup already holds more than the limit that the supervisor asked for, so the
