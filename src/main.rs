@@ -10,7 +10,7 @@ use supervise::{
     cli,
     host::{
         self,
-        process::{exec, keeper, sweeper, users},
+        process::{exec, fleet, keeper, sweeper, users},
     },
 };
 
@@ -24,6 +24,10 @@ fn main() -> ExitCode {
     let mut args = env::args_os();
     if args.nth(1).is_some_and(|word| word == sweeper::ARGUMENT) {
         return ExitCode::from(sweeper::main(args));
+    }
+    let mut args = env::args_os();
+    if args.nth(1).is_some_and(|word| word == fleet::ARGUMENT) {
+        return ExitCode::from(fleet::main(args));
     }
     let mut args = env::args_os();
     if args.nth(1).is_some_and(|word| word == exec::CHECK) {

@@ -26,7 +26,7 @@ macro_rules! modules {
 }
 
 /// The modules of the package.
-pub(super) const MODULES: [(&str, &str); 43] = modules![
+pub(super) const MODULES: [(&str, &str); 44] = modules![
     "__init__.py",
     "advice.py",
     "after_drain.py",
@@ -35,6 +35,7 @@ pub(super) const MODULES: [(&str, &str); 43] = modules![
     "base.py",
     "boot.py",
     "boot_failures.py",
+    "boot_failures_uvicorn.py",
     "bytecode.py",
     "causes.py",
     "census.py",

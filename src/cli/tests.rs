@@ -244,7 +244,6 @@ fn the_error_of_a_wrong_command_line_has_a_correction() {
         ("supervise stauts", "did you mean `supervise status`?"),
         ("supervise status x", "unexpected argument 'x'"),
         ("supervise --celing 1G -- a", "'--ceiling'"),
-        ("supervise -n4 -- a", "unknown option `-n`"),
         ("supervise --workers=4 -- a", "unknown option `--workers`"),
         (
             "supervise run f --listen",

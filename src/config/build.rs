@@ -58,6 +58,9 @@ pub(super) fn service(
     settings.apply(Mode::Service, &mut spec);
     spec.command = command::build(command_line, environ, facts, settings);
     (spec.kind, spec.kind_is_guessed) = command::kind(&spec.command.argv, settings);
+    if spec.copies.is_some() {
+        command::multiply(&mut spec, settings);
+    }
     let here = spec.command.directory.clone();
     let here = here.unwrap_or_else(|| facts.here());
     let default = || default_name(command_line.config.as_deref(), &spec.command.argv, &here);

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     servers,
-    supervisor::spec::{CommandSpec, Kind, Listen},
+    supervisor::spec::{CommandSpec, Kind, Listen, RestartWhen, Spec},
 };
 
 use super::{
@@ -22,6 +22,13 @@ use super::{
 
 /// The directories in which programs are searched without a PATH (execvp(3)).
 const PATH_DEFAULT: &str = "/bin:/usr/bin";
+
+/// In the command line, this is replaced by the number of the first listening socket.
+const SOCKET: &str = "{fd}";
+/// sd_listen_fds(3).
+const FIRST_SOCKET: &str = "3";
+/// Maximum copies of a command.
+const COPIES_MAX: u64 = 1024;
 
 /// The kind of file at a path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -75,13 +82,19 @@ pub(super) fn build(
         }
         None => PathBuf::new(),
     };
+    let listen = listen(facts, settings);
+    let has_sockets = !listen.is_empty() || environ.get(OsStr::new("LISTEN_FDS")).is_some();
+    let argv = argv.into_iter().map(|word| match word.to_str() {
+        Some(text) if has_sockets => text.replace(SOCKET, FIRST_SOCKET).into(),
+        Some(_) | None => word,
+    });
     CommandSpec {
         program,
-        argv,
+        argv: argv.collect(),
         env,
         directory,
         user,
-        listen: listen(facts, settings),
+        listen,
     }
 }
 
@@ -118,6 +131,38 @@ pub(super) fn kind(argv: &[OsString], settings: &mut Settings) -> (Kind, bool) {
         servers::recognise(&argv).map_or(Kind::Single, Kind::Server)
     });
     (kind, set.is_none())
+}
+
+/// Makes the command a fleet of copies.
+pub(super) fn multiply(spec: &mut Spec, settings: &mut Settings) {
+    let copies = spec.copies.unwrap_or(1);
+    if copies > COPIES_MAX {
+        let text = format!("{copies} copies are too many; at most {COPIES_MAX}");
+        settings.error(&settings.origin("copies"), "copies", text);
+    }
+    if spec.restart.when == RestartWhen::Never {
+        let text = "a job is one run of COMMAND, and `copies` multiplies it; leave out one of both";
+        settings.error_of_both("copies", "restart.when", text);
+    }
+    let words: Vec<_> = spec
+        .command
+        .argv
+        .iter()
+        .map(|word| word.to_string_lossy())
+        .collect();
+    let several = match spec.kind {
+        Kind::Server(server) => Some(server.name),
+        Kind::Single => servers::has_several_workers(&words).then_some("COMMAND"),
+    };
+    if let Some(server) = several {
+        let text = format!(
+            "`copies` multiplies COMMAND, and {server} starts several workers itself; leave out \
+             one of both"
+        );
+        settings.error(&settings.origin("copies"), "copies", text);
+    }
+    spec.kind = Kind::Server(&servers::fleet::PROFILE);
+    spec.kind_is_guessed = false;
 }
 
 fn argv(command_line: &CommandLine, settings: &mut Settings) -> (Vec<OsString>, Origin) {

@@ -9,7 +9,7 @@ use super::{
     discovery::Finding,
     listen::{Service, ready_port},
     process::{
-        ChildRole, Keeper,
+        ChildRole, Keeper, fleet,
         keeper::{Message, ended},
         pidfd::PidFd,
     },
@@ -46,6 +46,7 @@ impl Host {
         let place = group.as_ref().ok().and_then(Group::unified_fd);
         let started = Keeper::start(
             &self.context.spec().command,
+            fleet::command_line(self.context.spec()),
             (self.context.is_job(), self.systemd.notify_path(), place),
             self.workers.files_of_command(),
             self.listen.listeners(),

@@ -1,6 +1,7 @@
 //! THE SUPPORTED SERVERS and the command lines that start them. This is pure: it reads no process.
 
 mod application;
+pub mod fleet;
 pub mod gunicorn;
 mod launcher;
 pub mod profile;
@@ -26,6 +27,24 @@ pub fn recognise(argv: &[String]) -> Option<&'static Profile> {
 /// not support `LISTEN_FDS` (sd_listen_fds(3)).
 pub fn socket_variable(argv: &[String]) -> Option<&'static str> {
     starts(argv, "uvicorn").then_some("UVICORN_FD")
+}
+
+/// Whether the arguments ask a server for several workers: `--workers 4`, `-w 2`.
+pub fn has_several_workers<S: AsRef<str>>(argv: &[S]) -> bool {
+    let mut words = argv.iter().map(AsRef::as_ref);
+    while let Some(word) = words.next() {
+        let (option, value) = word.split_once('=').unzip();
+        let is_number = matches!(option.unwrap_or(word), "--workers" | "-w" | "-W");
+        let value = if is_number {
+            value.or_else(|| words.next())
+        } else {
+            None
+        };
+        if value.and_then(|value| value.parse().ok()) > Some(1) {
+            return true;
+        }
+    }
+    false
 }
 
 fn starts(argv: &[String], server: &str) -> bool {

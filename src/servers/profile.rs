@@ -43,6 +43,9 @@ pub enum Workers {
         /// The word.
         word: &'static str,
     },
+    /// All child processes. A worker serves when it or a child of it waits for connections on a
+    /// socket that the server also has open, or, without such sockets, when it has run for a while.
+    Copies,
 }
 
 /// How a worker of a server is replaced.

@@ -26,5 +26,5 @@ pub static PROFILE: Profile = Profile {
     },
     // This is `STARTUP_FAILURE` in uvicorn's main.py.
     boot_failures: &[3],
-    is_guarded: false,
+    is_guarded: true,
 };

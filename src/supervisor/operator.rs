@@ -45,7 +45,8 @@ impl Operator {
 
 impl Supervisor {
     /// Handles a signal to the supervisor (DESIGN §7). TERM and INT stop the service, and a second
-    /// one stops it at once. One signal reloads. All others are passed on to the command.
+    /// one stops it at once. One signal reloads, and in a fleet HUP does so, too. All others are
+    /// passed on to the command.
     pub(crate) fn on_signal(&mut self, now: Timestamp, signal: Signal) {
         if matches!(signal, Signal::TERM | Signal::INT) {
             let how = if self.state.service.is_stopping() {
@@ -56,7 +57,7 @@ impl Supervisor {
             self.stop(now, how);
             return;
         }
-        if signal == Signal::RELOAD {
+        if signal == Signal::RELOAD || (signal == Signal::HUP && self.is_fleet()) {
             self.on_reload_signal();
             return;
         }

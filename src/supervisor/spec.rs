@@ -21,6 +21,8 @@ pub struct Spec {
     pub kind: Kind,
     /// `kind` is not configured, but derived from the command line.
     pub kind_is_guessed: bool,
+    /// The number of copies of the command. `None`: it is not multiplied.
+    pub copies: Option<u64>,
     /// Limits on memory.
     pub memory: MemorySpec,
     /// Any other rlimit, per worker, by its lower-case name without `RLIMIT_` (`nofile`).
@@ -430,6 +432,7 @@ impl Spec {
         Self {
             kind: Kind::Single,
             kind_is_guessed: false,
+            copies: None,
             command,
             memory,
             rlimits: BTreeMap::new(),

@@ -83,21 +83,26 @@ fn failed_starts(service: &Service, count: u64) -> Value {
 /// Asserts that workers over their ceiling stay while no other worker can start, and are recycled
 /// once one can.
 fn assert_recycles_wait(venv: Venv, class: &'static str) {
+    let port = free_port();
+    assert_recycles_of_wait((port, &gunicorn(venv, port, class)), (&[], 1));
+}
+
+/// The same for any command, whose workers exit with this status while they cannot start.
+fn assert_recycles_of_wait(
+    (port, command): (u16, &[String]),
+    (options, exits_with): (&[&str], i32),
+) {
     let _turn = turn::beside();
-    let (database, port) = (Database::new(), free_port());
-    let options = ["--ceiling", "90M", "--cap", "600M", "--min-age", "1s"];
-    let service = database
-        .plan(&options, &gunicorn(venv, port, class))
-        .start();
+    let database = Database::new();
+    let fixed = ["--ceiling", "90M", "--cap", "600M", "--min-age", "1s"];
+    let service = database.plan(&[&fixed, options].concat(), command).start();
     let before = service.ready(2);
     database.goes_away();
     let others = load(port, "/").start();
     let status = failed_starts(&service, 2);
     let why = status["recycling"]["why"].as_str().unwrap();
-    assert!(
-        why.ends_with("exited with status 1 before it was ready"),
-        "{why}"
-    );
+    let expected = format!("exited with status {exits_with} before it was ready");
+    assert!(why.ends_with(&expected), "{why}");
     let (_, metrics) = service.ask("/metrics");
     assert!(
         metrics.contains("supervise_recycling_suspended 1"),
@@ -121,8 +126,8 @@ fn assert_recycles_wait(venv: Venv, class: &'static str) {
     assert_eq!(before["command_pid"], after["command_pid"], "{after:#}");
     assert_eq!(service.events_of("recycling-suspended").len(), 1);
     assert_eq!(service.events_of("recycling-resumed").len(), 1);
-    // gunicorn's own log shows the failure, as without `supervise`.
-    assert!(service.log().contains("RuntimeError: the database is away"));
+    // The server's own log shows the failure, as without `supervise`.
+    assert!(service.log().contains("the database is away"));
     assert_eq!(service.stop(SOON).code(), Some(0));
 }
 
@@ -144,6 +149,30 @@ fn uvicorn_workers_are_not_recycled_while_the_application_cannot_start() {
 #[test]
 fn workers_of_an_old_gunicorn_are_not_recycled_while_the_application_cannot_start() {
     assert_recycles_wait(G20, "sync");
+}
+
+#[test]
+fn the_workers_of_uvicorn_itself_are_not_recycled_while_the_application_cannot_start() {
+    let port = free_port();
+    let (uvicorn, number) = (NEWEST.bin("uvicorn"), port.to_string());
+    // uvicorn stops all workers if one exits with status 3.
+    for (app, exits_with) in [
+        ("needs_database:asgi_app", 1),
+        ("needs_database_later:app", 3),
+    ] {
+        let command = [&*uvicorn, "--workers", "2", "--port", &number, app];
+        let command = command.map(str::to_owned);
+        assert_recycles_of_wait((port, &command), (&[], exits_with));
+    }
+}
+
+#[test]
+fn copies_are_not_recycled_while_the_application_cannot_start() {
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let options = ["--copies", "2", "--listen", &address];
+    let command = [NEWEST.bin("uvicorn"), "needs_database:asgi_app".to_owned()];
+    assert_recycles_of_wait((port, &command), (&options, 1));
 }
 
 /// One of two workers dies while no other can start. The other one continues to serve, the dead one

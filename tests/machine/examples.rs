@@ -53,6 +53,11 @@ fn the_django_example_answers_requests() {
 }
 
 #[test]
+fn the_fleet_example_answers_requests() {
+    assert_serves("uvicorn-fleet.toml", 4);
+}
+
+#[test]
 fn the_job_example_completes() {
     let _turn = turn::beside();
     let (_dir, path) = copy("etl.toml", 0);

@@ -20,6 +20,7 @@ mod ended_services;
 mod examples;
 mod executor;
 mod faults;
+mod fleet;
 mod held_sockets;
 mod helpers;
 mod hostile;

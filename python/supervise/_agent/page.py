@@ -88,6 +88,11 @@ def fails_to_boot():
     """Reports that this worker does not serve. Returns the number of consecutive workers that could not boot, this one
     included."""
     slot[protocol.SERVES] = 0
+    return counts_failure()
+
+
+def counts_failure():
+    """Counts a worker that could not boot. Returns the number of consecutive ones."""
     _page[protocol.FAILED_BOOTS] += 1
     return _page[protocol.FAILED_BOOTS]
 

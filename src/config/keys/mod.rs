@@ -115,6 +115,12 @@ impl Key {
         self
     }
 
+    /// Its flag has a short form.
+    const fn short(mut self, letter: char) -> Self {
+        self.short = Some(letter);
+        self
+    }
+
     /// `-h` shows it.
     const fn basic(mut self) -> Self {
         self.is_basic = true;

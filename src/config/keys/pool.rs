@@ -51,11 +51,6 @@ const fn only_pool(mut key: Key) -> Key {
     key
 }
 
-const fn short(mut key: Key, letter: char) -> Key {
-    key.short = Some(letter);
-    key
-}
-
 pub(super) const KEYS: &[Key] = &[
     only_pool(key(
         "pool.function",
@@ -64,17 +59,15 @@ pub(super) const KEYS: &[Key] = &[
         "Function to call for each task, MODULE:FUNCTION",
         pool_field!(Callable, function),
     )),
-    short(
-        only_pool(key(
-            "pool.workers",
-            ("workers", "N|auto"),
-            ("auto", "4"),
-            "Number of workers; auto: the number of cores",
-            pool_field!(AutoOr<WORKERS_MAX>, workers),
-        ))
-        .basic(),
-        'n',
-    ),
+    only_pool(key(
+        "pool.workers",
+        ("workers", "N|auto"),
+        ("auto", "4"),
+        "Number of workers; auto: the number of cores",
+        pool_field!(AutoOr<WORKERS_MAX>, workers),
+    ))
+    .basic()
+    .short('n'),
     only_pool(key(
         "pool.task_timeout",
         ("task-timeout", "DUR"),
@@ -126,28 +119,24 @@ pub(super) const KEYS: &[Key] = &[
         "Tasks sent to a worker at once; auto: tasks that take 1ms together",
         pool_field!(AutoOr<BATCH_MAX>, batch),
     )),
-    short(
-        only_pool(key(
-            "pool.input",
-            ("input", "FILE"),
-            ("", "tasks.jsonl"),
-            "Read tasks from FILE [default: standard input]",
-            pool_field!(OptionalPath, input),
-        ))
-        .basic(),
-        'i',
-    ),
-    short(
-        only_pool(key(
-            "pool.output",
-            ("output", "FILE"),
-            ("", "results.jsonl"),
-            "Write results to FILE, which must not be the input [default: standard output]",
-            pool_field!(OptionalPath, output),
-        ))
-        .basic(),
-        'o',
-    ),
+    only_pool(key(
+        "pool.input",
+        ("input", "FILE"),
+        ("", "tasks.jsonl"),
+        "Read tasks from FILE [default: standard input]",
+        pool_field!(OptionalPath, input),
+    ))
+    .basic()
+    .short('i'),
+    only_pool(key(
+        "pool.output",
+        ("output", "FILE"),
+        ("", "results.jsonl"),
+        "Write results to FILE, which must not be the input [default: standard output]",
+        pool_field!(OptionalPath, output),
+    ))
+    .basic()
+    .short('o'),
     only_pool(key(
         "pool.ordered",
         ("ordered", ""),

@@ -114,7 +114,7 @@ pub(super) const KEYS: &[Key] = &[
         "control.metrics",
         ("metrics", "ADDR"),
         ("none", "127.0.0.1:9100"),
-        "Serve metrics and status over TCP: HOST:PORT, or PORT on loopback",
+        "Serve metrics and status at HOST:PORT, or PORT on loopback",
         field!(Address, control.metrics),
     )
     .shared()

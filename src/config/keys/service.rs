@@ -6,7 +6,7 @@ use super::{Key, derived, field, key};
 use crate::{
     config::{
         parsers::SERVERS,
-        types::{Switch, lossy, name_of, text},
+        types::{Count, Switch, lossy, name_of, text},
     },
     supervisor::spec::Spec,
 };
@@ -37,6 +37,15 @@ pub(super) const KEYS: &[Key] = &[
         "Server software of COMMAND; none: a program that is a single worker",
         derived(|spec| Some(name_of(&SERVERS, Some(spec.kind)).into())),
     ),
+    key(
+        "copies",
+        ("copies", "N"),
+        ("none", "4"),
+        "Run N copies of COMMAND as workers, usually with --listen",
+        field!(Count, copies),
+    )
+    .short('n')
+    .basic(),
     key(
         "directory",
         ("directory", "DIR"),

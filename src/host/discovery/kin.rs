@@ -10,6 +10,9 @@ use crate::{host::memory::procfs::Proc, units::Timestamp};
 
 /// A fork that has no heartbeat file of its own after this time is not a worker.
 pub(super) const HEARTBEAT_WITHIN: Duration = Duration::from_secs(2);
+/// A copy serves when it has run for this long, or has waited for so long in a call that may wait
+/// for connections.
+const UP_AFTER: Duration = Duration::from_secs(1);
 /// Age at which a helper is reported. A helper that runs a short program only has ended by then.
 const HELPER_REPORTED_AFTER: Duration = Duration::from_secs(2);
 
@@ -26,6 +29,8 @@ pub(super) struct Kin {
     /// Whether it was a fork of its master that had not executed a program when it was first seen.
     pub(super) forked: bool,
     pub(super) role: Role,
+    /// Since when it has waited for what may be connections.
+    pub(super) waits_since: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -81,10 +86,41 @@ impl Kin {
             }
         }
         if matches!(self.role, Role::Spawned) && waits_for_connections(proc, self.parent, pid) {
-            self.role = Role::Accepting;
-            return Some(Finding::Ready { pid });
+            return self.accepts(pid);
         }
         None
+    }
+
+    /// Checks a copy of a program.
+    pub(super) fn check_copy(&mut self, proc: &Proc, now: Timestamp, pid: i32) -> Option<Finding> {
+        let waits = if holds_sockets(proc, self.parent) {
+            let mut family = vec![pid];
+            family.extend(proc.descendants(pid));
+            let parent = self.parent;
+            let mut waits = family.iter().map(|one| wait_of(proc, parent, *one));
+            waits
+                .find(|wait| *wait != Wait::Other)
+                .unwrap_or(Wait::Other)
+        } else {
+            Wait::Perhaps
+        };
+        let since = match waits {
+            Wait::ForConnections => return self.accepts(pid),
+            Wait::Perhaps => *self.waits_since.get_or_insert(now),
+            Wait::Other => {
+                self.waits_since = None;
+                return None;
+            }
+        };
+        if now.since(since) >= UP_AFTER {
+            return self.accepts(pid);
+        }
+        None
+    }
+
+    fn accepts(&mut self, pid: i32) -> Option<Finding> {
+        self.role = Role::Accepting;
+        Some(Finding::Ready { pid })
     }
 
     /// Reports a helper that keeps running, once.
@@ -200,6 +236,74 @@ fn waits_for_connections(proc: &Proc, server: i32, pid: i32) -> bool {
     shared.any(|descriptor| targets.contains(descriptor))
 }
 
+/// Whether it holds sockets for its children (sd_listen_fds(3)), and not only as its output.
+fn holds_sockets(proc: &Proc, pid: i32) -> bool {
+    let sockets = proc.sockets(pid).unwrap_or_default();
+    sockets.iter().any(|(descriptor, _)| *descriptor > 2)
+}
+
+/// What a process waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Wait {
+    /// For connections at a socket that its server holds as well.
+    ForConnections,
+    /// The call does not show for what (select(2), poll(2)).
+    Perhaps,
+    /// For something else, or it runs.
+    Other,
+}
+
+fn wait_of(proc: &Proc, server: i32, pid: i32) -> Wait {
+    if waits_for_connections(proc, server, pid) {
+        return Wait::ForConnections;
+    }
+    let held = proc.sockets(server).unwrap_or_default();
+    let own = proc.sockets(pid).unwrap_or_default();
+    let is_shared = |wanted: i32| {
+        let mut own = own.iter().filter(|(descriptor, _)| *descriptor == wanted);
+        own.any(|(_, inode)| held.iter().any(|(_, other)| other == inode))
+    };
+    let waits = proc.threads(pid).into_iter().map(|thread| {
+        let call = proc.text(&format!("{pid}/task/{thread}/syscall"));
+        match blocked_in(&call.unwrap_or_default()) {
+            Some(Call::Accept(descriptor)) if is_shared(descriptor) => Wait::ForConnections,
+            Some(Call::Poll) if thread == pid => Wait::Perhaps,
+            Some(Call::Accept(_) | Call::Poll) | None => Wait::Other,
+        }
+    });
+    let waits: Vec<_> = waits.collect();
+    [Wait::ForConnections, Wait::Perhaps]
+        .into_iter()
+        .find(|wait| waits.contains(wait))
+        .unwrap_or(Wait::Other)
+}
+
+/// A call in which a thread is blocked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Call {
+    /// accept(2) at this descriptor.
+    Accept(i32),
+    /// poll(2) or select(2).
+    Poll,
+}
+
+/// The call in a `/proc/PID/syscall`: its number, and its arguments in hexadecimal (proc(5)).
+fn blocked_in(text: &str) -> Option<Call> {
+    let mut words = text.split_ascii_whitespace();
+    let number: i64 = words.next()?.parse().ok()?;
+    match number {
+        libc::SYS_accept | libc::SYS_accept4 => {
+            let descriptor = words.next()?.strip_prefix("0x")?;
+            let descriptor = i64::from_str_radix(descriptor, 16).ok()?;
+            i32::try_from(descriptor).ok().map(Call::Accept)
+        }
+        libc::SYS_ppoll | libc::SYS_pselect6 => Some(Call::Poll),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_poll | libc::SYS_select => Some(Call::Poll),
+        _ => None,
+    }
+}
+
 /// Whether one of its children executes the program of a worker and waits for connections at a
 /// socket that this process holds, too.
 pub(super) fn has_spawned_workers(proc: &Proc, pid: i32, word: &str) -> bool {
@@ -246,6 +350,7 @@ mod tests {
             start_stack: PARENT_STACK,
             forked: true,
             role: Role::Fork,
+            waits_since: None,
         };
         let now = Timestamp::default().later(Duration::from_millis(20));
         kin.check_fork(&Proc::at(root.path()), now, (41, start_stack), &[])

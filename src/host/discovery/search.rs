@@ -140,6 +140,7 @@ impl Search {
                 start_stack: kin.start_stack,
                 forked: kin.forked,
                 role: role(kin.known),
+                waits_since: None,
             };
             (kin.pid, known)
         });
@@ -268,7 +269,8 @@ impl Search {
         new.sort_by_key(|(stat, pid)| (stat.starttime, *pid));
         for (stat, pid) in new {
             let forked = stat.start_stack == master.start_stack;
-            if !forked && let Some(second) = as_master(proc, self.server, pid) {
+            let is_other = !forked && self.server.workers != Workers::Copies;
+            if is_other && let Some(second) = as_master(proc, self.server, pid) {
                 self.masters.push(second);
                 continue;
             }
@@ -277,6 +279,7 @@ impl Search {
                 (Workers::Forks { .. }, false) => Role::Helper { reported: false },
                 (Workers::Spawned { .. }, true) => Role::Fork,
                 (Workers::Spawned { word }, false) => role_of_spawned(proc, pid, word),
+                (Workers::Copies, _) => Role::Spawned,
             };
             if !matches!(role, Role::Helper { .. }) {
                 findings.push(Finding::Seen { pid });
@@ -288,6 +291,7 @@ impl Search {
                 start_stack: stat.start_stack,
                 forked,
                 role,
+                waits_since: None,
             };
             self.kin.insert(pid, kin);
         }
@@ -387,6 +391,7 @@ impl Search {
             let found = match self.server.workers {
                 _ if is_helper => kin.report_helper(now, pid),
                 Workers::Spawned { word } => kin.check_spawned(proc, now, pid, word),
+                Workers::Copies => kin.check_copy(proc, now, pid),
                 Workers::Forks { .. } => {
                     kin.check_fork(proc, now, (pid, stat.start_stack), &claimed)
                 }
@@ -442,6 +447,8 @@ fn as_master(proc: &Proc, server: &Profile, pid: i32) -> Option<Master> {
 fn embedding(proc: &Proc, server: &Profile, pid: i32) -> Option<Master> {
     let has_its_workers = match server.workers {
         Workers::Forks { .. } => has_workers(proc, pid),
+        // Their parent has a name of its own.
+        Workers::Copies => false,
         // Other servers start their workers in the same way.
         Workers::Spawned { word } => {
             proc.catches(pid, &server.handled()) && has_spawned_workers(proc, pid, word)

@@ -353,22 +353,8 @@ impl Placed {
     /// Prepares everything for executing the command with the sockets, before the fork. `None`:
     /// there are no sockets.
     pub(in crate::host) fn passing(&self, program: &OsStr, argv: &[OsString]) -> Option<Passing> {
-        if self.sockets.is_empty() {
-            return None;
-        }
-        let word = |text: &OsStr| CString::new(text.as_bytes()).unwrap_or_default();
-        let environ = env::vars_os().map(|(name, value)| {
-            let mut text = name;
-            text.push("=");
-            text.push(value);
-            word(&text)
-        });
-        Some(Passing {
-            program: word(program),
-            argv: argv.iter().map(|text| word(text)).collect(),
-            environ: environ.collect(),
-            sockets: self.sockets.iter().map(AsRawFd::as_raw_fd).collect(),
-        })
+        let sockets: Vec<_> = self.sockets.iter().map(AsRawFd::as_raw_fd).collect();
+        (!sockets.is_empty()).then(|| Passing::of(program, argv, sockets))
     }
 }
 
@@ -382,6 +368,23 @@ pub(in crate::host) struct Passing {
 }
 
 impl Passing {
+    pub(in crate::host) fn of(program: &OsStr, argv: &[OsString], sockets: Vec<RawFd>) -> Self {
+        let word = |text: &OsStr| CString::new(text.as_bytes()).unwrap_or_default();
+        let environ = env::vars_os().filter(|(name, _)| name != "LISTEN_PID");
+        let environ = environ.map(|(name, value)| {
+            let mut text = name;
+            text.push("=");
+            text.push(value);
+            word(&text)
+        });
+        Self {
+            program: word(program),
+            argv: argv.iter().map(|text| word(text)).collect(),
+            environ: environ.collect(),
+            sockets,
+        }
+    }
+
     /// Executes the command; runs in the command's own process. `LISTEN_PID` is known only now, and
     /// `std` would replace the environment after our last change.
     pub(in crate::host) fn execute(&mut self) -> io::Result<()> {

@@ -3,6 +3,7 @@
 
 mod check_marker;
 pub mod exec;
+pub mod fleet;
 pub mod keeper;
 pub mod open_files;
 pub(super) mod pidfd;

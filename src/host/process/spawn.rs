@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -46,10 +46,12 @@ pub(in crate::host) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts a keeper. `notify` is the socket for the command's readiness message, if one is
-    /// expected. `place` is the group that the command is created in.
+    /// Starts a keeper, which executes this program with this command line. `notify` is the socket
+    /// for the command's readiness message, if one is expected. `place` is the group that the
+    /// command is created in.
     pub(in crate::host) fn start(
         command: &CommandSpec,
+        (program, argv): (PathBuf, Vec<OsString>),
         (foreground, notify, place): (bool, Option<&Path>, Option<OwnedFd>),
         open_files: Option<u64>,
         listeners: &Listeners,
@@ -69,8 +71,8 @@ impl Keeper {
             place: place.as_ref().map(AsRawFd::as_raw_fd),
             open_files,
             user: command.user.clone().map(OsString::from).unwrap_or_default(),
-            program: command.program.clone().into_os_string(),
-            argv: command.argv.clone(),
+            program: program.into_os_string(),
+            argv,
         };
         // The running binary, even if its path is another binary now.
         let mut keeper = Command::new("/proc/self/exe");

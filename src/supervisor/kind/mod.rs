@@ -33,6 +33,11 @@ impl Supervisor {
         matches!(self.spec.restart.when, RestartWhen::Never)
     }
 
+    /// The workers are copies of the command, started by our own parent.
+    pub(crate) const fn is_fleet(&self) -> bool {
+        self.spec.copies.is_some()
+    }
+
     /// The command with all its processes is one worker.
     pub(crate) const fn is_whole_program(&self) -> bool {
         self.profile().is_none()
@@ -41,6 +46,7 @@ impl Supervisor {
     /// The kind of service, as `status` names it.
     pub(crate) const fn kind_name(&self) -> &'static str {
         match (self.spec.kind, self.is_job()) {
+            (Kind::Server(_), _) if self.is_fleet() => "fleet",
             (Kind::Server(_), _) => "server",
             (Kind::Single, true) => "job",
             (Kind::Single, false) => "fleet",
@@ -68,6 +74,7 @@ impl Supervisor {
     /// The signal that ends one worker gracefully.
     pub(crate) const fn retire_signal(&self) -> Signal {
         match self.spec.kind {
+            Kind::Server(_) if self.is_fleet() => self.spec.stop.signal,
             Kind::Server(profile) => profile.retire(),
             Kind::Single => self.spec.stop.signal,
         }

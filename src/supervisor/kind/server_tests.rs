@@ -387,5 +387,6 @@ fn a_server_that_stops_after_a_failed_boot_causes_a_warning_unless_the_agent_pre
     };
     assert!(!warned(&gunicorn::PROFILE, AgentLoad::Auto));
     assert!(warned(&gunicorn::PROFILE, AgentLoad::Off));
-    assert!(warned(&uvicorn::PROFILE, AgentLoad::Auto));
+    assert!(!warned(&uvicorn::PROFILE, AgentLoad::Auto));
+    assert!(warned(&uvicorn::PROFILE, AgentLoad::Off));
 }

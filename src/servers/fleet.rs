@@ -1,0 +1,29 @@
+//! A fleet: copies of any program. Their parent is our own (`host/process/fleet.rs`).
+
+use super::profile::{Profile, Replacement, Retires, Signals, Workers};
+use crate::units::Signal;
+
+/// The name of the parent's process.
+pub const TITLE: &str = "supervise-fleet";
+
+/// The profile of the parent.
+pub static PROFILE: Profile = Profile {
+    name: "fleet",
+    title: Some(TITLE),
+    is_recognised: false,
+    workers: Workers::Copies,
+    replace: Replacement::Surge {
+        raise: Signal::TTIN,
+        lower: Signal::TTOU,
+        retires: Retires::Oldest,
+        retire: Signal::TERM,
+    },
+    signals: Signals {
+        reload: None,
+        second_master: None,
+        quit: Some(Signal::QUIT),
+    },
+    // The parent never ends because a copy fails.
+    boot_failures: &[],
+    is_guarded: false,
+};

@@ -1,0 +1,134 @@
+//! Fleets: copies of one program, usually behind a socket that `supervise` holds.
+
+use std::time::Duration;
+
+use super::{
+    client::Load,
+    service::{Ended, Plan, Service, free_port, recycles},
+    status::{pids, workers},
+    turn,
+    venv::{NEWEST, OTHERS, python},
+};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A fleet of two copies behind a socket.
+fn fleet(port: u16, options: &[&str], command: &[&str]) -> Plan {
+    let address = format!("127.0.0.1:{port}");
+    let fixed = ["--copies", "2", "--listen", &address, "--ceiling", "200M"];
+    Plan::supervise(&[&fixed, options].concat(), command)
+}
+
+/// Recycles all copies this many times under load, and asserts that no request has failed.
+#[track_caller]
+fn recycles_under_load(port: u16, service: &Service, (keep_alive, rounds): (bool, u64)) {
+    let before = service.ready(2);
+    assert_eq!(before["mode"], "fleet", "{before:#}");
+    let running = Load {
+        rate: Some(100.0),
+        keep_alive,
+        lasts: Duration::from_secs(3600),
+        ..Load::on(port)
+    }
+    .start();
+    for _ in 0..rounds {
+        let answer = service.client(&["recycle", "--all"]);
+        assert!(answer.status.success(), "{answer:?}");
+    }
+    let outcome = running.finish();
+    assert_eq!(outcome.failed(), 0, "{outcome}\n{}", service.log());
+    let after = service.ready(2);
+    assert_eq!(recycles(&after, "request"), rounds * 2, "{after:#}");
+    assert!(pids(&after).iter().all(|pid| !pids(&before).contains(pid)));
+    assert_eq!(before["command_pid"], after["command_pid"]);
+}
+
+#[test]
+fn copies_of_uvicorn_are_recycled_without_loss() {
+    let _turn = turn::loaded();
+    let uvicorn = NEWEST.bin("uvicorn");
+    for keep_alive in [true, false] {
+        let port = free_port();
+        let service = fleet(port, &[], &[&uvicorn, "leaky_asgi:app"]).start();
+        recycles_under_load(port, &service, (keep_alive, 3));
+        assert_eq!(service.stop(SOON).code(), Some(0));
+    }
+}
+
+#[test]
+fn copies_of_hypercorn_are_recycled_without_loss() {
+    let _turn = turn::loaded();
+    let hypercorn = OTHERS.bin("hypercorn");
+    let command = [
+        &*hypercorn,
+        "--workers",
+        "0",
+        "--bind",
+        "fd://{fd}",
+        "leaky_asgi:app",
+    ];
+    for keep_alive in [true, false] {
+        let port = free_port();
+        let service = fleet(port, &[], &command).start();
+        recycles_under_load(port, &service, (keep_alive, 3));
+    }
+}
+
+#[test]
+fn copies_of_waitress_are_recycled_without_loss() {
+    let _turn = turn::loaded();
+    let python = OTHERS.bin("python");
+    for keep_alive in [true, false] {
+        let port = free_port();
+        let service = fleet(port, &[], &[&python, "serves_waitress.py"]).start();
+        // Each takes seconds: a copy in select serves after a second, and lingers.
+        recycles_under_load(port, &service, (keep_alive, 1));
+    }
+}
+
+#[test]
+fn copies_without_a_socket_are_ready_after_a_while_and_are_replaced_first() {
+    let _turn = turn::beside();
+    let options = ["-n", "2", "--ceiling", "200M"];
+    let service = Plan::supervise(&options, &[&*python(), "waits_for_tasks.py"]).start();
+    let first = workers(&service.ready(2))[0]["id"].clone();
+    let first = first.as_str().expect("an id");
+    let answer = service.client(&["recycle", first]);
+    assert!(answer.status.success(), "{answer:?}");
+    let kinds: Vec<_> = service
+        .events()
+        .iter()
+        .filter_map(|event| event["event"].as_str().map(str::to_owned))
+        .filter(|kind| ["raised", "draining", "worker-ended"].contains(&kind.as_str()))
+        .collect();
+    assert_eq!(kinds, ["raised", "draining", "worker-ended"]);
+    service.ready(2);
+    assert_eq!(service.stop(SOON).code(), Some(0));
+}
+
+/// The error of a command line that is refused before anything is started.
+#[track_caller]
+fn refused(options: &[&str], command: &[&str]) -> String {
+    let Ended { status, stderr, .. } = Plan::supervise(options, command).run(SOON);
+    assert_eq!(status.code(), Some(2), "{stderr}");
+    stderr
+}
+
+#[test]
+fn a_server_that_starts_several_workers_itself_is_not_multiplied() {
+    let _turn = turn::beside();
+    let gunicorn = NEWEST.bin("gunicorn");
+    let stderr = refused(&["-n", "4"], &[&gunicorn, "leaky_flask:app"]);
+    assert!(
+        stderr.contains("gunicorn starts several workers itself"),
+        "{stderr}"
+    );
+    let uvicorn = NEWEST.bin("uvicorn");
+    let stderr = refused(&["-n", "4"], &[&uvicorn, "--workers=2", "leaky_asgi:app"]);
+    assert!(stderr.contains("leave out one of both"), "{stderr}");
+    let stderr = refused(
+        &["-n", "4", "--restart", "never"],
+        &[&uvicorn, "leaky_asgi:app"],
+    );
+    assert!(stderr.contains("a job is one run of COMMAND"), "{stderr}");
+}
