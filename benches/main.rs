@@ -23,6 +23,7 @@ mod pairs;
 mod proc;
 mod race;
 mod reports;
+mod servers;
 #[path = "../tests/machine/service.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
 mod service;
@@ -31,14 +32,13 @@ mod service;
 mod status;
 mod thousand;
 #[path = "../tests/machine/venv.rs"]
-#[expect(dead_code, reason = "the tests of the machine use the rest")]
 mod venv;
 mod watch;
 
 /// The name, a description, and the function, which gets the arguments after the name.
 type Bench = (&'static str, &'static str, fn(&[String]));
 
-const BENCHES: [Bench; 9] = [
+const BENCHES: [Bench; 10] = [
     (
         "race",
         "a fast leak against its ceiling, and against no leak",
@@ -48,6 +48,11 @@ const BENCHES: [Bench; 9] = [
         "matrix",
         "gunicorn versions, classes and keep-alive; arguments choose rows",
         matrix::run,
+    ),
+    (
+        "servers",
+        "other servers and fleets under a leak; arguments choose rows",
+        servers::run,
     ),
     (
         "overhead",

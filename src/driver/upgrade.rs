@@ -47,6 +47,8 @@ pub struct State {
     version: String,
     name: String,
     socket: String,
+    #[serde(default)]
+    copies: Option<u64>,
     started: f64,
     upgrades: UpgradesDoc,
     past: VecDeque<EventRecord>,
@@ -81,9 +83,11 @@ impl State {
         let state: Self =
             serde_json::from_slice(text).map_err(|error| format!("read {of_it}: {error}"))?;
         let socket = spec.control.socket.to_string_lossy();
+        let number = |copies: Option<u64>| copies.map_or("none".to_owned(), |it| it.to_string());
         for (what, then, now) in [
-            ("name", &state.name, spec.name.as_str()),
-            ("control.socket", &state.socket, &*socket),
+            ("name", &*state.name, &*spec.name),
+            ("control.socket", &*state.socket, &*socket),
+            ("copies", &*number(state.copies), &*number(spec.copies)),
         ] {
             if then != now {
                 return Err(format!(
@@ -240,6 +244,7 @@ impl Driver {
             version: VERSION.to_owned(),
             name: spec.name.clone(),
             socket: spec.control.socket.to_string_lossy().into_owned(),
+            copies: spec.copies,
             started: self.context.started,
             upgrades: self.context.upgrades.clone(),
             past: self.events.past().clone(),

@@ -40,6 +40,9 @@ impl Host {
         id: RunId,
         worker: Option<(WorkerId, Option<Bytes>)>,
     ) -> io::Result<()> {
+        if worker.is_some() {
+            self.context.treat_as_worker();
+        }
         self.listen.reopen(&mut self.context);
         self.systemd.open_notify_socket(&mut self.context)?;
         let group = self.cgroups.make_command_group(self.context.spec(), worker);

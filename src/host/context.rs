@@ -61,6 +61,11 @@ impl Context {
         self.spec.command.argv = argv;
     }
 
+    /// The command starts as one worker.
+    pub(super) const fn treat_as_worker(&mut self) {
+        self.spec.kind = Kind::Single;
+    }
+
     /// The command was found to run this server.
     pub(super) const fn treat_as_server(&mut self, server: &'static Profile) {
         self.spec.kind = Kind::Server(server);

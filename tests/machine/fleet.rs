@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::{
     client::Load,
-    service::{Ended, Plan, Service, free_port, recycles},
+    service::{Ended, Plan, Service, free_port, recycles, send},
     status::{pids, workers},
     turn,
     venv::{NEWEST, OTHERS, python},
@@ -104,6 +106,38 @@ fn copies_without_a_socket_are_ready_after_a_while_and_are_replaced_first() {
     assert_eq!(kinds, ["raised", "draining", "worker-ended"]);
     service.ready(2);
     assert_eq!(service.stop(SOON).code(), Some(0));
+}
+
+#[test]
+fn a_copy_that_ignores_its_socket_causes_a_warning() {
+    let _turn = turn::beside();
+    let port = free_port();
+    let service = fleet(port, &[], &[&*python(), "waits_for_tasks.py"]).start();
+    service.wait("the warning", SOON, || {
+        service.warnings("`{fd}` in its arguments").pop()
+    });
+}
+
+#[test]
+fn a_hangup_replaces_all_copies() {
+    let _turn = turn::loaded();
+    let (uvicorn, port) = (NEWEST.bin("uvicorn"), free_port());
+    let service = fleet(port, &[], &[&uvicorn, "leaky_asgi:app"]).start();
+    let before = pids(&service.ready(2));
+    let running = Load {
+        rate: Some(50.0),
+        lasts: Duration::from_secs(3600),
+        ..Load::on(port)
+    }
+    .start();
+    send(service.pid(), Signal::SIGHUP);
+    service.wait("two other copies", SOON, || {
+        let now = service.status()?;
+        (recycles(&now, "reload") == 2 && pids(&now).iter().all(|pid| !before.contains(pid)))
+            .then_some(())
+    });
+    let outcome = running.finish();
+    assert_eq!(outcome.failed(), 0, "{outcome}\n{}", service.log());
 }
 
 /// The error of a command line that is refused before anything is started.

@@ -79,7 +79,7 @@ fn a_server_behind_a_script_is_found_and_stays_one_across_upgrades_and_restarts(
         .as_i64()
         .and_then(|pid| i32::try_from(pid).ok());
     send(server.expect("a pid"), Signal::SIGKILL);
-    // A server that is started again needs no other search.
+    // A server that is started again is found again.
     service.wait("two other workers", SOON, || {
         let status = service.status()?;
         let old = pids(&before);

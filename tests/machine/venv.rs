@@ -45,7 +45,7 @@ pub(crate) const G20: Venv = Venv {
 /// Servers whose workers `supervise` does not recognise.
 pub(crate) const OTHERS: Venv = Venv {
     name: "others",
-    requirements: "hypercorn waitress flask",
+    requirements: "hypercorn waitress daphne flask",
     python: None,
 };
 

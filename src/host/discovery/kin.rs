@@ -340,6 +340,27 @@ mod tests {
 
     const PARENT_STACK: u64 = 140_000;
 
+    #[test]
+    fn a_thread_that_accepts_is_told_from_one_that_polls_and_one_that_does_something_else() {
+        let accept = format!(
+            "{} 0x5 0x7ffd1 0x0 0x0 0x0 0x0 0x7ffd2 0x7f01",
+            libc::SYS_accept4
+        );
+        assert_eq!(blocked_in(&accept), Some(Call::Accept(5)));
+        let poll = format!(
+            "{} 0x7ffd1 0x1 0x0 0x0 0x0 0x0 0x7ffd2 0x7f01",
+            libc::SYS_ppoll
+        );
+        assert_eq!(blocked_in(&poll), Some(Call::Poll));
+        let read = format!(
+            "{} 0x5 0x7ffd1 0x400 0x0 0x0 0x0 0x7ffd2 0x7f01",
+            libc::SYS_read
+        );
+        assert_eq!(blocked_in(&read), None);
+        assert_eq!(blocked_in("running"), None);
+        assert_eq!(blocked_in(""), None);
+    }
+
     /// Checks a fork whose stack has this address.
     fn check_fork(start_stack: u64) -> Option<Finding> {
         let root = tempfile::tempdir().unwrap();

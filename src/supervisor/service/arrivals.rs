@@ -139,6 +139,13 @@ impl Supervisor {
         self.plan.touch();
     }
 
+    /// The command starts again, and counts as one worker until its server is found again.
+    pub(super) fn forget_server(&mut self) {
+        if self.state.service.found.take().is_some() {
+            self.spec.kind = Kind::Single;
+        }
+    }
+
     pub(crate) fn on_masters(&mut self, now: Timestamp, run: RunId, count: u32) {
         if self.state.service.is_current(run) {
             self.state.surge.on_masters(now, count);

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     servers::uvicorn,
     supervisor::{
-        input::{Ask, Exact, Input, Sample},
+        input::{Ask, Ended, Exact, Input, Oom, Sample},
         spec::{Limit, Spec},
         test_service::{RUN, Service},
     },
@@ -83,6 +83,34 @@ fn the_workers_of_a_server_that_is_found_are_recycled_one_by_one() {
     assert!(adopted.iter().any(is_adopted), "{adopted:?}");
     let handed = service.decider.hand_over();
     assert_eq!(handed.server_found(), Some(&uvicorn::PROFILE));
+}
+
+#[test]
+fn a_command_that_starts_again_is_one_worker_until_its_server_is_found_again() {
+    let mut service = service(|_| {});
+    server_found(&mut service, 5);
+    let ended = Input::CommandEnded {
+        run: RUN,
+        ended: Ended::Exit(1),
+        oom: Oom::No,
+        successor: None,
+    };
+    service.happens(6, ended);
+    let mut actions = service.happens(6, Input::RunOver { run: RUN });
+    for second in 7..20 {
+        actions.extend(service.happens(second, Input::Deadline));
+    }
+    let starts = |action: &Action| {
+        matches!(
+            action,
+            Action::Start {
+                worker: Some(_),
+                ..
+            }
+        )
+    };
+    assert!(actions.iter().any(starts), "{actions:?}");
+    assert_eq!(service.decider.kind_name(), "fleet");
 }
 
 #[test]

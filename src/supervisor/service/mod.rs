@@ -213,6 +213,7 @@ impl Supervisor {
         self.state.service.loops = None;
         self.state.loops.on_start();
         self.state.surge.forget(now);
+        self.forget_server();
         let worker = self.worker_of_start();
         self.state.service.awaited = worker.map(|(worker, _)| worker);
         let run = self.state.service.run;
