@@ -148,7 +148,7 @@ pub(super) fn multiply(spec: &mut Spec, settings: &mut Settings) {
         .command
         .argv
         .iter()
-        .map(|word| word.to_string_lossy())
+        .map(|word| word.to_string_lossy().into_owned())
         .collect();
     let several = match spec.kind {
         Kind::Server(server) => Some(server.name),

@@ -14,6 +14,9 @@ use profile::Profile;
 /// All supported servers.
 pub static PROFILES: [&Profile; 2] = [&gunicorn::PROFILE, &uvicorn::PROFILE];
 
+/// Servers with an option for the number of workers.
+const COUNTS_WORKERS: [&str; 5] = ["fastapi", "granian", "hypercorn", "litestar", "uvicorn"];
+
 /// The server that a command line starts, also through common launchers: `uv run`, `env`, `sh -c`.
 ///
 /// `None` for a wrapper script, because its command line does not show what it executes.
@@ -29,9 +32,12 @@ pub fn socket_variable(argv: &[String]) -> Option<&'static str> {
     starts(argv, "uvicorn").then_some("UVICORN_FD")
 }
 
-/// Whether the arguments ask a server for several workers: `--workers 4`, `-w 2`.
-pub fn has_several_workers<S: AsRef<str>>(argv: &[S]) -> bool {
-    let mut words = argv.iter().map(AsRef::as_ref);
+/// Whether the command line asks a server for several workers: `uvicorn --workers 4`.
+pub fn has_several_workers(argv: &[String]) -> bool {
+    if !COUNTS_WORKERS.iter().any(|server| starts(argv, server)) {
+        return false;
+    }
+    let mut words = argv.iter().map(String::as_str);
     while let Some(word) = words.next() {
         let (option, value) = word.split_once('=').unzip();
         let is_number = matches!(option.unwrap_or(word), "--workers" | "-w" | "-W");
@@ -141,6 +147,25 @@ mod tests {
 
     fn words(line: &str) -> Vec<String> {
         line.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn several_workers_are_those_of_a_server_that_has_such_an_option() {
+        for line in [
+            "uvicorn --workers 2 app",
+            "uv run uvicorn app --workers=4",
+            "hypercorn -w 2 app",
+            "python -m fastapi run --workers 2 app.py",
+        ] {
+            assert!(has_several_workers(&words(line)), "{line}");
+        }
+        for line in [
+            "uvicorn --workers 1 app",
+            "uvicorn app",
+            "huey_consumer app -w 4",
+        ] {
+            assert!(!has_several_workers(&words(line)), "{line}");
+        }
     }
 
     #[test]

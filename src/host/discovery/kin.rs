@@ -247,7 +247,7 @@ fn holds_sockets(proc: &Proc, pid: i32) -> bool {
 enum Wait {
     /// For connections at a socket that its server holds as well.
     ForConnections,
-    /// The call does not show for what (select(2), poll(2)).
+    /// The call does not show for what (select(2), poll(2), io_uring_enter(2)).
     Perhaps,
     /// For something else, or it runs.
     Other,
@@ -283,7 +283,7 @@ fn wait_of(proc: &Proc, server: i32, pid: i32) -> Wait {
 enum Call {
     /// accept(2) at this descriptor.
     Accept(i32),
-    /// poll(2) or select(2).
+    /// poll(2), select(2) or io_uring_enter(2).
     Poll,
 }
 
@@ -297,7 +297,7 @@ fn blocked_in(text: &str) -> Option<Call> {
             let descriptor = i64::from_str_radix(descriptor, 16).ok()?;
             i32::try_from(descriptor).ok().map(Call::Accept)
         }
-        libc::SYS_ppoll | libc::SYS_pselect6 => Some(Call::Poll),
+        libc::SYS_ppoll | libc::SYS_pselect6 | libc::SYS_io_uring_enter => Some(Call::Poll),
         #[cfg(target_arch = "x86_64")]
         libc::SYS_poll | libc::SYS_select => Some(Call::Poll),
         _ => None,

@@ -218,15 +218,16 @@ impl Supervisor {
                 self.wake_at(now, seen.later(timeout));
             } else {
                 let hint = if self.is_fleet() && !self.spec.command.listen.is_empty() {
-                    ". hint: it does not accept connections at a socket of `listen`; COMMAND has to \
-                     use LISTEN_FDS, or `{fd}` in its arguments"
+                    ". hint: it does not accept connections at a socket of `listen`; COMMAND has \
+                     to use LISTEN_FDS, or `{fd}` in its arguments"
                 } else {
                     ""
                 };
+                let seconds = timeout.as_secs();
                 self.warn_once(format!("{id} is not ready"), || {
                     format!(
-                        "{id} is not ready after {}s; no worker is replaced until it is ready{hint}",
-                        timeout.as_secs()
+                        "{id} is not ready after {seconds}s; no worker is replaced until it is \
+                         ready{hint}"
                     )
                 });
             }
