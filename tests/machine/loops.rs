@@ -125,7 +125,9 @@ fn a_budget_filled_by_files_in_memory_causes_a_warning_and_delays_restarts() {
 #[test]
 fn a_process_tree_that_needs_more_than_its_ceiling_is_recycled_at_most_twice() {
     let _turn = turn::beside();
-    let options = ["--ceiling", "100M", "--cap", "400M", "--min-age", "2s"];
+    // Otherwise it would be left alone for a minute, because it could be a server that starts.
+    let fixed = ["--server", "none", "--min-age", "2s"];
+    let options = [&fixed[..], &["--ceiling", "100M", "--cap", "400M"]].concat();
     let service = Plan::supervise(&options, &[&python(), "tree.py"]).start();
     let warning = service.wait("recycling to be stopped", LIMIT, || {
         service.warnings("recycling cannot help").pop()

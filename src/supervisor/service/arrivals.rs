@@ -126,9 +126,10 @@ impl Supervisor {
         self.spec.kind = Kind::Server(server);
         self.state.surge.forget(now);
         self.state.forget_recycles();
+        let why = "it is a server, and its children are the workers";
+        self.refuse_recycles(&format!("{worker}: {why}"));
         if let Some(command) = self.state.workers.remove(&worker) {
-            self.refuse_reports(&command, "it is a server, and its children are the workers");
-            self.operator.on_gone(worker);
+            self.refuse_reports(&command, why);
         }
         self.act(Action::TreatAsServer { worker, server });
         self.emit(Event::ServerFound {
