@@ -21,14 +21,12 @@ pub(crate) struct CeilingState {
 }
 
 impl CeilingState {
-    /// The ceiling that applies to this worker: `lowered` by its jitter, or `full` if it already
-    /// held more than `lowered` when it became ready.
-    pub(crate) fn ceiling(&self, full: Bytes, lowered: Bytes) -> Option<Bytes> {
-        match self.memory_when_ready {
-            _ if self.exempt => None,
-            Some(memory) if memory >= lowered => Some(full),
-            _ => Some(lowered),
-        }
+    /// The ceiling that applies to this worker: the first of `lowered`, the lowest first, that is
+    /// above what it held when it became ready, or else `full`.
+    pub(crate) fn ceiling(&self, full: Bytes, lowered: [Bytes; 2]) -> Option<Bytes> {
+        let least = self.memory_when_ready.unwrap_or_default();
+        let above = lowered.into_iter().find(|limit| least < *limit);
+        (!self.exempt).then(|| above.unwrap_or(full))
     }
 
     pub(crate) const fn memory_when_ready(&self) -> Option<Bytes> {
@@ -80,9 +78,11 @@ mod tests {
 
     #[test]
     fn jitter_lowers_the_ceiling_unless_the_worker_was_above_when_it_became_ready() {
-        let (full, lowered) = (Bytes::mib(300), Bytes::mib(280));
+        let (full, lowered) = (Bytes::mib(300), [Bytes::mib(270), Bytes::mib(280)]);
         let mut state = CeilingState::default();
-        assert_eq!(state.ceiling(full, lowered), Some(lowered));
+        assert_eq!(state.ceiling(full, lowered), Some(lowered[0]));
+        state.on_ready(Bytes::mib(275));
+        assert_eq!(state.ceiling(full, lowered), Some(lowered[1]));
         state.on_ready(Bytes::mib(290));
         assert_eq!(state.ceiling(full, lowered), Some(full));
         state.exempt();

@@ -217,8 +217,8 @@ impl Worker {
     pub(crate) fn ceiling(&self, ceiling: Option<Bytes>, jitter: f64) -> Option<Bytes> {
         let full = ceiling?;
         let lowered = full.scaled(1.0 - jitter * self.identity.jitter);
-        let lowered = lowered.minus(self.tracing.room(full));
-        self.ceiling_state.ceiling(full, lowered)
+        let with_room = lowered.minus(self.tracing.room(full));
+        self.ceiling_state.ceiling(full, [with_room, lowered])
     }
 
     /// What its samples are compared with: its ceiling, or else the next part of its cap at which

@@ -69,6 +69,10 @@ pub(crate) struct Tracing {
     /// The window is the last one: the report that the worker makes before it exits closes it.
     #[serde(default)]
     last: bool,
+    /// It was prepared for a report. That stays true if it has stopped growing: its ceiling must
+    /// not rise between two samples.
+    #[serde(default)]
+    prepared: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -186,7 +190,7 @@ impl Tracing {
 
     /// How much its ceiling is lowered for its report.
     pub(crate) fn room(&self, ceiling: Bytes) -> Bytes {
-        if self.has_begun() {
+        if self.prepared {
             REPORT_ROOM.min(ceiling.scaled(REPORT_ROOM_PART))
         } else {
             Bytes::ZERO
@@ -250,6 +254,7 @@ impl Tracing {
             ) => (same, None),
         };
         self.phase = phase;
+        self.prepared |= window.is_some();
         window
     }
 
@@ -386,7 +391,17 @@ mod tests {
     fn a_worker_that_is_prepared_for_a_report_leaves_a_little_earlier() {
         let mut tracing = Tracing::default();
         assert_eq!(tracing.room(Bytes::mib(160)), Bytes::ZERO);
-        tracing.on_base(Timestamp::ZERO, true);
+        let may = May {
+            trace: true,
+            interrupt: false,
+        };
+        let now = Timestamp::ZERO.later(Duration::from_secs(1));
+        let grows = tracing.step(now, may, || true, || false);
+        assert_eq!(grows, Some(Window::Base));
+        tracing.on_base(now, false);
+        // It has stopped growing.
+        tracing.step(now.later(BASE_AGAIN), may, || false, || false);
+        assert!(!tracing.has_begun());
         assert_eq!(tracing.room(Bytes::mib(64)), Bytes::mib(4));
         assert_eq!(tracing.room(Bytes::mib(1600)), REPORT_ROOM);
     }
