@@ -14,10 +14,12 @@ pub(crate) fn tagged(tag: &str) -> Vec<i32> {
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid: &i32| {
-            fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
+            let environ = fs::read(format!("/proc/{pid}/environ"));
+            // Whole variables: the tag of service 1 is the start of that of service 10.
+            environ.is_ok_and(|environ| {
                 environ
-                    .windows(tag.len())
-                    .any(|part| part == tag.as_bytes())
+                    .split(|byte| *byte == 0)
+                    .any(|it| it == tag.as_bytes())
             })
         })
         .collect()
