@@ -1,6 +1,9 @@
 //! A fleet: copies of any program. Their parent is our own (`host/process/fleet.rs`).
 
-use super::profile::{Profile, Replacement, Retires, Signals, Workers};
+use super::{
+    gunicorn,
+    profile::{Profile, Signals, Workers},
+};
 use crate::units::Signal;
 
 /// The name of the parent's process.
@@ -12,12 +15,8 @@ pub static PROFILE: Profile = Profile {
     title: Some(TITLE),
     is_recognised: false,
     workers: Workers::Copies,
-    replace: Replacement::Surge {
-        raise: Signal::TTIN,
-        lower: Signal::TTOU,
-        retires: Retires::Oldest,
-        retire: Signal::TERM,
-    },
+    // The parent handles the signals of gunicorn's master. A copy gets `stop.signal`, not TERM.
+    replace: gunicorn::REPLACEMENT,
     signals: Signals {
         reload: None,
         second_master: None,

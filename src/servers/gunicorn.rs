@@ -4,6 +4,14 @@
 use super::profile::{Profile, Replacement, Retires, Signals, Workers};
 use crate::units::Signal;
 
+/// The signals of its master.
+pub(super) const REPLACEMENT: Replacement = Replacement::Surge {
+    raise: Signal::TTIN,
+    lower: Signal::TTOU,
+    retires: Retires::Oldest,
+    retire: Signal::TERM,
+};
+
 /// The profile of gunicorn.
 pub static PROFILE: Profile = Profile {
     name: "gunicorn",
@@ -12,12 +20,7 @@ pub static PROFILE: Profile = Profile {
     workers: Workers::Forks {
         heartbeat: "wgunicorn-",
     },
-    replace: Replacement::Surge {
-        raise: Signal::TTIN,
-        lower: Signal::TTOU,
-        retires: Retires::Oldest,
-        retire: Signal::TERM,
-    },
+    replace: REPLACEMENT,
     signals: Signals {
         reload: Some(Signal::HUP),
         second_master: Some(Signal::USR2),

@@ -5,13 +5,14 @@ use std::time::Duration;
 use super::{
     Finding,
     heartbeat::{Heartbeat, PREFIX},
+    waits::{Wait, holds_sockets, wait_of_tree, waits_for_connections},
 };
 use crate::{host::memory::procfs::Proc, units::Timestamp};
 
 /// A fork that has no heartbeat file of its own after this time is not a worker.
 pub(super) const HEARTBEAT_WITHIN: Duration = Duration::from_secs(2);
-/// A copy serves when it has run for this long, or has waited for so long in a call that may wait
-/// for connections.
+/// A copy serves when it has been in a wait that may be one for connections for this long. Without
+/// sockets, that is from its start.
 const UP_AFTER: Duration = Duration::from_secs(1);
 /// Age at which a helper is reported. A helper that runs a short program only has ended by then.
 const HELPER_REPORTED_AFTER: Duration = Duration::from_secs(2);
@@ -29,7 +30,7 @@ pub(super) struct Kin {
     /// Whether it was a fork of its master that had not executed a program when it was first seen.
     pub(super) forked: bool,
     pub(super) role: Role,
-    /// Since when it has waited for what may be connections.
+    /// Since when it has been in a wait that may be one for connections ([`Wait::Unknown`]).
     pub(super) waits_since: Option<Timestamp>,
 }
 
@@ -93,29 +94,22 @@ impl Kin {
 
     /// Checks a copy of a program.
     pub(super) fn check_copy(&mut self, proc: &Proc, now: Timestamp, pid: i32) -> Option<Finding> {
-        let waits = if holds_sockets(proc, self.parent) {
-            let mut family = vec![pid];
-            family.extend(proc.descendants(pid));
-            let parent = self.parent;
-            let mut waits = family.iter().map(|one| wait_of(proc, parent, *one));
-            waits
-                .find(|wait| *wait != Wait::Other)
-                .unwrap_or(Wait::Other)
+        let wait = if holds_sockets(proc, self.parent) {
+            wait_of_tree(proc, self.parent, pid)
         } else {
-            Wait::Perhaps
+            Wait::Unknown
         };
-        let since = match waits {
+        let since = match wait {
             Wait::ForConnections => return self.accepts(pid),
-            Wait::Perhaps => *self.waits_since.get_or_insert(now),
-            Wait::Other => {
+            Wait::Unknown => *self.waits_since.get_or_insert(now),
+            Wait::ForOther => {
                 self.waits_since = None;
                 return None;
             }
         };
-        if now.since(since) >= UP_AFTER {
-            return self.accepts(pid);
-        }
-        None
+        (now.since(since) >= UP_AFTER)
+            .then(|| self.accepts(pid))
+            .flatten()
     }
 
     fn accepts(&mut self, pid: i32) -> Option<Finding> {
@@ -224,86 +218,6 @@ pub(super) fn role_of_spawned(proc: &Proc, pid: i32, word: &str) -> Role {
     }
 }
 
-/// Whether it waits with epoll at a socket that its server holds as well. Connections arrive there.
-fn waits_for_connections(proc: &Proc, server: i32, pid: i32) -> bool {
-    let held = proc.sockets(server).unwrap_or_default();
-    let own = proc.sockets(pid).unwrap_or_default();
-    let shared = own
-        .iter()
-        .filter(|(_, inode)| held.iter().any(|(_, other)| other == inode));
-    let targets = proc.epoll_targets(pid).unwrap_or_default();
-    let mut shared = shared.map(|(descriptor, _)| descriptor);
-    shared.any(|descriptor| targets.contains(descriptor))
-}
-
-/// Whether it holds sockets for its children (sd_listen_fds(3)), and not only as its output.
-fn holds_sockets(proc: &Proc, pid: i32) -> bool {
-    let sockets = proc.sockets(pid).unwrap_or_default();
-    sockets.iter().any(|(descriptor, _)| *descriptor > 2)
-}
-
-/// What a process waits for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Wait {
-    /// For connections at a socket that its server holds as well.
-    ForConnections,
-    /// The call does not show for what (select(2), poll(2), io_uring_enter(2)).
-    Perhaps,
-    /// For something else, or it runs.
-    Other,
-}
-
-fn wait_of(proc: &Proc, server: i32, pid: i32) -> Wait {
-    if waits_for_connections(proc, server, pid) {
-        return Wait::ForConnections;
-    }
-    let held = proc.sockets(server).unwrap_or_default();
-    let own = proc.sockets(pid).unwrap_or_default();
-    let is_shared = |wanted: i32| {
-        let mut own = own.iter().filter(|(descriptor, _)| *descriptor == wanted);
-        own.any(|(_, inode)| held.iter().any(|(_, other)| other == inode))
-    };
-    let waits = proc.threads(pid).into_iter().map(|thread| {
-        let call = proc.text(&format!("{pid}/task/{thread}/syscall"));
-        match blocked_in(&call.unwrap_or_default()) {
-            Some(Call::Accept(descriptor)) if is_shared(descriptor) => Wait::ForConnections,
-            Some(Call::Poll) if thread == pid => Wait::Perhaps,
-            Some(Call::Accept(_) | Call::Poll) | None => Wait::Other,
-        }
-    });
-    let waits: Vec<_> = waits.collect();
-    [Wait::ForConnections, Wait::Perhaps]
-        .into_iter()
-        .find(|wait| waits.contains(wait))
-        .unwrap_or(Wait::Other)
-}
-
-/// A call in which a thread is blocked.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Call {
-    /// accept(2) at this descriptor.
-    Accept(i32),
-    /// poll(2), select(2) or io_uring_enter(2).
-    Poll,
-}
-
-/// The call in a `/proc/PID/syscall`: its number, and its arguments in hexadecimal (proc(5)).
-fn blocked_in(text: &str) -> Option<Call> {
-    let mut words = text.split_ascii_whitespace();
-    let number: i64 = words.next()?.parse().ok()?;
-    match number {
-        libc::SYS_accept | libc::SYS_accept4 => {
-            let descriptor = words.next()?.strip_prefix("0x")?;
-            let descriptor = i64::from_str_radix(descriptor, 16).ok()?;
-            i32::try_from(descriptor).ok().map(Call::Accept)
-        }
-        libc::SYS_ppoll | libc::SYS_pselect6 | libc::SYS_io_uring_enter => Some(Call::Poll),
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_poll | libc::SYS_select => Some(Call::Poll),
-        _ => None,
-    }
-}
-
 /// Whether one of its children executes the program of a worker and waits for connections at a
 /// socket that this process holds, too.
 pub(super) fn has_spawned_workers(proc: &Proc, pid: i32, word: &str) -> bool {
@@ -339,27 +253,6 @@ mod tests {
     use super::*;
 
     const PARENT_STACK: u64 = 140_000;
-
-    #[test]
-    fn a_thread_that_accepts_is_told_from_one_that_polls_and_one_that_does_something_else() {
-        let accept = format!(
-            "{} 0x5 0x7ffd1 0x0 0x0 0x0 0x0 0x7ffd2 0x7f01",
-            libc::SYS_accept4
-        );
-        assert_eq!(blocked_in(&accept), Some(Call::Accept(5)));
-        let poll = format!(
-            "{} 0x7ffd1 0x1 0x0 0x0 0x0 0x0 0x7ffd2 0x7f01",
-            libc::SYS_ppoll
-        );
-        assert_eq!(blocked_in(&poll), Some(Call::Poll));
-        let read = format!(
-            "{} 0x5 0x7ffd1 0x400 0x0 0x0 0x0 0x7ffd2 0x7f01",
-            libc::SYS_read
-        );
-        assert_eq!(blocked_in(&read), None);
-        assert_eq!(blocked_in("running"), None);
-        assert_eq!(blocked_in(""), None);
-    }
 
     /// Checks a fork whose stack has this address.
     fn check_fork(start_stack: u64) -> Option<Finding> {

@@ -17,6 +17,7 @@ mod kin;
 mod search;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use std::io;
 

@@ -395,8 +395,10 @@ impl Passing {
                 return Err(io::Error::last_os_error());
             }
         }
-        let own = format!("LISTEN_PID={}", std::process::id());
-        self.environ.push(CString::new(own)?);
+        if !self.sockets.is_empty() {
+            let own = format!("LISTEN_PID={}", std::process::id());
+            self.environ.push(CString::new(own)?);
+        }
         match execvpe(&self.program, &self.argv, &self.environ) {
             Ok(never) => match never {},
             Err(error) => Err(error.into()),

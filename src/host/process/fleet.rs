@@ -7,7 +7,10 @@
 //!
 //! It is our own binary, executed as the command. It has one thread.
 
-#![expect(unsafe_code, reason = "pre_exec and wait4 have no safe form")]
+#![expect(
+    unsafe_code,
+    reason = "pre_exec has no safe form, and those of waitpid and kill lack real-time signals"
+)]
 
 use std::{
     env,
@@ -26,18 +29,17 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         prctl,
-        signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask},
+        signal::{self, SigSet, SigmaskHow, sigprocmask},
         signalfd::{SfdFlags, SignalFd},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::Pid,
 };
 
+use super::keeper::ended;
 use crate::{
     host::{clock, listen::Passing},
     servers::fleet::TITLE,
-    supervisor::spec::Spec,
-    units::Timestamp,
+    supervisor::{input::Ended, spec::Spec},
+    units::{Signal, Timestamp},
 };
 
 /// The first argument that makes this binary the parent of a fleet.
@@ -89,7 +91,7 @@ impl Orders {
         let (copies, stop) = (number()?, number()?);
         Some(Self {
             copies: usize::try_from(copies).ok()?,
-            stop: Signal::try_from(stop).ok()?,
+            stop: Signal(stop),
             program: args.next()?,
             argv: args.collect(),
         })
@@ -100,13 +102,13 @@ fn run(orders: &Orders) -> io::Result<()> {
     prctl::set_name(c"supervise-fleet")?;
     let mut handled = SigSet::empty();
     for signal in [
-        Signal::SIGCHLD,
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGQUIT,
-        Signal::SIGHUP,
-        Signal::SIGTTIN,
-        Signal::SIGTTOU,
+        signal::SIGCHLD,
+        signal::SIGTERM,
+        signal::SIGINT,
+        signal::SIGQUIT,
+        signal::SIGHUP,
+        signal::SIGTTIN,
+        signal::SIGTTOU,
     ] {
         handled.add(signal);
     }
@@ -123,24 +125,23 @@ fn run(orders: &Orders) -> io::Result<()> {
             }
         }
         for pid in fleet.take_excess() {
-            let _ = kill(Pid::from_raw(pid), orders.stop);
+            send(pid, orders.stop);
         }
         if fleet.is_over() {
             return Ok(());
         }
         wait(&signals, fleet.next_start(now))?;
         while let Some(signal) = signals.read_signal()? {
-            let signal = i32::try_from(signal.ssi_signo).unwrap_or(0);
-            match Signal::try_from(signal) {
-                Ok(Signal::SIGTERM | Signal::SIGINT) => fleet.stop(),
-                Ok(Signal::SIGQUIT) => {
+            match i32::try_from(signal.ssi_signo).map(Signal) {
+                Ok(Signal::TERM | Signal::INT) => fleet.stop(),
+                Ok(Signal::QUIT) => {
                     fleet.stop();
                     for pid in fleet.pids() {
-                        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                        send(pid, Signal::KILL);
                     }
                 }
-                Ok(Signal::SIGTTIN) => fleet.scale(true),
-                Ok(Signal::SIGTTOU) => fleet.scale(false),
+                Ok(Signal::TTIN) => fleet.scale(true),
+                Ok(Signal::TTOU) => fleet.scale(false),
                 _ => {}
             }
         }
@@ -162,21 +163,24 @@ fn wait(signals: &SignalFd, next: Option<Duration>) -> io::Result<()> {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this process is not the supervisor, and waits for its own children"
-)]
 fn reap(fleet: &mut Fleet, stop: Signal) {
     loop {
-        let (pid, well) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, status)) => (pid, status == 0),
-            // Some servers end by the signal that has stopped them.
-            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, signal == stop),
-            Ok(WaitStatus::StillAlive) | Err(_) => return,
-            Ok(_) => continue,
-        };
-        fleet.on_end(pid.as_raw(), well, clock::now());
+        let mut status = 0;
+        // SAFETY: the pointer is to our own variable.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        if pid <= 0 {
+            return;
+        }
+        // Some servers end by the signal that has stopped them.
+        let well = matches!(ended(status), Ended::Exit(0))
+            || matches!(ended(status), Ended::Signal(signal) if signal == stop);
+        fleet.on_end(pid, well, clock::now());
     }
+}
+
+fn send(pid: i32, signal: Signal) {
+    // SAFETY: this changes no memory of ours. The process is our child and not reaped yet.
+    unsafe { libc::kill(pid, signal.0) };
 }
 
 /// Starts a copy, with the sockets if there are any.
@@ -285,12 +289,18 @@ impl Fleet {
             return;
         };
         let copy = self.copies.remove(at);
-        let in_vain = now.since(copy.since) < LASTS;
-        if in_vain && !well && !copy.is_told {
-            self.on_failure(now);
-        } else {
-            self.pause = Duration::ZERO;
-            self.next = None;
+        let in_vain = now.since(copy.since) < LASTS && !copy.is_told;
+        match (in_vain, well) {
+            (true, false) => self.on_failure(now),
+            // The supervisor may have stopped it, or it has nothing to do.
+            (true, true) => {
+                self.pause = Duration::ZERO;
+                self.next = Some(now.later(PAUSE_MIN));
+            }
+            (false, _) => {
+                self.pause = Duration::ZERO;
+                self.next = None;
+            }
         }
     }
 
@@ -350,10 +360,21 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_is_recycled_is_replaced_at_once() {
-        let (mut fleet, now) = fleet();
-        fleet.on_end(1, true, now);
-        assert!(fleet.wants_one(now));
+    fn a_copy_that_exits_well_is_replaced_soon_and_the_pause_does_not_grow() {
+        let (mut fleet, mut now) = fleet();
+        for pid in 1..5 {
+            fleet.on_end(pid, true, now);
+            assert_eq!(
+                fleet.next_start(now),
+                Some(PAUSE_MIN),
+                "there is no busy loop"
+            );
+            now = now.later(PAUSE_MIN);
+            fleet.on_start(pid + 2, now);
+        }
+        let much_later = now.later(LASTS);
+        fleet.on_end(5, true, much_later);
+        assert!(fleet.wants_one(much_later));
     }
 
     #[test]
