@@ -26,7 +26,7 @@ macro_rules! modules {
 }
 
 /// The modules of the package.
-pub(super) const MODULES: [(&str, &str); 44] = modules![
+pub(super) const MODULES: [(&str, &str); 45] = modules![
     "__init__.py",
     "advice.py",
     "after_drain.py",
@@ -41,6 +41,7 @@ pub(super) const MODULES: [(&str, &str); 44] = modules![
     "census.py",
     "counting.py",
     "drain.py",
+    "drain_daphne.py",
     "drain_gunicorn.py",
     "drain_hypercorn.py",
     "drain_uvicorn.py",

@@ -1,12 +1,12 @@
 //! Fleets: copies of one program, usually behind a socket that `supervise` holds.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use nix::sys::signal::Signal;
 
 use super::{
     client::Load,
-    service::{Ended, Plan, Service, free_port, recycles, send},
+    service::{Ended, Plan, free_port, recycles, send},
     status::{pids, workers},
     turn,
     venv::{NEWEST, OTHERS, python},
@@ -21,71 +21,62 @@ fn fleet(port: u16, options: &[&str], command: &[&str]) -> Plan {
     Plan::supervise(&[&fixed, options].concat(), command)
 }
 
-/// Recycles all copies this many times under load, and asserts that no request has failed.
+/// Recycles all copies this many times under load, with kept-alive connections and without, and
+/// asserts that no request has failed.
 #[track_caller]
-fn recycles_under_load(port: u16, service: &Service, (keep_alive, rounds): (bool, u64)) {
-    let before = service.ready(2);
-    assert_eq!(before["mode"], "fleet", "{before:#}");
-    let running = Load {
-        rate: Some(100.0),
-        keep_alive,
-        lasts: Duration::from_secs(3600),
-        ..Load::on(port)
-    }
-    .start();
-    for _ in 0..rounds {
-        let answer = service.client(&["recycle", "--all"]);
-        assert!(answer.status.success(), "{answer:?}");
-    }
-    let outcome = running.finish();
-    assert_eq!(outcome.failed(), 0, "{outcome}\n{}", service.log());
-    let after = service.ready(2);
-    assert_eq!(recycles(&after, "request"), rounds * 2, "{after:#}");
-    assert!(pids(&after).iter().all(|pid| !pids(&before).contains(pid)));
-    assert_eq!(before["command_pid"], after["command_pid"]);
-}
-
-#[test]
-fn copies_of_uvicorn_are_recycled_without_loss() {
+fn recycled_without_loss(command: &[&str], rounds: u64) {
     let _turn = turn::loaded();
-    let uvicorn = NEWEST.bin("uvicorn");
     for keep_alive in [true, false] {
         let port = free_port();
-        let service = fleet(port, &[], &[&uvicorn, "leaky_asgi:app"]).start();
-        recycles_under_load(port, &service, (keep_alive, 3));
+        let service = fleet(port, &[], command).start();
+        let before = service.ready(2);
+        assert_eq!(before["mode"], "fleet", "{before:#}");
+        let running = Load {
+            rate: Some(100.0),
+            keep_alive,
+            lasts: Duration::from_secs(3600),
+            ..Load::on(port)
+        }
+        .start();
+        for _ in 0..rounds {
+            let answer = service.client(&["recycle", "--all"]);
+            assert!(answer.status.success(), "{answer:?}");
+        }
+        let outcome = running.finish();
+        assert_eq!(outcome.failed(), 0, "{outcome}\n{}", service.log());
+        let after = service.ready(2);
+        assert_eq!(recycles(&after, "request"), rounds * 2, "{after:#}");
+        assert!(pids(&after).iter().all(|pid| !pids(&before).contains(pid)));
+        assert_eq!(before["command_pid"], after["command_pid"]);
         assert_eq!(service.stop(SOON).code(), Some(0));
     }
 }
 
 #[test]
+fn copies_of_uvicorn_are_recycled_without_loss() {
+    recycled_without_loss(&[&NEWEST.bin("uvicorn"), "leaky_asgi:app"], 3);
+}
+
+#[test]
 fn copies_of_hypercorn_are_recycled_without_loss() {
-    let _turn = turn::loaded();
     let hypercorn = OTHERS.bin("hypercorn");
-    let command = [
-        &*hypercorn,
-        "--workers",
-        "0",
-        "--bind",
-        "fd://{fd}",
-        "leaky_asgi:app",
-    ];
-    for keep_alive in [true, false] {
-        let port = free_port();
-        let service = fleet(port, &[], &command).start();
-        recycles_under_load(port, &service, (keep_alive, 3));
-    }
+    let bind = ["--workers", "0", "--bind", "fd://{fd}"];
+    recycled_without_loss(
+        &[&[&*hypercorn], &bind[..], &["leaky_asgi:app"]].concat(),
+        3,
+    );
+}
+
+#[test]
+fn copies_of_daphne_are_recycled_without_loss() {
+    let daphne = OTHERS.bin("daphne");
+    recycled_without_loss(&[&daphne, "--fd", "{fd}", "leaky_asgi:app"], 3);
 }
 
 #[test]
 fn copies_of_waitress_are_recycled_without_loss() {
-    let _turn = turn::loaded();
-    let python = OTHERS.bin("python");
-    for keep_alive in [true, false] {
-        let port = free_port();
-        let service = fleet(port, &[], &[&python, "serves_waitress.py"]).start();
-        // Each takes seconds: a copy in select serves after a second, and lingers.
-        recycles_under_load(port, &service, (keep_alive, 1));
-    }
+    // Each recycle takes seconds: a copy in select serves after a second, and lingers.
+    recycled_without_loss(&[&OTHERS.bin("python"), "serves_waitress.py"], 1);
 }
 
 #[test]
@@ -138,6 +129,29 @@ fn a_hangup_replaces_all_copies() {
     });
     let outcome = running.finish();
     assert_eq!(outcome.failed(), 0, "{outcome}\n{}", service.log());
+}
+
+#[test]
+fn an_upgrade_keeps_all_copies_and_does_not_change_their_number() {
+    let _turn = turn::beside();
+    let config = "copies = 2\n[memory]\nceiling = \"200M\"\n";
+    let plan = Plan::supervise(&[], &[&*python(), "waits_for_tasks.py"]).config(config);
+    let service = plan.start();
+    let before = service.ready(2);
+    let file = service.config_file();
+    fs::write(&file, "[memory]\nceiling = \"200M\"\n").unwrap();
+    let refused = service.client(&["upgrade"]);
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        stderr.contains("copies cannot change from 2 to none"),
+        "{stderr}"
+    );
+    fs::write(&file, config).unwrap();
+    let upgraded = service.client(&["upgrade"]);
+    assert!(upgraded.status.success(), "{upgraded:?}");
+    let after = service.ready(2);
+    assert_eq!(pids(&after), pids(&before));
+    assert_eq!(after["mode"], "fleet", "{after:#}");
 }
 
 /// The error of a command line that is refused before anything is started.

@@ -18,22 +18,6 @@ STATUS = 1
 SHORTEST, LONGEST = 1.0, 30.0
 
 
-def server(module):
-    """Records which workers serve."""
-    original = module.Server.startup
-
-    async def startup(self, *args, **kwargs):
-        result = await original(self, *args, **kwargs)
-        try:
-            if self.started:
-                page.serves(os.getppid())
-        except Exception:
-            page.swallowed()
-        return result
-
-    module.Server.startup = startup
-
-
 def parent(module):
     """Makes a worker that could not boot look alive during the back-off, and then like one that has failed later."""
     halting = getattr(module, "STARTUP_FAILURE", None)

@@ -49,6 +49,9 @@ def uvicorn_server(module):
         try:
             page.listens([sock for server in self.servers for sock in server.sockets or ()])
             _open_file(self.config.uds)
+            if self.started:
+                # For the parent of --workers (`boot_failures_uvicorn.py`).
+                page.serves(os.getppid())
         except Exception:
             page.swallowed()
         return result
@@ -64,6 +67,18 @@ def _open_file(uds):
     """
     if uds and os.stat(uds).st_mode & 0o777 == 0:
         os.chmod(uds, 0o666)
+
+
+def daphne(module):
+    def made(server, result):
+        server.application = _counted(counting.asgi, server.application)
+        page.ready()
+
+    def listening(server, port):
+        page.listens([port.socket])
+
+    after(module.Server, "__init__", made)
+    before(module.Server, "listen_success", listening)
 
 
 def hypercorn(module):

@@ -1,0 +1,88 @@
+"""The drain of daphne. Before its reactor stops, daphne cancels all running applications and closes all connections.
+
+With the drain, it first stops accepting, finishes its answers, and gives its clients the linger. After that, websockets
+are closed.
+"""
+
+import time
+
+from . import drain, page
+
+_draining = False
+
+
+def server(module):
+    original = module.Server.kill_all_applications
+
+    def kill_all_applications(self):
+        # The reactor calls this before it stops, and waits for the deferred that it returns.
+        drained = module.defer.Deferred()
+        drained.addBoth(lambda _: original(self))
+        try:
+            _begin(self, module.reactor, drained)
+        except Exception:
+            page.swallowed()
+            drained.callback(None)
+        return drained
+
+    module.Server.kill_all_applications = kill_all_applications
+    drain.installed()
+
+
+def protocol(module):
+    original = module.WebRequest.handle_reply
+
+    def handle_reply(self, message):
+        if _draining and message.get("type") == "http.response.start":
+            try:
+                self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+                # The channel then closes the connection after the answer.
+                self.channel.persistent = False
+                drain.count_closed()
+            except Exception:
+                page.swallowed()
+        return original(self, message)
+
+    module.WebRequest.handle_reply = handle_reply
+
+
+def _begin(server, reactor, drained):
+    global _draining
+    from twisted.internet import tcp
+
+    _draining = True
+    drain.begin()
+    end = time.monotonic() + drain.LINGER
+
+    def close_listeners():
+        for listener in server.listeners:
+            listener.addCallback(_stop_listening)
+
+    def check():
+        try:
+            lingers = time.monotonic() < end and any(isinstance(it, tcp.Server) for it in reactor.getReaders())
+            waits = lingers or any(map(_is_answering, list(server.connections.items())))
+        except Exception:
+            page.swallowed()
+            waits = False
+        if waits:
+            reactor.callLater(drain.TICK, check)
+        else:
+            drained.callback(None)
+
+    # Meanwhile the reactor accepts the connections in the queue.
+    reactor.callLater(drain.SETTLE, close_listeners)
+    reactor.callLater(drain.SETTLE + drain.TICK, check)
+
+
+def _stop_listening(port):
+    port.stopListening()
+    return port
+
+
+def _is_answering(connection):
+    """Whether the application answers a request. An application that serves a websocket does not count."""
+    protocol, details = connection
+    application = details.get("application_instance")
+    is_http = hasattr(protocol, "responseHeaders") and "disconnected" not in details
+    return is_http and application is not None and not application.done()
