@@ -473,7 +473,7 @@ impl Supervisor {
                 self.emit(Event::Lowered);
             }
             (By::Signal, _) | (By::Server, None) => {
-                let signal = profile.retire();
+                let signal = self.retire_signal();
                 self.out.act(Action::SignalWorker { worker, signal });
             }
         }

@@ -398,6 +398,7 @@ mod tests {
         let now = Timestamp::ZERO.later(Duration::from_secs(1));
         let grows = tracing.step(now, may, || true, || false);
         assert_eq!(grows, Some(Window::Base));
+        assert_eq!(tracing.step(now, may, || true, || false), None);
         tracing.on_base(now, false);
         // It has stopped growing.
         tracing.step(now.later(BASE_AGAIN), may, || false, || false);
