@@ -18,9 +18,9 @@ const TASKS: [Task; 8] = [
     (1, |host, _| host.cgroups.remove_ended()),
     (1, Host::search_for_server),
     (1, |host, now| host.processes.kill_late_keeper(now)),
-    (1, |host, _| {
+    (1, |host, now| {
         let (context, groups) = (&mut host.context, &mut host.cgroups);
-        host.workers.hold_waiting(context, groups);
+        host.workers.hold_waiting(context, groups, now);
     }),
     (1, Host::tell_leftovers),
     (1, |host, _| host.tell_server_memory()),

@@ -121,7 +121,13 @@ fn a_worker_that_reaches_max_requests_is_recycled_without_losing_a_request() {
     let service = Plan::supervise(&options, &NEWEST.gunicorn(port, FLASK)).start();
     service.ready(2);
     wait_for_agents(&service, 2);
-    let outcome = load(port, 800.0).run();
+    // Slow enough that a worker which waits for the replacement of the other stays below the bound.
+    let load = Load {
+        rate: Some(50.0),
+        lasts: Duration::from_secs(16),
+        ..load(port, 800.0)
+    };
+    let outcome = load.run();
     assert_eq!(outcome.failed(), 0, "{outcome}");
     let status = service.status().unwrap();
     assert!(recycles(&status, "tasks") >= 4, "{status:#}");

@@ -6,13 +6,20 @@
 //! without a free descriptor still gets its cap, which takes none, and is tracked as soon as
 //! descriptors are free.
 
-use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::{
+    os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
+    time::Duration,
+};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Deserialize, Serialize};
 
 use super::{pidfd::PidFd, rlimit};
-use crate::{host::held::HeldId, supervisor::spec::Rlimit, units::Bytes};
+use crate::{
+    host::held::HeldId,
+    supervisor::spec::Rlimit,
+    units::{Bytes, Timestamp},
+};
 
 /// The highest limit that we set. It is enough for 20,000 workers.
 pub const LIMIT_MAX: u64 = 65_536;
@@ -25,6 +32,9 @@ fn limit_for(hard: Option<u64>) -> u64 {
     hard.unwrap_or(LIMIT_MAX).min(LIMIT_MAX)
 }
 
+/// Waiting is reported after this time. Clients and new workers need descriptors for a moment only.
+const REPORT_AFTER: Duration = Duration::from_secs(1);
+
 /// Descriptors in the reserve. The reserve is at most a quarter of the limit.
 const RESERVE: u64 = 64;
 
@@ -35,6 +45,8 @@ pub(in crate::host) struct OpenFiles {
     /// The soft limit that we were started with, which the command gets. `None`: unlimited.
     given: Option<u64>,
     waiting: Vec<Waiting>,
+    /// Since when there have been waiting workers.
+    since: Option<Timestamp>,
     /// Whether waiting workers were reported.
     reported: bool,
 }
@@ -67,6 +79,7 @@ impl OpenFiles {
             limit: 0,
             given: state.given,
             waiting: state.waiting,
+            since: None,
             reported: false,
         };
         files.raise_again();
@@ -148,11 +161,21 @@ impl OpenFiles {
         self.waiting.clone()
     }
 
-    /// The number of waiting workers and the limit, if waiting has begun or ended.
-    pub(in crate::host) fn end_round(&mut self) -> Option<(u32, u64)> {
+    /// The number of waiting workers and the limit, if a report is due: some have waited for long,
+    /// or the reported waiting has ended.
+    pub(in crate::host) fn end_round(&mut self, now: Timestamp) -> Option<(u32, u64)> {
+        if self.waiting.is_empty() {
+            self.since = None;
+        } else {
+            self.since.get_or_insert(now);
+        }
+        let report = match self.since {
+            Some(since) => self.reported || now.since(since) >= REPORT_AFTER,
+            None => false,
+        };
         let workers = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
-        let changed = (workers > 0) != self.reported;
-        self.reported = workers > 0;
+        let changed = report != self.reported;
+        self.reported = report;
         changed.then_some((workers, self.limit))
     }
 
@@ -167,6 +190,7 @@ impl OpenFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::WorkerId;
 
     #[test]
     fn a_descriptor_is_opened_only_if_the_reserve_stays_free() {
@@ -174,6 +198,7 @@ mod tests {
             limit,
             given: Some(limit),
             waiting: Vec::new(),
+            since: None,
             reported: false,
         };
         let any = std::fs::File::open("/dev/null").unwrap();
@@ -194,5 +219,29 @@ mod tests {
         }
         assert!(files(LIMIT_MAX).has_room(&any));
         assert!(!files(1).has_room(&any));
+    }
+
+    #[test]
+    fn waiting_is_reported_once_it_has_lasted() {
+        let mut files = OpenFiles::raise(None);
+        let limit = files.limit;
+        let id = HeldId::from(WorkerId::FIRST);
+        let mut at = |millis, waits| {
+            files.forget(id);
+            if waits {
+                let (pid, cap) = (1, None);
+                files.wait(Waiting { id, pid, cap });
+            }
+            files.end_round(Timestamp::default().later(Duration::from_millis(millis)))
+        };
+        // A client takes the descriptor for a moment.
+        assert_eq!(at(0, true), None);
+        assert_eq!(at(900, false), None);
+        assert_eq!(at(950, true), None);
+        assert_eq!(at(1900, true), None);
+        assert_eq!(at(1950, true), Some((1, limit)));
+        assert_eq!(at(2950, true), None);
+        assert_eq!(at(2960, false), Some((0, limit)));
+        assert_eq!(at(2970, true), None);
     }
 }

@@ -10,8 +10,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use super::Workers;
 use crate::{
     host::{
-        context::Context, diagnosis::agent_diagnosis::AgentDiagnosis, kernel_events::Source,
-        memory::procfs::Proc, process::pidfd::PidFd,
+        context::Context, diagnosis::agent_diagnosis::AgentDiagnosis, held::HeldId,
+        kernel_events::Source, memory::procfs::Proc, process::pidfd::PidFd,
     },
     supervisor::input::Resident,
     units::{Bytes, Signal, Timestamp, WorkerId},
@@ -49,8 +49,12 @@ impl<'host> Agents<'host> {
     /// The process of a worker that has the agent; of several, the one with the most memory.
     /// Without an agent, the reason.
     pub fn process(&mut self, now: Timestamp, worker: WorkerId) -> Result<i32, String> {
-        let Some(tracked) = self.workers.held.get_mut(&worker.into()) else {
-            return Err(format!("{worker} has ended"));
+        let id = HeldId::from(worker);
+        let Some(tracked) = self.workers.held.get_mut(&id) else {
+            return Err(match self.workers.files.waiting_process(id) {
+                Some(_) => format!("{worker} is not watched: too many files are open"),
+                None => format!("{worker} has ended"),
+            });
         };
         let pids = tracked.pids(self.proc, now).to_vec();
         let largest = |pids: &[i32]| {

@@ -9,6 +9,7 @@ use crate::{
         process::{open_files::Waiting, pidfd::PidFd, rlimit},
     },
     supervisor::input::{CapMechanism, Ended, Input, Oom},
+    units::Timestamp,
 };
 
 impl Workers {
@@ -30,12 +31,13 @@ impl Workers {
         self.is_urgent = true;
     }
 
-    /// Tracks the waiting workers that descriptors are free for. Reports when waiting begins and
-    /// ends.
+    /// Tracks the waiting workers that descriptors are free for. Reports when they have waited for
+    /// long, and when none waits any more.
     pub(in crate::host) fn hold_waiting(
         &mut self,
         context: &mut Context,
         groups: &mut ServiceGroups,
+        now: Timestamp,
     ) {
         for waiting in self.files.begin_round() {
             let is_gone = PidFd::open(waiting.pid)
@@ -47,7 +49,7 @@ impl Workers {
                 self.adopt(context, groups, waiting);
             }
         }
-        if let Some((workers, limit)) = self.files.end_round() {
+        if let Some((workers, limit)) = self.files.end_round(now) {
             context.tell(Input::Unwatched { workers, limit });
         }
     }

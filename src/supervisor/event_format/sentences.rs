@@ -357,9 +357,14 @@ pub(super) fn unwatched_message(workers: u32, limit: u64) -> String {
     if workers == 0 {
         return format!("all workers are watched again (limit of open files: {limit})");
     }
+    let (s, are) = if workers == 1 {
+        ("", "is")
+    } else {
+        ("s", "are")
+    };
     format!(
-        "{workers} workers are capped but not watched, because no more than {limit} files may be \
-         open: their ceiling is off and their end is noticed late until files are closed. hint: \
+        "{workers} worker{s} {are} capped but not watched, because no more than {limit} files may \
+         be open: the ceiling is off and an end is noticed late until files are closed. hint: \
          raise the hard limit (`LimitNOFILE=`, `ulimit -Hn`)"
     )
 }
