@@ -118,17 +118,20 @@ pub(super) fn ran(stacks: &[Stack]) -> Option<String> {
 }
 
 /// The innermost line of the application itself; of a library, if there is no line of the
-/// application.
+/// application. Never one of the agent, which may have interrupted the application.
 fn own_line(frames: &[Frame]) -> Option<&Frame> {
+    let of_agent = |frame: &&Frame| frame.file.contains("/_supervise_agent/");
+    let mut frames = frames.iter().filter(|frame| !of_agent(frame));
     let is_own = |frame: &&Frame| {
         // A program in `bin` only starts the server.
         let library = ["/lib/python", "/bin/"]
             .iter()
             .any(|part| frame.file.contains(part))
             || frame.file.starts_with('<');
-        !library && !frame.file.contains("/_supervise_agent/")
+        !library
     };
-    frames.iter().find(is_own).or_else(|| frames.first())
+    let innermost = frames.clone().next();
+    frames.find(is_own).or(innermost)
 }
 
 /// A frame as text for people.
@@ -194,6 +197,11 @@ mod tests {
         idle.frames[1].file = "/srv/.venv/bin/gunicorn".to_owned();
         let decoder = "/usr/lib/python3.11/json/decoder.py:353 load, at 120M";
         assert_eq!(ran(&[idle]).unwrap(), decoder);
+        // The agent has interrupted a program without a file.
+        let mut interrupted = stack(120, 7);
+        interrupted.frames[0].file = "/run/x/_supervise_agent/census.py".to_owned();
+        interrupted.frames[1].file = "<string>".to_owned();
+        assert_eq!(ran(&[interrupted]).unwrap(), "<string>:7 load, at 120M");
         assert_eq!(report["suspects"][0]["where"], "/srv/etl.py:7");
         assert_eq!(report["suspects"][0]["growth_bytes"], 110 << 20);
         assert_eq!(report["suspects"][1]["where"], "/srv/etl.py:3");

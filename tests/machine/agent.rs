@@ -103,9 +103,9 @@ fn requests_of_all_uvicorn_workers_are_counted_together() {
         "--port",
         &number,
     ];
-    let service = Plan::supervise(&["--ready", &format!("tcp:127.0.0.1:{port}")], &command).start();
-    service.ready(1);
-    wait_for_agents(&service, 1);
+    let service = Plan::supervise(&[], &command).start();
+    service.ready(2);
+    wait_for_agents(&service, 2);
     let outcome = load(port, 200.0).run();
     assert_eq!(outcome.failed(), 0, "{outcome}");
     service.wait("the right number of requests", SOON, || {

@@ -108,12 +108,16 @@ fn agent_requests_break_no_object_under_construction_in_threads() {
     let service = Plan::supervise(&options, &NEWEST.gunicorn(port, threads))
         .env("LEAK_KB", 256)
         .start();
-    recycled_under_load(&service, port, 2);
-    // At least one report comes from the worker itself, after windows of tracing.
-    let reports = service.client(&["report", "--json"]).stdout;
-    let reports: Vec<Value> = serde_json::from_slice(&reports).unwrap();
-    let traced = |report: &Value| report["cost"]["windows"].as_u64() > Some(0);
-    assert!(reports.iter().any(traced), "{reports:#?}");
+    service.ready(2);
+    let running = load(port).start();
+    service.wait("a report after windows of tracing", LIMIT, || {
+        let reports = service.client(&["report", "--json"]).stdout;
+        let reports: Vec<Value> = serde_json::from_slice(&reports).ok()?;
+        let traced = |report: &Value| report["cost"]["windows"].as_u64() > Some(0);
+        reports.iter().any(traced).then_some(())
+    });
+    let outcome = running.finish();
+    assert_eq!(outcome.failed(), 0, "{outcome}\n{}", service.log());
 }
 
 #[test]
