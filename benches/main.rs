@@ -31,6 +31,7 @@ mod service;
 #[expect(dead_code, reason = "the tests use the rest")]
 mod status;
 mod thousand;
+#[expect(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/machine/venv.rs"]
 mod venv;
 mod watch;

@@ -26,7 +26,7 @@ macro_rules! modules {
 }
 
 /// The modules of the package.
-pub(super) const MODULES: [(&str, &str); 45] = modules![
+pub(super) const MODULES: [(&str, &str); 48] = modules![
     "__init__.py",
     "advice.py",
     "after_drain.py",
@@ -35,6 +35,7 @@ pub(super) const MODULES: [(&str, &str); 45] = modules![
     "base.py",
     "boot.py",
     "boot_failures.py",
+    "boot_failures_hypercorn.py",
     "boot_failures_uvicorn.py",
     "bytecode.py",
     "causes.py",
@@ -43,7 +44,9 @@ pub(super) const MODULES: [(&str, &str); 45] = modules![
     "drain.py",
     "drain_daphne.py",
     "drain_gunicorn.py",
+    "drain_huey.py",
     "drain_hypercorn.py",
+    "drain_rq.py",
     "drain_uvicorn.py",
     "drain_waitress.py",
     "fills.py",

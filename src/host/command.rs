@@ -16,7 +16,7 @@ use super::{
     workers::gone_is_fine,
 };
 use crate::{
-    servers::profile::Profile,
+    servers::profile::{Profile, Workers},
     supervisor::{
         input::{Effect, Ended, Input},
         spec::Kind,
@@ -272,7 +272,12 @@ impl Host {
                     None => continue,
                 },
                 Finding::Ready { pid } => match self.workers.worker_of(pid) {
-                    Some(worker) => Input::WorkerReady { worker },
+                    Some(worker) => {
+                        if self.would_die_from_signal(pid) {
+                            self.context.tell(Input::SignalUnhandled(worker));
+                        }
+                        Input::WorkerReady { worker }
+                    }
                     None => continue,
                 },
                 Finding::Helper { pid } => {
@@ -281,6 +286,17 @@ impl Host {
             };
             self.context.tell(input);
         }
+    }
+
+    /// Whether a worker of a server does not handle the signal that makes one leave. A copy of a
+    /// program is asked in any case: it may have nothing to finish.
+    fn would_die_from_signal(&self, pid: i32) -> bool {
+        let Kind::Server(profile) = self.context.spec().kind else {
+            return false;
+        };
+        let is_copy = profile.workers == Workers::Copies;
+        let retire = profile.retire().filter(|_| !is_copy);
+        retire.is_some_and(|retire| !self.context.proc().catches(pid, &[retire]))
     }
 
     /// Closes the service's listening sockets to new connections, and watches the connections that

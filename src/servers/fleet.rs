@@ -2,7 +2,7 @@
 
 use super::{
     gunicorn,
-    profile::{Profile, Signals, Workers},
+    profile::{Found, Profile, Signals, Workers},
 };
 use crate::units::Signal;
 
@@ -12,8 +12,10 @@ pub const TITLE: &str = "supervise-fleet";
 /// The profile of the parent.
 pub static PROFILE: Profile = Profile {
     name: "fleet",
+    scripts: &[],
+    subcommand: None,
     title: Some(TITLE),
-    is_recognised: false,
+    found: Found::ByBoth,
     workers: Workers::Copies,
     // The parent handles the signals of gunicorn's master. A copy gets `stop.signal`, not TERM.
     replace: gunicorn::REPLACEMENT,
@@ -21,6 +23,7 @@ pub static PROFILE: Profile = Profile {
         reload: None,
         second_master: None,
         quit: Some(Signal::QUIT),
+        stop: None,
     },
     // The parent never ends because a copy fails.
     boot_failures: &[],

@@ -1,7 +1,7 @@
 //! gunicorn 20 to 27. The signals of its master and its workers are documented in its
 //! `docs/signals`, and checked in `arbiter.py` of 20.1, 23.0 and 27.0.
 
-use super::profile::{Profile, Replacement, Retires, Signals, Workers};
+use super::profile::{Found, Profile, Replacement, Retires, Signals, Workers};
 use crate::units::Signal;
 
 /// The signals of its master.
@@ -15,8 +15,10 @@ pub(super) const REPLACEMENT: Replacement = Replacement::Surge {
 /// The profile of gunicorn.
 pub static PROFILE: Profile = Profile {
     name: "gunicorn",
+    scripts: &[],
+    subcommand: None,
     title: Some("gunicorn: master"),
-    is_recognised: true,
+    found: Found::ByCommand,
     workers: Workers::Forks {
         heartbeat: "wgunicorn-",
     },
@@ -25,6 +27,7 @@ pub static PROFILE: Profile = Profile {
         reload: Some(Signal::HUP),
         second_master: Some(Signal::USR2),
         quit: Some(Signal::QUIT),
+        stop: None,
     },
     boot_failures: &[3, 4],
     is_guarded: true,

@@ -1,18 +1,35 @@
 //! THE SUPPORTED SERVERS and the command lines that start them. This is pure: it reads no process.
 
 mod application;
+pub mod dramatiq;
 pub mod fleet;
+pub mod granian;
 pub mod gunicorn;
+pub mod huey;
+pub mod hypercorn;
 mod launcher;
 pub mod profile;
+pub mod rq;
+pub mod taskiq;
 pub mod uvicorn;
+pub mod uwsgi;
 
 pub use application::application;
 
-use profile::Profile;
+use profile::{Found, Profile};
 
 /// All supported servers.
-pub static PROFILES: [&Profile; 2] = [&gunicorn::PROFILE, &uvicorn::PROFILE];
+pub static PROFILES: [&Profile; 9] = [
+    &gunicorn::PROFILE,
+    &uvicorn::PROFILE,
+    &hypercorn::PROFILE,
+    &uwsgi::PROFILE,
+    &granian::PROFILE,
+    &rq::PROFILE,
+    &huey::PROFILE,
+    &taskiq::PROFILE,
+    &dramatiq::PROFILE,
+];
 
 /// Servers with an option for the number of workers.
 const COUNTS_WORKERS: [&str; 5] = ["fastapi", "granian", "hypercorn", "litestar", "uvicorn"];
@@ -23,7 +40,7 @@ const COUNTS_WORKERS: [&str; 5] = ["fastapi", "granian", "hypercorn", "litestar"
 pub fn recognise(argv: &[String]) -> Option<&'static Profile> {
     PROFILES
         .into_iter()
-        .find(|server| server.is_recognised && starts(argv, server.name))
+        .find(|server| server.found == Found::ByCommand && starts(argv, server.name))
 }
 
 /// The variable from which the started program reads the number of a listening socket, if it does
@@ -76,7 +93,10 @@ fn starts(argv: &[String], server: &str) -> bool {
 /// by their parents.
 pub fn is_main(server: &Profile, argv: &[String]) -> bool {
     let named = |title: &str| argv.first().is_some_and(|word| word.starts_with(title));
-    server.title.is_some_and(named) || runs(argv, server.name)
+    let has_workers = |word: &str| argv.iter().any(|other| other == word);
+    let mut scripts = server.scripts.iter().chain([&server.name]);
+    server.title.is_some_and(named)
+        || (server.subcommand.is_none_or(has_workers) && scripts.any(|name| runs(argv, name)))
 }
 
 /// Whether the program is the script of the server, or an interpreter that runs the server.

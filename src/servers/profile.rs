@@ -10,11 +10,14 @@ use crate::units::Signal;
 pub struct Profile {
     /// The value of `--server`, which is also the name of the server's script and module.
     pub name: &'static str,
+    /// Other names of its script.
+    pub scripts: &'static [&'static str],
+    /// The word of its command line without which it has no workers.
+    pub subcommand: Option<&'static str>,
     /// The start of the process title of the main process, if it sets one.
     pub title: Option<&'static str>,
-    /// Its command line shows that its children are workers. Otherwise the server is recognised
-    /// when its workers run.
-    pub is_recognised: bool,
+    /// By what the server is recognised.
+    pub found: Found,
     /// Which child processes are workers, and when a worker serves.
     pub workers: Workers,
     /// How a worker is replaced.
@@ -25,6 +28,17 @@ pub struct Profile {
     pub boot_failures: &'static [i32],
     /// The agent prevents that stop.
     pub is_guarded: bool,
+}
+
+/// By what a server is recognised.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Found {
+    /// Its command line shows that its children are workers.
+    ByCommand,
+    /// Programs of any name run it: its workers and the signals that it handles show what it is.
+    ByWorkers,
+    /// By its command line, when it has workers: without any, it is a single process.
+    ByBoth,
 }
 
 /// Which child processes of a server are its workers, and when a worker serves.
@@ -43,9 +57,21 @@ pub enum Workers {
         /// The word.
         word: &'static str,
     },
+    /// Forks, and processes that multiprocessing has started with its method `spawn`.
+    Children(Serves),
     /// All child processes. A worker serves when it or a child of it waits for connections on a
     /// socket that the server also has open, or, without such sockets, when it has run for a while.
     Copies,
+}
+
+/// When a child process of a server serves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Serves {
+    /// When it waits for connections (epoll) on a socket that the server also has open. A child
+    /// that does not handle the signal for workers is a helper.
+    Connections,
+    /// When it has waited for something for a second, or has run for a while.
+    Tasks,
 }
 
 /// How a worker of a server is replaced.
@@ -69,6 +95,11 @@ pub enum Replacement {
         /// The signal to the worker.
         retire: Signal,
     },
+    /// A worker is not replaced, because its server stops all its workers when one exits.
+    Never {
+        /// What to do instead, as a hint.
+        hint: &'static str,
+    },
 }
 
 /// The worker that a server retires when it reduces the number of workers by one.
@@ -89,6 +120,8 @@ pub struct Signals {
     pub second_master: Option<Signal>,
     /// Stops the server without waiting for running requests.
     pub quit: Option<Signal>,
+    /// Stops the server gracefully, if TERM does not.
+    pub stop: Option<Signal>,
 }
 
 impl Profile {
@@ -99,15 +132,17 @@ impl Profile {
             reload,
             second_master,
             quit,
+            stop: _,
         } = self.signals;
         let all = [self.raise(), self.lower(), reload, second_master, quit];
         all.into_iter().flatten().collect()
     }
 
-    /// The signal that stops a worker gracefully.
-    pub const fn retire(&self) -> Signal {
+    /// The signal that stops a worker gracefully. `None`: its server would stop all workers.
+    pub const fn retire(&self) -> Option<Signal> {
         match self.replace {
-            Replacement::Surge { retire, .. } | Replacement::Signal { retire } => retire,
+            Replacement::Surge { retire, .. } | Replacement::Signal { retire } => Some(retire),
+            Replacement::Never { .. } => None,
         }
     }
 
@@ -115,7 +150,7 @@ impl Profile {
     pub const fn raise(&self) -> Option<Signal> {
         match self.replace {
             Replacement::Surge { raise, .. } => Some(raise),
-            Replacement::Signal { .. } => None,
+            Replacement::Signal { .. } | Replacement::Never { .. } => None,
         }
     }
 
@@ -123,7 +158,7 @@ impl Profile {
     pub const fn retires(&self) -> Option<Retires> {
         match self.replace {
             Replacement::Surge { retires, .. } => Some(retires),
-            Replacement::Signal { .. } => None,
+            Replacement::Signal { .. } | Replacement::Never { .. } => None,
         }
     }
 
@@ -131,7 +166,7 @@ impl Profile {
     pub const fn lower(&self) -> Option<Signal> {
         match self.replace {
             Replacement::Surge { lower, .. } => Some(lower),
-            Replacement::Signal { .. } => None,
+            Replacement::Signal { .. } | Replacement::Never { .. } => None,
         }
     }
 }

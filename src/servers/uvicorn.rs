@@ -2,16 +2,18 @@
 //! of multiprocessing, and replaces a worker within half a second of its exit
 //! (`supervisors/multiprocess.py`).
 
-use super::profile::{Profile, Replacement, Retires, Signals, Workers};
+use super::profile::{Found, Profile, Replacement, Retires, Signals, Workers};
 use crate::units::Signal;
 
 /// The profile of uvicorn.
 pub static PROFILE: Profile = Profile {
     name: "uvicorn",
+    scripts: &[],
+    subcommand: None,
     title: None,
     // With one worker, uvicorn is a single process, and its command line does not always show which
     // case it is. Programs of other names run it, too (`fastapi run`, `litestar run`).
-    is_recognised: false,
+    found: Found::ByWorkers,
     workers: Workers::Spawned { word: "spawn_main" },
     replace: Replacement::Surge {
         raise: Signal::TTIN,
@@ -23,6 +25,7 @@ pub static PROFILE: Profile = Profile {
         reload: Some(Signal::HUP),
         second_master: None,
         quit: None,
+        stop: None,
     },
     // This is `STARTUP_FAILURE` in uvicorn's main.py.
     boot_failures: &[3],

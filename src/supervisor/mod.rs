@@ -107,6 +107,7 @@ impl Supervisor {
             Input::NoWorker { worker } => self.on_no_worker(now, worker),
             Input::ServerHelper(pid, name) => self.emit(Event::ServerHelper { pid, command: name }),
             Input::LeftBehind(found) => self.on_left_behind(now, found),
+            Input::SignalUnhandled(worker) => self.on_signal_unhandled(worker),
             Input::WorkerReady { worker } => self.on_worker_ready(now, worker),
             Input::WorkerEnded {
                 worker,

@@ -45,8 +45,8 @@ impl Operator {
 
 impl Supervisor {
     /// Handles a signal to the supervisor (DESIGN §7). TERM and INT stop the service, and a second
-    /// one stops it at once. One signal reloads, and in a fleet HUP does so, too. All others are
-    /// passed on to the command.
+    /// one stops it at once. One signal reloads, and so does HUP if the server has no reload of its
+    /// own. All others are passed on to the command.
     pub(crate) fn on_signal(&mut self, now: Timestamp, signal: Signal) {
         if matches!(signal, Signal::TERM | Signal::INT) {
             let how = if self.state.service.is_stopping() {
@@ -57,11 +57,22 @@ impl Supervisor {
             self.stop(now, how);
             return;
         }
-        if signal == Signal::RELOAD || (signal == Signal::HUP && self.is_fleet()) {
+        if signal == Signal::RELOAD || (signal == Signal::HUP && self.reloads_at_hangup()) {
             self.on_reload_signal();
             return;
         }
         if self.state.service.pid().is_none() {
+            return;
+        }
+        if let Some(profile) = self.profile()
+            && profile.raise().is_none()
+            && matches!(signal, Signal::TTIN | Signal::TTOU)
+        {
+            // A process that does not handle these signals is suspended by them (signal(7)).
+            let name = profile.name;
+            self.emit(Event::Warning(format!(
+                "{name} cannot change its number of workers while it runs; {signal} is not passed on"
+            )));
             return;
         }
         self.act(Action::SignalCommand {
@@ -77,10 +88,14 @@ impl Supervisor {
         if self.state.service.is_stopping() {
             return;
         }
-        if self.is_job() {
-            self.emit(Event::Warning(
-                "a job is one run and is not reloaded".to_owned(),
-            ));
+        let refused = if self.is_job() {
+            Some("a job is one run and is not reloaded".to_owned())
+        } else {
+            let why = self.any_must_stay();
+            why.map(|why| format!("the service is not reloaded: {why}"))
+        };
+        if let Some(why) = refused {
+            self.emit(Event::Warning(why));
             self.act(Action::Notify(Notice::Reloading));
             self.act(Action::Notify(Notice::Ready));
             return;
@@ -116,6 +131,19 @@ impl Supervisor {
         }
         if let Some(why) = self.refuses_recycle() {
             self.refuse(request, why);
+            return;
+        }
+        let stays = match ask {
+            Ask::Recycle(id) => {
+                let worker = self.state.workers.get(&id);
+                worker.and_then(|worker| self.must_stay(worker))
+            }
+            Ask::RecycleAll | Ask::Reload | Ask::Report(_) | Ask::Stop(_) | Ask::Upgrade => {
+                self.any_must_stay()
+            }
+        };
+        if let Some(why) = stays {
+            self.refuse(request, &why);
             return;
         }
         match ask {

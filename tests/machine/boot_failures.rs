@@ -11,7 +11,7 @@ use super::{
     service::{Plan, Service, free_port, recycles, send},
     status::{pids, workers},
     turn,
-    venv::{G20, G23, Gunicorn, NEWEST, UVICORN, Venv, python},
+    venv::{G20, G23, Gunicorn, NEWEST, OTHERS, UVICORN, Venv, python},
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -84,13 +84,15 @@ fn failed_starts(service: &Service, count: u64) -> Value {
 /// once one can.
 fn assert_recycles_wait(venv: Venv, class: &'static str) {
     let port = free_port();
-    assert_recycles_of_wait((port, &gunicorn(venv, port, class)), (&[], 1));
+    assert_recycles_of_wait((port, &gunicorn(venv, port, class)), (&[], 1), 2);
 }
 
-/// The same for any command, whose workers exit with this status while they cannot start.
+/// The same for any command, whose workers exit with this status while they cannot start, and of
+/// whose two workers `stay` serve meanwhile.
 fn assert_recycles_of_wait(
     (port, command): (u16, &[String]),
     (options, exits_with): (&[&str], i32),
+    stay: usize,
 ) {
     let _turn = turn::beside();
     let database = Database::new();
@@ -110,15 +112,16 @@ fn assert_recycles_of_wait(
     );
     let page = String::from_utf8(service.client(&["status"]).stdout).unwrap();
     assert!(page.contains("recycling is suspended"), "{page}");
-    for pid in pids(&before) {
-        assert!(pids(&status).contains(&pid), "{status:#}");
-    }
-    assert_eq!(recycles(&status, "ceiling"), 0, "{status:#}");
+    let serve = |pid: &i32| pids(&status).contains(pid);
+    let serving = pids(&before).iter().filter(|pid| serve(pid)).count();
+    assert_eq!(serving, stay, "{status:#}");
+    let recycled = recycles(&status, "ceiling");
+    assert_eq!(recycled, 2 - stay as u64, "{status:#}");
     database.comes_back();
     let after = service.wait("a recycle by the ceiling", SOON, || {
         service
             .status()
-            .filter(|status| recycles(status, "ceiling") > 0)
+            .filter(|status| recycles(status, "ceiling") > recycled)
     });
     let outcome = others.finish();
     assert_eq!(outcome.failed(), 0, "{outcome}");
@@ -162,7 +165,7 @@ fn the_workers_of_uvicorn_itself_are_not_recycled_while_the_application_cannot_s
     ] {
         let command = [&*uvicorn, "--workers", "2", "--port", &number, app];
         let command = command.map(str::to_owned);
-        assert_recycles_of_wait((port, &command), (&[], exits_with));
+        assert_recycles_of_wait((port, &command), (&[], exits_with), 2);
     }
 }
 
@@ -172,7 +175,25 @@ fn copies_are_not_recycled_while_the_application_cannot_start() {
     let address = format!("127.0.0.1:{port}");
     let options = ["--copies", "2", "--listen", &address];
     let command = [NEWEST.bin("uvicorn"), "needs_database:asgi_app".to_owned()];
-    assert_recycles_of_wait((port, &command), (&options, 1));
+    assert_recycles_of_wait((port, &command), (&options, 1), 2);
+}
+
+#[test]
+fn the_last_worker_of_hypercorn_is_not_recycled_while_the_application_cannot_start() {
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let hypercorn = OTHERS.bin("hypercorn");
+    // The first recycle finds out that the application cannot start. hypercorn stops all workers if
+    // one exits with another status than 0.
+    let command = [
+        &*hypercorn,
+        "-w",
+        "2",
+        "-b",
+        &address,
+        "needs_database:asgi_app",
+    ];
+    assert_recycles_of_wait((port, &command.map(str::to_owned)), (&[], 1), 1);
 }
 
 /// One of two workers dies while no other can start. The other one continues to serve, the dead one

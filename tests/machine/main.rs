@@ -49,8 +49,10 @@ mod probes;
 #[expect(dead_code, reason = "the benches use the rest")]
 mod proc;
 mod program;
+mod queues;
 mod routes;
 mod runaway;
+mod servers;
 mod service;
 mod service_manager;
 mod signals;

@@ -42,10 +42,17 @@ pub(crate) const G20: Venv = Venv {
     python: None,
 };
 
-/// Servers whose workers `supervise` does not recognise.
+/// Servers other than gunicorn and uvicorn.
 pub(crate) const OTHERS: Venv = Venv {
     name: "others",
-    requirements: "hypercorn waitress daphne flask",
+    requirements: "hypercorn waitress daphne flask pyuwsgi",
+    python: None,
+};
+
+/// Workers of queues.
+pub(crate) const QUEUES: Venv = Venv {
+    name: "queues",
+    requirements: "rq huey taskiq taskiq-redis redis",
     python: None,
 };
 

@@ -3,13 +3,26 @@
 hypercorn stops all its workers at once, and its parent holds the listeners until the end. If a worker stopped
 accepting early, the queue would grow and then be reset. So a worker accepts until the linger is over. After SIGHUP the
 listeners serve new workers, so new connections are dropped only if hypercorn runs without workers.
+
+One of several workers leaves at TERM, as after `max_requests`, and its parent starts another one. By itself, a worker
+dies from TERM, and its parent then stops all others. The other workers, or the next one, accept from the queue.
 """
 
 import asyncio
+import os
 import signal
 import time
 
 from . import drain, page, protocol
+
+# Seconds.
+LONG = 86400.0
+
+# Turns of the event loop from the accept of a connection to its task, with some to spare.
+TURNS = 10
+
+# Has an entry when this worker leaves, and the others stay.
+_leaves = []
 
 
 def config(module):
@@ -38,10 +51,18 @@ def worker(module):
         serving = original(app, config, sockets=sockets, shutdown_trigger=shutdown_trigger)
         # The drain needs local variables of hypercorn's function.
         frames.append(serving.cr_frame)
+        if shutdown_trigger is not None:
+            try:
+                _leave_at_term(frames[-1])
+            except Exception:
+                page.swallowed()
         return await serving
 
     async def lingering_shutdown(trigger):
         try:
+            if page.slot[protocol.SERVES] == 0:
+                # The application has started.
+                page.serves(os.getppid())
             await raise_shutdown(trigger)
         except module.ShutdownError:
             try:
@@ -56,6 +77,24 @@ def worker(module):
     drain.installed()
 
 
+def _leave_at_term(frame):
+    loop = asyncio.get_running_loop()
+
+    def leave():
+        context = frame.f_locals.get("context")
+        if context is None:
+            # It boots, and ends as it would by itself.
+            loop.remove_signal_handler(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        _leaves.append(True)
+        # The supervisor limits the time, and not hypercorn.
+        frame.f_locals["config"].graceful_timeout = LONG
+        asyncio.ensure_future(context.terminate.set())
+
+    loop.add_signal_handler(signal.SIGTERM, leave)
+
+
 async def _drain(serve):
     config, sockets, tasks = serve["config"], serve["sockets"], serve["server_tasks"]
     drain.begin()
@@ -66,13 +105,17 @@ async def _drain(serve):
     config.keep_alive_max_requests = 0
     end = time.monotonic() + drain.LINGER
     alone = config.workers == 0
-    if not alone:
+    if not alone and not _leaves:
         await _until_idle(tasks, end)
     for sock in _listeners(sockets):
         drain.drop_new_connections(sock.fileno())
     await asyncio.sleep(drain.SETTLE)
     for server in serve["servers"]:
         server.close()
+    # RACE: a connection that was accepted just before has no task yet. It has one after a few turns of the loop.
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    await asyncio.sleep(drain.TICK)
     await _until_idle(tasks, max(end, time.monotonic() + drain.SETTLE))
 
 

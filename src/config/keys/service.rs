@@ -32,7 +32,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "server",
-        ("server", "auto|none|gunicorn|uvicorn"),
+        ("server", "auto|none|gunicorn|uvicorn|hypercorn|uwsgi|granian|rq|huey|taskiq|dramatiq"),
         ("auto", "gunicorn"),
         "Server software of COMMAND; none: a program that is a single worker",
         derived(|spec| Some(name_of(&SERVERS, Some(spec.kind)).into())),

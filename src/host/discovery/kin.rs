@@ -7,13 +7,21 @@ use super::{
     heartbeat::{Heartbeat, PREFIX},
     waits::{Wait, holds_sockets, wait_of_tree, waits_for_connections},
 };
-use crate::{host::memory::procfs::Proc, units::Timestamp};
+use crate::{
+    host::memory::procfs::Proc,
+    servers::profile::Serves,
+    units::{Signal, Timestamp},
+};
 
 /// A fork that has no heartbeat file of its own after this time is not a worker.
 pub(super) const HEARTBEAT_WITHIN: Duration = Duration::from_secs(2);
+/// What is in the command line of a process that multiprocessing has spawned.
+const SPAWNED: &str = "spawn_main";
 /// A copy serves when it has been in a wait that may be one for connections for this long. Without
 /// sockets, that is from its start.
 const UP_AFTER: Duration = Duration::from_secs(1);
+/// A worker for tasks that does not wait serves at this age: it has much to do.
+const UP_ANYWAY: Duration = Duration::from_secs(10);
 /// Age at which a helper is reported. A helper that runs a short program only has ended by then.
 const HELPER_REPORTED_AFTER: Duration = Duration::from_secs(2);
 
@@ -90,6 +98,42 @@ impl Kin {
             return self.accepts(pid);
         }
         None
+    }
+
+    /// Checks a child that is a worker of a server, or a helper that looks like one.
+    pub(super) fn check_child(
+        &mut self,
+        proc: &Proc,
+        now: Timestamp,
+        (pid, is_asleep): (i32, bool),
+        (serves, retire): (Serves, Option<Signal>),
+    ) -> Option<Finding> {
+        if matches!(self.role, Role::Fork) {
+            // Its command line was not known yet.
+            self.role = role_of_child(proc, pid, self.forked);
+            if matches!(self.role, Role::Helper { .. }) {
+                return Some(Finding::NoWorker { pid });
+            }
+        }
+        match serves {
+            Serves::Connections => {
+                if !waits_for_connections(proc, self.parent, pid) {
+                    return None;
+                }
+                // A gateway waits for connections, too.
+                if retire.is_some_and(|retire| !proc.catches(pid, &[retire])) {
+                    self.role = Role::Helper { reported: false };
+                    return Some(Finding::NoWorker { pid });
+                }
+                self.accepts(pid)
+            }
+            Serves::Tasks => {
+                let since = self.waits_since.filter(|_| is_asleep).unwrap_or(now);
+                self.waits_since = Some(since);
+                let is_up = now.since(since) >= UP_AFTER || now.since(self.seen) >= UP_ANYWAY;
+                is_up.then(|| self.accepts(pid)).flatten()
+            }
+        }
     }
 
     /// Checks a copy of a program.
@@ -227,6 +271,31 @@ pub(super) fn has_spawned_workers(proc: &Proc, pid: i32, word: &str) -> bool {
     children.into_iter().any(|child| {
         let is_spawned = matches!(role_of_spawned(proc, child, word), Role::Spawned);
         is_spawned && waits_for_connections(proc, pid, child)
+    })
+}
+
+/// The role of a child that is a fork of its server, or executes a program. multiprocessing's
+/// resource tracker executes one, too.
+pub(super) fn role_of_child(proc: &Proc, pid: i32, forked: bool) -> Role {
+    if forked {
+        Role::Spawned
+    } else {
+        role_of_spawned(proc, pid, SPAWNED)
+    }
+}
+
+/// Whether one of its children is a fork or was spawned by multiprocessing.
+pub(super) fn has_children(proc: &Proc, pid: i32) -> bool {
+    let Some(stack) = proc.stat(pid).ok().map(|stat| stat.start_stack) else {
+        return false;
+    };
+    let mut children = Vec::new();
+    // This fails for a process that has just ended.
+    let _ = proc.children(pid, &mut children);
+    children.into_iter().any(|child| {
+        let stat = proc.stat(child).ok().filter(|stat| stat.state != 'Z');
+        let forked = stat.map(|stat| stat.start_stack == stack);
+        forked.is_some_and(|forked| matches!(role_of_child(proc, child, forked), Role::Spawned))
     })
 }
 

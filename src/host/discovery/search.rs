@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::kin::{
-    HEARTBEAT_WITHIN, Kin, Role, has_spawned_workers, has_workers, own_files, role_by_files,
-    role_of_spawned,
+    HEARTBEAT_WITHIN, Kin, Role, has_children, has_spawned_workers, has_workers, own_files,
+    role_by_files, role_of_child, role_of_spawned,
 };
 use crate::{
     host::memory::procfs::Proc,
     servers::{
         PROFILES, is_main,
-        profile::{Profile, Workers},
+        profile::{Found, Profile, Workers},
     },
     units::Timestamp,
 };
@@ -279,6 +279,7 @@ impl Search {
                 (Workers::Forks { .. }, false) => Role::Helper { reported: false },
                 (Workers::Spawned { .. }, true) => Role::Fork,
                 (Workers::Spawned { word }, false) => role_of_spawned(proc, pid, word),
+                (Workers::Children(_), _) => role_of_child(proc, pid, forked),
                 (Workers::Copies, _) => Role::Spawned,
             };
             if !matches!(role, Role::Helper { .. }) {
@@ -391,6 +392,10 @@ impl Search {
             let found = match self.server.workers {
                 _ if is_helper => kin.report_helper(now, pid),
                 Workers::Spawned { word } => kin.check_spawned(proc, now, pid, word),
+                Workers::Children(serves) => {
+                    let how = (serves, self.server.retire());
+                    kin.check_child(proc, now, (pid, stat.state == 'S'), how)
+                }
                 Workers::Copies => kin.check_copy(proc, now, pid),
                 Workers::Forks { .. } => {
                     kin.check_fork(proc, now, (pid, stat.start_stack), &claimed)
@@ -419,8 +424,9 @@ pub(super) fn server_below(proc: &Proc, root: i32) -> Option<(i32, &'static Prof
     let mut all = vec![root];
     all.extend(proc.descendants(root));
     PROFILES.into_iter().find_map(|server| {
-        let is_named =
-            |pid: &&i32| server.is_recognised && as_master(proc, server, **pid).is_some();
+        let is_named = |pid: &&i32| {
+            server.found == Found::ByCommand && as_master(proc, server, **pid).is_some()
+        };
         let embeds = |pid: &&i32| embedding(proc, server, **pid).is_some();
         let found = all
             .iter()
@@ -445,16 +451,22 @@ fn as_master(proc: &Proc, server: &Profile, pid: i32) -> Option<Master> {
 
 /// This process, if it has the server's workers, whatever its name is.
 fn embedding(proc: &Proc, server: &Profile, pid: i32) -> Option<Master> {
-    let has_its_workers = match server.workers {
+    let may_be = match server.found {
+        Found::ByCommand => true,
+        // Other servers start their workers in the same way.
+        Found::ByWorkers => proc.catches(pid, &server.handled()),
+        Found::ByBoth => as_master(proc, server, pid).is_some(),
+    };
+    let has_its_workers = || match server.workers {
         Workers::Forks { .. } => has_workers(proc, pid),
         // Their parent has a name of its own.
         Workers::Copies => false,
-        // Other servers start their workers in the same way.
-        Workers::Spawned { word } => {
-            proc.catches(pid, &server.handled()) && has_spawned_workers(proc, pid, word)
-        }
+        Workers::Spawned { word } => has_spawned_workers(proc, pid, word),
+        Workers::Children(_) => has_children(proc, pid),
     };
-    has_its_workers.then(|| master_at(proc, pid)).flatten()
+    (may_be && has_its_workers())
+        .then(|| master_at(proc, pid))
+        .flatten()
 }
 
 fn master_at(proc: &Proc, pid: i32) -> Option<Master> {

@@ -3,7 +3,11 @@
 use std::{fs, os::unix::fs::symlink, path::Path};
 
 use super::{Finding, Search, server_below};
-use crate::{host::memory::procfs::Proc, servers::gunicorn, units::Timestamp};
+use crate::{
+    host::memory::procfs::Proc,
+    servers::{gunicorn, taskiq, uwsgi},
+    units::{Signal, Timestamp},
+};
 
 const STACK: u64 = 140_000;
 
@@ -48,6 +52,24 @@ impl Tree {
         fs::create_dir_all(&dir).unwrap();
         let words: Vec<_> = children.iter().map(i32::to_string).collect();
         fs::write(dir.join("children"), words.join(" ")).unwrap();
+    }
+
+    fn link(&self, pid: i32, number: i32, target: &str) {
+        symlink(target, self.root.path().join(format!("{pid}/fd/{number}"))).unwrap();
+    }
+
+    /// Its epoll descriptor is number 6, and waits for this socket.
+    fn waits_at(&self, pid: i32, socket: i32) {
+        let info = self.root.path().join(format!("{pid}/fdinfo"));
+        fs::create_dir_all(&info).unwrap();
+        let line = format!("pos:\t0\ntfd:        {socket} events:       19\n");
+        fs::write(info.join("6"), line).unwrap();
+    }
+
+    /// It handles this signal, and no other.
+    fn handles(&self, pid: i32, signal: Signal) {
+        let mask = format!("SigCgt:\t{:016x}\n", 1_u64 << (signal.0 - 1));
+        fs::write(self.root.path().join(format!("{pid}/status")), mask).unwrap();
     }
 
     fn hold(&self, pid: i32, name: &str) {
@@ -287,17 +309,12 @@ fn a_spawned_worker_is_ready_when_it_waits_at_a_socket_of_its_server() {
     assert!(found.contains(&Finding::Seen { pid: 11 }), "{found:?}");
     assert!(!found.contains(&Finding::Seen { pid: 12 }), "{found:?}");
     // It holds the inherited socket, and does not wait at it yet.
-    let link = |pid: i32, number: i32, target: &str| {
-        symlink(target, tree.root.path().join(format!("{pid}/fd/{number}"))).unwrap();
-    };
-    link(10, 3, "socket:[700]");
-    link(11, 4, "socket:[700]");
-    link(11, 6, "anon_inode:[eventpoll]");
+    tree.link(10, 3, "socket:[700]");
+    tree.link(11, 4, "socket:[700]");
+    tree.link(11, 6, "anon_inode:[eventpoll]");
     let ready = Finding::Ready { pid: 11 };
     assert!(!search.scan(&tree.proc(), at(100)).contains(&ready));
-    let info = tree.root.path().join("11/fdinfo");
-    fs::create_dir_all(&info).unwrap();
-    fs::write(info.join("6"), "pos:\t0\ntfd:        4 events:       19\n").unwrap();
+    tree.waits_at(11, 4);
     assert!(search.scan(&tree.proc(), at(200)).contains(&ready));
     assert!(
         !search.scan(&tree.proc(), at(300)).contains(&ready),
@@ -338,4 +355,61 @@ fn a_spawned_worker_without_a_command_line_yet_is_not_taken_for_a_helper() {
     assert!(!found.contains(&Finding::NoWorker { pid: 11 }), "{found:?}");
     let found = search.scan(&tree.proc(), at(5000));
     assert!(!found.contains(&Finding::Helper { pid: 11 }), "{found:?}");
+}
+
+#[test]
+fn a_server_with_a_known_command_line_is_found_when_it_has_workers() {
+    for (command, stack, is_found) in [
+        ("/x/bin/python /x/bin/taskiq worker a:b", STACK, true),
+        ("taskiq worker a:b", STACK, true),
+        // Its child is the resource tracker.
+        ("taskiq worker a:b", STACK + 1, false),
+        ("taskiq scheduler a:b", STACK, false),
+        ("python worker.py", STACK, false),
+    ] {
+        let tree = Tree::new();
+        tree.add(10, command, (1, STACK), &[]);
+        assert_eq!(server_below(&tree.proc(), 10), None);
+        tree.add(11, "python -c main(4)", (10, stack), &[]);
+        tree.children(10, &[11]);
+        let found = is_found.then_some((10, &taskiq::PROFILE));
+        assert_eq!(server_below(&tree.proc(), 10), found, "{command}");
+    }
+}
+
+#[test]
+fn a_worker_for_tasks_serves_when_it_has_waited_for_a_second() {
+    let tree = Tree::new();
+    tree.add(10, "taskiq worker a:b", (1, STACK), &[]);
+    tree.add(11, "taskiq worker a:b", (10, STACK), &[]);
+    tree.add(12, "", (10, STACK + 1), &[]);
+    tree.children(10, &[11, 12]);
+    let mut search = Search::new(10, &taskiq::PROFILE, false, at(0));
+    search.scan(&tree.proc(), at(0));
+    // The second child turns out to be the resource tracker.
+    fs::write(tree.root.path().join("12/cmdline"), "python\0-c\0main(4)\0").unwrap();
+    let found = search.scan(&tree.proc(), at(100));
+    assert_eq!(found, [Finding::NoWorker { pid: 12 }]);
+    assert_eq!(search.scan(&tree.proc(), at(1000)), []);
+    let found = search.scan(&tree.proc(), at(1100));
+    assert_eq!(found, [Finding::Ready { pid: 11 }]);
+}
+
+#[test]
+fn a_gateway_of_uwsgi_is_not_a_worker() {
+    let tree = Tree::new();
+    for (pid, parent) in [(10, 1), (11, 10), (12, 10)] {
+        tree.add(pid, "uwsgi --ini a.ini", (parent, STACK), &[]);
+        tree.link(pid, 4, "socket:[700]");
+        tree.link(pid, 6, "anon_inode:[eventpoll]");
+        tree.waits_at(pid, 4);
+    }
+    tree.children(10, &[11, 12]);
+    tree.handles(11, Signal::HUP);
+    tree.handles(12, Signal::TERM);
+    let mut search = Search::new(10, &uwsgi::PROFILE, false, at(0));
+    search.scan(&tree.proc(), at(0));
+    let found = search.scan(&tree.proc(), at(100));
+    let expected = [Finding::Ready { pid: 11 }, Finding::NoWorker { pid: 12 }];
+    assert_eq!(found, expected);
 }

@@ -7,6 +7,7 @@
 mod fleet;
 mod job;
 mod server;
+mod stays;
 
 use crate::{
     servers::profile::Profile,
@@ -36,6 +37,15 @@ impl Supervisor {
     /// The workers are copies of the command, started by our own parent.
     pub(crate) const fn is_fleet(&self) -> bool {
         self.spec.copies.is_some()
+    }
+
+    /// The supervisor replaces all workers at HUP, because their server does not do so, or not
+    /// gracefully.
+    pub(crate) const fn reloads_at_hangup(&self) -> bool {
+        match self.profile() {
+            Some(profile) => profile.signals.reload.is_none(),
+            None => false,
+        }
     }
 
     /// The command with all its processes is one worker.
@@ -71,11 +81,19 @@ impl Supervisor {
         }
     }
 
+    /// The signal that stops the service gracefully.
+    pub(crate) fn stop_signal(&self) -> Signal {
+        let configured = self.spec.stop.signal;
+        let own = self.profile().and_then(|profile| profile.signals.stop);
+        own.filter(|_| configured == Signal::TERM)
+            .unwrap_or(configured)
+    }
+
     /// The signal that ends one worker gracefully.
-    pub(crate) const fn retire_signal(&self) -> Signal {
+    pub(crate) fn retire_signal(&self) -> Signal {
         match self.spec.kind {
             Kind::Server(_) if self.is_fleet() => self.spec.stop.signal,
-            Kind::Server(profile) => profile.retire(),
+            Kind::Server(profile) => profile.retire().unwrap_or(self.spec.stop.signal),
             Kind::Single => self.spec.stop.signal,
         }
     }

@@ -10,7 +10,7 @@ use crate::{
         action::{Action, Priority},
         cause::Cause,
         event::Event,
-        policy::candidates::Candidate,
+        policy::{candidates::Candidate, surge::Patience},
         worker::{
             Worker,
             lifecycle::{By, Step},
@@ -45,15 +45,24 @@ impl Supervisor {
             ));
             self.plan.touch();
         }
-        let (count, patience) = (self.count(), self.spec.ready.timeout);
+        let (count, patience) = (self.count(), self.patience());
         if self.state.surge.observe(now, count, patience) {
             self.derive_limits();
             self.plan.touch();
         }
     }
 
+    fn patience(&self) -> Patience {
+        // A server without a signal that changes its number of workers keeps that number, and may
+        // take long to start another worker: huey looks every 10 s.
+        let keeps_number = self.profile().is_some_and(|one| one.raise().is_none());
+        let boot = self.spec.ready.timeout;
+        let fewer = keeps_number.then_some(boot);
+        Patience { boot, fewer }
+    }
+
     pub(super) fn observe_number_at(&self) -> Option<Timestamp> {
-        let patience = self.spec.ready.timeout;
+        let patience = self.patience();
         let settles = self.state.surge.deadline(self.count(), patience);
         let workers = self.state.workers.values();
         let notices = workers.filter_map(|worker| worker.life().leaves_by());

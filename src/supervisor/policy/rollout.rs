@@ -51,6 +51,7 @@ impl Supervisor {
         for candidate in found {
             candidates.extend(self.confirm(now, candidate));
         }
+        self.keep_those_that_must_stay(&mut candidates);
         // Workers that the kernel would kill come first, then the oldest.
         candidates.sort_by_key(|one| (!one.is_urgent(), one.worker));
         for candidate in &candidates {

@@ -32,6 +32,15 @@ const MERGES: Duration = Duration::from_millis(200);
 /// The pause after a failed request for a surge worker.
 const RAISE_PAUSE: Duration = Duration::from_secs(30);
 
+/// How long to wait before the number of workers counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// While a worker boots.
+    pub(crate) boot: Duration,
+    /// While there are fewer workers than before. `None`: as otherwise.
+    pub(crate) fewer: Option<Duration>,
+}
+
 /// The wanted number of workers, and the state of the surge worker.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Surge {
@@ -210,9 +219,8 @@ impl Surge {
     }
 
     /// Takes the number of workers as the wanted number, once the workers have not changed for a
-    /// while. Returns true if that changed something. `patience` is how long to wait for workers
-    /// that boot.
-    pub(crate) fn observe(&mut self, now: Timestamp, count: Count, patience: Duration) -> bool {
+    /// while. Returns true if that changed something.
+    pub(crate) fn observe(&mut self, now: Timestamp, count: Count, patience: Patience) -> bool {
         self.most = self.most.max(count.live());
         self.forked |= self.wanted.is_some_and(|wanted| count.live() > wanted);
         // A surge worker that was asked for will be forked, or is given up by `on_failed`.
@@ -240,7 +248,7 @@ impl Surge {
     }
 
     /// When to observe the number of workers again.
-    pub(crate) fn deadline(&self, count: Count, patience: Duration) -> Option<Timestamp> {
+    pub(crate) fn deadline(&self, count: Count, patience: Patience) -> Option<Timestamp> {
         let raising = self.raised.filter(|_| !self.forked && self.is_calm());
         let raising = raising.map(|since| since.later(RAISE_TIMEOUT));
         let open = !self.observed && raising.is_none();
@@ -251,11 +259,16 @@ impl Surge {
 
     /// How long the workers must not change before their number counts. `None`: it cannot count,
     /// because a worker drains and will be gone soon, or because there is none.
-    const fn waits(&self, count: Count, patience: Duration) -> Option<Duration> {
+    fn waits(&self, count: Count, patience: Patience) -> Option<Duration> {
+        let settles = || {
+            let is_fewer = self.wanted.is_some_and(|wanted| count.live() < wanted);
+            let fewer = patience.fewer.filter(|_| is_fewer);
+            fewer.unwrap_or_else(|| self.settles_in())
+        };
         match (count.live(), count.draining, count.starting) {
             (0, ..) | (_, 1.., _) => None,
-            (_, 0, 0) => Some(self.settles_in()),
-            (_, 0, 1..) => Some(patience),
+            (_, 0, 0) => Some(settles()),
+            (_, 0, 1..) => Some(patience.boot),
         }
     }
 
@@ -272,7 +285,10 @@ impl Surge {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Patience = Patience {
+        boot: Duration::from_secs(60),
+        fewer: None,
+    };
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::default().later(Duration::from_secs(seconds))
@@ -292,6 +308,23 @@ mod tests {
         assert!(surge.observe(at(2), ready(4), PATIENCE));
         assert_eq!(surge.wanted(), Some(4));
         surge
+    }
+
+    #[test]
+    fn a_server_that_takes_long_to_replace_a_worker_still_wants_as_many() {
+        let patience = Patience {
+            fewer: Some(Duration::from_secs(60)),
+            ..PATIENCE
+        };
+        let mut surge = four();
+        surge.on_change(at(10));
+        assert!(!surge.observe(at(20), ready(3), patience));
+        assert_eq!(surge.wanted(), Some(4));
+        assert_eq!(surge.deadline(ready(3), patience), Some(at(70)));
+        assert!(surge.observe(at(70), ready(3), patience));
+        assert_eq!(surge.wanted(), Some(3));
+        surge.on_change(at(80));
+        assert!(surge.observe(at(82), ready(5), patience));
     }
 
     #[test]

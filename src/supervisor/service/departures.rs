@@ -191,7 +191,7 @@ impl Supervisor {
             let killed = drain.is_killed() && ended == Ended::Signal(Signal::KILL);
             return match ended {
                 Ended::Exit(_) | Ended::Unseen | Ended::Signal(Signal::TERM) => drain.leave().cause,
-                Ended::Signal(signal) if signal == self.spec.stop.signal || killed => {
+                Ended::Signal(signal) if signal == self.retire_signal() || killed => {
                     drain.leave().cause
                 }
                 Ended::Signal(_) if self.state.service.is_stopping() => Cause::Stop,

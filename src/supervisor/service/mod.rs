@@ -232,7 +232,7 @@ impl Supervisor {
         if self.state.service.stop.is_some() {
             self.act(Action::SignalCommand {
                 run,
-                signal: self.spec.stop.signal,
+                signal: self.stop_signal(),
             });
         }
     }

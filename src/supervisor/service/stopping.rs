@@ -60,7 +60,7 @@ impl Supervisor {
         }
         self.act(Action::SignalCommand {
             run: self.state.service.run,
-            signal: self.spec.stop.signal,
+            signal: self.stop_signal(),
         });
     }
 

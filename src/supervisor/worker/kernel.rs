@@ -16,6 +16,9 @@ pub(crate) struct KernelSettings {
     /// Setting its cap has failed.
     cap_failed: bool,
     threshold: Option<Threshold>,
+    /// It does not handle the signal that would make it leave.
+    #[serde(default)]
+    signal_unhandled: bool,
 }
 
 impl KernelSettings {
@@ -26,7 +29,16 @@ impl KernelSettings {
             cap,
             cap_failed: false,
             threshold: None,
+            signal_unhandled: false,
         }
+    }
+
+    pub(crate) const fn is_signal_unhandled(&self) -> bool {
+        self.signal_unhandled
+    }
+
+    pub(crate) const fn on_signal_unhandled(&mut self) {
+        self.signal_unhandled = true;
     }
 
     pub(crate) const fn cap(&self) -> Option<Bytes> {

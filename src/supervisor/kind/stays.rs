@@ -1,0 +1,61 @@
+//! Workers that are not replaced, because their server would stop all its workers.
+
+use crate::{
+    servers::profile::Replacement,
+    supervisor::{Supervisor, policy::candidates::Candidate, worker::Worker},
+    units::WorkerId,
+};
+
+impl Supervisor {
+    /// A worker does not handle the signal that would make it leave, so it would die from it.
+    pub(crate) fn on_signal_unhandled(&mut self, worker: WorkerId) {
+        if let Some(worker) = self.state.workers.get_mut(&worker) {
+            worker.kernel_mut().on_signal_unhandled();
+        }
+    }
+
+    /// Why a worker must not be asked to leave. `None`: it may be.
+    pub(crate) fn must_stay(&self, worker: &Worker) -> Option<String> {
+        let profile = self.profile()?;
+        let name = profile.name;
+        match profile.replace {
+            Replacement::Never { hint } => Some(format!(
+                "{name} stops all its workers when one exits. hint: {hint}"
+            )),
+            Replacement::Signal { retire } if worker.kernel().is_signal_unhandled() => {
+                let id = worker.id();
+                Some(format!(
+                    "without the agent and its drain, {id} does not finish its work at {retire}. \
+                     hint: `agent.load = \"auto\"` and `agent.drain`, or a fleet (`--copies`)"
+                ))
+            }
+            Replacement::Signal { .. } | Replacement::Surge { .. } => None,
+        }
+    }
+
+    /// Leaves out the workers that must not be asked to leave, and says so once.
+    pub(crate) fn keep_those_that_must_stay(&mut self, candidates: &mut Vec<Candidate>) {
+        candidates.retain(|candidate| {
+            let worker = self.state.workers.get(&candidate.worker);
+            let Some(why) = worker.and_then(|worker| self.must_stay(worker)) else {
+                return true;
+            };
+            let Candidate { worker, cause, .. } = *candidate;
+            self.explain(candidate, "must not be asked to leave");
+            self.warn_once("stays", || {
+                format!("{worker} should be replaced ({cause}) and stays, under its cap: {why}")
+            });
+            false
+        });
+    }
+
+    /// Why the workers are not all replaced. `None`: they can be.
+    pub(crate) fn any_must_stay(&self) -> Option<String> {
+        let mut workers = self.state.workers.values();
+        workers.find_map(|worker| self.must_stay(worker))
+    }
+}
+
+#[cfg(test)]
+#[path = "stays_tests.rs"]
+mod tests;

@@ -1,0 +1,119 @@
+//! Servers with several workers, other than gunicorn and uvicorn, as they are: each of their
+//! workers is supervised and recycled by itself.
+
+use std::time::Duration;
+
+use super::{
+    client::Load,
+    service::{Plan, free_port, recycles},
+    status::{pids, workers},
+    turn,
+    venv::OTHERS,
+};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// The command line of a hypercorn with two workers.
+fn hypercorn(port: u16) -> Vec<String> {
+    let address = format!("127.0.0.1:{port}");
+    let words = ["-w", "2", "-b", &address, "leaky_asgi:app"].map(str::to_owned);
+    [vec![OTHERS.bin("hypercorn")], words.to_vec()].concat()
+}
+
+/// The command line of a uWSGI with two workers. `bind`: its option for the address.
+fn uwsgi(port: u16, bind: &str) -> Vec<String> {
+    let address = format!("127.0.0.1:{port}");
+    let fixed = [
+        "--master",
+        "--processes",
+        "2",
+        "--module",
+        "leaky_flask:app",
+    ];
+    let words = [&fixed[..], &[bind, &address]].concat();
+    let words = words.into_iter().map(str::to_owned);
+    [OTHERS.bin("pyuwsgi")].into_iter().chain(words).collect()
+}
+
+/// Recycles all workers this many times under load, with kept-alive connections or without, and
+/// asserts that no request has failed and that the server itself stays.
+#[track_caller]
+fn recycled_without_loss(command: fn(u16) -> Vec<String>, rounds: u64, keep_alive: &[bool]) {
+    let _turn = turn::loaded();
+    for &keep_alive in keep_alive {
+        let port = free_port();
+        let plan = Plan::supervise(&["--ceiling", "300M"], &command(port));
+        let service = plan.env("LEAK_KB", 16).start();
+        let before = service.ready(2);
+        assert_eq!(before["mode"], "server", "{before:#}");
+        let running = Load {
+            rate: Some(100.0),
+            keep_alive,
+            lasts: Duration::from_secs(3600),
+            ..Load::on(port)
+        }
+        .start();
+        for _ in 0..rounds {
+            let answer = service.client(&["recycle", "--all"]);
+            assert!(answer.status.success(), "{answer:?}\n{}", service.log());
+        }
+        let outcome = running.finish();
+        assert_eq!(outcome.failed(), 0, "{outcome}\n{}", service.log());
+        let after = service.ready(2);
+        assert_eq!(recycles(&after, "request"), rounds * 2, "{}", service.log());
+        assert!(pids(&after).iter().all(|pid| !pids(&before).contains(pid)));
+        assert_eq!(before["command_pid"], after["command_pid"]);
+        assert_eq!(service.stop(SOON).code(), Some(0));
+    }
+}
+
+#[test]
+fn workers_of_hypercorn_are_recycled_without_loss() {
+    recycled_without_loss(hypercorn, 3, &[true, false]);
+}
+
+#[test]
+fn workers_of_uwsgi_behind_its_http_router_are_recycled_without_loss() {
+    let command = |port| {
+        let mut words = uwsgi(port, "--http");
+        words.push("--http-keepalive".to_owned());
+        words
+    };
+    recycled_without_loss(command, 3, &[true, false]);
+}
+
+#[test]
+fn workers_of_uwsgi_at_a_socket_are_recycled_without_loss() {
+    // It closes each connection after the answer, and does not say so to clients.
+    recycled_without_loss(|port| uwsgi(port, "--http-socket"), 3, &[false]);
+}
+
+#[test]
+fn a_worker_of_hypercorn_without_the_agent_stays_and_the_reason_is_told() {
+    let _turn = turn::loaded();
+    let port = free_port();
+    let options = ["--agent", "off", "--ceiling", "60M", "--cap", "1G"];
+    let service = Plan::supervise(
+        &[&options[..], &["--min-age", "1s"]].concat(),
+        &hypercorn(port),
+    )
+    .env("LEAK_KB", 512)
+    .start();
+    let before = service.ready(2);
+    let running = Load {
+        rate: Some(100.0),
+        lasts: Duration::from_secs(3600),
+        ..Load::on(port)
+    }
+    .start();
+    service.wait("the warning", SOON, || {
+        service.warnings("without the agent").pop()
+    });
+    let first = workers(&before)[0]["id"].as_str().unwrap().to_owned();
+    let answer = service.client(&["recycle", &first]);
+    let stderr = String::from_utf8_lossy(&answer.stderr);
+    assert!(stderr.contains("without the agent"), "{answer:?}");
+    let outcome = running.finish();
+    assert_eq!(outcome.failed(), 0, "{outcome}\n{}", service.log());
+    assert_eq!(pids(&service.ready(2)), pids(&before));
+}
