@@ -14,6 +14,47 @@ const OPTIONS: [&str; 4] = ["--ceiling", "110M", "--min-age", "1s"];
 const GRACE: Duration = Duration::from_secs(20);
 const SECONDS: u64 = 60;
 
+/// The servers, and their command lines. `{address}` and `{port}` are those of the load.
+const ROWS: [(&str, Form, &str); 8] = [
+    (
+        "uvicorn",
+        Form::Own,
+        "uvicorn --workers 2 --port {port} leaky_asgi:app",
+    ),
+    (
+        "hypercorn",
+        Form::Own,
+        "hypercorn -w 2 -b {address} leaky_asgi:app",
+    ),
+    (
+        "uWSGI http",
+        Form::Own,
+        "pyuwsgi --master -p 2 --http {address} --http-keepalive -w leaky_flask:app",
+    ),
+    (
+        "uWSGI http-socket",
+        Form::Own,
+        "pyuwsgi --master -p 2 --http-socket {address} -w leaky_flask:app",
+    ),
+    ("uvicorn", Form::Fleet, "uvicorn leaky_asgi:app"),
+    (
+        "hypercorn",
+        Form::Fleet,
+        "hypercorn --workers 0 --bind fd://{fd} leaky_asgi:app",
+    ),
+    ("daphne", Form::Fleet, "daphne --fd {fd} leaky_asgi:app"),
+    ("waitress", Form::Fleet, "python serves_waitress.py"),
+];
+
+/// A word of a command line, as the path of the program if it is one.
+fn program(word: &str) -> String {
+    match word {
+        "uvicorn" => NEWEST.bin(word),
+        "hypercorn" | "pyuwsgi" | "daphne" | "python" => OTHERS.bin(word),
+        _ => word.to_owned(),
+    }
+}
+
 /// How the workers come to be.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Form {
@@ -32,52 +73,11 @@ pub(crate) fn run(words: &[String]) {
         "| server | form | keep-alive | requests | failed | recycles | p99 ms | failed as one worker | recycles | p99 ms |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
-    let program = |name: &str| OTHERS.bin(name);
-    let fd = "fd://{fd}";
-    let rows = [
-        (
-            "uvicorn",
-            Form::Own,
-            vec![NEWEST.bin("uvicorn"), "leaky_asgi:app".to_owned()],
-        ),
-        (
-            "uvicorn",
-            Form::Fleet,
-            vec![NEWEST.bin("uvicorn"), "leaky_asgi:app".to_owned()],
-        ),
-        (
-            "hypercorn",
-            Form::Fleet,
-            [
-                &*program("hypercorn"),
-                "--workers",
-                "0",
-                "--bind",
-                fd,
-                "leaky_asgi:app",
-            ]
-            .map(str::to_owned)
-            .to_vec(),
-        ),
-        (
-            "daphne",
-            Form::Fleet,
-            [&*program("daphne"), "--fd", "{fd}", "leaky_asgi:app"]
-                .map(str::to_owned)
-                .to_vec(),
-        ),
-        (
-            "waitress",
-            Form::Fleet,
-            [&*program("python"), "serves_waitress.py"]
-                .map(str::to_owned)
-                .to_vec(),
-        ),
-    ];
-    for (name, form, command) in rows {
+    for (name, form, line) in ROWS {
         if chosen.is_some_and(|chosen| !name.contains(chosen.as_str())) {
             continue;
         }
+        let command: Vec<_> = line.split(' ').map(program).collect();
         for keep_alive in [false, true] {
             row((name, form), &command, (keep_alive, lasts));
         }
@@ -90,7 +90,7 @@ fn row((name, form): (&str, Form), command: &[String], (keep_alive, lasts): (boo
     println!(
         "| {name} | {} | {} | {} | **{}** | {count} | {:.1} | {} | {others} | {:.1} |",
         match form {
-            Form::Own => "`--workers 2`",
+            Form::Own => "2 workers",
             Form::Fleet => "`-n 2 --listen`",
         },
         if keep_alive { "on" } else { "off" },
@@ -114,13 +114,19 @@ fn leaking(
 ) -> (Outcome, String) {
     let port = free_port();
     let (address, number) = (format!("127.0.0.1:{port}"), port.to_string());
-    let mut command = command.to_vec();
+    let fill = |word: &String| {
+        word.replace("{address}", &address)
+            .replace("{port}", &number)
+    };
+    let filled: Vec<_> = command.iter().map(fill).collect();
     let mut options = OPTIONS.to_vec();
     match form {
-        Some(Form::Own) => command.extend(["--workers", "2", "--port", &number].map(str::to_owned)),
+        Some(Form::Own) => {}
         Some(Form::Fleet) => options.extend(["--copies", "2", "--listen", &address]),
-        None => options.extend(["--listen", &address]),
+        None if filled == command => options.extend(["--listen", &address]),
+        None => options.extend(["--server", "none"]),
     }
+    let command = filled;
     let service = Plan::supervise(&options, &command)
         .env("LEAK_KB", 1024)
         .start();
