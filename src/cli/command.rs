@@ -1,6 +1,6 @@
 //! The parsed command line.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{num::NonZeroU32, path::PathBuf, str::FromStr};
 
 use crate::{
     config::{CommandLine, Mode},
@@ -63,6 +63,13 @@ pub enum Command {
     Reload {
         /// The service.
         client: Client,
+    },
+    /// Set the number of workers.
+    Scale {
+        /// The service.
+        client: Client,
+        /// The number.
+        workers: NonZeroU32,
     },
     /// Switch to the newly installed binary.
     Upgrade {

@@ -18,7 +18,7 @@ mod top_level;
 pub mod upgrade;
 mod usage_errors;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, num::NonZeroU32, path::PathBuf};
 
 use clap::{Args, Parser};
 use clap_complete::Shell;
@@ -155,6 +155,14 @@ enum Subcommand {
         #[command(flatten)]
         service: ServiceArgs,
     },
+    /// Set the number of workers of a server or a fleet
+    Scale {
+        #[command(flatten)]
+        service: ServiceArgs,
+        /// Number of workers
+        #[arg(value_name = "N")]
+        workers: NonZeroU32,
+    },
     /// Switch to the newly installed binary, keeping workers, sockets and pids
     Upgrade {
         #[command(flatten)]
@@ -246,15 +254,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Usage>
             words,
             json,
             dot,
-        }) => {
-            let words = command::report_words(&words, service.name.is_some());
-            let (name, subject) = words.map_err(|text| usage_errors::wrong_usage(&text))?;
-            Ok(Command::Report {
-                client: top.client("report", Some(service.with_name(name)))?,
-                subject,
-                form: Form::of(json, dot),
-            })
-        }
+        }) => report_of(top, service, &words, Form::of(json, dot)),
         Some(Subcommand::Suggest { service, of, json }) => Ok(Command::Suggest {
             client: top.client("suggest", Some(service.with_name(of)))?,
             json,
@@ -265,20 +265,41 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Usage>
             client: top.client("recycle", Some(service))?,
             target: worker.map_or(Target::All, Target::Worker),
         }),
-        Some(Subcommand::Reload { service }) => Ok(Command::Reload {
-            client: top.client("reload", Some(service))?,
-        }),
-        Some(Subcommand::Upgrade { service }) => Ok(Command::Upgrade {
-            client: top.client("upgrade", Some(service))?,
-        }),
-        Some(Subcommand::Stop { service, now }) => Ok(Command::Stop {
-            client: top.client("stop", Some(service))?,
-            now,
-        }),
+        Some(Subcommand::Reload { service }) => {
+            let client = top.client("reload", Some(service))?;
+            Ok(Command::Reload { client })
+        }
+        Some(Subcommand::Scale { service, workers }) => {
+            let client = top.client("scale", Some(service))?;
+            Ok(Command::Scale { client, workers })
+        }
+        Some(Subcommand::Upgrade { service }) => {
+            let client = top.client("upgrade", Some(service))?;
+            Ok(Command::Upgrade { client })
+        }
+        Some(Subcommand::Stop { service, now }) => {
+            let client = top.client("stop", Some(service))?;
+            Ok(Command::Stop { client, now })
+        }
         Some(Subcommand::Doctor) => top.client("doctor", None).map(|_| Command::Doctor),
         Some(Subcommand::Man) => top.client("man", None).map(|_| Command::Man),
         Some(Subcommand::Completions { shell }) => top
             .client("completions", None)
             .map(|_| Command::Completions(shell)),
     }
+}
+
+fn report_of(
+    top: TopLevel,
+    service: ServiceArgs,
+    words: &[String],
+    form: Form,
+) -> Result<Command, Usage> {
+    let words = command::report_words(words, service.name.is_some());
+    let (name, subject) = words.map_err(|text| usage_errors::wrong_usage(&text))?;
+    Ok(Command::Report {
+        client: top.client("report", Some(service.with_name(name)))?,
+        subject,
+        form,
+    })
 }

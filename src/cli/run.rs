@@ -91,6 +91,10 @@ pub fn run(command: Command) -> i32 {
         Command::Reload { client } => {
             ask(&client, async |socket| change(&socket, "/v1/reload").await)
         }
+        Command::Scale { client, workers } => {
+            let path = format!("/v1/scale?workers={workers}");
+            ask(&client, async |socket| change(&socket, &path).await)
+        }
         Command::Upgrade { client } => ask(&client, async |socket| upgrade::ask(&socket).await),
         Command::Stop { client, now } => {
             let path = if now { "/v1/stop?now" } else { "/v1/stop" };

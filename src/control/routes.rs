@@ -126,10 +126,7 @@ fn route(view: RequestView<'_>) -> Result<(Method, Question), Refusal> {
         ["v1", "reload"] => change(Ask::Reload),
         ["v1", "upgrade"] => change(Ask::Upgrade),
         ["v1", "stop"] => change(Ask::Stop(stop_of_body(view)?)),
-        ["v1", "scale"] => {
-            let why = format!("{} is not implemented", view.path);
-            return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, why));
-        }
+        ["v1", "scale"] => change(Ask::Scale(workers_parameter(view)?)),
         _ => {
             let why = format!("unknown path {}", view.path);
             return Err(Refusal::new(StatusCode::NOT_FOUND, why));
@@ -151,6 +148,15 @@ fn after_parameter(view: RequestView<'_>) -> Result<Option<u64>, Refusal> {
     };
     text.parse().map(Some).map_err(|_| {
         let why = format!("`{text}` is not the id of an event");
+        Refusal::new(StatusCode::BAD_REQUEST, why)
+    })
+}
+
+fn workers_parameter(view: RequestView<'_>) -> Result<u32, Refusal> {
+    let text = parameter(view.query, "workers").unwrap_or_default();
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| {
+        let why = format!("`{text}` is not a number of workers: 1 or more");
         Refusal::new(StatusCode::BAD_REQUEST, why)
     })
 }
@@ -355,6 +361,11 @@ mod tests {
         );
         asks(
             Method::POST,
+            "/v1/scale?workers=4",
+            Question::Do(Ask::Scale(4)),
+        );
+        asks(
+            Method::POST,
             "/v1/stop?now",
             Question::Do(Ask::Stop(Stop::Now)),
         );
@@ -371,7 +382,16 @@ mod tests {
         assert_eq!(refused(Method::POST, view("/v1/workers/9/recycle")), 404);
         assert_eq!(refused(Method::POST, view("/v1/status")), 405);
         assert_eq!(refused(Method::GET, view("/v1/stop")), 405);
-        assert_eq!(refused(Method::POST, view("/v1/scale")), 501);
+        assert_eq!(refused(Method::POST, view("/v1/scale")), 400);
+        for query in ["workers=0", "workers=-1", "workers=two"] {
+            let path = "/v1/scale";
+            let view = RequestView {
+                path,
+                query,
+                ..RequestView::default()
+            };
+            assert_eq!(refused(Method::POST, view), 400, "{query}");
+        }
         assert_eq!(refused(Method::GET, view("/v1/reports/3")), 404);
         assert_eq!(refused(Method::GET, view("/v1/reports/r3/x")), 404);
         assert_eq!(refused(Method::POST, view("/v1/reports")), 405);

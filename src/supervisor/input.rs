@@ -223,7 +223,6 @@ pub enum Input {
         /// What the operator asks for.
         ask: Ask,
     },
-
     /// The result of [`crate::supervisor::action::Action::CheckUpgrade`].
     UpgradeChecked {
         /// The operator's request.
@@ -231,9 +230,7 @@ pub enum Input {
         /// The version of the new binary, or why it cannot take over.
         verdict: Result<String, String>,
     },
-
-    /// Workers are capped but not watched, because the supervisor has reached its limit on open
-    /// files.
+    /// Workers are capped but not watched, because the supervisor has too many files open.
     Unwatched {
         /// Their number. 0: all workers are watched again.
         workers: u32,
@@ -484,6 +481,8 @@ pub enum Ask {
     Reload,
     /// Report on the memory of this worker.
     Report(WorkerId),
+    /// Set the number of workers.
+    Scale(u32),
     /// Switch to the newly installed binary.
     Upgrade,
     /// Stop the service.

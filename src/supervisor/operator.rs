@@ -8,6 +8,7 @@ use crate::supervisor::{
     cause::Cause,
     event::Event,
     input::{Ask, Stop},
+    kind::scale::Scaling,
 };
 use crate::units::{RequestId, Signal, Timestamp, WorkerId};
 
@@ -18,6 +19,8 @@ pub(crate) struct Operator {
     waiting: Vec<Waiting>,
     /// Stops.
     stops: Vec<RequestId>,
+    /// A change of the number of workers.
+    scaling: Option<Scaling>,
 }
 
 #[derive(Debug)]
@@ -33,7 +36,19 @@ struct Waiting {
 
 impl Operator {
     pub(crate) const fn has_waiting_requests(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || self.scaling.is_some()
+    }
+
+    pub(crate) const fn is_scaling(&self) -> bool {
+        self.scaling.is_some()
+    }
+
+    pub(crate) const fn scale(&mut self, scaling: Scaling) {
+        self.scaling = Some(scaling);
+    }
+
+    pub(crate) const fn take_scaling(&mut self) -> Option<Scaling> {
+        self.scaling.take()
     }
 
     pub(crate) fn on_gone(&mut self, worker: WorkerId) {
@@ -129,6 +144,10 @@ impl Supervisor {
             self.on_upgrade_asked(request);
             return;
         }
+        if let Ask::Scale(goal) = ask {
+            self.on_scale_asked(now, request, goal);
+            return;
+        }
         if let Some(why) = self.refuses_recycle() {
             self.refuse(request, why);
             return;
@@ -138,9 +157,8 @@ impl Supervisor {
                 let worker = self.state.workers.get(&id);
                 worker.and_then(|worker| self.must_stay(worker))
             }
-            Ask::RecycleAll | Ask::Reload | Ask::Report(_) | Ask::Stop(_) | Ask::Upgrade => {
-                self.any_must_stay()
-            }
+            Ask::RecycleAll | Ask::Reload => self.any_must_stay(),
+            Ask::Report(_) | Ask::Scale(_) | Ask::Stop(_) | Ask::Upgrade => None,
         };
         if let Some(why) = stays {
             self.refuse(request, &why);
@@ -161,7 +179,7 @@ impl Supervisor {
             }
             Ask::RecycleAll => self.replace_all(Some(request), Cause::Request),
             Ask::Reload => self.reload(Some(request)),
-            Ask::Report(_) | Ask::Stop(_) | Ask::Upgrade => {}
+            Ask::Report(_) | Ask::Scale(_) | Ask::Stop(_) | Ask::Upgrade => {}
         }
     }
 
@@ -190,7 +208,7 @@ impl Supervisor {
         }
     }
 
-    fn refuse(&mut self, request: RequestId, why: &str) {
+    pub(crate) fn refuse(&mut self, request: RequestId, why: &str) {
         let answer = Answer::Refused(why.to_owned());
         self.act(Action::Reply { request, answer });
     }
@@ -248,6 +266,9 @@ impl Supervisor {
     }
 
     pub(crate) fn refuse_asks(&mut self, why: &str) {
+        if let Some(scaling) = self.operator.scaling.take() {
+            self.refuse(scaling.request(), why);
+        }
         for waiting in std::mem::take(&mut self.operator.waiting) {
             if let Some(request) = waiting.request {
                 let answer = Answer::Refused(why.to_owned());

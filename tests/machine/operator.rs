@@ -13,6 +13,10 @@ use super::{
 
 const SOON: Duration = Duration::from_secs(20);
 
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(ToString::to_string).collect()
+}
+
 fn start_gunicorn(options: &[&str]) -> (Service, Load) {
     let port = free_port();
     let mut all = vec!["--ceiling", "200M", "--name", "shop"];
@@ -111,6 +115,38 @@ fn recycle_all_replaces_all_workers_without_losing_a_request() {
     assert!(after.iter().all(|pid| !before.contains(pid)));
     let outcome = load.finish();
     assert_eq!(outcome.failed(), 0, "{outcome}");
+}
+
+#[test]
+fn scale_sets_the_number_of_workers_without_losing_a_request() {
+    let _turn = turn::loaded();
+    let port = free_port();
+    let (address, number) = (format!("127.0.0.1:{port}"), port.to_string());
+    let uvicorn = NEWEST.bin("uvicorn");
+    let own = ["--workers", "2", "--port", &number, "leaky_asgi:app"];
+    let fleet = ["-n", "2", "--listen", &address];
+    for (options, command) in [
+        (&[][..], NEWEST.gunicorn(port, FLASK)),
+        (&[], words(&[&[&*uvicorn], &own[..]].concat())),
+        (&fleet, words(&[&*uvicorn, "leaky_asgi:app"])),
+    ] {
+        let service = Plan::supervise(options, &command).start();
+        service.ready(2);
+        let load = Load {
+            rate: Some(50.0),
+            lasts: Duration::from_secs(3600),
+            ..Load::on(port)
+        }
+        .start();
+        for workers in ["4", "1", "2"] {
+            let answer = service.client(&["scale", workers]);
+            assert!(answer.status.success(), "{answer:?}\n{}", service.log());
+            service.ready(workers.parse().unwrap());
+        }
+        let outcome = load.finish();
+        assert_eq!(outcome.failed(), 0, "{outcome}\n{}", service.log());
+        assert_eq!(service.stop(SOON).code(), Some(0));
+    }
 }
 
 #[test]

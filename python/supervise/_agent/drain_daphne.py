@@ -8,6 +8,9 @@ import time
 
 from . import drain, page
 
+# Checks in a row that must find nothing to wait for.
+QUIET = 3
+
 _draining = False
 
 
@@ -58,15 +61,23 @@ def _begin(server, reactor, drained):
         for listener in server.listeners:
             listener.addCallback(_stop_listening)
 
-    def check():
+    def is_any(transports):
+        return any(isinstance(it, tcp.Server) for it in transports)
+
+    def check(quiet=0):
         try:
-            lingers = time.monotonic() < end and any(isinstance(it, tcp.Server) for it in reactor.getReaders())
-            waits = lingers or any(map(_is_answering, list(server.connections.items())))
+            lingers = time.monotonic() < end and is_any(reactor.getReaders())
+            # An application may be done before its answer is sent.
+            sends = is_any(reactor.getWriters())
+            waits = lingers or sends or any(map(_is_answering, list(server.connections.items())))
         except Exception:
             page.swallowed()
             waits = False
-        if waits:
-            reactor.callLater(drain.TICK, check)
+        # RACE: twisted reads no more from a connection while it answers, so for a moment between two callbacks a
+        # connection may look idle.
+        quiet = 0 if waits else quiet + 1
+        if quiet < QUIET:
+            reactor.callLater(drain.TICK, check, quiet)
         else:
             drained.callback(None)
 

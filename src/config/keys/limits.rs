@@ -27,7 +27,7 @@ pub(super) const KEYS: &[Key] = &[
         "memory.ceiling",
         ("ceiling", "SIZE"),
         ("auto", "300M"),
-        "Recycle a worker above this: 300M, 80% of the available memory, auto, none",
+        "Recycle a worker above this: 300M, 80% of memory, auto, none",
         field!(MemoryLimit, memory.ceiling),
     )
     .shared()

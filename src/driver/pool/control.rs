@@ -209,6 +209,7 @@ impl PoolDriver {
                 let text = format!("no worker {worker} takes tasks");
                 let _ = reply.send(Reply::Answer(Answer::Unknown(text)));
             }
+            Ask::Scale(_) => refuse(reply, "the number of a pool's workers is fixed"),
             Ask::Upgrade => refuse(reply, "a pool ends with its tasks and is not upgraded"),
         }
     }

@@ -6,6 +6,7 @@
 
 mod fleet;
 mod job;
+pub(crate) mod scale;
 mod server;
 mod stays;
 

@@ -24,6 +24,7 @@ impl Supervisor {
     pub(crate) fn replan(&mut self, now: Timestamp) {
         self.plan.begin();
         if self.state.service.pid().is_some() && !self.state.service.is_stopping() {
+            self.continue_scaling(now);
             self.recycle(now);
         }
         self.answer_recycles();
