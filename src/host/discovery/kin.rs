@@ -105,7 +105,7 @@ impl Kin {
         &mut self,
         proc: &Proc,
         now: Timestamp,
-        (pid, is_asleep): (i32, bool),
+        (pid, state): (i32, char),
         (serves, retire): (Serves, Option<Signal>),
     ) -> Option<Finding> {
         if matches!(self.role, Role::Fork) {
@@ -128,8 +128,15 @@ impl Kin {
                 self.accepts(pid)
             }
             Serves::Tasks => {
-                let since = self.waits_since.filter(|_| is_asleep).unwrap_or(now);
-                self.waits_since = Some(since);
+                let since = match state {
+                    'S' => *self.waits_since.get_or_insert(now),
+                    // It has much to do: its tasks may leave no second without one.
+                    'R' => now,
+                    _ => {
+                        self.waits_since = None;
+                        now
+                    }
+                };
                 let is_up = now.since(since) >= UP_AFTER || now.since(self.seen) >= UP_ANYWAY;
                 is_up.then(|| self.accepts(pid)).flatten()
             }
@@ -146,6 +153,8 @@ impl Kin {
         let since = match wait {
             Wait::ForConnections => return self.accepts(pid),
             Wait::Unknown => *self.waits_since.get_or_insert(now),
+            // It has much to do: its load may leave no second without a request.
+            Wait::Runs => return None,
             Wait::ForOther => {
                 self.waits_since = None;
                 return None;

@@ -394,7 +394,7 @@ impl Search {
                 Workers::Spawned { word } => kin.check_spawned(proc, now, pid, word),
                 Workers::Children(serves) => {
                     let how = (serves, self.server.retire());
-                    kin.check_child(proc, now, (pid, stat.state == 'S'), how)
+                    kin.check_child(proc, now, (pid, stat.state), how)
                 }
                 Workers::Copies => kin.check_copy(proc, now, pid),
                 Workers::Forks { .. } => {

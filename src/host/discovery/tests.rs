@@ -413,3 +413,36 @@ fn a_gateway_of_uwsgi_is_not_a_worker() {
     let expected = [Finding::Ready { pid: 11 }, Finding::NoWorker { pid: 12 }];
     assert_eq!(found, expected);
 }
+
+#[test]
+fn a_copy_that_is_busy_serves_when_it_waits_again_after_a_second() {
+    let tree = Tree::new();
+    tree.add(10, "supervise-fleet", (1, STACK), &[]);
+    tree.add(11, "python serve.py", (10, STACK + 1), &[]);
+    tree.children(10, &[11]);
+    tree.link(10, 3, "socket:[700]");
+    tree.link(11, 3, "socket:[700]");
+    let does = |call: &str| {
+        fs::write(tree.root.path().join("11/task/11/syscall"), call).unwrap();
+    };
+    let select = format!("{} 0x4 0x0", libc::SYS_pselect6);
+    let futex = format!("{} 0x4 0x0", libc::SYS_futex);
+    let read = format!("{} 0x4 0x0", libc::SYS_read);
+    let mut search = Search::new(10, &crate::servers::fleet::PROFILE, false, at(0));
+    for (millis, call, is_ready) in [
+        (0, "running", false),
+        (100, &*select, false),
+        (500, &*read, false),
+        // A wait before it reads files does not count.
+        (600, &*select, false),
+        (1200, &*select, false),
+        (1500, "running", false),
+        (1700, &*futex, false),
+        (1800, &*select, true),
+    ] {
+        does(call);
+        let found = search.scan(&tree.proc(), at(millis));
+        let ready = found.contains(&Finding::Ready { pid: 11 });
+        assert_eq!(ready, is_ready, "at {millis} ms: {found:?}");
+    }
+}

@@ -9,7 +9,9 @@ pub(super) enum Wait {
     ForConnections,
     /// The call does not show for what (select(2), poll(2), io_uring_enter(2)).
     Unknown,
-    /// For something else, or it runs.
+    /// For nothing: its main thread runs, or waits for another thread, as for the interpreter.
+    Runs,
+    /// For something else.
     ForOther,
 }
 
@@ -28,7 +30,7 @@ pub(super) fn wait_of_tree(proc: &Proc, server: i32, pid: i32) -> Wait {
         .into_iter()
         .map(|one| match wait_of(proc, server, one) {
             // A launcher waits for the program that it has started.
-            Wait::Unknown if has_children(proc, one) => Wait::ForOther,
+            Wait::Unknown | Wait::Runs if has_children(proc, one) => Wait::ForOther,
             wait => wait,
         });
     clearest(waits)
@@ -50,7 +52,8 @@ fn wait_of(proc: &Proc, server: i32, pid: i32) -> Wait {
         match blocked_in(&call.unwrap_or_default()) {
             Some(Call::Accept(descriptor)) if shared.contains(&descriptor) => Wait::ForConnections,
             Some(Call::Poll) if thread == pid => Wait::Unknown,
-            Some(Call::Accept(_) | Call::Poll) | None => Wait::ForOther,
+            Some(Call::Runs) if thread == pid => Wait::Runs,
+            Some(Call::Accept(_) | Call::Poll | Call::Runs) | None => Wait::ForOther,
         }
     }))
 }
@@ -58,7 +61,7 @@ fn wait_of(proc: &Proc, server: i32, pid: i32) -> Wait {
 /// The wait that says most about the whole.
 fn clearest(waits: impl Iterator<Item = Wait>) -> Wait {
     let waits: Vec<_> = waits.collect();
-    [Wait::ForConnections, Wait::Unknown]
+    [Wait::ForConnections, Wait::Unknown, Wait::Runs]
         .into_iter()
         .find(|wait| waits.contains(wait))
         .unwrap_or(Wait::ForOther)
@@ -86,13 +89,19 @@ enum Call {
     Accept(i32),
     /// poll(2), select(2) or io_uring_enter(2).
     Poll,
+    /// None, or futex(2).
+    Runs,
 }
 
 /// The call in a `/proc/PID/syscall`: its number, and its arguments in hexadecimal (proc(5)).
 fn blocked_in(text: &str) -> Option<Call> {
     let mut words = text.split_ascii_whitespace();
-    let number: i64 = words.next()?.parse().ok()?;
-    match number {
+    let word = words.next()?;
+    if word == "running" {
+        return Some(Call::Runs);
+    }
+    match word.parse().ok()? {
+        libc::SYS_futex => Some(Call::Runs),
         libc::SYS_accept | libc::SYS_accept4 => {
             let descriptor = words.next()?.strip_prefix("0x")?;
             let descriptor = i64::from_str_radix(descriptor, 16).ok()?;
@@ -132,6 +141,7 @@ mod tests {
         for (call, wait) in [
             (libc::SYS_accept4, Wait::ForConnections),
             (libc::SYS_ppoll, Wait::Unknown),
+            (libc::SYS_futex, Wait::Runs),
             (libc::SYS_read, Wait::ForOther),
         ] {
             let root = tempfile::tempdir().unwrap();
@@ -171,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_runs_is_blocked_in_no_call() {
-        assert_eq!(blocked_in("running"), None);
+        assert_eq!(blocked_in("running"), Some(Call::Runs));
         assert_eq!(blocked_in(""), None);
     }
 }
