@@ -13,7 +13,7 @@ pub const TITLE: &str = "supervise-fleet";
 pub static PROFILE: Profile = Profile {
     name: "fleet",
     scripts: &[],
-    subcommand: None,
+    words: &[],
     title: Some(TITLE),
     found: Found::ByBoth,
     workers: Workers::Copies,

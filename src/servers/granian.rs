@@ -9,7 +9,7 @@ use crate::units::Signal;
 pub static PROFILE: Profile = Profile {
     name: "granian",
     scripts: &[],
-    subcommand: None,
+    words: &[],
     title: None,
     found: Found::ByBoth,
     workers: Workers::Children(Serves::Tasks),

@@ -16,7 +16,7 @@ pub(super) const REPLACEMENT: Replacement = Replacement::Surge {
 pub static PROFILE: Profile = Profile {
     name: "gunicorn",
     scripts: &[],
-    subcommand: None,
+    words: &[],
     title: Some("gunicorn: master"),
     found: Found::ByCommand,
     workers: Workers::Forks {

@@ -9,7 +9,7 @@ use crate::units::Signal;
 pub static PROFILE: Profile = Profile {
     name: "huey",
     scripts: &["huey_consumer", "huey_consumer.py"],
-    subcommand: None,
+    words: &["process", "-kprocess", "--worker-type=process"],
     title: None,
     found: Found::ByBoth,
     workers: Workers::Children(Serves::Tasks),

@@ -11,7 +11,7 @@ use crate::units::Signal;
 pub static PROFILE: Profile = Profile {
     name: "hypercorn",
     scripts: &[],
-    subcommand: None,
+    words: &[],
     title: None,
     found: Found::ByBoth,
     workers: Workers::Spawned { word: "spawn_main" },

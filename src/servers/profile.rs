@@ -12,8 +12,8 @@ pub struct Profile {
     pub name: &'static str,
     /// Other names of its script.
     pub scripts: &'static [&'static str],
-    /// The word of its command line without which it has no workers.
-    pub subcommand: Option<&'static str>,
+    /// Words of its command line: without any of them it has no workers. Empty: it needs none.
+    pub words: &'static [&'static str],
     /// The start of the process title of the main process, if it sets one.
     pub title: Option<&'static str>,
     /// By what the server is recognised.

@@ -10,7 +10,7 @@ pub static PROFILE: Profile = Profile {
     name: "rq",
     scripts: &[],
     // `rq worker` is one worker, whose child runs the current job.
-    subcommand: Some("worker-pool"),
+    words: &["worker-pool"],
     title: None,
     found: Found::ByBoth,
     workers: Workers::Children(Serves::Tasks),

@@ -9,7 +9,7 @@ pub static PROFILE: Profile = Profile {
     name: "taskiq",
     scripts: &[],
     // `taskiq scheduler` has no workers.
-    subcommand: Some("worker"),
+    words: &["worker"],
     title: None,
     found: Found::ByBoth,
     workers: Workers::Children(Serves::Tasks),

@@ -9,7 +9,7 @@ use crate::units::Signal;
 pub static PROFILE: Profile = Profile {
     name: "uvicorn",
     scripts: &[],
-    subcommand: None,
+    words: &[],
     title: None,
     // With one worker, uvicorn is a single process, and its command line does not always show which
     // case it is. Programs of other names run it, too (`fastapi run`, `litestar run`).

@@ -9,7 +9,7 @@ use crate::units::Signal;
 pub static PROFILE: Profile = Profile {
     name: "uwsgi",
     scripts: &["pyuwsgi"],
-    subcommand: None,
+    words: &[],
     title: Some("uWSGI master"),
     found: Found::ByBoth,
     workers: Workers::Children(Serves::Connections),

@@ -293,8 +293,13 @@ pub(super) fn role_of_child(proc: &Proc, pid: i32, forked: bool) -> Role {
     }
 }
 
-/// Whether one of its children is a fork or was spawned by multiprocessing.
-pub(super) fn has_children(proc: &Proc, pid: i32) -> bool {
+/// Whether one of its children is a worker. Without a master process, a server may have a gateway
+/// as its only child.
+pub(super) fn has_children(
+    proc: &Proc,
+    pid: i32,
+    (serves, retire): (Serves, Option<Signal>),
+) -> bool {
     let Some(stack) = proc.stat(pid).ok().map(|stat| stat.start_stack) else {
         return false;
     };
@@ -303,8 +308,17 @@ pub(super) fn has_children(proc: &Proc, pid: i32) -> bool {
     let _ = proc.children(pid, &mut children);
     children.into_iter().any(|child| {
         let stat = proc.stat(child).ok().filter(|stat| stat.state != 'Z');
-        let forked = stat.map(|stat| stat.start_stack == stack);
-        forked.is_some_and(|forked| matches!(role_of_child(proc, child, forked), Role::Spawned))
+        let Some(forked) = stat.map(|stat| stat.start_stack == stack) else {
+            return false;
+        };
+        let is_worker = || match serves {
+            Serves::Connections => {
+                let handles = |signal| proc.catches(child, &[signal]);
+                waits_for_connections(proc, pid, child) && retire.is_none_or(handles)
+            }
+            Serves::Tasks => true,
+        };
+        matches!(role_of_child(proc, child, forked), Role::Spawned) && is_worker()
     })
 }
 

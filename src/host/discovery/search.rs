@@ -462,7 +462,7 @@ fn embedding(proc: &Proc, server: &Profile, pid: i32) -> Option<Master> {
         // Their parent has a name of its own.
         Workers::Copies => false,
         Workers::Spawned { word } => has_spawned_workers(proc, pid, word),
-        Workers::Children(_) => has_children(proc, pid),
+        Workers::Children(serves) => has_children(proc, pid, (serves, server.retire())),
     };
     (may_be && has_its_workers())
         .then(|| master_at(proc, pid))

@@ -404,9 +404,14 @@ fn a_gateway_of_uwsgi_is_not_a_worker() {
         tree.link(pid, 6, "anon_inode:[eventpoll]");
         tree.waits_at(pid, 4);
     }
-    tree.children(10, &[11, 12]);
     tree.handles(11, Signal::HUP);
     tree.handles(12, Signal::TERM);
+    // Without a master process, the gateway is the only child.
+    tree.children(10, &[12]);
+    assert_eq!(server_below(&tree.proc(), 10), None);
+    tree.children(10, &[11, 12]);
+    let found = server_below(&tree.proc(), 10);
+    assert_eq!(found, Some((10, &uwsgi::PROFILE)));
     let mut search = Search::new(10, &uwsgi::PROFILE, false, at(0));
     search.scan(&tree.proc(), at(0));
     let found = search.scan(&tree.proc(), at(100));

@@ -6,6 +6,9 @@ use crate::{
     units::WorkerId,
 };
 
+/// The switch that allows a replacement in any case.
+const SWITCH: &str = "`--server none`, which recycles the program as a whole";
+
 impl Supervisor {
     /// A worker does not handle the signal that would make it leave, so it would die from it.
     pub(crate) fn on_signal_unhandled(&mut self, worker: WorkerId) {
@@ -20,13 +23,13 @@ impl Supervisor {
         let name = profile.name;
         match profile.replace {
             Replacement::Never { hint } => Some(format!(
-                "{name} stops all its workers when one exits. hint: {hint}"
+                "{name} stops all its workers when one exits. hint: {hint}; or {SWITCH}"
             )),
             Replacement::Signal { retire } if worker.kernel().is_signal_unhandled() => {
                 let id = worker.id();
                 Some(format!(
                     "without the agent and its drain, {id} does not finish its work at {retire}. \
-                     hint: `agent.load = \"auto\"` and `agent.drain`, or a fleet (`--copies`)"
+                     hint: `agent.load = \"auto\"` and `agent.drain`; or {SWITCH}"
                 ))
             }
             Replacement::Signal { .. } | Replacement::Surge { .. } => None,
