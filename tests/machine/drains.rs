@@ -33,7 +33,11 @@ fn replace_under_load(venv: Venv, class: &'static str, keep_alive: bool, drain: 
     }
     let outcome = running.finish();
     let status = service.status().unwrap();
-    assert!(recycles(&status, "request") >= 2 * ROUNDS, "{status:#}");
+    assert!(
+        recycles(&status, "request") >= 2 * ROUNDS,
+        "{outcome}\n{status:#}\n{}",
+        service.log()
+    );
     outcome
 }
 

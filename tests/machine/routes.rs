@@ -14,7 +14,11 @@ use super::{
 const SOON: Duration = Duration::from_secs(60);
 const LEAK_KB: u64 = 500;
 
-/// Starts a load on each of twenty routes, and waits until a route is certain to grow.
+/// The figures of a route with fewer requests are rough.
+const REQUESTS: u64 = 150;
+
+/// Starts a load on each of twenty routes, and waits until a route is certain to grow, and its
+/// figures are exact enough.
 fn wait_for_certain(service: &Service, port: u16) -> Value {
     let loads: Vec<_> = (0..20)
         .map(|number| Load {
@@ -34,7 +38,9 @@ fn wait_for_certain(service: &Service, port: u16) -> Value {
         .collect();
     let status = service.wait("a route that is certain to grow", SOON, || {
         let status = service.status()?;
-        let is_certain = |route: &Value| route["certain"] == true;
+        let is_certain = |route: &Value| {
+            route["certain"] == true && route["requests"].as_u64() >= Some(REQUESTS)
+        };
         (status["routes"].as_array()?.iter().any(is_certain)).then_some(status)
     });
     for load in loads {
