@@ -20,10 +20,8 @@ pub static PROFILE: Profile = Profile {
     // The parent handles the signals of gunicorn's master. A copy gets `stop.signal`, not TERM.
     replace: gunicorn::REPLACEMENT,
     signals: Signals {
-        reload: None,
-        second_master: None,
         quit: Some(Signal::QUIT),
-        stop: None,
+        ..Signals::NONE
     },
     // The parent never ends because a copy fails.
     boot_failures: &[],

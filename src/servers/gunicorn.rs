@@ -27,7 +27,7 @@ pub static PROFILE: Profile = Profile {
         reload: Some(Signal::HUP),
         second_master: Some(Signal::USR2),
         quit: Some(Signal::QUIT),
-        stop: None,
+        ..Signals::NONE
     },
     boot_failures: &[3, 4],
     is_guarded: true,

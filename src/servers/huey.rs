@@ -2,7 +2,7 @@
 //! With the agent it exits at INT when it has finished its task, as after `-M`; the consumer then
 //! starts another one (`consumer.py`). Its scheduler is replaced in the same way.
 
-use super::profile::{Found, Profile, Replacement, Serves, Signals, Workers};
+use super::profile::{Profile, Replacement, Signals};
 use crate::units::Signal;
 
 /// The profile of huey.
@@ -10,19 +10,13 @@ pub static PROFILE: Profile = Profile {
     name: "huey",
     scripts: &["huey_consumer", "huey_consumer.py"],
     words: &["process", "-kprocess", "--worker-type=process"],
-    title: None,
-    found: Found::ByBoth,
-    workers: Workers::Children(Serves::Tasks),
     replace: Replacement::Signal {
         retire: Signal::INT,
     },
     signals: Signals {
-        reload: None,
-        second_master: None,
-        quit: None,
         // At TERM the consumer ends the tasks of its workers.
         stop: Some(Signal::INT),
+        ..Signals::NONE
     },
-    boot_failures: &[],
-    is_guarded: false,
+    ..Profile::OF_TASKS
 };

@@ -20,12 +20,7 @@ pub static PROFILE: Profile = Profile {
     },
     // At HUP it stops all its workers, waits for them, and only then starts others. So a reload
     // replaces one after another.
-    signals: Signals {
-        reload: None,
-        second_master: None,
-        quit: None,
-        stop: None,
-    },
+    signals: Signals::NONE,
     boot_failures: &[1],
     is_guarded: true,
 };

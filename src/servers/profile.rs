@@ -124,7 +124,34 @@ pub struct Signals {
     pub stop: Option<Signal>,
 }
 
+impl Signals {
+    /// It handles none of them.
+    pub const NONE: Self = Self {
+        reload: None,
+        second_master: None,
+        quit: None,
+        stop: None,
+    };
+}
+
 impl Profile {
+    /// A server that is found by its command line and its workers, which do tasks and leave at
+    /// TERM. The name has to be set.
+    pub const OF_TASKS: Self = Self {
+        name: "",
+        scripts: &[],
+        words: &[],
+        title: None,
+        found: Found::ByBoth,
+        workers: Workers::Children(Serves::Tasks),
+        replace: Replacement::Signal {
+            retire: Signal::TERM,
+        },
+        signals: Signals::NONE,
+        boot_failures: &[],
+        is_guarded: false,
+    };
+
     /// The signals that its main process handles. Another program with workers like these does not
     /// handle all of them.
     pub fn handled(&self) -> Vec<Signal> {

@@ -23,9 +23,7 @@ pub static PROFILE: Profile = Profile {
     },
     signals: Signals {
         reload: Some(Signal::HUP),
-        second_master: None,
-        quit: None,
-        stop: None,
+        ..Signals::NONE
     },
     // This is `STARTUP_FAILURE` in uvicorn's main.py.
     boot_failures: &[3],

@@ -18,9 +18,8 @@ pub static PROFILE: Profile = Profile {
     },
     signals: Signals {
         reload: Some(Signal::HUP),
-        second_master: None,
         quit: Some(Signal::QUIT),
-        stop: None,
+        ..Signals::NONE
     },
     // A new worker is a fork of the master, which has loaded the application. Only with `lazy-apps`
     // and `need-app` can it fail, and then the master exits, too.

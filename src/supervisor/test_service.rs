@@ -50,6 +50,19 @@ impl Service {
         service
     }
 
+    /// The same with two workers that are ready, and their number has settled.
+    pub(super) fn with_two(change: impl FnOnce(&mut Spec)) -> Self {
+        let mut service = Self::new(change);
+        for (worker, pid) in [(WorkerId::FIRST, 11), (WorkerId::FIRST.next(), 12)] {
+            service.seen(1, pid);
+            service.ready(2, worker);
+        }
+        for second in 3..10 {
+            service.happens(second, Input::Deadline);
+        }
+        service
+    }
+
     pub(super) fn happens(&mut self, second: u64, event: Input) -> Vec<Action> {
         self.happens_at(second * 1000, event)
     }

@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     client::Load,
+    servers::recycled_without_loss,
     service::{Ended, Plan, free_port, recycles, send},
     status::{pids, workers},
     turn,
@@ -21,47 +22,23 @@ fn fleet(port: u16, options: &[&str], command: &[&str]) -> Plan {
     Plan::supervise(&[&fixed, options].concat(), command)
 }
 
-/// Recycles all copies this many times under load, with kept-alive connections and without, and
-/// asserts that no request has failed.
+/// Recycles all copies this many times under load.
 #[track_caller]
-fn recycled_without_loss(command: &[&str], rounds: u64) {
-    let _turn = turn::loaded();
-    for keep_alive in [true, false] {
-        let port = free_port();
-        let service = fleet(port, &[], command).start();
-        let before = service.ready(2);
-        assert_eq!(before["mode"], "fleet", "{before:#}");
-        let running = Load {
-            rate: Some(100.0),
-            keep_alive,
-            lasts: Duration::from_secs(3600),
-            ..Load::on(port)
-        }
-        .start();
-        for _ in 0..rounds {
-            let answer = service.client(&["recycle", "--all"]);
-            assert!(answer.status.success(), "{answer:?}");
-        }
-        let outcome = running.finish();
-        assert_eq!(outcome.failed(), 0, "{outcome}\n{}", service.log());
-        let after = service.ready(2);
-        assert_eq!(recycles(&after, "request"), rounds * 2, "{after:#}");
-        assert!(pids(&after).iter().all(|pid| !pids(&before).contains(pid)));
-        assert_eq!(before["command_pid"], after["command_pid"]);
-        assert_eq!(service.stop(SOON).code(), Some(0));
-    }
+fn copies_recycled_without_loss(command: &[&str], rounds: u64) {
+    let plan = |port| fleet(port, &[], command);
+    recycled_without_loss("fleet", plan, rounds, &[true, false]);
 }
 
 #[test]
 fn copies_of_uvicorn_are_recycled_without_loss() {
-    recycled_without_loss(&[&NEWEST.bin("uvicorn"), "leaky_asgi:app"], 3);
+    copies_recycled_without_loss(&[&NEWEST.bin("uvicorn"), "leaky_asgi:app"], 3);
 }
 
 #[test]
 fn copies_of_hypercorn_are_recycled_without_loss() {
     let hypercorn = OTHERS.bin("hypercorn");
     let bind = ["--workers", "0", "--bind", "fd://{fd}"];
-    recycled_without_loss(
+    copies_recycled_without_loss(
         &[&[&*hypercorn], &bind[..], &["leaky_asgi:app"]].concat(),
         3,
     );
@@ -70,13 +47,13 @@ fn copies_of_hypercorn_are_recycled_without_loss() {
 #[test]
 fn copies_of_daphne_are_recycled_without_loss() {
     let daphne = OTHERS.bin("daphne");
-    recycled_without_loss(&[&daphne, "--fd", "{fd}", "leaky_asgi:app"], 3);
+    copies_recycled_without_loss(&[&daphne, "--fd", "{fd}", "leaky_asgi:app"], 3);
 }
 
 #[test]
 fn copies_of_waitress_are_recycled_without_loss() {
     // Each recycle takes seconds: a copy in select serves after a second, and lingers.
-    recycled_without_loss(&[&OTHERS.bin("python"), "serves_waitress.py"], 1);
+    copies_recycled_without_loss(&[&OTHERS.bin("python"), "serves_waitress.py"], 1);
 }
 
 #[test]

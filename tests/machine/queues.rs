@@ -63,15 +63,21 @@ impl Drop for Redis {
 /// Replaces all workers again and again while tasks are fed, and asserts that each task is done
 /// exactly once.
 #[track_caller]
-fn each_task_is_done_once(system: &str, workers: usize, command: &[&str]) {
+fn each_task_is_done_once(system: &str, (options, workers): (&[&str], usize), command: &[&str]) {
     let _turn = turn::loaded();
     let redis = Redis::start();
     let port = redis.port.to_string();
-    let service = Plan::supervise(&["--ceiling", "200M", "--min-age", "1s"], command)
+    let fixed = ["--ceiling", "200M", "--min-age", "1s"];
+    let service = Plan::supervise(&[&fixed, options].concat(), command)
         .env("REDIS", &port)
         .start();
     let before = service.ready(workers);
-    assert_eq!(before["mode"], "server", "{before:#}");
+    let mode = if options.is_empty() {
+        "server"
+    } else {
+        "fleet"
+    };
+    assert_eq!(before["mode"], mode, "{before:#}");
     // The tasks are fed for a little longer than the replacements take.
     let pause = (rounds() * 10).to_string();
     let feeder = Command::new(QUEUES.bin("python"))
@@ -109,8 +115,9 @@ fn each_task_is_done_once(system: &str, workers: usize, command: &[&str]) {
 #[ignore = "needs `redis-server` (Debian: redis-server); run `.ci/debian`"]
 fn tasks_of_an_rq_worker_pool_are_done_once() {
     let redis = "redis://127.0.0.1:$REDIS/0";
-    let line = format!("exec {} worker-pool -n 2 --url {redis}", QUEUES.bin("rq"));
-    each_task_is_done_once("rq", 2, &["sh", "-c", &line]);
+    let (rq, class) = (QUEUES.bin("rq"), "queues_rq.SlowWorker");
+    let line = format!("exec {rq} worker-pool -n 2 -w {class} -P . --url {redis}");
+    each_task_is_done_once("rq", (&[], 2), &["sh", "-c", &line]);
 }
 
 #[test]
@@ -118,7 +125,7 @@ fn tasks_of_an_rq_worker_pool_are_done_once() {
 fn tasks_of_taskiq_workers_are_done_once() {
     let taskiq = QUEUES.bin("taskiq");
     let words = [&*taskiq, "worker", "queues_taskiq:broker", "--workers", "2"];
-    each_task_is_done_once("taskiq", 2, &words);
+    each_task_is_done_once("taskiq", (&[], 2), &words);
 }
 
 #[test]
@@ -136,5 +143,13 @@ fn tasks_of_a_huey_consumer_are_done_once() {
         "-c",
         "1",
     ];
-    each_task_is_done_once("huey", 3, &words);
+    each_task_is_done_once("huey", (&[], 3), &words);
+}
+
+#[test]
+#[ignore = "needs `redis-server` (Debian: redis-server); run `.ci/debian`"]
+fn tasks_of_copies_of_dramatiq_are_done_once() {
+    let dramatiq = QUEUES.bin("dramatiq");
+    let words = [&*dramatiq, "-p", "1", "-t", "1", "queues_dramatiq"];
+    each_task_is_done_once("dramatiq", (&["-n", "2"], 2), &words);
 }

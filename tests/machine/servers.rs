@@ -35,17 +35,22 @@ fn uwsgi(port: u16, bind: &str) -> Vec<String> {
     [OTHERS.bin("pyuwsgi")].into_iter().chain(words).collect()
 }
 
-/// Recycles all workers this many times under load, with kept-alive connections or without, and
-/// asserts that no request has failed and that the server itself stays.
+/// Recycles all of two workers this many times under load, with kept-alive connections or without,
+/// and asserts that no request has failed and that the server itself stays. `plan`: the service at
+/// a port.
 #[track_caller]
-fn recycled_without_loss(command: fn(u16) -> Vec<String>, rounds: u64, keep_alive: &[bool]) {
+pub(crate) fn recycled_without_loss(
+    mode: &str,
+    plan: impl Fn(u16) -> Plan,
+    rounds: u64,
+    keep_alive: &[bool],
+) {
     let _turn = turn::loaded();
     for &keep_alive in keep_alive {
         let port = free_port();
-        let plan = Plan::supervise(&["--ceiling", "300M"], &command(port));
-        let service = plan.env("LEAK_KB", 16).start();
+        let service = plan(port).start();
         let before = service.ready(2);
-        assert_eq!(before["mode"], "server", "{before:#}");
+        assert_eq!(before["mode"], mode, "{before:#}");
         let running = Load {
             rate: Some(100.0),
             keep_alive,
@@ -67,9 +72,19 @@ fn recycled_without_loss(command: fn(u16) -> Vec<String>, rounds: u64, keep_aliv
     }
 }
 
+/// The same for a server with two workers of its own.
+#[track_caller]
+fn workers_recycled_without_loss(command: fn(u16) -> Vec<String>, keep_alive: &[bool]) {
+    let plan = |port| {
+        let plan = Plan::supervise(&["--ceiling", "300M"], &command(port));
+        plan.env("LEAK_KB", 16)
+    };
+    recycled_without_loss("server", plan, 3, keep_alive);
+}
+
 #[test]
 fn workers_of_hypercorn_are_recycled_without_loss() {
-    recycled_without_loss(hypercorn, 3, &[true, false]);
+    workers_recycled_without_loss(hypercorn, &[true, false]);
 }
 
 #[test]
@@ -79,13 +94,13 @@ fn workers_of_uwsgi_behind_its_http_router_are_recycled_without_loss() {
         words.push("--http-keepalive".to_owned());
         words
     };
-    recycled_without_loss(command, 3, &[true, false]);
+    workers_recycled_without_loss(command, &[true, false]);
 }
 
 #[test]
 fn workers_of_uwsgi_at_a_socket_are_recycled_without_loss() {
     // It closes each connection after the answer, and does not say so to clients.
-    recycled_without_loss(|port| uwsgi(port, "--http-socket"), 3, &[false]);
+    workers_recycled_without_loss(|port| uwsgi(port, "--http-socket"), &[false]);
 }
 
 #[test]
@@ -116,4 +131,26 @@ fn a_worker_of_hypercorn_without_the_agent_stays_and_the_reason_is_told() {
     let outcome = running.finish();
     assert_eq!(outcome.failed(), 0, "{outcome}\n{}", service.log());
     assert_eq!(pids(&service.ready(2)), pids(&before));
+}
+
+#[test]
+fn workers_of_granian_stay_and_the_reason_and_the_switch_are_told() {
+    let _turn = turn::loaded();
+    let port = free_port();
+    let (granian, number) = (OTHERS.bin("granian"), port.to_string());
+    let fixed = ["--interface", "asgi", "--workers", "2", "--port", &number];
+    let command = [&[&*granian], &fixed[..], &["leaky_asgi:app"]].concat();
+    let service = Plan::supervise(&["--ceiling", "300M"], &command).start();
+    let before = service.ready(2);
+    assert_eq!(before["mode"], "server", "{before:#}");
+    let answer = service.client(&["recycle", "--all"]);
+    let stderr = String::from_utf8_lossy(&answer.stderr);
+    assert!(
+        stderr.contains("--workers-max-rss") && stderr.contains("--server none"),
+        "{stderr}"
+    );
+    let load = Load::on(port);
+    load.once("/").unwrap();
+    assert_eq!(pids(&service.ready(2)), pids(&before));
+    assert_eq!(service.stop(SOON).code(), Some(0));
 }

@@ -45,14 +45,14 @@ pub(crate) const G20: Venv = Venv {
 /// Servers other than gunicorn and uvicorn.
 pub(crate) const OTHERS: Venv = Venv {
     name: "others",
-    requirements: "hypercorn waitress daphne flask pyuwsgi",
+    requirements: "hypercorn waitress daphne flask pyuwsgi granian",
     python: None,
 };
 
 /// Workers of queues.
 pub(crate) const QUEUES: Venv = Venv {
     name: "queues",
-    requirements: "rq huey taskiq taskiq-redis redis",
+    requirements: "rq huey taskiq taskiq-redis dramatiq redis",
     python: None,
 };
 

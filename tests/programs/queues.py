@@ -1,7 +1,8 @@
 """Tasks in queues of a Redis (REDIS: its port). Each task counts itself, and leaks LEAK_KB.
 
 `python queues.py SYSTEM TASKS PAUSE` feeds that many tasks, with a pause of so many seconds after each, waits until
-all are done, and prints how many were lost and how many were done twice. SYSTEM is `rq`, `huey` or `taskiq`.
+all are done, and prints how many were lost and how many were done twice. SYSTEM is `rq`, `huey`, `taskiq`
+or `dramatiq`.
 """
 
 import json
@@ -37,6 +38,12 @@ def _feed_huey():
     import queues_huey
 
     return queues_huey.task
+
+
+def _feed_dramatiq():
+    import queues_dramatiq
+
+    return queues_dramatiq.task.send
 
 
 def _feed_taskiq():

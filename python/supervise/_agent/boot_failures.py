@@ -94,9 +94,9 @@ def _replaces_status(arbiter, master, begun, status):
     it checks the others. So neither of them takes the other for a worker that serves.
     """
     failures = page.fails_to_boot()
-    if not any(is_child_of(master, pid) for pid in page.servers_for(master)):
+    if not is_served(master):
         return False
-    wait = min(SHORTEST * 2 ** min(failures - 1, 10), LONGEST)
+    wait = back_off(failures)
     timeout = getattr(arbiter, "timeout", 0) or 0
     if timeout:
         room = timeout * PART_OF_TIMEOUT - (time.monotonic() - begun)
@@ -130,7 +130,17 @@ def _wait(seconds, master):
         _sleep(min(left, TICK))
 
 
-def is_child_of(master, pid):
+def is_served(master):
+    """Whether a worker of `master` serves."""
+    return any(_is_child_of(master, pid) for pid in page.servers_for(master))
+
+
+def back_off(failures):
+    """Seconds to wait after this number of consecutive failures."""
+    return min(SHORTEST * 2 ** min(failures - 1, 10), LONGEST)
+
+
+def _is_child_of(master, pid):
     """Whether the process is alive and a child of `master`. A slot of the page may belong to a dead worker."""
     try:
         with open("/proc/%d/stat" % pid, "rb") as file:

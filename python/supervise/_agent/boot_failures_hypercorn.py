@@ -9,12 +9,12 @@ import os
 import time
 
 from . import page
-from .boot_failures import is_child_of
+from .boot_failures import back_off, is_served
 
-# The back-off, in seconds, doubles with each consecutive worker that fails. The parent does nothing else meanwhile.
-SHORTEST, LONGEST = 1.0, 30.0
+# Seconds.
 TICK = 0.1
 
+# The back-off before the next worker is started. The parent does nothing else meanwhile.
 _wait = 0.0
 
 
@@ -43,9 +43,7 @@ def parent(module):
 def _is_replaced():
     """Whether the parent should start another worker for the one that has failed."""
     global _wait
-    own = os.getpid()
-    if not any(is_child_of(own, pid) for pid in page.servers_for(own)):
+    if not is_served(os.getpid()):
         return False
-    failures = page.counts_failure()
-    _wait = min(SHORTEST * 2 ** min(failures - 1, 10), LONGEST)
+    _wait = back_off(page.counts_failure())
     return True

@@ -9,13 +9,10 @@ import os
 import time
 
 from . import page
-from .boot_failures import is_child_of
+from .boot_failures import back_off, is_served
 
 # For this status the parent starts another worker.
 STATUS = 1
-
-# The back-off, in seconds, doubles with each consecutive worker that cannot boot.
-SHORTEST, LONGEST = 1.0, 30.0
 
 
 def parent(module):
@@ -53,9 +50,7 @@ def _waits(process, failed):
         return False
     until = _until(process)
     if until is None:
-        own = os.getpid()
-        if not any(is_child_of(own, pid) for pid in page.servers_for(own)):
+        if not is_served(os.getpid()):
             return False
-        failures = page.counts_failure()
-        until = process._supervise_until = time.monotonic() + min(SHORTEST * 2 ** min(failures - 1, 10), LONGEST)
+        until = process._supervise_until = time.monotonic() + back_off(page.counts_failure())
     return time.monotonic() < until

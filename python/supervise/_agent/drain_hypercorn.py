@@ -59,10 +59,8 @@ def worker(module):
         return await serving
 
     async def lingering_shutdown(trigger):
+        _report_service()
         try:
-            if page.slot[protocol.SERVES] == 0:
-                # The application has started.
-                page.serves(os.getppid())
             await raise_shutdown(trigger)
         except module.ShutdownError:
             try:
@@ -75,6 +73,15 @@ def worker(module):
     module.worker_serve = worker_serve
     module.raise_shutdown = lingering_shutdown
     drain.installed()
+
+
+def _report_service():
+    # hypercorn waits for its shutdown only when the application has started.
+    try:
+        if page.slot[protocol.SERVES] == 0:
+            page.serves(os.getppid())
+    except Exception:
+        page.swallowed()
 
 
 def _leave_at_term(frame):

@@ -31,9 +31,12 @@ def worker(module):
         return is_due.fget(self)
 
     def brief_dequeue(self, timeout, *args, **kwargs):
-        if page.slot[protocol.READY_NS] == 0:
-            drain.installed()
-            page.ready()
+        try:
+            if page.slot[protocol.READY_NS] == 0:
+                drain.installed()
+                page.ready()
+        except Exception:
+            page.swallowed()
         return dequeue(self, timeout and min(timeout, WAIT), *args, **kwargs)
 
     base._shutdown, base.dequeue_job_and_maintain_ttl = patient_shutdown, brief_dequeue

@@ -295,7 +295,7 @@ pub(super) fn role_of_child(proc: &Proc, pid: i32, forked: bool) -> Role {
 
 /// Whether one of its children is a worker. Without a master process, a server may have a gateway
 /// as its only child.
-pub(super) fn has_children(
+pub(super) fn has_child_workers(
     proc: &Proc,
     pid: i32,
     (serves, retire): (Serves, Option<Signal>),

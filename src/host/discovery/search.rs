@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::kin::{
-    HEARTBEAT_WITHIN, Kin, Role, has_children, has_spawned_workers, has_workers, own_files,
+    HEARTBEAT_WITHIN, Kin, Role, has_child_workers, has_spawned_workers, has_workers, own_files,
     role_by_files, role_of_child, role_of_spawned,
 };
 use crate::{
@@ -462,7 +462,7 @@ fn embedding(proc: &Proc, server: &Profile, pid: i32) -> Option<Master> {
         // Their parent has a name of its own.
         Workers::Copies => false,
         Workers::Spawned { word } => has_spawned_workers(proc, pid, word),
-        Workers::Children(serves) => has_children(proc, pid, (serves, server.retire())),
+        Workers::Children(serves) => has_child_workers(proc, pid, (serves, server.retire())),
     };
     (may_be && has_its_workers())
         .then(|| master_at(proc, pid))

@@ -131,19 +131,6 @@ mod tests {
         units::{Signal, WorkerId},
     };
 
-    /// Two workers, and the number has settled.
-    fn two(change: impl FnOnce(&mut crate::supervisor::spec::Spec)) -> Service {
-        let mut service = Service::new(change);
-        for (worker, pid) in [(WorkerId::FIRST, 11), (WorkerId::FIRST.next(), 12)] {
-            service.seen(1, pid);
-            service.ready(2, worker);
-        }
-        for second in 3..10 {
-            service.happens(second, Input::Deadline);
-        }
-        service
-    }
-
     fn ask(goal: u32) -> Input {
         let (request, ask) = (RequestId(1), Ask::Scale(goal));
         Input::Asked { request, ask }
@@ -164,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_server_gets_its_signals_one_after_the_other_and_the_answer_comes_last() {
-        let mut service = two(|_| {});
+        let mut service = Service::with_two(|_| {});
         let mut all = said(&service.happens_at(10_000, ask(4)));
         assert_eq!(all, ["TTIN"]);
         all = said(&service.happens_at(10_200, Input::Deadline));
@@ -184,14 +171,14 @@ mod tests {
 
     #[test]
     fn a_number_that_is_there_already_is_answered_at_once() {
-        let mut service = two(|_| {});
+        let mut service = Service::with_two(|_| {});
         let all = said(&service.happens(10, ask(2)));
         assert_eq!(all, [r#"Done("the number of workers is 2")"#]);
     }
 
     #[test]
     fn a_server_without_such_signals_is_not_scaled() {
-        let mut service = two(|spec| spec.kind = Kind::Server(&hypercorn::PROFILE));
+        let mut service = Service::with_two(|spec| spec.kind = Kind::Server(&hypercorn::PROFILE));
         let all = said(&service.happens(10, ask(3)));
         assert!(all.concat().contains("hypercorn cannot change"), "{all:?}");
         let signal = Input::Signalled(Signal::TTIN);

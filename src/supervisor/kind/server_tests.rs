@@ -394,47 +394,60 @@ fn a_server_that_stops_after_a_failed_boot_causes_a_warning_unless_the_agent_pre
 /// A fleet of two copies that is ready, whose stop signal is INT.
 fn fleet() -> Service {
     use crate::servers::fleet;
-    let mut service = Service::new(|spec| {
+    Service::with_two(|spec| {
         spec.kind = Kind::Server(&fleet::PROFILE);
         spec.copies = Some(2);
         spec.stop.signal = Signal::INT;
         spec.recycle.surge = false;
-    });
-    for (worker, pid) in [(WorkerId::FIRST, 11), (WorkerId::FIRST.next(), 12)] {
-        service.seen(1, pid);
-        service.ready(2, worker);
-    }
-    for second in 3..10 {
-        service.happens(second, Input::Deadline);
-    }
-    service
+    })
 }
 
-/// The signals that the workers and the parent of a fleet get because of an input.
+/// The signals that workers and the server get.
+fn signals(actions: &[Action]) -> Vec<(&'static str, Signal)> {
+    let mut signals = Vec::new();
+    for action in actions {
+        if let Action::SignalWorker { signal, .. } = action {
+            signals.push(("a worker", *signal));
+        } else if let Action::SignalCommand { signal, .. } = action {
+            signals.push(("the server", *signal));
+        }
+    }
+    signals
+}
+
+/// The signals that an input causes in a fleet.
 fn signals_because_of(input: Input) -> Vec<(&'static str, Signal)> {
     let mut service = fleet();
     let mut actions = service.happens(11, input);
     actions.extend(service.happens(12, Input::Deadline));
-    let mut signals = Vec::new();
-    for action in actions {
-        if let Action::SignalWorker { signal, .. } = action {
-            signals.push(("a copy", signal));
-        } else if let Action::SignalCommand { signal, .. } = action {
-            signals.push(("the parent", signal));
-        }
-    }
-    signals
+    signals(&actions)
 }
 
 #[test]
 fn a_copy_is_stopped_by_the_configured_signal() {
     let (request, ask) = (RequestId(1), Ask::Recycle(WorkerId::FIRST));
     let signals = signals_because_of(Input::Asked { request, ask });
-    assert_eq!(signals, [("a copy", Signal::INT)]);
+    assert_eq!(signals, [("a worker", Signal::INT)]);
 }
 
 #[test]
 fn a_hangup_reloads_a_fleet_and_is_not_passed_on() {
     let signals = signals_because_of(Input::Signalled(Signal::HUP));
-    assert_eq!(signals, [("a copy", Signal::INT)]);
+    assert_eq!(signals, [("a worker", Signal::INT)]);
+}
+
+#[test]
+fn a_server_is_stopped_by_its_own_signal_unless_another_is_configured() {
+    use crate::servers::huey;
+    for (configured, expected) in [(Signal::TERM, Signal::INT), (Signal::QUIT, Signal::QUIT)] {
+        let mut service = Service::with_two(|spec| {
+            spec.kind = Kind::Server(&huey::PROFILE);
+            spec.stop.signal = configured;
+            spec.stop.grace = Duration::from_secs(10);
+        });
+        let (request, ask) = (RequestId(1), Ask::Stop(Stop::Graceful));
+        let mut actions = service.happens(11, Input::Asked { request, ask });
+        actions.extend(service.happens(11, Input::BacklogEmpty { run: RUN }));
+        assert_eq!(signals(&actions), [("the server", expected)], "{actions:?}");
+    }
 }

@@ -16,19 +16,12 @@ const FIRST: WorkerId = WorkerId::FIRST;
 
 /// Two workers of a server, the first of which does or does not handle its signal.
 fn server(profile: &'static Profile, handles: bool) -> Service {
-    let mut service = Service::new(|spec| {
+    let mut service = Service::with_two(|spec| {
         spec.kind = Kind::Server(profile);
         spec.memory.ceiling = Limit::At(Size::Bytes(Bytes::mib(100)));
     });
-    for (worker, pid) in [(FIRST, 11), (FIRST.next(), 12)] {
-        service.seen(1, pid);
-        if !handles && worker == FIRST {
-            service.happens(2, Input::SignalUnhandled(worker));
-        }
-        service.ready(2, worker);
-    }
-    for second in 3..30 {
-        service.happens(second, Input::Deadline);
+    if !handles {
+        service.happens(10, Input::SignalUnhandled(FIRST));
     }
     service
 }
