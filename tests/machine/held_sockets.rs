@@ -67,7 +67,7 @@ fn hypercorn_workers_answer_on_a_held_socket_after_a_recycle() {
     let program = OTHERS.bin("hypercorn");
     let words = [&*program, "-w", "2", "--bind", "fd://3", "leaky_asgi:app"];
     let replacements = [&["recycle", "--all"][..]];
-    assert_served_again(free_port(), (&words.map(str::to_owned), 1), &replacements);
+    assert_served_again(free_port(), (&words.map(str::to_owned), 2), &replacements);
 }
 
 #[test]

@@ -13,11 +13,15 @@ from . import page, servers, serving
 
 
 def _leave():
-    """Gives a worker the lowest priority for the rest of its exit, in which no client waits for it. Until the kernel has
-    freed the memory of a large worker, the requests of the others would compete with it for the processor."""
+    """Gives a worker a lower priority for the rest of its exit, in which no client waits for it. Until the kernel has
+    freed the memory of a large worker, the requests of the others would compete with it for the processor.
+
+    Not the lowest priority: on a machine without a free processor the exit would take half a minute, and a worker over
+    its ceiling waits until the one before it has ended.
+    """
     if serving.worker is not None or serving.server is not None:
         try:
-            os.setpriority(os.PRIO_PROCESS, 0, 19)
+            os.setpriority(os.PRIO_PROCESS, 0, 5)
         except Exception:
             page.swallowed()
 
