@@ -22,6 +22,7 @@ mod pairs;
 #[expect(dead_code, reason = "the tests use the rest")]
 mod proc;
 mod race;
+mod reloads;
 mod reports;
 mod servers;
 #[path = "../tests/machine/service.rs"]
@@ -39,7 +40,7 @@ mod watch;
 /// The name, a description, and the function, which gets the arguments after the name.
 type Bench = (&'static str, &'static str, fn(&[String]));
 
-const BENCHES: [Bench; 10] = [
+const BENCHES: [Bench; 11] = [
     (
         "race",
         "a fast leak against its ceiling, and against no leak",
@@ -54,6 +55,11 @@ const BENCHES: [Bench; 10] = [
         "servers",
         "other servers and fleets under a leak; arguments choose rows",
         servers::run,
+    ),
+    (
+        "reloads",
+        "reloads under load behind a held socket, and plain restarts; arguments choose rows",
+        reloads::run,
     ),
     (
         "overhead",

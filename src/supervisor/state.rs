@@ -115,7 +115,7 @@ impl Supervisor {
         } else if self.state.service.pid().is_none() || !self.state.service.is_ready() {
             Some("the service is not ready")
         } else if self.operator.has_waiting_requests() {
-            Some("a recycle or a reload is in progress")
+            Some("a recycle, reload or scale is in progress")
         } else if self
             .state
             .workers

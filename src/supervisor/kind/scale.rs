@@ -124,9 +124,9 @@ mod tests {
     use crate::{
         servers::hypercorn,
         supervisor::{
-            input::{Ask, Input},
+            input::{Ask, Ended, Input, Oom, Stop},
             spec::Kind,
-            test_service::Service,
+            test_service::{RUN, Service},
         },
         units::{Signal, WorkerId},
     };
@@ -167,6 +167,29 @@ mod tests {
         let late = (13..20).flat_map(|second| said(&service.happens(second, Input::Deadline)));
         let late: Vec<_> = late.collect();
         assert_eq!(late, [r#"Done("the number of workers is 4")"#]);
+    }
+
+    #[test]
+    fn while_the_number_changes_no_upgrade_begins_and_a_stop_refuses_the_rest() {
+        let mut service = Service::with_two(|_| {});
+        service.happens(10, ask(3));
+        let mut another = |second, ask| {
+            let request = RequestId(2);
+            said(&service.happens(second, Input::Asked { request, ask })).concat()
+        };
+        let refused = another(11, Ask::Upgrade);
+        assert!(refused.contains("in progress"), "{refused}");
+        another(12, Ask::Stop(Stop::Graceful));
+        let run = RUN;
+        let ended = Input::CommandEnded {
+            run,
+            ended: Ended::Exit(0),
+            oom: Oom::No,
+            successor: None,
+        };
+        let mut all = said(&service.happens(13, ended));
+        all.extend(said(&service.happens(13, Input::RunOver { run })));
+        assert!(all.concat().contains("Refused"), "{all:?}");
     }
 
     #[test]

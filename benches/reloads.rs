@@ -1,0 +1,174 @@
+//! `supervise reload` again and again under load, behind a held socket; beside it, the same server
+//! without `supervise`, stopped and started again as often.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::{
+    client::{BUCKET, Load, Outcome},
+    service::{Plan, free_port},
+    venv::{NEWEST, OTHERS},
+};
+
+const GRACE: Duration = Duration::from_secs(60);
+/// How often each server is reloaded.
+const TIMES: usize = 20;
+
+/// A server: its name, its program, its words with `supervise`, and its words without.
+struct Row {
+    name: &'static str,
+    program: fn() -> String,
+    options: &'static [&'static str],
+    held: &'static str,
+    bare: &'static str,
+}
+
+const ROWS: [Row; 7] = [
+    Row {
+        name: "gunicorn gthread",
+        program: || NEWEST.bin("gunicorn"),
+        options: &[],
+        held: "-w 2 -k gthread --threads 4 leaky_flask:app",
+        bare: "-w 2 -k gthread --threads 4 -b {address} leaky_flask:app",
+    },
+    Row {
+        name: "gunicorn sync, `--preload`",
+        program: || NEWEST.bin("gunicorn"),
+        options: &[],
+        held: "-w 2 --preload leaky_flask:app",
+        bare: "-w 2 --preload -b {address} leaky_flask:app",
+    },
+    Row {
+        name: "uvicorn",
+        program: || NEWEST.bin("uvicorn"),
+        options: &[],
+        held: "--workers 2 leaky_asgi:app",
+        bare: "--workers 2 --port {port} leaky_asgi:app",
+    },
+    Row {
+        name: "hypercorn",
+        program: || OTHERS.bin("hypercorn"),
+        options: &[],
+        held: "-w 2 --bind fd://{fd} leaky_asgi:app",
+        bare: "-w 2 --bind {address} leaky_asgi:app",
+    },
+    Row {
+        name: "uvicorn, two copies",
+        program: || NEWEST.bin("uvicorn"),
+        options: &["--copies", "2"],
+        held: "leaky_asgi:app",
+        bare: "--workers 2 --port {port} leaky_asgi:app",
+    },
+    Row {
+        name: "hypercorn, two copies",
+        program: || OTHERS.bin("hypercorn"),
+        options: &["--copies", "2"],
+        held: "--workers 0 --bind fd://{fd} leaky_asgi:app",
+        bare: "-w 2 --bind {address} leaky_asgi:app",
+    },
+    Row {
+        name: "daphne, two copies",
+        program: || OTHERS.bin("daphne"),
+        options: &["--copies", "2"],
+        held: "--fd {fd} leaky_asgi:app",
+        bare: "-p {port} leaky_asgi:app",
+    },
+];
+
+/// Prints the table. Arguments are how often to reload, and a word to choose rows.
+pub(crate) fn run(words: &[String]) {
+    let times = words.iter().find_map(|word| word.parse().ok());
+    let times = times.unwrap_or(TIMES);
+    let chosen = words.iter().find(|word| word.parse::<u64>().is_err());
+    println!(
+        "| server | keep-alive | requests | failed in {times} reloads | p99 ms | longest wait ms | \
+         failed in {times} plain restarts | longest time without an answer s |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    let is_chosen = |row: &&Row| chosen.is_none_or(|chosen| row.name.contains(chosen.as_str()));
+    for row in ROWS.iter().filter(is_chosen) {
+        for keep_alive in [false, true] {
+            let held = reloaded(row, keep_alive, times);
+            let bare = restarted(row, keep_alive, times);
+            println!(
+                "| {} | {} | {} | **{}** | {:.1} | {:.0} | {} | {:.1} |",
+                row.name,
+                if keep_alive { "on" } else { "off" },
+                held.ok,
+                held.failed(),
+                held.quantile(0.99).as_secs_f64() * 1e3,
+                held.quantile(1.0).as_secs_f64() * 1e3,
+                bare.failed(),
+                longest_silence(&bare).as_secs_f64(),
+            );
+            for (failure, count) in &held.failures {
+                println!("  {failure} {count}");
+            }
+        }
+    }
+}
+
+/// The program and its words.
+fn command(row: &Row, words: &str, port: u16) -> Vec<String> {
+    let filled = words
+        .replace("{address}", &format!("127.0.0.1:{port}"))
+        .replace("{port}", &port.to_string());
+    let words = filled.split(' ').map(str::to_owned);
+    [(row.program)()].into_iter().chain(words).collect()
+}
+
+fn load(port: u16, keep_alive: bool) -> Load {
+    Load {
+        keep_alive,
+        rate: Some(50.0),
+        lasts: Duration::from_secs(3600),
+        ..Load::on(port)
+    }
+}
+
+/// With `supervise`, which holds the socket.
+fn reloaded(row: &Row, keep_alive: bool, times: usize) -> Outcome {
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let options = [&["--listen", &address], row.options].concat();
+    let service = Plan::supervise(&options, &command(row, row.held, port)).start();
+    service.ready(2);
+    let running = load(port, keep_alive).start();
+    for _ in 0..times {
+        let answer = service.client(&["reload"]);
+        assert!(answer.status.success(), "{answer:?}\n{}", service.log());
+    }
+    let outcome = running.finish();
+    service.stop(GRACE);
+    outcome
+}
+
+/// Without `supervise`: stopped, waited for, and started again.
+fn restarted(row: &Row, keep_alive: bool, times: usize) -> Outcome {
+    let port = free_port();
+    let words = command(row, row.bare, port);
+    let start = || {
+        let server = Plan::bare(&words).start();
+        let answers = load(port, false);
+        server.wait("an answer", GRACE, || answers.once("/").ok());
+        server
+    };
+    let mut server = start();
+    let running = load(port, keep_alive).start();
+    for _ in 0..times {
+        server.signal(Signal::SIGTERM);
+        server.ends(GRACE);
+        server = start();
+    }
+    let outcome = running.finish();
+    server.stop(GRACE);
+    outcome
+}
+
+/// The longest time in which no request was answered, to a tenth of a second.
+fn longest_silence(outcome: &Outcome) -> Duration {
+    let silences = outcome.buckets.split(|answers| *answers > 0);
+    let longest = silences.map(<[u32]>::len).max().unwrap_or_default();
+    BUCKET * u32::try_from(longest).unwrap_or(u32::MAX)
+}
