@@ -26,7 +26,7 @@ macro_rules! modules {
 }
 
 /// The modules of the package.
-pub(super) const MODULES: [(&str, &str); 48] = modules![
+pub(super) const MODULES: [(&str, &str); 49] = modules![
     "__init__.py",
     "advice.py",
     "after_drain.py",
@@ -37,6 +37,7 @@ pub(super) const MODULES: [(&str, &str); 48] = modules![
     "boot_failures.py",
     "boot_failures_hypercorn.py",
     "boot_failures_uvicorn.py",
+    "boot_failures_uwsgi.py",
     "bytecode.py",
     "causes.py",
     "census.py",

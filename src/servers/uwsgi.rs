@@ -22,7 +22,7 @@ pub static PROFILE: Profile = Profile {
         ..Signals::NONE
     },
     // A new worker is a fork of the master, which has loaded the application. Only with `lazy-apps`
-    // and `need-app` can it fail, and then the master exits, too.
+    // and `need-app` can it fail, and then the master exits, too, unless the agent prevents it.
     boot_failures: &[],
     is_guarded: false,
 };

@@ -196,6 +196,30 @@ fn the_last_worker_of_hypercorn_is_not_recycled_while_the_application_cannot_sta
     assert_recycles_of_wait((port, &command.map(str::to_owned)), (&[], 1), 1);
 }
 
+#[test]
+fn the_last_worker_of_uwsgi_is_not_recycled_while_the_application_cannot_start() {
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    // With need-app it stops as a whole if a worker cannot load the application; without, the
+    // worker would answer with errors.
+    for need in [&["--need-app"][..], &[]] {
+        let fixed = [
+            &*OTHERS.bin("pyuwsgi"),
+            "--master",
+            "--lazy-apps",
+            "-p",
+            "2",
+            "--http",
+            &address,
+            "-w",
+            "needs_database:app",
+        ];
+        let command = [&fixed[..], need].concat();
+        let command: Vec<_> = command.into_iter().map(str::to_owned).collect();
+        assert_recycles_of_wait((port, &command), (&[], 1), 1);
+    }
+}
+
 /// One of two workers dies while no other can start. The other one continues to serve, the dead one
 /// is replaced later, and a worker that waits before its exit does not delay a stop.
 #[test]

@@ -20,6 +20,7 @@ HIGH = (900, 400, 200, 100, 60)
 def install(directory):
     """Prepares this interpreter for requests of the supervisor and for the counting of requests."""
     sys.meta_path.insert(0, Finder)
+    hooks.apply_to_program()
     try:
         _signal.signal(_signal.SIGRTMIN + 5, _asked)
     except ValueError:

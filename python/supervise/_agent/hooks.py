@@ -25,6 +25,7 @@ HOOKS = {
     "granian.asgi": ("servers.granian_asgi",),
     "granian.wsgi": ("servers.granian_wsgi",),
     "huey.consumer": ("drain_huey.consumer",),
+    "pyuwsgi": ("boot_failures_uwsgi.worker",),
     "rq.worker": ("drain_rq.worker",),
     "rq.worker.base": ("drain_rq.worker",),
     "waitress.server": ("servers.waitress", "drain_waitress.server"),
@@ -42,12 +43,21 @@ HOOKS = {
 def apply(module):
     """Hooks a module of a server that has just been imported."""
     for hook in HOOKS[module.__name__]:
-        home, name = hook.split(".")
-        if home.startswith("drain") and not _drains():
-            continue
-        package = __package__ + "." + home
-        __import__(package)
-        getattr(sys.modules[package], name)(module)
+        if not hook.startswith("drain") or _drains():
+            _call(hook, module)
+
+
+def apply_to_program():
+    """Hooks the program in which this interpreter is embedded."""
+    if "uwsgi" in os.path.basename(sys.executable or ""):
+        _call("boot_failures_uwsgi.worker", None)
+
+
+def _call(hook, module):
+    home, name = hook.split(".")
+    package = __package__ + "." + home
+    __import__(package)
+    getattr(sys.modules[package], name)(module)
 
 
 def _drains():
