@@ -382,7 +382,7 @@ impl Supervisor {
         let other = candidates
             .iter()
             .filter(|one| one.is_urgent() == urgent)
-            .find(|one| Some(one.worker) != retired);
+            .find(|one| Some(one.worker) != retired || self.is_in_danger(one));
         // The worker that the server would retire comes last: the surge ends with it, and no other
         // worker has to be retired to end the surge.
         match (other, to_lower, candidates.first()) {

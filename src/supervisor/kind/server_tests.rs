@@ -392,6 +392,51 @@ fn a_server_that_stops_after_a_failed_boot_causes_a_warning_unless_the_agent_pre
 }
 
 /// A fleet of two copies that is ready, whose stop signal is INT.
+/// The worker that leaves first when two have passed their ceiling of 200M. The first one, which
+/// gunicorn would retire, grows by `gain` MiB a second towards its cap of 400M.
+fn leaves_first(gain: u64) -> Option<WorkerId> {
+    let mut service = Service::with_two(|spec| {
+        spec.memory.ceiling = Limit::At(Size::Bytes(Bytes::mib(200)));
+        spec.recycle.min_age = Duration::from_secs(1);
+        spec.recycle.surge = true;
+    });
+    let second = WorkerId::FIRST.next();
+    let third = second.next();
+    for tenth in 100..440 {
+        let millis = tenth * 100;
+        let mut actions = Vec::new();
+        for (worker, gain) in [(WorkerId::FIRST, gain), (second, 20)] {
+            let figure = if tenth < 400 {
+                40 + 130 * (tenth - 100) / 300
+            } else {
+                170 + gain * (tenth - 400) / 10
+            };
+            actions.extend(service.sample_of(worker, millis, (figure, None)));
+        }
+        let is_raise = |one: &Action| matches!(one, Action::SignalCommand { .. });
+        if actions.iter().any(is_raise) {
+            service.happens_at(millis, Input::WorkerSeen { run: RUN, pid: 13 });
+        }
+        if tenth == 425 {
+            // Both are over their ceiling.
+            actions = service.happens_at(millis, Input::WorkerReady { worker: third });
+        }
+        for action in actions {
+            if let Action::SignalWorker { worker, .. } = action {
+                return Some(worker);
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn the_worker_that_the_kernel_would_kill_first_leaves_first() {
+    // The worker that gunicorn would retire comes last, unless it is in danger.
+    assert_eq!(leaves_first(20), Some(WorkerId::FIRST.next()));
+    assert_eq!(leaves_first(88), Some(WorkerId::FIRST));
+}
+
 fn fleet() -> Service {
     use crate::servers::fleet;
     Service::with_two(|spec| {

@@ -10,6 +10,9 @@ use crate::units::{Bytes, Timestamp, WorkerId};
 pub(crate) const BUDGET_SHARE: f64 = 0.95;
 /// A worker is recycled for the budget only if it has grown by this part since it became ready.
 const GROWTH_WORTH_RECYCLING: f64 = 0.1;
+/// A worker is in danger if it would reach its cap within this time: about as long as another one
+/// takes to drain and its replacement to boot.
+const DANGER: Duration = Duration::from_secs(2);
 /// When a command that may be a server is judged again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -107,6 +110,16 @@ impl Supervisor {
             memory: worker.memory().value(),
             limit: None,
         })
+    }
+
+    /// Whether the kernel will probably kill the worker if another one is replaced first.
+    pub(crate) fn is_in_danger(&self, candidate: &Candidate) -> bool {
+        let worker = self.state.workers.get(&candidate.worker);
+        let cap = self.state.limits.cap.bytes;
+        let left = worker
+            .zip(cap)
+            .and_then(|(worker, cap)| worker.memory().time_to(cap));
+        left.is_some_and(|left| left <= DANGER)
     }
 
     fn has_reached_max_tasks(&self, worker: &Worker) -> bool {

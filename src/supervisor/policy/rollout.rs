@@ -53,8 +53,8 @@ impl Supervisor {
             candidates.extend(self.confirm(now, candidate));
         }
         self.keep_those_that_must_stay(&mut candidates);
-        // Workers that the kernel would kill come first, then the oldest.
-        candidates.sort_by_key(|one| (!one.is_urgent(), one.worker));
+        // Workers that the kernel would kill come first, the soonest before all, then the oldest.
+        candidates.sort_by_key(|one| (!self.is_in_danger(one), !one.is_urgent(), one.worker));
         for candidate in &candidates {
             self.announce(candidate);
         }
