@@ -103,7 +103,11 @@ while True:
         .start();
     // From now on the program answers instead of the agent.
     service.wait_for_output("up", LIMIT);
-    let status = service.ready(1);
+    let status = service.wait("the agent", LIMIT, || {
+        service
+            .status()
+            .filter(|status| workers(status)[0]["agent"] == "loaded")
+    });
     let worker = workers(&status)[0]["id"].as_str().unwrap().to_owned();
     let asked = service.client(&["report", &worker]);
     let said = String::from_utf8_lossy(&asked.stdout);
