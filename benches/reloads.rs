@@ -24,7 +24,7 @@ struct Row {
     bare: &'static str,
 }
 
-const ROWS: [Row; 7] = [
+const ROWS: [Row; 8] = [
     Row {
         name: "gunicorn gthread",
         program: || NEWEST.bin("gunicorn"),
@@ -52,6 +52,13 @@ const ROWS: [Row; 7] = [
         options: &[],
         held: "-w 2 --bind fd://{fd} leaky_asgi:app",
         bare: "-w 2 --bind {address} leaky_asgi:app",
+    },
+    Row {
+        name: "granian",
+        program: || OTHERS.bin("granian"),
+        options: &[],
+        held: "--interface asgi --workers 2 leaky_asgi:app",
+        bare: "--interface asgi --workers 2 --port {port} leaky_asgi:app",
     },
     Row {
         name: "uvicorn, two copies",

@@ -15,7 +15,7 @@ const GRACE: Duration = Duration::from_secs(20);
 const SECONDS: u64 = 60;
 
 /// The servers, and their command lines. `{address}` and `{port}` are those of the load.
-const ROWS: [(&str, Form, &str); 8] = [
+const ROWS: [(&str, Form, &str); 10] = [
     (
         "uvicorn",
         Form::Own,
@@ -36,6 +36,16 @@ const ROWS: [(&str, Form, &str); 8] = [
         Form::Own,
         "pyuwsgi --master -p 2 --http-socket {address} -w leaky_flask:app",
     ),
+    (
+        "granian asgi",
+        Form::Own,
+        "granian --interface asgi --workers 2 --port {port} leaky_asgi:app",
+    ),
+    (
+        "granian wsgi",
+        Form::Own,
+        "granian --interface wsgi --workers 2 --port {port} leaky_flask:app",
+    ),
     ("uvicorn", Form::Fleet, "uvicorn leaky_asgi:app"),
     (
         "hypercorn",
@@ -50,7 +60,7 @@ const ROWS: [(&str, Form, &str); 8] = [
 fn program(word: &str) -> String {
     match word {
         "uvicorn" => NEWEST.bin(word),
-        "hypercorn" | "pyuwsgi" | "daphne" | "python" => OTHERS.bin(word),
+        "hypercorn" | "pyuwsgi" | "granian" | "daphne" | "python" => OTHERS.bin(word),
         _ => word.to_owned(),
     }
 }

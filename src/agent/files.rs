@@ -26,7 +26,7 @@ macro_rules! modules {
 }
 
 /// The modules of the package.
-pub(super) const MODULES: [(&str, &str); 49] = modules![
+pub(super) const MODULES: [(&str, &str); 51] = modules![
     "__init__.py",
     "advice.py",
     "after_drain.py",
@@ -35,6 +35,7 @@ pub(super) const MODULES: [(&str, &str); 49] = modules![
     "base.py",
     "boot.py",
     "boot_failures.py",
+    "boot_failures_granian.py",
     "boot_failures_hypercorn.py",
     "boot_failures_uvicorn.py",
     "boot_failures_uwsgi.py",
@@ -44,6 +45,7 @@ pub(super) const MODULES: [(&str, &str); 49] = modules![
     "counting.py",
     "drain.py",
     "drain_daphne.py",
+    "drain_granian.py",
     "drain_gunicorn.py",
     "drain_huey.py",
     "drain_hypercorn.py",

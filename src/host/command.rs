@@ -273,7 +273,7 @@ impl Host {
                 },
                 Finding::Ready { pid } => match self.workers.worker_of(pid) {
                     Some(worker) => {
-                        if self.would_die_from_signal(pid) {
+                        if self.must_not_leave(pid) {
                             self.context.tell(Input::SignalUnhandled(worker));
                         }
                         Input::WorkerReady { worker }
@@ -288,15 +288,20 @@ impl Host {
         }
     }
 
-    /// Whether a worker of a server does not handle the signal that makes one leave. A copy of a
-    /// program is asked in any case: it may have nothing to finish.
-    fn would_die_from_signal(&self, pid: i32) -> bool {
+    /// Whether a worker of a server does not handle the signal that makes one leave, or its server
+    /// would stop. A copy of a program is asked in any case: it may have nothing to finish.
+    fn must_not_leave(&self, pid: i32) -> bool {
         let Kind::Server(profile) = self.context.spec().kind else {
             return false;
         };
+        let handles = |pid, signal| self.context.proc().catches(pid, &[signal]);
         let is_copy = profile.workers == Workers::Copies;
         let retire = profile.retire().filter(|_| !is_copy);
-        retire.is_some_and(|retire| !self.context.proc().catches(pid, &[retire]))
+        let is_guarded = profile.guard.is_none_or(|guard| {
+            let mut masters = self.discovery.masters().into_iter().flatten();
+            masters.any(|master| handles(master, guard))
+        });
+        retire.is_some_and(|retire| !handles(pid, retire)) || !is_guarded
     }
 
     /// Closes the service's listening sockets to new connections, and watches the connections that

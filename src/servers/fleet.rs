@@ -26,4 +26,5 @@ pub static PROFILE: Profile = Profile {
     // The parent never ends because a copy fails.
     boot_failures: &[],
     is_guarded: false,
+    guard: None,
 };

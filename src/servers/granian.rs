@@ -1,6 +1,7 @@
 //! granian 2 with several workers. It stops all of them when one exits, unless it was told to start
-//! failed workers again. Each worker has listeners of its own (`SO_REUSEPORT`), and the connections
-//! in their queues are reset when it exits.
+//! failed workers again. In its main process, the agent prevents that, and gives all workers one
+//! listener: by itself each has its own (`SO_REUSEPORT`), and the connections in its queue are
+//! reset when it exits.
 
 use super::profile::{Profile, Replacement, Signals};
 use crate::units::Signal;
@@ -8,9 +9,10 @@ use crate::units::Signal;
 /// The profile of granian.
 pub static PROFILE: Profile = Profile {
     name: "granian",
-    replace: Replacement::Never {
-        hint: "its own `--workers-max-rss` replaces a worker at a number of mebibytes",
+    replace: Replacement::Signal {
+        retire: Signal::TERM,
     },
+    guard: Some(Signal::USR2),
     signals: Signals {
         reload: Some(Signal::HUP),
         ..Signals::NONE

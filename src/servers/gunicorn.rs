@@ -31,4 +31,5 @@ pub static PROFILE: Profile = Profile {
     },
     boot_failures: &[3, 4],
     is_guarded: true,
+    guard: None,
 };

@@ -23,4 +23,5 @@ pub static PROFILE: Profile = Profile {
     signals: Signals::NONE,
     boot_failures: &[1],
     is_guarded: true,
+    guard: None,
 };

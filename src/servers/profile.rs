@@ -28,6 +28,9 @@ pub struct Profile {
     pub boot_failures: &'static [i32],
     /// The agent prevents that stop.
     pub is_guarded: bool,
+    /// The server stops all its workers when one exits, unless the agent prevents that. Then its
+    /// main process handles this signal.
+    pub guard: Option<Signal>,
 }
 
 /// By what a server is recognised.
@@ -150,6 +153,7 @@ impl Profile {
         signals: Signals::NONE,
         boot_failures: &[],
         is_guarded: false,
+        guard: None,
     };
 
     /// The signals that its main process handles. Another program with workers like these does not

@@ -28,4 +28,5 @@ pub static PROFILE: Profile = Profile {
     // This is `STARTUP_FAILURE` in uvicorn's main.py.
     boot_failures: &[3],
     is_guarded: true,
+    guard: None,
 };

@@ -25,4 +25,5 @@ pub static PROFILE: Profile = Profile {
     // and `need-app` can it fail, and then the master exits, too, unless the agent prevents it.
     boot_failures: &[],
     is_guarded: false,
+    guard: None,
 };

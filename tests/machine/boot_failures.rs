@@ -197,6 +197,23 @@ fn the_last_worker_of_hypercorn_is_not_recycled_while_the_application_cannot_sta
 }
 
 #[test]
+fn the_last_worker_of_granian_is_not_recycled_while_the_application_cannot_start() {
+    let port = free_port();
+    let number = port.to_string();
+    let command = [
+        &*OTHERS.bin("granian"),
+        "--interface",
+        "asgi",
+        "--workers",
+        "2",
+        "--port",
+        &number,
+        "needs_database:asgi_app",
+    ];
+    assert_recycles_of_wait((port, &command.map(str::to_owned)), (&[], 1), 1);
+}
+
+#[test]
 fn the_last_worker_of_uwsgi_is_not_recycled_while_the_application_cannot_start() {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");

@@ -133,20 +133,47 @@ fn a_worker_of_hypercorn_without_the_agent_stays_and_the_reason_is_told() {
     assert_eq!(pids(&service.ready(2)), pids(&before));
 }
 
+/// The command line of a granian with two workers.
+fn granian(port: u16, interface: &str) -> Vec<String> {
+    let app = match interface {
+        "wsgi" => "leaky_flask:app",
+        _ => "leaky_asgi:app",
+    };
+    let number = port.to_string();
+    let words = [
+        "--interface",
+        interface,
+        "--workers",
+        "2",
+        "--port",
+        &number,
+        app,
+    ];
+    let words = words.map(str::to_owned);
+    [vec![OTHERS.bin("granian")], words.to_vec()].concat()
+}
+
 #[test]
-fn workers_of_granian_stay_and_the_reason_and_the_switch_are_told() {
+fn workers_of_granian_are_recycled_without_loss() {
+    for interface in ["asgi", "wsgi"] {
+        let command = |port| Plan::supervise(&["--ceiling", "300M"], &granian(port, interface));
+        let plan = |port| command(port).env("LEAK_KB", 16);
+        recycled_without_loss("server", plan, 2, &[true, false]);
+    }
+}
+
+#[test]
+fn workers_of_granian_without_the_agent_stay_and_the_reason_and_the_switch_are_told() {
     let _turn = turn::loaded();
     let port = free_port();
-    let (granian, number) = (OTHERS.bin("granian"), port.to_string());
-    let fixed = ["--interface", "asgi", "--workers", "2", "--port", &number];
-    let command = [&[&*granian], &fixed[..], &["leaky_asgi:app"]].concat();
-    let service = Plan::supervise(&["--ceiling", "300M"], &command).start();
+    let options = ["--ceiling", "300M", "--agent", "off"];
+    let service = Plan::supervise(&options, &granian(port, "asgi")).start();
     let before = service.ready(2);
     assert_eq!(before["mode"], "server", "{before:#}");
     let answer = service.client(&["recycle", "--all"]);
     let stderr = String::from_utf8_lossy(&answer.stderr);
     assert!(
-        stderr.contains("--workers-max-rss") && stderr.contains("--server none"),
+        stderr.contains("without the agent") && stderr.contains("--server none"),
         "{stderr}"
     );
     let load = Load::on(port);

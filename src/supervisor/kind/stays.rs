@@ -27,9 +27,13 @@ impl Supervisor {
             )),
             Replacement::Signal { retire } if worker.kernel().is_signal_unhandled() => {
                 let id = worker.id();
+                let what = match profile.guard {
+                    Some(_) => format!("{name} stops all its workers when one exits"),
+                    None => format!("{id} does not finish its work at {retire}"),
+                };
                 Some(format!(
-                    "without the agent and its drain, {id} does not finish its work at {retire}. \
-                     hint: `agent.load = \"auto\"` and `agent.drain`; or {SWITCH}"
+                    "without the agent and its drain, {what}. hint: `agent.load = \"auto\"` and \
+                     `agent.drain`; or {SWITCH}"
                 ))
             }
             Replacement::Signal { .. } | Replacement::Surge { .. } => None,
