@@ -26,7 +26,7 @@ macro_rules! modules {
 }
 
 /// The modules of the package.
-pub(super) const MODULES: [(&str, &str); 51] = modules![
+pub(super) const MODULES: [(&str, &str); 52] = modules![
     "__init__.py",
     "advice.py",
     "after_drain.py",
@@ -74,6 +74,7 @@ pub(super) const MODULES: [(&str, &str); 51] = modules![
     "steps.py",
     "suspects.py",
     "targets.py",
+    "tasks.py",
     "time_budget.py",
     "tracer.py",
     "verdict.py",

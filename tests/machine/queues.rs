@@ -102,11 +102,17 @@ fn each_task_is_done_once(system: &str, (options, workers): (&[&str], usize), co
     );
     let after = service.ready(workers);
     assert_eq!(before["command_pid"], after["command_pid"]);
-    let ends = service.events_of("worker-ended");
-    assert_eq!(ends.len(), workers * rounds() as usize, "{}", service.log());
+    // The agent has counted them, also those of workers that have ended. One that leaves may exit
+    // between the end of its task and the count.
+    let counted = after["totals"]["requests"].as_u64().unwrap_or_default();
+    let ends = workers as u64 * u64::from(rounds());
+    let least = u64::from(TASKS) - ends;
+    assert!((least..=u64::from(TASKS)).contains(&counted), "{after:#}");
+    let ended = service.events_of("worker-ended");
+    assert_eq!(ended.len() as u64, ends, "{}", service.log());
     assert!(
-        ends.iter().all(|end| end["cause"] == "request"),
-        "{ends:#?}"
+        ended.iter().all(|end| end["cause"] == "request"),
+        "{ended:#?}"
     );
     assert_eq!(service.stop(SOON).code(), Some(0));
 }
