@@ -325,6 +325,11 @@ fn a_request_that_comes_while_another_is_answered_is_answered_too() {
     assert_passes("test_ask.py");
 }
 
+#[test]
+fn a_request_that_interrupts_an_import_does_not_break_it() {
+    assert_passes("test_imports.py");
+}
+
 /// With running threads: reading their frames carelessly would end the process.
 #[test]
 fn writing_a_stack_twenty_thousand_times_does_not_end_the_process() {

@@ -4,6 +4,7 @@ import _thread
 import faulthandler
 import os
 import sys
+from time import sleep
 
 import _signal
 
@@ -12,6 +13,17 @@ from . import hooks
 # Saved before gevent can replace it, for code that needs a thread of the operating system.
 start_new_thread = _thread.start_new_thread
 
+# Before 3.12, an import in a signal handler breaks an import that the signal has interrupted in one of these functions,
+# which handle the locks of modules: KeyError, or a deadlock (github.com/python/cpython/issues/106176).
+_IMPORTS = "<frozen importlib._bootstrap>"
+_LOCKING = frozenset(("acquire", "release", "has_deadlock", "_get_module_lock", "cb", "__enter__", "__exit__"))
+_HAS_SAFE_LOCKS = sys.version_info >= (3, 12)
+
+# Seconds after which a request that has interrupted such a function is looked at again.
+_SOON = 0.01
+
+_directory = None
+
 # The agent uses high descriptor numbers. Some programs rely on the lowest free descriptor, or pass on descriptors
 # from 3 on.
 HIGH = (900, 400, 200, 100, 60)
@@ -19,6 +31,8 @@ HIGH = (900, 400, 200, 100, 60)
 
 def install(directory):
     """Prepares this interpreter for requests of the supervisor and for the counting of requests."""
+    global _directory
+    _directory = directory
     sys.meta_path.insert(0, Finder)
     hooks.apply_to_program()
     try:
@@ -63,9 +77,31 @@ def _asked(signum, frame):
     # Only Exception is caught: a signal handler of the server may raise SystemExit while this one runs (gunicorn's
     # does), and that must reach the server.
     try:
+        if not _HAS_SAFE_LOCKS and _is_locking(frame):
+            start_new_thread(_ask_soon, ())
+            return
         from . import ask
 
         ask.answer()
+    except Exception:
+        swallow()
+
+
+def _is_locking(frame):
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename == _IMPORTS and code.co_name in _LOCKING:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _ask_soon():
+    """Sends the signal again, if the request is still there."""
+    sleep(_SOON)
+    try:
+        if os.access("%s/ask/%d" % (_directory, os.getpid()), os.R_OK):
+            os.kill(os.getpid(), _signal.SIGRTMIN + 5)
     except Exception:
         swallow()
 
