@@ -10,6 +10,9 @@
 //! helper and not a worker. Gunicorn's dirty arbiter is such a helper: the files of the dirty
 //! workers below it are its own, and not the master's. A second master (USR2) is a child that has
 //! executed gunicorn.
+//!
+//! Which children of another server are its workers, and when they serve, is in its profile
+//! (`servers/`).
 
 pub(super) mod forks;
 pub mod heartbeat;
