@@ -26,6 +26,10 @@ pub struct Status {
     pub ready: bool,
     pub stopping: bool,
     #[serde(default)]
+    pub killed_in_s: Option<f64>,
+    #[serde(default)]
+    pub status_text: Option<String>,
+    #[serde(default)]
     pub problem: Option<String>,
     pub caps: CapsDoc,
     pub limits: LimitsDoc,
@@ -135,6 +139,10 @@ pub struct WorkerDoc {
     #[serde(default)]
     pub rescues: u32,
     pub processes: u32,
+    #[serde(default)]
+    pub status_text: Option<String>,
+    #[serde(default)]
+    pub killed_in_s: Option<f64>,
     pub memory: MemoryDoc,
 }
 

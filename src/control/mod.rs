@@ -20,6 +20,7 @@ pub mod listeners;
 mod routes;
 pub mod server;
 mod translate;
+mod translate_processes;
 
 pub use listener::ControlError;
 pub use translate::{Context, InvalidStatus};

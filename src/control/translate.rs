@@ -36,7 +36,7 @@ pub struct Context {
 /// A status document with an invalid value.
 #[derive(Debug, thiserror::Error)]
 #[error("read the status: {0}")]
-pub struct InvalidStatus(String);
+pub struct InvalidStatus(pub(super) String);
 
 impl Status {
     /// The document of a snapshot.
@@ -51,6 +51,8 @@ impl Status {
             command_pid: snapshot.command_pid,
             ready: snapshot.ready,
             stopping: snapshot.stopping,
+            killed_in_s: snapshot.killed_in.map(seconds),
+            status_text: snapshot.status_text.clone(),
             problem: snapshot.problem.clone(),
             caps: CapsDoc {
                 mechanism: snapshot.caps.into(),
@@ -106,6 +108,8 @@ impl TryFrom<Status> for Snapshot {
             command_pid: status.command_pid,
             ready: status.ready,
             stopping: status.stopping,
+            killed_in: status.killed_in_s.map(duration),
+            status_text: status.status_text,
             problem: status.problem,
             caps: status.caps.mechanism.into(),
             enforced: status.caps.enforced,
@@ -179,34 +183,6 @@ impl From<LimitDoc> for Effective {
     }
 }
 
-impl From<&LeftoverView> for LeftoverDoc {
-    fn from(left: &LeftoverView) -> Self {
-        Self {
-            worker: left.worker.to_string(),
-            pid: left.pid,
-            command: left.command.clone(),
-            memory: left.memory.get(),
-            processes: left.processes,
-            idle_s: seconds(left.idle),
-        }
-    }
-}
-
-impl TryFrom<LeftoverDoc> for LeftoverView {
-    type Error = InvalidStatus;
-
-    fn try_from(left: LeftoverDoc) -> Result<Self, InvalidStatus> {
-        Ok(Self {
-            worker: left.worker.parse().map_err(InvalidStatus)?,
-            pid: left.pid,
-            command: left.command,
-            memory: Bytes(left.memory),
-            processes: left.processes,
-            idle: duration(left.idle_s),
-        })
-    }
-}
-
 impl From<PoolView> for PoolDoc {
     fn from(pool: PoolView) -> Self {
         Self {
@@ -255,6 +231,8 @@ impl From<&WorkerView> for WorkerDoc {
             traced: worker.traced,
             rescues: worker.rescues,
             processes: worker.processes,
+            status_text: worker.status_text.clone(),
+            killed_in_s: worker.killed_in.map(seconds),
             memory: MemoryDoc {
                 private: memory.private.get(),
                 rss: memory.rss.get(),
@@ -291,6 +269,8 @@ impl TryFrom<WorkerDoc> for WorkerView {
             traced: worker.traced,
             rescues: worker.rescues,
             processes: worker.processes,
+            status_text: worker.status_text,
+            killed_in: worker.killed_in_s.map(duration),
             memory: MemoryView {
                 private: Bytes(memory.private),
                 rss: Bytes(memory.rss),
@@ -355,12 +335,12 @@ impl TryFrom<&EndDoc> for End {
     }
 }
 
-fn seconds(time: Duration) -> f64 {
+pub(super) fn seconds(time: Duration) -> f64 {
     millis(time.as_secs_f64())
 }
 
 /// Zero if the value is not a valid duration.
-fn duration(seconds: f64) -> Duration {
+pub(super) fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
@@ -387,6 +367,31 @@ mod tests {
         }
     }
 
+    fn worker() -> WorkerView {
+        WorkerView {
+            id: WorkerId::FIRST,
+            pid: 41,
+            slot: 0,
+            state: "ready".to_owned(),
+            age: Duration::from_millis(1500),
+            tasks: Some(120),
+            tasks_per_s: Some(2.5),
+            bytes_per_task: Some(4096.0),
+            agent: Agent::Absent("python 2.7".to_owned()),
+            traced: true,
+            rescues: 1,
+            processes: 1,
+            status_text: Some("writing batch 7".to_owned()),
+            killed_in: Some(Duration::from_secs(5)),
+            memory: MemoryView {
+                private: Bytes(7),
+                slope_bps: Some(3.0),
+                to_ceiling: Some(Duration::from_secs(9)),
+                ..MemoryView::default()
+            },
+        }
+    }
+
     fn tasks() -> PoolView {
         PoolView {
             function: Some("etl:convert".to_owned()),
@@ -408,6 +413,8 @@ mod tests {
             mode: "server".to_owned(),
             command_pid: Some(40),
             ready: true,
+            killed_in: Some(Duration::from_secs(6)),
+            status_text: Some("arbiter booted".to_owned()),
             caps: CapMechanism::CgroupV1,
             enforced: true,
             threshold: true,
@@ -418,26 +425,7 @@ mod tests {
                 cap: effective(600, "twice the ceiling"),
                 budget: Effective::default(),
             },
-            workers: vec![WorkerView {
-                id: WorkerId::FIRST,
-                pid: 41,
-                slot: 0,
-                state: "ready".to_owned(),
-                age: Duration::from_millis(1500),
-                tasks: Some(120),
-                tasks_per_s: Some(2.5),
-                bytes_per_task: Some(4096.0),
-                agent: Agent::Absent("python 2.7".to_owned()),
-                traced: true,
-                rescues: 1,
-                processes: 1,
-                memory: MemoryView {
-                    private: Bytes(7),
-                    slope_bps: Some(3.0),
-                    to_ceiling: Some(Duration::from_secs(9)),
-                    ..MemoryView::default()
-                },
-            }],
+            workers: vec![worker()],
             recycles: BTreeMap::from([("ceiling".to_owned(), 2)]),
             ends: vec![End {
                 who: Who::Server,

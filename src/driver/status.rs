@@ -48,5 +48,13 @@ fn status_line(snapshot: &Snapshot) -> String {
     };
     let count = snapshot.workers.len();
     let workers = if count == 1 { "worker" } else { "workers" };
-    format!("{count} {workers}, {total}{budget}, {recycles} recycled")
+    let mut line = format!("{count} {workers}, {total}{budget}, {recycles} recycled");
+    // While the service stops, what it waits for is of more interest.
+    let workers = snapshot.workers.iter();
+    let mut texts = workers.filter_map(|worker| worker.status_text.as_deref());
+    let text = texts.next().or(snapshot.status_text.as_deref());
+    if let Some(text) = text.filter(|_| snapshot.stopping) {
+        line.push_str(&format!("; stopping: {text}"));
+    }
+    line
 }

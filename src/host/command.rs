@@ -18,11 +18,14 @@ use super::{
 use crate::{
     servers::profile::{Profile, Workers},
     supervisor::{
-        input::{Effect, Ended, Input},
-        spec::Kind,
+        input::{Effect, Ended, Input, Notification},
+        spec::{Kind, ReadyWhen},
     },
     units::{Bytes, RunId, Signal, Timestamp, WorkerId},
 };
+
+/// Ancestors of the sender of a message that are examined.
+const GENERATIONS_MAX: usize = 8;
 
 impl Host {
     /// Starts the command: as a worker with its cap, or as a server.
@@ -252,6 +255,44 @@ impl Host {
             let what = format!("send {signal} to pid {pid}: {error}");
             self.context.fail(what, None, Effect::Signal);
         }
+    }
+
+    /// Handles the messages that the command and its workers have sent about themselves.
+    pub(super) fn on_notify_messages(&mut self) {
+        let messages = self.systemd.take_messages();
+        let Some(run) = self.processes.run() else {
+            return;
+        };
+        let (run, program) = (run.id(), run.worker().map(|(worker, _)| worker));
+        for message in messages {
+            if message.ready && self.context.spec().ready.when == ReadyWhen::Notify {
+                self.context.tell(Input::ServiceReady { run });
+            }
+            let (status, extend) = (message.status, message.extend);
+            if status.is_some() || extend.is_some() {
+                // A helper such as systemd-notify(1) may have ended, but a single program is the
+                // only worker.
+                let worker = message.sender.and_then(|pid| self.worker_above(pid));
+                self.context.tell(Input::Notified(Notification {
+                    run,
+                    worker: worker.or(program),
+                    status,
+                    extend,
+                }));
+            }
+        }
+    }
+
+    /// The worker that this process belongs to: its own process or one of its ancestors.
+    fn worker_above(&self, mut pid: i32) -> Option<WorkerId> {
+        for _ in 0..GENERATIONS_MAX {
+            let worker = self.workers.worker_of(pid);
+            if worker.is_some() {
+                return worker;
+            }
+            pid = self.context.proc().stat(pid).ok()?.ppid;
+        }
+        None
     }
 
     /// Searches for workers if a search is due, and reports what it has found.

@@ -107,10 +107,7 @@ impl Host {
                 let is_ready = self.systemd.take_answer();
                 self.on_answer(is_ready);
             }
-            Source::NotifySocket => {
-                let is_ready = self.systemd.take_ready();
-                self.on_answer(is_ready);
-            }
+            Source::NotifySocket => self.on_notify_messages(),
             Source::Signals => {
                 for signal in self.processes.take_signals() {
                     if signal == Signal::CHLD {

@@ -72,7 +72,7 @@ impl Host {
         if let (Some(search), Kind::Server(server)) = (state.discovery, host.context.spec().kind) {
             host.discovery.take_over(now, server, search);
         }
-        // Nothing reads what the command later sends to this socket, but its writes must not fail.
+        // The command keeps the path of the socket. A message during the upgrade is lost.
         host.systemd.open_notify_socket(&mut host.context)?;
         exec::unblock_signals()?;
         // RACE: a child may have ended before the signals were watched, and its signal may have

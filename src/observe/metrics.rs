@@ -424,6 +424,8 @@ mod tests {
                 traced: false,
                 rescues: 0,
                 processes: 1,
+                status_text: None,
+                killed_in: None,
                 memory: MemoryView {
                     private: Bytes(7),
                     slope_bps: Some(-3.5),

@@ -137,6 +137,9 @@ pub enum Event {
         /// Why it exits.
         cause: Cause,
     },
+    /// A worker or the command has asked for more time to stop (`EXTEND_TIMEOUT_USEC=` of
+    /// sd_notify(3)). Emitted for its first message, and when it asks for more than it gets.
+    StopExtended(StopExtended),
     /// A worker did not exit within its grace period and was killed with its child processes.
     Killed {
         /// The worker.
@@ -193,6 +196,19 @@ pub enum Event {
         /// The reason.
         text: String,
     },
+}
+
+/// More time to stop.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct StopExtended {
+    /// The worker. `None`: the command.
+    pub worker: Option<WorkerId>,
+    /// The time until it is killed, unless it asks again.
+    pub time: Duration,
+    /// What it says it is doing.
+    pub status: Option<String>,
+    /// It has asked for more time than `stop.extend_max` allows.
+    pub cut: bool,
 }
 
 /// The limits that the history of a service suggests, in one line.

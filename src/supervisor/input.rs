@@ -10,6 +10,8 @@ use crate::servers::profile::Profile;
 use crate::supervisor::cause::Cause;
 use crate::units::{Bytes, ReportId, RequestId, RunId, Signal, Timestamp, WorkerId};
 
+pub use super::ask::{Ask, Stop};
+
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
@@ -43,6 +45,8 @@ pub enum Input {
         /// The run of the command.
         run: RunId,
     },
+    /// The command or a worker has sent a message to its `NOTIFY_SOCKET` (sd_notify(3)).
+    Notified(Notification),
     /// No connection waits to be accepted by the command, as far as this can be observed.
     BacklogEmpty {
         /// The run of the command.
@@ -267,6 +271,19 @@ pub struct Leftover {
     pub idle: Duration,
 }
 
+/// What a process of the service says about itself (sd_notify(3)).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Notification {
+    /// The run of the command.
+    pub run: RunId,
+    /// The worker that has sent it. `None`: the command, which is not a worker.
+    pub worker: Option<WorkerId>,
+    /// `STATUS=`: what it is doing, safe for a terminal.
+    pub status: Option<String>,
+    /// `EXTEND_TIMEOUT_USEC=`: how much more time it needs from now.
+    pub extend: Option<Duration>,
+}
+
 /// What a failed action was for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Effect {
@@ -468,32 +485,4 @@ pub enum CapMechanism {
     /// `RLIMIT_DATA`, for each process by itself.
     #[default]
     Rlimit,
-}
-
-/// An operator's request.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Ask {
-    /// Replace this worker.
-    Recycle(WorkerId),
-    /// Replace all workers that are alive now, one after the other.
-    RecycleAll,
-    /// The same, to load new code.
-    Reload,
-    /// Report on the memory of this worker.
-    Report(WorkerId),
-    /// Set the number of workers.
-    Scale(u32),
-    /// Switch to the newly installed binary.
-    Upgrade,
-    /// Stop the service.
-    Stop(Stop),
-}
-
-/// How to stop a service.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Stop {
-    /// Let the command finish its requests first.
-    Graceful,
-    /// Kill all processes at once.
-    Now,
 }

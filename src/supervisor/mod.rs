@@ -17,6 +17,7 @@
 
 pub mod action;
 mod agents;
+mod ask;
 pub mod cause;
 pub mod event;
 pub mod event_format;
@@ -94,6 +95,7 @@ impl Supervisor {
                 self.on_start_failed(now, run, errno, &error);
             }
             Input::ServiceReady { run } => self.on_service_ready(now, run),
+            Input::Notified(said) => self.on_notified(now, said),
             Input::BacklogEmpty { run } => self.on_backlog_empty(run),
             Input::CommandEnded {
                 run,
@@ -114,9 +116,7 @@ impl Supervisor {
                 ended,
                 oom,
                 peak,
-            } => {
-                self.on_worker_ended(now, worker, (ended, oom, peak));
-            }
+            } => self.on_worker_ended(now, worker, (ended, oom, peak)),
             Input::HelperKilled { worker, oom, whole } => self.on_helper_killed(worker, oom, whole),
             Input::Sampled { worker, sample } => self.on_sampled(now, worker, sample),
             Input::CapHigher { worker, limit } => self.on_cap_higher(worker, limit),
@@ -145,9 +145,7 @@ impl Supervisor {
             Input::Signalled(signal) => self.on_signal(now, signal),
             Input::Asked { request, ask } => self.on_asked(now, request, ask),
             Input::UpgradeChecked { request, verdict } => self.on_upgrade_checked(request, verdict),
-            Input::Unwatched { workers, limit } => {
-                self.emit(Event::Unwatched { workers, limit });
-            }
+            Input::Unwatched { workers, limit } => self.emit(Event::Unwatched { workers, limit }),
             Input::Failed {
                 what,
                 worker,

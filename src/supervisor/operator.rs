@@ -1,6 +1,6 @@
 //! Signals and requests of operators. A request is answered when it has been carried out.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use crate::supervisor::{
     Supervisor,
@@ -123,11 +123,23 @@ impl Supervisor {
     fn reload(&mut self, request: Option<RequestId>) {
         self.state.agents.on_reload();
         self.act(Action::Notify(Notice::Reloading));
+        self.act(Action::Notify(Notice::Extend(self.replacing_takes())));
+        self.replace_all(request, Cause::Reload);
+    }
+
+    /// The longest time in which all workers are replaced, one after the other.
+    fn replacing_takes(&self) -> Duration {
         let each = self.spec.stop.grace.saturating_add(self.spec.ready.timeout);
         let count = u32::try_from(self.state.workers.len()).unwrap_or(u32::MAX);
-        let longest = each.saturating_mul(count.max(1));
-        self.act(Action::Notify(Notice::Extend(longest)));
-        self.replace_all(request, Cause::Reload);
+        each.saturating_mul(count.max(1))
+    }
+
+    /// The longest time until a reload is over. `None`: there is no reload.
+    pub(crate) fn longest_reload(&self) -> Option<Duration> {
+        let mut waiting = self.operator.waiting.iter();
+        waiting
+            .any(|one| one.reload)
+            .then(|| self.replacing_takes())
     }
 
     pub(crate) fn on_asked(&mut self, now: Timestamp, request: RequestId, ask: Ask) {

@@ -22,6 +22,10 @@ pub struct Snapshot {
     pub ready: bool,
     /// It is being stopped.
     pub stopping: bool,
+    /// The time until the command is killed, while the service stops.
+    pub killed_in: Option<Duration>,
+    /// What a server's main process says about itself (`STATUS=` of sd_notify(3)).
+    pub status_text: Option<String>,
     /// What is wrong with the service at the moment: its workers cannot start, or something outside
     /// the workers fills the budget.
     pub problem: Option<String>,
@@ -155,6 +159,10 @@ pub struct WorkerView {
     pub rescues: u32,
     /// Number of its processes.
     pub processes: u32,
+    /// What it says about itself (`STATUS=` of sd_notify(3)).
+    pub status_text: Option<String>,
+    /// The time until it is killed, while it drains.
+    pub killed_in: Option<Duration>,
     /// Its memory.
     pub memory: MemoryView,
 }
@@ -190,6 +198,8 @@ impl Supervisor {
             command_pid: self.state.service.pid(),
             ready: self.state.service.is_ready() && !self.state.service.is_stopping(),
             stopping: self.state.service.is_stopping(),
+            killed_in: self.command_killed_at().map(|at| at.since(now)),
+            status_text: self.command_status(),
             problem: self.state.loops.problem(now),
             caps: machine.caps,
             enforced: self.state.limits.cap.bytes.is_some()

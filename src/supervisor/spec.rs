@@ -317,6 +317,8 @@ pub struct StopSpec {
     pub signal: Signal,
     /// The time between this signal and SIGKILL, for a worker and for the whole service.
     pub grace: Duration,
+    /// How much more time a worker or the command may get by `EXTEND_TIMEOUT_USEC=`.
+    pub extend_max: Duration,
 }
 
 /// `[ready]`.
@@ -469,6 +471,7 @@ impl Spec {
             stop: StopSpec {
                 signal: Signal::TERM,
                 grace: Duration::ZERO,
+                extend_max: Duration::ZERO,
             },
             ready: ReadySpec {
                 when: ReadyWhen::Auto,

@@ -33,6 +33,7 @@ mod leaks;
 mod listen;
 mod loops;
 mod mapped;
+mod notify;
 mod open_files;
 mod operator;
 mod orphans;

@@ -83,6 +83,13 @@ pub(super) const KEYS: &[Key] = &[
         field!(Duration, stop.grace),
     ),
     key(
+        "stop.extend_max",
+        ("extend-max", "DUR"),
+        ("1h", "5m"),
+        "Maximum that a program may add to its grace period by EXTEND_TIMEOUT_USEC of sd_notify",
+        field!(Duration, stop.extend_max),
+    ),
+    key(
         "ready.when",
         ("ready", "WHEN"),
         ("auto", "http://127.0.0.1:8000/ready"),

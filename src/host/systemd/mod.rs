@@ -15,7 +15,7 @@ use std::{
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{context::Context, kernel_events::Source};
+use super::{context::Context, kernel_events::Source, process::users};
 use crate::{
     escape,
     supervisor::{
@@ -25,6 +25,7 @@ use crate::{
     },
     units::Timestamp,
 };
+pub(super) use notify_socket::NotifyMessage;
 use notify_socket::NotifySocket;
 use probe::Probe;
 use sd_notify::SdNotify;
@@ -38,7 +39,7 @@ pub(super) struct Systemd {
     /// Wakes the loop when a probe was answered.
     waker: Arc<EventFd>,
     probe: Option<Probe>,
-    /// The socket for the command's readiness message, with its token.
+    /// The socket for messages of the command, with its token.
     notify_socket: Option<(NotifySocket, u64)>,
 }
 
@@ -93,15 +94,17 @@ impl Systemd {
         }
     }
 
-    /// Opens the socket for the command's readiness message, if the settings ask for it.
+    /// Opens the socket for messages of the command. It must open only if readiness depends on it.
     pub(super) fn open_notify_socket(&mut self, context: &mut Context) -> io::Result<()> {
+        let path = notify_path(context.spec());
+        let user = context.spec().command.user.as_deref().and_then(users::ids);
+        let opened = NotifySocket::open(&path, user).and_then(|socket| {
+            let token = context.watches_mut().watch(&socket, Source::NotifySocket)?;
+            self.notify_socket = Some((socket, token));
+            Ok(())
+        });
         match context.spec().ready.when {
-            ReadyWhen::Notify => {
-                let socket = NotifySocket::open(&notify_path(context.spec()))?;
-                let token = context.watches_mut().watch(&socket, Source::NotifySocket)?;
-                self.notify_socket = Some((socket, token));
-                Ok(())
-            }
+            ReadyWhen::Notify => opened,
             ReadyWhen::Auto | ReadyWhen::Tcp(_) | ReadyWhen::Http(_) | ReadyWhen::Delay(_) => {
                 Ok(())
             }
@@ -124,13 +127,13 @@ impl Systemd {
         self.probe.as_ref().is_some_and(Probe::take)
     }
 
-    /// Whether the command has sent its readiness message since the last call.
-    pub(super) fn take_ready(&self) -> bool {
+    /// The messages of the command since the last call, or the first of them if there are many.
+    pub(super) fn take_messages(&self) -> Vec<NotifyMessage> {
         let socket = self.notify_socket.as_ref();
-        socket.is_some_and(|(socket, _)| socket.take_ready())
+        socket.map_or_else(Vec::new, |(socket, _)| socket.take())
     }
 
-    /// Ends probes and the readiness socket, at the end of this start of the command.
+    /// Ends probes and the socket for messages, at the end of this start of the command.
     pub(super) fn end_start(&mut self, context: &mut Context) {
         self.probe = None;
         if let Some((socket, token)) = self.notify_socket.take() {

@@ -21,7 +21,7 @@ use super::text_layout::{Column, TextLayout};
 
 use rows::{
     ENDED, ROUTE, TASKS, WORKER, counts, end_row, growing, known, leftovers, measure,
-    missing_agents, progress, route_row, tasks, worker_row,
+    missing_agents, progress, route_row, status_texts, tasks, waiting, worker_row,
 };
 
 /// Maximum ends shown, the newest.
@@ -158,11 +158,19 @@ impl Page {
             row
         });
         self.0.grid(&columns, rows.collect());
+        self.titled_unless_empty("waits for", &waiting(snapshot));
+        self.titled_unless_empty("status", &status_texts(snapshot));
         // No worker of a pool has an agent.
         if snapshot.pool.is_none() {
             for (why, workers) in missing_agents(&snapshot.workers) {
                 self.0.titled("no agent", &format!("{workers}: {why}"));
             }
+        }
+    }
+
+    fn titled_unless_empty(&mut self, title: &str, text: &str) {
+        if !text.is_empty() {
+            self.0.titled(title, text);
         }
     }
 

@@ -144,6 +144,36 @@ pub(super) fn missing_agents(workers: &[WorkerView]) -> Vec<(&str, String)> {
     reasons.into_iter().map(named).collect()
 }
 
+/// What is waited for, and until when: `the command, killed in 30s; w1, killed in 2m 0s`.
+pub(super) fn waiting(snapshot: &Snapshot) -> String {
+    let named = |name: String, time| format!("{name}, killed in {}", span(time));
+    let command = snapshot.killed_in;
+    let command = command.map(|time| named("the command".to_owned(), time));
+    let workers = snapshot.workers.iter();
+    let workers = workers.filter_map(|one| Some(named(one.id.to_string(), one.killed_in?)));
+    bounded(command.into_iter().chain(workers))
+}
+
+/// What the command and its workers say about themselves: `w1: writing batch 7`.
+pub(super) fn status_texts(snapshot: &Snapshot) -> String {
+    let command = snapshot.status_text.clone();
+    let workers = snapshot.workers.iter();
+    let workers =
+        workers.filter_map(|one| Some(format!("{}: {}", one.id, one.status_text.as_ref()?)));
+    bounded(command.into_iter().chain(workers))
+}
+
+/// The first of these, and the number of the others.
+fn bounded(all: impl Iterator<Item = String>) -> String {
+    let mut all: Vec<_> = all.collect();
+    let others = all.len().saturating_sub(NAMED);
+    if others > 0 {
+        all.truncate(NAMED);
+        all.push(format!("{others} more"));
+    }
+    all.join("; ")
+}
+
 /// `3 processes of ended workers, 90.0M: pid 123 of w1 (30.0M, idle 4.0s, `chrome`)`.
 pub(super) fn leftovers(all: &[LeftoverView]) -> String {
     let processes: u32 = all.iter().map(|one| one.processes).sum();

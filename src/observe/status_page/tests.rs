@@ -32,6 +32,8 @@ fn snapshot() -> Snapshot {
         traced: false,
         rescues: 0,
         processes: 1,
+        status_text: None,
+        killed_in: None,
         memory: MemoryView {
             private: Bytes::mib(private),
             rss: Bytes::mib(290),
@@ -113,6 +115,29 @@ restarts   0
 30s ago  w1       41  ceiling    301M  302M   300M  42s   0.3s
 ";
     assert_eq!(page(&snapshot(), 100), expected);
+}
+
+#[test]
+fn what_is_waited_for_and_what_programs_say_is_shown_with_its_time() {
+    let mut snapshot = snapshot();
+    let worker = &mut snapshot.workers[0];
+    worker.state = "draining".to_owned();
+    worker.killed_in = Some(Duration::from_secs(120));
+    worker.status_text = Some("writing batch 7".to_owned());
+    let shown = page(&snapshot, 100);
+    assert!(
+        shown.contains("waits for  w2, killed in 2m 0s\n"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("status     w2: writing batch 7\n"),
+        "{shown}"
+    );
+    snapshot.stopping = true;
+    snapshot.killed_in = Some(Duration::from_secs(30));
+    let shown = page(&snapshot, 100);
+    let both = "waits for  the command, killed in 30s; w2, killed in 2m 0s\n";
+    assert!(shown.contains(both), "{shown}");
 }
 
 #[test]

@@ -88,6 +88,7 @@ impl Event {
             Self::Suspended { .. } => "recycling-suspended",
             Self::Resumed { .. } => "recycling-resumed",
             Self::Draining { .. } => "draining",
+            Self::StopExtended(_) => "stop-extended",
             Self::Killed { .. } => "killed",
             Self::Ended(end) => match end.who {
                 Who::Worker(_) => "worker-ended",
@@ -137,6 +138,8 @@ impl Event {
             | Self::Suspended { .. }
             | Self::Unwatched { .. }
             | Self::Warning(_) => Level::Warn,
+            Self::StopExtended(extended) if extended.cut => Level::Warn,
+            Self::StopExtended(_) => Level::Info,
             Self::Ended(end) if end.killed || !end.cause.is_expected() => Level::Warn,
             Self::Ended(_) => Level::Info,
             Self::GaveUp { .. } => Level::Error,
@@ -194,6 +197,7 @@ impl Event {
             Self::Suspended { why, down } => sentences::suspended_message(why, *down),
             Self::Resumed { why } => format!("{why}; recycling resumes"),
             Self::Draining { worker, cause } => sentences::draining_message(*worker, *cause),
+            Self::StopExtended(extended) => sentences::extended_message(extended),
             Self::Killed { worker } => sentences::killed_message(*worker),
             Self::Ended(end) => sentences::end_message(end),
             Self::Restarting { run, after } => sentences::restarting_message(*run, *after),
@@ -240,15 +244,8 @@ impl Event {
                 configured,
                 dry_run,
             } => {
-                let mut fields = vec![
-                    ("worker", text(worker)),
-                    ("cause", text(cause)),
-                    ("memory", Field::Bytes(*memory)),
-                ];
-                fields.extend(limit.map(|limit| ("limit", Field::Bytes(limit))));
-                fields.extend(configured.map(|limit| ("configured", Field::Bytes(limit))));
-                fields.push(("dry_run", Field::Flag(*dry_run)));
-                fields
+                let about = [("worker", text(worker)), ("cause", text(cause))].into();
+                sentences::due_fields(about, *memory, (*limit, *configured), *dry_run)
             }
             Self::Rescued {
                 worker,
@@ -274,6 +271,7 @@ impl Event {
             }
             Self::Suspended { why, .. } | Self::Resumed { why } => vec![("why", text(why))],
             Self::Pressed { memory, budget } => sentences::pressed_fields(*memory, *budget),
+            Self::StopExtended(extended) => sentences::extended_fields(extended),
             Self::Killed { worker } => vec![("worker", text(worker))],
             Self::Ended(end) => sentences::end_fields(end),
             Self::GaveUp { ends, window, last } => sentences::gave_up_fields(*ends, *window, last),

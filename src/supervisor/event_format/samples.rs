@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::{
     supervisor::cause::Cause,
-    supervisor::event::{Effective, End, Event, Left, Limits, Running, Suggested, Who},
+    supervisor::event::{
+        Effective, End, Event, Left, Limits, Running, StopExtended, Suggested, Who,
+    },
     units::{Bytes, ReportId, RunId, Timestamp, WorkerId},
 };
 
@@ -44,6 +46,12 @@ fn others() -> Vec<Event> {
             pid: 4242,
             command: "gunicorn: dirty-arbiter".to_owned(),
         },
+        Event::StopExtended(StopExtended {
+            worker: Some(WorkerId::FIRST),
+            time: Duration::from_secs(120),
+            status: Some("writing batch 7".to_owned()),
+            cut: false,
+        }),
         Event::LeftBehind(left.clone()),
         Event::LeftoverEnded(left, Some(Duration::from_secs(5))),
         unwatched(35),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     supervisor::cause::Cause,
-    supervisor::event::{Effective, End, Left, Limits, Running, Suggested, Who},
+    supervisor::event::{Effective, End, Left, Limits, Running, StopExtended, Suggested, Who},
     units::{Bytes, ReportId, RunId, WorkerId},
 };
 
@@ -107,6 +107,48 @@ pub(super) fn reason_of(cause: Cause) -> String {
 pub(super) fn draining_message(worker: WorkerId, cause: Cause) -> String {
     let reason = reason_of(cause);
     format!("{worker} is finishing its requests ({reason})")
+}
+
+/// `w1 needs more time to stop (writing batch 7); killed in 2m 0s unless it asks again`.
+pub(super) fn extended_message(extended: &StopExtended) -> String {
+    let who = extended.worker;
+    let who = who.map_or_else(|| "the command".to_owned(), |worker| worker.to_string());
+    let doing = extended.status.as_ref();
+    let doing = doing.map_or_else(String::new, |status| format!(" ({status})"));
+    let time = span(extended.time);
+    if extended.cut {
+        return format!(
+            "{who} asks for more time to stop than stop.extend_max allows{doing}; killed in {time}"
+        );
+    }
+    format!("{who} needs more time to stop{doing}; killed in {time} unless it asks again")
+}
+
+pub(super) fn extended_fields(extended: &StopExtended) -> Fields {
+    let mut fields = Fields::new();
+    fields.extend(extended.worker.map(|worker| ("worker", text(&worker))));
+    fields.push(seconds("killed_in_s", extended.time));
+    let status = extended.status.as_ref();
+    fields.extend(status.map(|status| ("status", text(status))));
+    fields.push(("cut", Field::Flag(extended.cut)));
+    fields
+}
+
+/// The fields of a worker that should be replaced, after those of `about`. `limits`: its own limit,
+/// and the configured one.
+pub(super) fn due_fields(
+    about: Fields,
+    memory: Bytes,
+    limits: (Option<Bytes>, Option<Bytes>),
+    dry_run: bool,
+) -> Fields {
+    let mut fields = about;
+    fields.push(("memory", Field::Bytes(memory)));
+    let (limit, configured) = limits;
+    fields.extend(limit.map(|limit| ("limit", Field::Bytes(limit))));
+    fields.extend(configured.map(|limit| ("configured", Field::Bytes(limit))));
+    fields.push(("dry_run", Field::Flag(dry_run)));
+    fields
 }
 
 pub(super) fn killed_message(worker: WorkerId) -> String {

@@ -103,6 +103,8 @@ impl Pool {
             traced: false,
             rescues: 0,
             processes: 1,
+            status_text: None,
+            killed_in: None,
             memory: MemoryView {
                 private: memory,
                 rss: memory,

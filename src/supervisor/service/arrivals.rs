@@ -1,6 +1,6 @@
 //! New workers: discovered, adopted and ready.
 
-use super::{ORPHAN_GRACE, Phase, Service};
+use super::{ORPHAN_GRACE, Phase, Service, Stopping};
 use crate::servers::{PROFILES, profile::Profile};
 use crate::supervisor::{
     Supervisor,
@@ -103,7 +103,7 @@ impl Supervisor {
     /// handle the signal yet, and would keep serving until the grace period is over.
     fn stop_late_worker(&mut self, now: Timestamp, id: WorkerId) {
         let stop = self.state.service.stop.as_ref();
-        if stop.is_some_and(|stop| stop.kill_at.is_some() && stop.tell_at.is_none()) {
+        if stop.is_some_and(Stopping::is_told) {
             // The worker gets a full grace period, but the stop's own grace period still applies.
             let until = now.later(self.spec.stop.grace);
             self.drain_by_signal(now, id, Cause::Stop, until);

@@ -4,12 +4,15 @@
 mod arrivals;
 mod departures;
 mod endings;
+mod notified;
 mod sampling;
 mod stopping;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use stopping::Stopping;
 
 use crate::supervisor::{
     Supervisor,
@@ -50,6 +53,9 @@ pub(crate) struct Service {
     /// The supervisor ended the server because its workers ended in a loop.
     #[serde(default)]
     loops: Option<LoopCause>,
+    /// What the command, which is not a worker, says about itself (`STATUS=` of sd_notify(3)).
+    #[serde(default)]
+    status_text: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -78,23 +84,6 @@ enum Next {
     Exit(i32),
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
-struct Stopping {
-    /// When the command is killed. `None`: it has been killed.
-    kill_at: Option<Timestamp>,
-    /// When the command is sent its stop signal at the latest. `None`: it has been sent, or is not
-    /// needed.
-    tell_at: Option<Timestamp>,
-}
-
-impl Stopping {
-    /// All processes have been killed.
-    const KILLED: Self = Self {
-        kill_at: None,
-        tell_at: None,
-    };
-}
-
 impl Service {
     pub(crate) const fn new(policy: RestartSpec) -> Self {
         Self {
@@ -108,6 +97,7 @@ impl Service {
             found: None,
             planned: false,
             loops: None,
+            status_text: None,
         }
     }
 
@@ -211,6 +201,7 @@ impl Supervisor {
         self.state.starts.on_start(self.state.service.planned);
         self.state.service.planned = false;
         self.state.service.loops = None;
+        self.state.service.status_text = None;
         self.state.loops.on_start();
         self.state.surge.forget(now);
         self.forget_server();

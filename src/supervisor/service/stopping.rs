@@ -1,13 +1,75 @@
 //! The stop of the service: waiting connections are accepted, then the command is stopped.
 
-use super::{ORPHAN_GRACE, Phase, Stopping};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ORPHAN_GRACE, Phase, notified::put_off};
 use crate::supervisor::{
     Supervisor,
     action::{Action, Notice},
     event::Event,
     input::Stop,
+    worker::lifecycle::Extended,
 };
 use crate::units::{RunId, Timestamp};
+
+/// The stop of the service.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Stopping {
+    since: Timestamp,
+    /// When the command is killed. `None`: it has been killed.
+    kill_at: Option<Timestamp>,
+    /// When the command is sent its stop signal at the latest. `None`: it has been sent, or is not
+    /// needed.
+    tell_at: Option<Timestamp>,
+    /// Whether the command or a worker has asked for more time.
+    extended: Extended,
+}
+
+impl Stopping {
+    /// All processes have been killed.
+    pub(super) const KILLED: Self = Self {
+        since: Timestamp::ZERO,
+        kill_at: None,
+        tell_at: None,
+        extended: Extended::No,
+    };
+
+    /// The command gets this much time.
+    fn new(now: Timestamp, grace: Duration) -> Self {
+        Self {
+            since: now,
+            kill_at: Some(now.later(grace)),
+            tell_at: None,
+            extended: Extended::No,
+        }
+    }
+
+    /// When the command is killed. `None`: it has been killed.
+    pub(super) const fn kill_at(&self) -> Option<Timestamp> {
+        self.kill_at
+    }
+
+    /// The command has been sent its stop signal.
+    pub(super) const fn is_told(&self) -> bool {
+        self.kill_at.is_some() && self.tell_at.is_none()
+    }
+
+    /// The command or a worker asks for time until `wanted`, and gets at most `most` in total.
+    /// Returns when the command is killed now, and how the message is to be told if that is new.
+    pub(super) fn extend(
+        &mut self,
+        wanted: Timestamp,
+        most: Duration,
+    ) -> Option<(Timestamp, Option<Extended>)> {
+        let (until, extended) = put_off(wanted, self.kill_at?, self.since.later(most));
+        self.kill_at = Some(until);
+        let is_new = extended > self.extended;
+        self.extended = self.extended.max(extended);
+        Some((until, is_new.then_some(extended)))
+    }
+}
 
 impl Supervisor {
     /// Stops the service gracefully or at once. A second request by signal always stops at once.
@@ -20,10 +82,7 @@ impl Supervisor {
             self.act(Action::Notify(Notice::Stopping));
             let longest = self.spec.stop.grace.saturating_add(ORPHAN_GRACE);
             self.act(Action::Notify(Notice::Extend(longest)));
-            self.state.service.stop = Some(Stopping {
-                kill_at: Some(now.later(self.spec.stop.grace)),
-                tell_at: None,
-            });
+            self.state.service.stop = Some(Stopping::new(now, self.spec.stop.grace));
         }
         match self.state.service.phase {
             Phase::Idle | Phase::Waiting { .. } => self.finish(0),
@@ -79,10 +138,7 @@ impl Supervisor {
         if self.state.service.stop.is_none() {
             self.emit(Event::Stopping);
             self.act(Action::Notify(Notice::Stopping));
-            self.state.service.stop = Some(Stopping {
-                kill_at: Some(now.later(self.spec.stop.grace)),
-                tell_at: None,
-            });
+            self.state.service.stop = Some(Stopping::new(now, self.spec.stop.grace));
         }
     }
 

@@ -7,6 +7,7 @@
 //! | `NoticeOver` | notice without a time | notice without a time | notice without a time |
 //! | `Drain` | draining | draining | - |
 //! | `Spared` | - | - | serving, as before the drain |
+//! | `Extended` | - | - | draining, with more time, unless it was killed |
 //! | `Overdue` | - | - | draining, killed |
 //!
 //! `-`: the step came late or twice, and changes nothing. When the process ends, the worker is
@@ -54,6 +55,21 @@ pub(crate) struct Drain {
     /// When it became ready, in case it goes back to serving.
     pub(super) serving_since: Timestamp,
     pub(super) notice: Option<Notice>,
+    /// Whether it has asked for more time.
+    #[serde(default)]
+    pub(super) extended: Extended,
+}
+
+/// Whether a process that stops has asked for more time (`EXTEND_TIMEOUT_USEC=` of sd_notify(3)).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub(crate) enum Extended {
+    /// It has not.
+    #[default]
+    No,
+    /// It has, and it got this time.
+    Granted,
+    /// It has, and it got less: the most that `stop.extend_max` allows.
+    Cut,
 }
 
 /// Why and how a worker is asked to exit.
@@ -89,6 +105,11 @@ pub(crate) enum Step {
     Drain { leave: Leave, memory: Bytes },
     /// It was expected to drain, but its server has retired another worker instead.
     Spared,
+    /// It has asked for more time: its grace period is over at this time.
+    Extended {
+        until: Timestamp,
+        extended: Extended,
+    },
     /// Its grace period is over.
     Overdue,
 }
@@ -115,6 +136,17 @@ impl Life {
                 killed: true,
                 ..drain
             }),
+            (Self::Draining(drain), Step::Extended { until, extended }) if !drain.killed => {
+                let leave = Leave {
+                    until,
+                    ..drain.leave
+                };
+                Self::Draining(Drain {
+                    leave,
+                    extended,
+                    ..drain
+                })
+            }
             (_, Step::Noticed { cause, until }) => self.with(Some(Notice {
                 cause,
                 until: Some(until),
@@ -124,8 +156,11 @@ impl Life {
                 None => self,
             },
             (Self::Serving { .. } | Self::Draining(_), Step::Ready)
-            | (Self::Draining(_), Step::Drain { .. })
-            | (Self::Starting { .. } | Self::Serving { .. }, Step::Spared | Step::Overdue) => self,
+            | (Self::Draining(_), Step::Drain { .. } | Step::Extended { .. })
+            | (
+                Self::Starting { .. } | Self::Serving { .. },
+                Step::Spared | Step::Extended { .. } | Step::Overdue,
+            ) => self,
         }
     }
 
@@ -194,7 +229,12 @@ impl Drain {
             killed: false,
             serving_since,
             notice,
+            extended: Extended::No,
         }
+    }
+
+    pub(crate) const fn extended(&self) -> Extended {
+        self.extended
     }
 
     pub(crate) const fn leave(&self) -> Leave {
@@ -236,7 +276,7 @@ mod tests {
         }
     }
 
-    fn steps() -> [Step; 6] {
+    fn steps() -> [Step; 7] {
         [
             Step::Ready,
             Step::Noticed {
@@ -246,17 +286,22 @@ mod tests {
             Step::NoticeOver,
             drain(By::Server),
             Step::Spared,
+            Step::Extended {
+                until: at(120),
+                extended: Extended::Granted,
+            },
             Step::Overdue,
         ]
     }
 
     /// The table of the module. One row for each step: starting, serving, draining.
-    const TABLE: [[&str; 3]; 6] = [
+    const TABLE: [[&str; 3]; 7] = [
         ["ready", "-", "-"],
         ["starting", "ready", "draining"],
         ["-", "-", "-"],
         ["draining", "draining", "-"],
         ["-", "-", "ready"],
+        ["-", "-", "draining"],
         ["-", "-", "draining"],
     ];
 
@@ -276,6 +321,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_worker_that_was_killed_gets_no_more_time() {
+        let steps = steps();
+        let draining = Life::NEW.after(at(1), drain(By::Signal));
+        let killed = draining.after(at(60), steps[6]);
+        assert_eq!(killed.after(at(61), steps[5]), killed);
     }
 
     #[test]

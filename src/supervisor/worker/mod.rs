@@ -51,6 +51,9 @@ pub(crate) struct Worker {
     requested_replacement: Option<Cause>,
     /// The last limit for which an event was written that the worker passed it.
     announced: Option<Cause>,
+    /// What it says about itself (`STATUS=` of sd_notify(3)).
+    #[serde(default)]
+    status_text: Option<String>,
 }
 
 /// What stays the same from the start of a worker to its end.
@@ -77,6 +80,7 @@ impl Worker {
             counters: Counters::default(),
             requested_replacement: None,
             announced: None,
+            status_text: None,
         }
     }
 
@@ -126,6 +130,12 @@ impl Worker {
 
     pub(crate) const fn drain(&self) -> Option<Drain> {
         self.life.drain()
+    }
+
+    /// When it will be killed, if it has not exited by then.
+    pub(crate) fn killed_at(&self) -> Option<Timestamp> {
+        let drain = self.drain().filter(|drain| !drain.is_killed());
+        drain.map(|drain| drain.leave().until)
     }
 
     pub(crate) const fn age(&self, now: Timestamp) -> Duration {
@@ -178,6 +188,14 @@ impl Worker {
 
     pub(crate) const fn counters_mut(&mut self) -> &mut Counters {
         &mut self.counters
+    }
+
+    pub(crate) fn status_text(&self) -> Option<&str> {
+        self.status_text.as_deref()
+    }
+
+    pub(crate) fn set_status_text(&mut self, text: Option<String>) {
+        self.status_text = text;
     }
 
     pub(crate) const fn requested_replacement(&self) -> Option<Cause> {
@@ -259,6 +277,8 @@ impl Worker {
             traced: self.tracing.is_armed(),
             rescues: self.requests.rescues(),
             processes: self.memory.processes(),
+            status_text: self.status_text.clone(),
+            killed_in: self.killed_at().map(|at| at.since(now)),
             memory: self.memory.view(ceiling),
         }
     }
