@@ -12,6 +12,7 @@ use super::{
         ChildRole, Keeper, fleet,
         keeper::{Message, ended},
         pidfd::PidFd,
+        signals::would_end,
     },
     workers::gone_is_fine,
 };
@@ -250,6 +251,12 @@ impl Host {
         let Some(pid) = self.discovery.main_master().or(run.root()) else {
             return;
         };
+        let is_stop = signal == self.context.spec().stop.signal;
+        if let Some((worker, _)) = run.worker().filter(|_| is_stop)
+            && would_end(self.context.proc(), pid, signal)
+        {
+            self.context.tell(Input::SignalUnhandled(worker));
+        }
         let sent = PidFd::open(pid).and_then(|process| process.signal(signal));
         if let Err(error) = sent.or_else(gone_is_fine) {
             let what = format!("send {signal} to pid {pid}: {error}");
@@ -329,19 +336,23 @@ impl Host {
         }
     }
 
-    /// Whether a worker of a server does not handle the signal that makes one leave, or its server
-    /// would stop. A copy of a program is asked in any case: it may have nothing to finish.
+    /// Whether a worker does not handle the signal that makes it leave, or its server would stop. A
+    /// copy of a program is asked in any case, because it may have nothing to finish, but its end
+    /// is explained.
     fn must_not_leave(&self, pid: i32) -> bool {
         let Kind::Server(profile) = self.context.spec().kind else {
             return false;
         };
-        let handles = |pid, signal| self.context.proc().catches(pid, &[signal]);
-        let is_copy = profile.workers == Workers::Copies;
-        let retire = profile.retire().filter(|_| !is_copy);
+        let proc = self.context.proc();
+        if profile.workers == Workers::Copies {
+            return would_end(proc, pid, self.context.spec().stop.signal);
+        }
+        let handles = |pid, signal| proc.catches(pid, &[signal]);
         let is_guarded = profile.guard.is_none_or(|guard| {
             let mut masters = self.discovery.masters().into_iter().flatten();
             masters.any(|master| handles(master, guard))
         });
+        let retire = profile.retire();
         retire.is_some_and(|retire| !handles(pid, retire)) || !is_guarded
     }
 

@@ -110,7 +110,8 @@ pub enum Input {
     /// All processes that outlived the worker that started them. Comes periodically while there are
     /// any, and once more with an empty list when the last one has ended.
     LeftBehind(Vec<Leftover>),
-    /// A worker does not handle the signal that would make it leave.
+    /// A worker does not handle the signal that would make it leave. For a single program this
+    /// comes when that signal is sent.
     SignalUnhandled(WorkerId),
     /// A worker is ready to serve.
     WorkerReady {

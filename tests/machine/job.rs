@@ -48,6 +48,29 @@ fn a_job_ended_by_a_signal_exits_with_128_and_its_number() {
 }
 
 #[test]
+fn a_job_that_does_not_handle_the_stop_signal_is_told_with_a_hint() {
+    let _turn = turn::beside();
+    let hint = "w1 does not handle TERM: it ended at once";
+    let stopped = |prepare: &str| {
+        let code = format!("{prepare}; print('ready', flush=True); import time; time.sleep(60)");
+        let command = [python(), "-c".to_owned(), code];
+        let mut service = Plan::supervise(&["--restart", "never"], &command).start();
+        service.wait_for_output("ready", Duration::from_secs(20));
+        service.signal(nix::sys::signal::Signal::SIGTERM);
+        service.ends(Duration::from_secs(20));
+        service.log()
+    };
+    let log = stopped("pass");
+    assert_eq!(log.matches(hint).count(), 1, "{log}");
+    assert!(log.contains("`--stop-signal`"), "{log}");
+    // It has a chance to finish its work, and then ends by the same signal, as uvicorn does.
+    let handles = "import os, signal; signal.signal(15, lambda *_: (signal.signal(15, 0), \
+                   os.kill(os.getpid(), 15)))";
+    let log = stopped(handles);
+    assert!(!log.contains(hint), "{log}");
+}
+
+#[test]
 fn a_job_that_reaches_its_cap_reports_the_cap_and_its_peak() {
     let ended = job(&["--cap", "100M"], &["etl.py", "--mb", "400"]);
     let code = ended.status.code();

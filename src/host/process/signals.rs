@@ -11,7 +11,7 @@ use std::{
 
 use signal_hook::consts::signal as numbers;
 
-use crate::units::Signal;
+use crate::{host::memory::procfs::Proc, units::Signal};
 
 /// All handled signals. SIGCHLD wakes the reaper; the others come from the operator.
 const HANDLED: [i32; 11] = [
@@ -35,6 +35,21 @@ const HANDLED: [i32; 11] = [
 pub fn fail_at_file_size_limit() {
     // SAFETY: SIG_IGN is not a handler.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// Whether a process would end at this signal without noticing it: it neither catches, nor ignores,
+/// nor blocks it (`SigCgt`, `SigIgn`, `SigBlk` of proc_pid_status(5)). A process that cannot be
+/// read has ended, and would not.
+pub(in crate::host) fn would_end(proc: &Proc, pid: i32, signal: Signal) -> bool {
+    let Ok(status) = proc.text(&format!("{pid}/status")) else {
+        return false;
+    };
+    let is_in = |name: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(name));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask >> (signal.0 - 1) & 1 == 1)
+    };
+    !["SigCgt:", "SigIgn:", "SigBlk:"].into_iter().any(is_in)
 }
 
 /// The receiving end of the pipe.
@@ -85,5 +100,28 @@ fn register(signal: i32, note: impl Fn() + Sync + Send + 'static) -> io::Result<
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_would_end_at_a_signal_that_it_neither_catches_nor_ignores_nor_blocks() {
+        let dir = tempfile::tempdir().unwrap();
+        let proc = Proc::at(dir.path());
+        std::fs::create_dir(dir.path().join("7")).unwrap();
+        let ends = |blocked, ignored, caught| {
+            let text = format!("SigBlk:\t{blocked}\nSigIgn:\t{ignored}\nSigCgt:\t{caught}\n");
+            std::fs::write(dir.path().join("7/status"), text).unwrap();
+            would_end(&proc, 7, Signal::TERM)
+        };
+        let (term, others) = ("0000000000004000", "ffffffffffffbfff");
+        assert!(ends(others, others, others));
+        assert!(!ends(term, others, others));
+        assert!(!ends(others, term, others));
+        assert!(!ends(others, others, term));
+        assert!(!would_end(&proc, 8, Signal::TERM), "it has ended");
     }
 }

@@ -10,7 +10,8 @@ use crate::{
 const SWITCH: &str = "`--server none`, which recycles the program as a whole";
 
 impl Supervisor {
-    /// A worker does not handle the signal that would make it leave, so it would die from it.
+    /// A worker, or the command, does not handle the signal that would make it leave, so it dies
+    /// from it.
     pub(crate) fn on_signal_unhandled(&mut self, worker: WorkerId) {
         if let Some(worker) = self.state.workers.get_mut(&worker) {
             worker.kernel_mut().on_signal_unhandled();

@@ -142,6 +142,7 @@ impl Supervisor {
                 self.state.service.expect_end();
             }
         }
+        self.warn_of_unhandled_signal(&worker, ended);
         self.check_failed_start(now, &worker, (ended, oom));
         if worker.is_starting() && oom == Oom::Cap && !self.is_job() {
             self.on_capped_at_boot(id, memory);
@@ -152,6 +153,26 @@ impl Supervisor {
         self.operator.on_gone(id);
         self.plan.forget(id);
         self.plan.touch();
+    }
+
+    /// The signal that should make a worker finish its work has ended it at once. A server that
+    /// handles the signal and then ends by it (uvicorn) is not meant.
+    fn warn_of_unhandled_signal(&mut self, worker: &Worker, ended: Ended) {
+        let signal = self.retire_signal();
+        let asked = worker.drain().is_some() || self.state.service.stop.is_some();
+        let ours = self.is_whole_program() || self.is_fleet();
+        let unhandled = worker.kernel().is_signal_unhandled();
+        if !(ours && asked && unhandled && ended == Ended::Signal(signal)) {
+            return;
+        }
+        let id = worker.id();
+        self.warn_once("stop signal unhandled", || {
+            format!(
+                "{id} does not handle {signal}: it ended at once, in the middle of what it was \
+                 doing. hint: if another signal makes it finish its work, give that by \
+                 `--stop-signal`; otherwise it has to handle {signal}"
+            )
+        });
     }
 
     /// A worker reached its cap while it booted. If the application does not fit under the cap, the
@@ -287,3 +308,7 @@ impl Supervisor {
         )));
     }
 }
+
+#[cfg(test)]
+#[path = "unhandled_tests.rs"]
+mod tests;
