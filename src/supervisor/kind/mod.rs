@@ -9,6 +9,7 @@ mod job;
 pub(crate) mod scale;
 mod server;
 mod stays;
+mod unready;
 
 use crate::{
     servers::profile::Profile,

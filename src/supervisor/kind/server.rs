@@ -30,9 +30,6 @@ const LOW_BOOT_MAX: Duration = Duration::from_secs(2);
 /// ... and at most until the worker that it replaces has grown by this much.
 const LOW_BOOT_GROWTH: Bytes = Bytes::mib(4);
 
-/// A copy that does not serve after this time causes a warning: perhaps it ignores its socket.
-const COPY_BOOTS_WITHIN: Duration = Duration::from_secs(20);
-
 impl Supervisor {
     /// Updates the number of workers that the server wants from what is observed.
     pub(super) fn observe_number(&mut self, now: Timestamp) {
@@ -58,7 +55,12 @@ impl Supervisor {
         let keeps_number = self.profile().is_some_and(|one| one.raise().is_none());
         let boot = self.spec.ready.timeout;
         let fewer = keeps_number.then_some(boot);
-        Patience { boot, fewer }
+        Patience {
+            boot,
+            fewer,
+            // Our own parent of copies does so.
+            keeps_surge: self.is_fleet(),
+        }
     }
 
     pub(super) fn observe_number_at(&self) -> Option<Timestamp> {
@@ -206,39 +208,6 @@ impl Supervisor {
         for (&worker, one) in self.state.workers.iter_mut() {
             if one.kernel_mut().set_priority(priority) {
                 self.out.act(Action::Prioritize { worker, priority });
-            }
-        }
-    }
-
-    /// Warns about workers that do not become ready, because candidates wait for them.
-    pub(super) fn warn_of_unready(&mut self, now: Timestamp) {
-        let timeout = if self.is_fleet() {
-            self.spec.ready.timeout.min(COPY_BOOTS_WITHIN)
-        } else {
-            self.spec.ready.timeout
-        };
-        let workers = self.state.workers.values();
-        let starting = workers.filter(|worker| worker.is_starting());
-        let starting: Vec<_> = starting
-            .map(|worker| (worker.id(), worker.seen()))
-            .collect();
-        for (id, seen) in starting {
-            if now < seen.later(timeout) {
-                self.wake_at(now, seen.later(timeout));
-            } else {
-                let hint = if self.is_fleet() && !self.spec.command.listen.is_empty() {
-                    ". hint: it does not accept connections at a socket of `listen`; COMMAND has \
-                     to use LISTEN_FDS, or `{fd}` in its arguments"
-                } else {
-                    ""
-                };
-                let seconds = timeout.as_secs();
-                self.warn_once(format!("{id} is not ready"), || {
-                    format!(
-                        "{id} is not ready after {seconds}s; no worker is replaced until it is \
-                         ready{hint}"
-                    )
-                });
             }
         }
     }

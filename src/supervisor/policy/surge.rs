@@ -39,6 +39,8 @@ pub(crate) struct Patience {
     pub(crate) boot: Duration,
     /// While there are fewer workers than before. `None`: as otherwise.
     pub(crate) fewer: Option<Duration>,
+    /// A surge worker that has ended is started again, so the surge lasts.
+    pub(crate) keeps_surge: bool,
 }
 
 /// The wanted number of workers, and the state of the surge worker.
@@ -238,6 +240,8 @@ impl Surge {
         if self.raised.is_some() && live > wanted {
             // One of them is the surge worker. The operator may have added others.
             self.wanted = Some(live.saturating_sub(1));
+        } else if self.raised.is_some() && patience.keeps_surge && live == wanted {
+            // The surge worker could not start, and is started again after a pause.
         } else {
             // If there was a surge, it has ended: an operator reloaded the server directly.
             self.raised = None;
@@ -288,6 +292,7 @@ mod tests {
     const PATIENCE: Patience = Patience {
         boot: Duration::from_secs(60),
         fewer: None,
+        keeps_surge: false,
     };
 
     fn at(seconds: u64) -> Timestamp {
@@ -398,6 +403,25 @@ mod tests {
         let mut apart = lowered_twice(MERGES);
         assert!(apart.observe(at(23), ready(4), PATIENCE));
         assert_eq!((apart.wanted(), apart.raised()), (Some(4), None));
+    }
+
+    #[test]
+    fn a_surge_lasts_if_its_worker_ends_and_is_started_again_later() {
+        for (keeps_surge, wanted) in [(true, 4), (false, 5)] {
+            let patience = Patience {
+                keeps_surge,
+                ..PATIENCE
+            };
+            let mut surge = four();
+            surge.on_raise(at(10));
+            assert!(!surge.observe(at(11), ready(5), patience));
+            surge.on_change(at(12));
+            surge.observe(at(14), ready(4), patience);
+            assert_eq!(surge.raised().is_some(), keeps_surge);
+            surge.on_change(at(20));
+            surge.observe(at(22), ready(5), patience);
+            assert_eq!(surge.wanted(), Some(wanted));
+        }
     }
 
     #[test]
