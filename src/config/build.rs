@@ -61,6 +61,7 @@ pub(super) fn service(
     if spec.copies.is_some() {
         command::multiply(&mut spec, settings);
     }
+    spec.overlap = command::may_overlap(&spec, environ);
     let here = spec.command.directory.clone();
     let here = here.unwrap_or_else(|| facts.here());
     let default = || default_name(command_line.config.as_deref(), &spec.command.argv, &here);

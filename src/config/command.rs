@@ -83,7 +83,7 @@ pub(super) fn build(
         None => PathBuf::new(),
     };
     let listen = listen(facts, settings);
-    let has_sockets = !listen.is_empty() || environ.get(OsStr::new("LISTEN_FDS")).is_some();
+    let has_sockets = has_sockets(&listen, environ);
     let argv = argv.into_iter().map(|word| match word.to_str() {
         Some(text) if has_sockets => text.replace(SOCKET, FIRST_SOCKET).into(),
         Some(_) | None => word,
@@ -96,6 +96,27 @@ pub(super) fn build(
         user,
         listen,
     }
+}
+
+/// Whether the command gets listening sockets: the supervisor opens them, or got them itself.
+fn has_sockets(listen: &[Listen], environ: &Environ) -> bool {
+    !listen.is_empty() || environ.get(OsStr::new("LISTEN_FDS")).is_some()
+}
+
+/// Whether the command is a single program that gets listening sockets, and whose replacement may
+/// start first. If it is seen to accept connections at them, it is treated as a fleet of one copy.
+pub(super) fn may_overlap(spec: &Spec, environ: &Environ) -> bool {
+    let is_program = spec.kind == Kind::Single && spec.kind_is_guessed;
+    is_program
+        && spec.recycle.surge
+        && spec.restart.when != RestartWhen::Never
+        && has_sockets(&spec.command.listen, environ)
+        && !servers::has_several_workers(&words_of(&spec.command.argv))
+}
+
+fn words_of(argv: &[OsString]) -> Vec<String> {
+    let words = argv.iter().map(|word| word.to_string_lossy().into_owned());
+    words.collect()
 }
 
 /// The addresses to listen on. Relative paths are relative to the current directory.
@@ -123,13 +144,8 @@ pub(super) fn kind(argv: &[OsString], settings: &mut Settings) -> (Kind, bool) {
     let set = settings
         .optional("server", |value| parsers::choice(value, &parsers::SERVERS))
         .flatten();
-    let kind = set.unwrap_or_else(|| {
-        let argv: Vec<String> = argv
-            .iter()
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect();
-        servers::recognise(&argv).map_or(Kind::Single, Kind::Server)
-    });
+    let kind = set
+        .unwrap_or_else(|| servers::recognise(&words_of(argv)).map_or(Kind::Single, Kind::Server));
     (kind, set.is_none())
 }
 
@@ -144,12 +160,7 @@ pub(super) fn multiply(spec: &mut Spec, settings: &mut Settings) {
         let text = "a job is one run of COMMAND, and `copies` multiplies it; leave out one of both";
         settings.error_of_both("copies", "restart.when", text);
     }
-    let words: Vec<_> = spec
-        .command
-        .argv
-        .iter()
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect();
+    let words = words_of(&spec.command.argv);
     let several = match spec.kind {
         Kind::Server(server) => Some(server.name),
         Kind::Single => servers::has_several_workers(&words).then_some("COMMAND"),

@@ -337,6 +337,7 @@ proptest! {
         let shown = render(&spec);
         // The effective configuration contains the kind.
         spec.kind_is_guessed = false;
+        spec.overlap = false;
         prop_assert_eq!(format!("{:?}", read(&shown)), format!("{spec:?}"), "{}", shown);
     }
 }

@@ -446,3 +446,29 @@ fn this_machine_distinguishes_programs_from_other_files() {
     assert_eq!(machine.entry(directory.path()), Entry::Directory);
     assert_eq!(machine.entry(&file.join("x")), Entry::Nothing);
 }
+
+#[test]
+fn the_replacement_of_a_single_program_with_sockets_may_start_first_unless_a_setting_forbids_it() {
+    let listen = ("listen", ":8000");
+    let overlaps = |flags: &[(&str, &str)], environ: &[(&str, &str)], command: &[&str]| {
+        load_all(None, flags, environ, command)
+            .unwrap()
+            .spec
+            .overlap
+    };
+    let python = ["python", "app.py"];
+    assert!(overlaps(&[listen], &[], &python));
+    assert!(overlaps(&[], &[("LISTEN_FDS", "1")], &python));
+    assert!(!overlaps(&[], &[], &python));
+    assert!(!overlaps(&[listen], &[], &["gunicorn", "app"]));
+    let workers = ["python", "-m", "uvicorn", "--workers", "2", "app:app"];
+    assert!(!overlaps(&[listen], &[], &workers));
+    for other in [
+        ("server", "none"),
+        ("surge", "false"),
+        ("restart", "never"),
+        ("copies", "1"),
+    ] {
+        assert!(!overlaps(&[listen, other], &[], &python), "{other:?}");
+    }
+}

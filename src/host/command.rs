@@ -365,9 +365,10 @@ impl Host {
         };
         let masters = self.discovery.masters();
         let masters = masters.filter(|masters| !masters.is_empty());
+        let command = || self.program_of(run.root());
         let service = Service {
             keeper: run.keeper(),
-            top_pids: masters.unwrap_or_else(|| run.root().into_iter().collect()),
+            top_pids: masters.unwrap_or_else(command),
             workers: self.workers.server_worker_pids(),
             named,
             ready_port: ready_port(&self.context.spec().ready.when),
@@ -375,6 +376,19 @@ impl Host {
         self.listen.close(&mut self.context, now, &service);
         // Usually no connection waits.
         self.listen.check(&mut self.context, now, id);
+    }
+
+    /// The process of a command that is a single program. It may have a parent of ours.
+    fn program_of(&self, root: Option<i32>) -> Vec<i32> {
+        let mut copies = Vec::new();
+        if let Some(parent) = root.filter(|_| self.context.spec().overlap) {
+            // This fails for a process that has just ended.
+            let _ = self.context.proc().children(parent, &mut copies);
+        }
+        if copies.is_empty() {
+            copies.extend(root);
+        }
+        copies
     }
 
     /// Searches for a server among the descendants of a command that was started as a single

@@ -90,6 +90,10 @@ impl Supervisor {
             )));
             return;
         }
+        // Its parent would start or stop a copy of the program.
+        if self.may_become_fleet() && matches!(signal, Signal::TTIN | Signal::TTOU) {
+            return;
+        }
         self.act(Action::SignalCommand {
             run: self.state.service.run(),
             signal,

@@ -23,6 +23,8 @@ pub struct Spec {
     pub kind_is_guessed: bool,
     /// The number of copies of the command. `None`: it is not multiplied.
     pub copies: Option<u64>,
+    /// A single program that gets listening sockets, and whose replacement may start first.
+    pub overlap: bool,
     /// Limits on memory.
     pub memory: MemorySpec,
     /// Any other rlimit, per worker, by its lower-case name without `RLIMIT_` (`nofile`).
@@ -435,6 +437,7 @@ impl Spec {
             kind: Kind::Single,
             kind_is_guessed: false,
             copies: None,
+            overlap: false,
             command,
             memory,
             rlimits: BTreeMap::new(),

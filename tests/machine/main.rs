@@ -37,6 +37,7 @@ mod notify;
 mod open_files;
 mod operator;
 mod orphans;
+mod overlap;
 mod pool;
 mod pool_ends;
 mod pool_forks;

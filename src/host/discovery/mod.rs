@@ -17,6 +17,7 @@
 pub(super) mod forks;
 pub mod heartbeat;
 mod kin;
+mod overlap;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -26,11 +27,12 @@ use std::io;
 
 use super::{clock, context::Context, kernel_events::Source, memory::procfs::Proc};
 use crate::{
-    servers::profile::Profile,
+    servers::{fleet, profile::Profile},
     supervisor::{input::Input, spec::Kind},
     units::Timestamp,
 };
 use forks::Forks;
+use overlap::Waits;
 pub(super) use search::{Finding, SearchState};
 use search::{Search, server_below};
 
@@ -58,6 +60,8 @@ struct ServerSearches {
     left: u32,
     /// No search is made before this time.
     next: Timestamp,
+    /// How long the command has waited for connections at the sockets that are passed to it.
+    waits: Waits,
 }
 
 impl Discovery {
@@ -182,7 +186,8 @@ impl Discovery {
     }
 
     /// Finds a server that a script or an unknown launcher has started, among the running
-    /// processes. Reports it once for each start.
+    /// processes; or finds out that the command is a program that accepts connections at the
+    /// sockets that are passed to it. Reports it once for each start.
     pub(super) fn search_for_server(
         &mut self,
         context: &mut Context,
@@ -201,7 +206,10 @@ impl Discovery {
         searches.left -= 1;
         let Some(root) = root else { return };
         let begun = clock::now();
-        let found = server_below(context.proc(), root);
+        let mut found = server_below(context.proc(), root);
+        if found.is_none() && spec.overlap && searches.waits.check(context.proc(), now, root) {
+            found = Some((root, &fleet::PROFILE));
+        }
         let took = clock::now().since(begun);
         searches.next = now.later(took.saturating_mul(SERVER_SEARCH_PAUSE));
         if let Some((pid, server)) = found {

@@ -11,7 +11,7 @@ use super::kin::{
 use crate::{
     host::memory::procfs::Proc,
     servers::{
-        PROFILES, is_main,
+        PROFILES, fleet, is_main,
         profile::{Found, Profile, Workers},
     },
     units::Timestamp,
@@ -434,6 +434,11 @@ pub(super) fn server_below(proc: &Proc, root: i32) -> Option<(i32, &'static Prof
             .or_else(|| all.iter().find(embeds));
         found.map(|pid| (*pid, server))
     })
+}
+
+/// Whether this process is the parent of copies of a program.
+pub(super) fn is_parent_of_copies(proc: &Proc, pid: i32) -> bool {
+    as_master(proc, &fleet::PROFILE, pid).is_some()
 }
 
 /// This process, if it executes the server.

@@ -5,6 +5,10 @@
 //! any server, and a new one serves first. The parent starts another copy when one has ended, and
 //! never ends because copies fail.
 //!
+//! A single program that gets listening sockets has such a parent, too, so that another copy of it
+//! can be started before it is stopped. That parent ends like the last copy has ended, so to its
+//! own parent it looks like the program itself.
+//!
 //! It is our own binary, executed as the command. It has one thread.
 
 #![expect(
@@ -15,7 +19,7 @@
 use std::{
     env,
     ffi::OsString,
-    io,
+    io::{self, Write as _},
     os::{
         fd::{AsFd, RawFd},
         unix::process::CommandExt,
@@ -55,10 +59,13 @@ const FIRST_FD: RawFd = 3;
 
 /// The command line that starts the parent, instead of the command itself.
 pub(in crate::host) fn command_line(spec: &Spec) -> (PathBuf, Vec<OsString>) {
-    let Some(copies) = spec.copies else {
-        return (spec.command.program.clone(), spec.command.argv.clone());
+    let (copies, ends) = match (spec.copies, spec.overlap) {
+        (Some(copies), _) => (copies, 0),
+        (None, true) => (1, 1),
+        (None, false) => return (spec.command.program.clone(), spec.command.argv.clone()),
     };
-    let numbers = [copies.to_string(), spec.stop.signal.0.to_string()];
+    let stop = spec.stop.signal.0.to_string();
+    let numbers = [copies.to_string(), ends.to_string(), stop];
     let mut argv = vec![OsString::from(TITLE), OsString::from(ARGUMENT)];
     argv.extend(numbers.map(OsString::from));
     argv.push(spec.command.program.clone().into_os_string());
@@ -73,13 +80,28 @@ pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
         return 2;
     };
     match run(&orders) {
-        Ok(()) => 0,
-        Err(_) => 70,
+        Ok(Ended::Exit(status)) => u8::try_from(status).unwrap_or(70),
+        Ok(Ended::Signal(signal)) => die_of(signal),
+        Ok(Ended::Unseen) | Err(_) => 70,
     }
+}
+
+/// Ends this process by a signal, like the last copy. Without a core file: the copy may have one.
+fn die_of(signal: Signal) -> u8 {
+    let _ = prctl::set_dumpable(false);
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+    // SAFETY: this changes no memory of ours. Rust's runtime has changed some of the actions.
+    unsafe {
+        libc::signal(signal.0, libc::SIG_DFL);
+        libc::kill(libc::getpid(), signal.0);
+    }
+    70
 }
 
 struct Orders {
     copies: usize,
+    /// The parent ends when its last copy has ended by itself.
+    ends: bool,
     stop: Signal,
     program: OsString,
     argv: Vec<OsString>,
@@ -88,9 +110,10 @@ struct Orders {
 impl Orders {
     fn from_args(mut args: impl Iterator<Item = OsString>) -> Option<Self> {
         let mut number = || args.next()?.into_string().ok()?.parse::<i32>().ok();
-        let (copies, stop) = (number()?, number()?);
+        let (copies, ends, stop) = (number()?, number()?, number()?);
         Some(Self {
             copies: usize::try_from(copies).ok()?,
+            ends: ends != 0,
             stop: Signal(stop),
             program: args.next()?,
             argv: args.collect(),
@@ -98,8 +121,46 @@ impl Orders {
     }
 }
 
-fn run(orders: &Orders) -> io::Result<()> {
+/// Runs until all copies have ended. Returns how this process ends.
+fn run(orders: &Orders) -> io::Result<Ended> {
     prctl::set_name(c"supervise-fleet")?;
+    let handled = handled(orders.stop);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&handled), None)?;
+    let signals = SignalFd::with_flags(&handled, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let mut fleet = Fleet::new(orders.copies, orders.ends);
+    loop {
+        let now = clock::now();
+        while fleet.wants_one(now) {
+            match start(orders) {
+                Ok(pid) => fleet.on_start(pid, now),
+                // The program is gone, or no process can be forked at the moment.
+                Err(error) => {
+                    if fleet.on_failed_start(now) {
+                        let program = orders.program.display();
+                        let _ = writeln!(io::stderr(), "supervise: execute {program}: {error}");
+                        return Ok(Ended::Exit(status_of(&error)));
+                    }
+                }
+            }
+        }
+        for pid in fleet.take_excess() {
+            send(pid, orders.stop);
+        }
+        if let Some(ended) = fleet.over() {
+            return Ok(ended);
+        }
+        wait(&signals, fleet.next_start(now))?;
+        while let Some(signal) = signals.read_signal()? {
+            if let Ok(signal) = i32::try_from(signal.ssi_signo) {
+                on_signal(&mut fleet, Signal(signal), orders.stop);
+            }
+        }
+        reap(&mut fleet, orders.stop);
+    }
+}
+
+/// The signals that are read.
+fn handled(stop: Signal) -> SigSet {
     let mut handled = SigSet::empty();
     for signal in [
         signal::SIGCHLD,
@@ -107,45 +168,48 @@ fn run(orders: &Orders) -> io::Result<()> {
         signal::SIGINT,
         signal::SIGQUIT,
         signal::SIGHUP,
+        signal::SIGUSR1,
+        signal::SIGUSR2,
+        signal::SIGWINCH,
         signal::SIGTTIN,
         signal::SIGTTOU,
     ] {
         handled.add(signal);
     }
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&handled), None)?;
-    let signals = SignalFd::with_flags(&handled, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let mut fleet = Fleet::new(orders.copies);
-    loop {
-        let now = clock::now();
-        while fleet.wants_one(now) {
-            match start(orders) {
-                Ok(pid) => fleet.on_start(pid, now),
-                // The program is gone, or no process can be forked at the moment.
-                Err(_) => fleet.on_failure(now),
+    // `stop.signal` may be any signal. A real-time signal has no name here, and ends the parent.
+    if let Ok(stop) = signal::Signal::try_from(stop.0) {
+        handled.add(stop);
+    }
+    handled
+}
+
+fn on_signal(fleet: &mut Fleet, signal: Signal, stop: Signal) {
+    match signal {
+        Signal::TERM | Signal::INT => fleet.stop(),
+        _ if signal == stop => fleet.stop(),
+        Signal::QUIT => {
+            fleet.stop();
+            for pid in fleet.pids() {
+                send(pid, Signal::KILL);
             }
         }
-        for pid in fleet.take_excess() {
-            send(pid, orders.stop);
-        }
-        if fleet.is_over() {
-            return Ok(());
-        }
-        wait(&signals, fleet.next_start(now))?;
-        while let Some(signal) = signals.read_signal()? {
-            match i32::try_from(signal.ssi_signo).map(Signal) {
-                Ok(Signal::TERM | Signal::INT) => fleet.stop(),
-                Ok(Signal::QUIT) => {
-                    fleet.stop();
-                    for pid in fleet.pids() {
-                        send(pid, Signal::KILL);
-                    }
-                }
-                Ok(Signal::TTIN) => fleet.scale(true),
-                Ok(Signal::TTOU) => fleet.scale(false),
-                _ => {}
+        Signal::TTIN => fleet.scale(true),
+        Signal::TTOU => fleet.scale(false),
+        Signal::CHLD => {}
+        _ => {
+            for pid in fleet.pids() {
+                send(pid, signal);
             }
         }
-        reap(&mut fleet, orders.stop);
+    }
+}
+
+/// The exit status for a program that cannot be executed, as in a shell.
+fn status_of(error: &io::Error) -> i32 {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => 127,
+        Some(libc::EACCES | libc::ENOEXEC) => 126,
+        _ => 125,
     }
 }
 
@@ -171,10 +235,11 @@ fn reap(fleet: &mut Fleet, stop: Signal) {
         if pid <= 0 {
             return;
         }
+        let ended = ended(status);
         // Some servers end by the signal that has stopped them.
-        let well = matches!(ended(status), Ended::Exit(0))
-            || matches!(ended(status), Ended::Signal(signal) if signal == stop);
-        fleet.on_end(pid, well, clock::now());
+        let well = matches!(ended, Ended::Exit(0))
+            || matches!(ended, Ended::Signal(signal) if signal == stop);
+        fleet.on_end(pid, (ended, well), clock::now());
     }
 }
 
@@ -207,6 +272,10 @@ struct Fleet {
     /// Oldest first.
     copies: Vec<Copy>,
     is_stopping: bool,
+    /// Ends when the last copy has ended by itself.
+    ends: bool,
+    /// How the last copy has ended by itself.
+    ended: Option<Ended>,
     pause: Duration,
     next: Option<Timestamp>,
 }
@@ -219,11 +288,13 @@ struct Copy {
 }
 
 impl Fleet {
-    const fn new(wanted: usize) -> Self {
+    const fn new(wanted: usize, ends: bool) -> Self {
         Self {
             wanted,
             copies: Vec::new(),
             is_stopping: false,
+            ends,
+            ended: None,
             pause: Duration::ZERO,
             next: None,
         }
@@ -231,18 +302,25 @@ impl Fleet {
 
     fn wants_one(&self, now: Timestamp) -> bool {
         let due = self.next.is_none_or(|next| next <= now);
-        !self.is_stopping && self.copies.len() < self.wanted && due
+        self.is_missing_one() && due
     }
 
     /// The time until the next start, if a copy is missing.
     fn next_start(&self, now: Timestamp) -> Option<Duration> {
-        let missing = !self.is_stopping && self.copies.len() < self.wanted;
-        let next = self.next.filter(|_| missing)?;
+        let next = self.next.filter(|_| self.is_missing_one())?;
         Some(next.since(now))
     }
 
-    fn is_over(&self) -> bool {
-        self.is_stopping && self.copies.is_empty()
+    const fn is_missing_one(&self) -> bool {
+        let ends = self.is_stopping || self.ended.is_some();
+        !ends && self.copies.len() < self.wanted
+    }
+
+    /// How the parent ends, if it has nothing more to do.
+    fn over(&self) -> Option<Ended> {
+        let stopped = self.is_stopping.then_some(Ended::Exit(0));
+        let over = self.copies.is_empty();
+        stopped.filter(|_| over).or(self.ended)
     }
 
     fn pids(&self) -> impl Iterator<Item = i32> {
@@ -284,11 +362,14 @@ impl Fleet {
     }
 
     /// A copy has ended; `well`: it was stopped, or has exited with status 0.
-    fn on_end(&mut self, pid: i32, well: bool, now: Timestamp) {
+    fn on_end(&mut self, pid: i32, (ended, well): (Ended, bool), now: Timestamp) {
         let Some(at) = self.copies.iter().position(|copy| copy.pid == pid) else {
             return;
         };
         let copy = self.copies.remove(at);
+        if self.ends && self.copies.is_empty() && !copy.is_told && !self.is_stopping {
+            self.ended = Some(ended);
+        }
         let in_vain = now.since(copy.since) < LASTS && !copy.is_told;
         match (in_vain, well) {
             (true, false) => self.on_failure(now),
@@ -304,6 +385,12 @@ impl Fleet {
         }
     }
 
+    /// A copy could not be started. Returns true if the parent ends for this reason.
+    fn on_failed_start(&mut self, now: Timestamp) -> bool {
+        self.on_failure(now);
+        self.ends && self.copies.is_empty()
+    }
+
     fn on_failure(&mut self, now: Timestamp) {
         self.pause = self.pause.saturating_mul(2).clamp(PAUSE_MIN, PAUSE_MAX);
         self.next = Some(now.later(self.pause));
@@ -311,80 +398,5 @@ impl Fleet {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A fleet of two copies, 1 and 2, and the time of their start.
-    fn fleet() -> (Fleet, Timestamp) {
-        let (mut fleet, now) = (Fleet::new(2), Timestamp::default());
-        for pid in 1..=2 {
-            assert!(fleet.wants_one(now));
-            fleet.on_start(pid, now);
-        }
-        assert!(!fleet.wants_one(now));
-        (fleet, now)
-    }
-
-    #[test]
-    fn one_copy_more_is_started_and_then_the_oldest_is_stopped() {
-        let (mut fleet, now) = fleet();
-        fleet.scale(true);
-        assert!(fleet.wants_one(now));
-        fleet.on_start(3, now);
-        fleet.scale(false);
-        assert_eq!(fleet.take_excess(), [1]);
-        assert!(fleet.take_excess().is_empty(), "it is told once");
-        fleet.on_end(1, false, now);
-        assert!(!fleet.wants_one(now));
-    }
-
-    #[test]
-    fn a_copy_that_fails_soon_is_started_again_after_a_pause_that_grows() {
-        let (mut fleet, now) = fleet();
-        let mut pauses = Vec::new();
-        let mut at = now;
-        for pid in 2..10 {
-            fleet.on_end(pid, false, at);
-            let pause = fleet.next_start(at).expect("a start is due later");
-            pauses.push(pause);
-            assert!(!fleet.wants_one(at));
-            at = at.later(pause);
-            assert!(fleet.wants_one(at));
-            fleet.on_start(pid + 1, at);
-        }
-        assert_eq!(pauses[..2], [PAUSE_MIN, PAUSE_MIN * 2]);
-        assert_eq!(pauses.last(), Some(&PAUSE_MAX));
-        let much_later = at.later(LASTS);
-        fleet.on_end(10, false, much_later);
-        assert!(fleet.wants_one(much_later), "it has run for long");
-    }
-
-    #[test]
-    fn a_copy_that_exits_well_is_replaced_soon_and_the_pause_does_not_grow() {
-        let (mut fleet, mut now) = fleet();
-        for pid in 1..5 {
-            fleet.on_end(pid, true, now);
-            assert_eq!(
-                fleet.next_start(now),
-                Some(PAUSE_MIN),
-                "there is no busy loop"
-            );
-            now = now.later(PAUSE_MIN);
-            fleet.on_start(pid + 2, now);
-        }
-        let much_later = now.later(LASTS);
-        fleet.on_end(5, true, much_later);
-        assert!(fleet.wants_one(much_later));
-    }
-
-    #[test]
-    fn a_fleet_that_stops_tells_every_copy_and_is_over_when_the_last_has_ended() {
-        let (mut fleet, now) = fleet();
-        fleet.stop();
-        assert_eq!(fleet.take_excess(), [1, 2]);
-        fleet.on_end(1, true, now);
-        assert!(!fleet.is_over() && !fleet.wants_one(now));
-        fleet.on_end(2, true, now);
-        assert!(fleet.is_over());
-    }
-}
+#[path = "fleet_tests.rs"]
+mod tests;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::{
+    servers::fleet,
     supervisor::cause::Cause,
     supervisor::event::{Effective, End, Left, Limits, Running, StopExtended, Suggested, Who},
     units::{Bytes, ReportId, RunId, WorkerId},
@@ -272,6 +273,11 @@ pub(super) fn rescue_fields(worker: WorkerId, freed: Bytes, memory: Bytes, times
 }
 
 pub(super) fn server_message(pid: i32, server: &str) -> String {
+    if server == fleet::PROFILE.name {
+        return "COMMAND accepts connections at the sockets that are passed to it: another copy of \
+                it serves before it is replaced"
+            .to_owned();
+    }
     format!(
         "COMMAND runs {server} (pid {pid}): each of its workers is watched and recycled by itself"
     )

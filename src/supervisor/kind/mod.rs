@@ -12,7 +12,7 @@ mod stays;
 mod unready;
 
 use crate::{
-    servers::profile::Profile,
+    servers::profile::{Profile, Workers},
     supervisor::{
         Supervisor,
         policy::candidates::Candidate,
@@ -38,7 +38,26 @@ impl Supervisor {
 
     /// The workers are copies of the command, started by our own parent.
     pub(crate) const fn is_fleet(&self) -> bool {
-        self.spec.copies.is_some()
+        match self.profile() {
+            Some(profile) => matches!(profile.workers, Workers::Copies),
+            None => false,
+        }
+    }
+
+    /// The fleet is a single program, of which a second copy runs only while it is replaced. The
+    /// command ends when its last copy ends.
+    pub(crate) const fn is_fleet_of_one(&self) -> bool {
+        self.is_fleet() && self.spec.copies.is_none()
+    }
+
+    /// The command has the parent of a fleet, and counts as a single program at the moment.
+    pub(crate) const fn may_become_fleet(&self) -> bool {
+        self.spec.overlap && self.is_whole_program()
+    }
+
+    /// The end of the command is the end of its only worker.
+    pub(crate) const fn ends_with_worker(&self) -> bool {
+        self.is_whole_program() || self.is_fleet_of_one()
     }
 
     /// The supervisor replaces all workers at HUP, because their server does not do so, or not
@@ -126,7 +145,10 @@ impl Supervisor {
     /// Takes one step towards replacing the candidates. The next step depends on its result.
     pub(crate) fn replace_next(&mut self, now: Timestamp, candidates: &[Candidate]) {
         match self.spec.kind {
-            Kind::Single => self.replace_program(now, candidates),
+            Kind::Single => {
+                self.warn_of_unused_sockets(now);
+                self.replace_program(now, candidates);
+            }
             Kind::Server(profile) => {
                 self.set_boot_priority(now, candidates);
                 self.warn_of_unready(now);
@@ -138,6 +160,11 @@ impl Supervisor {
     /// Asks a draining worker to exit.
     pub(crate) fn ask_to_exit(&mut self, now: Timestamp, worker: WorkerId, by: By) {
         match self.spec.kind {
+            // The parent of the only copy would take its end for the end of the program.
+            Kind::Server(_) if self.is_fleet_of_one() && self.count().live() == 1 => {
+                self.state.service.expect_end();
+                self.ask_program_to_exit();
+            }
             Kind::Server(profile) => self.ask_worker_to_exit(now, profile, worker, by),
             Kind::Single => self.ask_program_to_exit(),
         }

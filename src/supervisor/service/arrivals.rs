@@ -1,7 +1,7 @@
 //! New workers: discovered, adopted and ready.
 
 use super::{ORPHAN_GRACE, Phase, Service, Stopping};
-use crate::servers::{PROFILES, profile::Profile};
+use crate::servers::{PROFILES, fleet, profile::Profile};
 use crate::supervisor::{
     Supervisor,
     action::{Action, Priority},
@@ -18,10 +18,23 @@ impl Service {
         self.found = Some(server.name.to_owned());
     }
 
+    /// Since when the command runs.
+    pub(crate) const fn started(&self) -> Option<Timestamp> {
+        match self.phase {
+            Phase::Running { since, .. } => Some(since),
+            Phase::Idle
+            | Phase::Starting
+            | Phase::Clearing { .. }
+            | Phase::Waiting { .. }
+            | Phase::Over => None,
+        }
+    }
+
     /// The server that the command was found to run.
     pub(crate) fn server_found(&self) -> Option<&'static Profile> {
         let name = self.found.as_deref()?;
-        PROFILES.into_iter().find(|server| server.name == name)
+        let mut all = PROFILES.into_iter().chain([&fleet::PROFILE]);
+        all.find(|server| server.name == name)
     }
 }
 
@@ -111,7 +124,8 @@ impl Supervisor {
     }
 
     /// The command is an unknown script or launcher and counts as one worker, and it has started a
-    /// known server. From now on the server's children are the workers.
+    /// known server. From now on the server's children are the workers. Or it is a program that
+    /// accepts connections at the sockets of the supervisor: from now on it is a fleet of one copy.
     ///
     /// RACE: the worker may be draining, or the service stops. The server is then found again after
     /// the next start.

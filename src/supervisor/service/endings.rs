@@ -56,24 +56,12 @@ impl Supervisor {
             if cause == Cause::BudgetKill {
                 self.on_server_budget_kill(now);
             }
-            self.record_end(End {
-                who: Who::Server,
-                pid,
-                cause,
-                memory: self.state.usage.server(),
-                peak: self.state.usage.server(),
-                limit: None,
-                age: now.since(since),
-                tasks: None,
-                drain: None,
-                killed: false,
-                at: now,
-                report: None,
-                ran: None,
-                running: None,
-            });
+            // The end of the only copy is recorded already.
+            if !self.is_fleet_of_one() {
+                self.record_server_end(now, (pid, since), cause);
+            }
         }
-        let single = self.is_whole_program();
+        let single = self.ends_with_worker();
         // RACE: the end of a single program comes as two inputs, for the command and for its
         // worker, in either order. The end was planned if the worker drains.
         if single && self.state.workers.values().any(Worker::is_leaving) {
@@ -102,6 +90,25 @@ impl Supervisor {
             kill_at: Some(kill_at),
             next,
         };
+    }
+
+    fn record_server_end(&mut self, now: Timestamp, (pid, since): (i32, Timestamp), cause: Cause) {
+        self.record_end(End {
+            who: Who::Server,
+            pid,
+            cause,
+            memory: self.state.usage.server(),
+            peak: self.state.usage.server(),
+            limit: None,
+            age: now.since(since),
+            tasks: None,
+            drain: None,
+            killed: false,
+            at: now,
+            report: None,
+            ran: None,
+            running: None,
+        });
     }
 
     /// A single program that was recycled did not start again, or ended soon after its start.

@@ -134,6 +134,14 @@ impl Tables {
     }
 }
 
+/// Whether one of these sockets listens. `pid`: a process in their network namespace.
+pub(in crate::host) fn listens(proc: &Proc, pid: i32, sockets: &[u64]) -> bool {
+    let listening = Tables::read(proc, pid).listening;
+    let found = sockets.iter().filter_map(|inode| listening.get(inode));
+    // Sockets of multiprocessing have names of their own, and no two processes share them.
+    found.into_iter().any(|one| !one.is_of_multiprocessing())
+}
+
 /// Whether a handshake with one of these ports is under way in the network namespace of this
 /// process.
 pub(super) fn has_handshake(proc: &Proc, pid: i32, ports: &[u16]) -> bool {
