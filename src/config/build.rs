@@ -141,7 +141,9 @@ fn check_pool(pool: &PoolSettings, settings: &mut Settings) {
 /// Checks that the settings are consistent.
 fn check(spec: &Spec, settings: &mut Settings) {
     limits::check(&spec.memory, settings);
-    if !spec.command.listen.is_empty() && matches!(spec.ready.when, ReadyWhen::Tcp(_)) {
+    // The probe of a copy is answered only by the copy itself.
+    let holds = !spec.command.listen.is_empty() && spec.copies.is_none();
+    if holds && matches!(spec.ready.when, ReadyWhen::Tcp(_)) {
         let text = "ready.when: a connection to a socket of `listen` succeeds before the command \
                     answers; use http://HOST:PORT/PATH";
         settings.warnings.push(text.to_owned());

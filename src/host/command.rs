@@ -272,7 +272,8 @@ impl Host {
         };
         let (run, program) = (run.id(), run.worker().map(|(worker, _)| worker));
         for message in messages {
-            if message.ready && self.context.spec().ready.when == ReadyWhen::Notify {
+            let is_ready = message.ready && self.context.spec().ready.when == ReadyWhen::Notify;
+            if is_ready && self.systemd.on_ready_message(&self.context, message.sender) {
                 self.context.tell(Input::ServiceReady { run });
             }
             let (status, extend) = (message.status, message.extend);
@@ -288,6 +289,7 @@ impl Host {
                 }));
             }
         }
+        self.tell_copies();
     }
 
     /// The worker that this process belongs to: its own process or one of its ancestors.
@@ -324,6 +326,9 @@ impl Host {
                         if self.must_not_leave(pid) {
                             self.context.tell(Input::SignalUnhandled(worker));
                         }
+                        if !self.systemd.is_ready(&self.context, pid) {
+                            continue;
+                        }
                         Input::WorkerReady { worker }
                     }
                     None => continue,
@@ -333,6 +338,18 @@ impl Host {
                 }
             };
             self.context.tell(input);
+        }
+    }
+
+    /// Reports the copies of a fleet whose readiness is known now.
+    pub(super) fn tell_copies(&mut self) {
+        for (pid, result) in self.systemd.take_copies(self.context.proc()) {
+            if let Some(worker) = self.workers.worker_of(pid) {
+                self.context.tell(match result {
+                    Ok(()) => Input::WorkerReady { worker },
+                    Err(status) => Input::CopyFails(worker, status),
+                });
+            }
         }
     }
 

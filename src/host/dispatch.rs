@@ -106,6 +106,7 @@ impl Host {
             Source::Waker => {
                 let is_ready = self.systemd.take_answer();
                 self.on_answer(is_ready);
+                self.tell_copies();
             }
             Source::NotifySocket => self.on_notify_messages(),
             Source::Signals => {

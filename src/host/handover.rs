@@ -47,7 +47,7 @@ impl Host {
             groups: self.cgroups.hand_over(),
             processes,
             workers,
-            discovery: self.discovery.hand_over(),
+            discovery: self.discovery.hand_over(&self.systemd.waiting_copies()),
             listeners,
         };
         Some((state, keep))

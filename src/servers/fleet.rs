@@ -9,6 +9,9 @@ use crate::units::Signal;
 /// The name of the parent's process.
 pub const TITLE: &str = "supervise-fleet";
 
+/// Tells the parent that the supervisor stops a copy which is not to be replaced (SIGPWR).
+pub const ONE_FEWER: Signal = Signal(30);
+
 /// The profile of the parent.
 pub static PROFILE: Profile = Profile {
     name: "fleet",

@@ -92,8 +92,7 @@ pub enum Input {
         /// The worker.
         worker: WorkerId,
     },
-    /// A child of the server's main process that is not a worker: gunicorn's dirty arbiter, a
-    /// resource tracker.
+    /// A child of the server's main process that is not a worker, such as a resource tracker.
     ServerHelper(
         /// Its pid.
         i32,
@@ -118,6 +117,8 @@ pub enum Input {
         /// The worker.
         worker: WorkerId,
     },
+    /// A copy that starts has answered its readiness probe with this status of a failure.
+    CopyFails(WorkerId, u16),
     /// A worker's process has ended.
     WorkerEnded {
         /// The worker.
@@ -167,8 +168,7 @@ pub enum Input {
     },
     /// What the budget is charged with besides the memory of workers. Comes if it may be large.
     Contents(Contents),
-    /// Processes of the service have waited for memory for a part of the last seconds. This is an
-    /// early sign that a limit is near, so all workers are sampled.
+    /// Processes have waited for memory: an early sign of a limit, so all workers are sampled.
     MemoryPressure,
     /// A sample of the server's own processes without its workers.
     ServerSampled {

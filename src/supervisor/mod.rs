@@ -110,6 +110,7 @@ impl Supervisor {
             Input::ServerHelper(pid, name) => self.emit(Event::ServerHelper { pid, command: name }),
             Input::LeftBehind(found) => self.on_left_behind(now, found),
             Input::SignalUnhandled(worker) => self.on_signal_unhandled(worker),
+            Input::CopyFails(worker, status) => self.on_copy_fails(now, worker, status),
             Input::WorkerReady { worker } => self.on_worker_ready(now, worker),
             Input::WorkerEnded {
                 worker,
@@ -145,7 +146,7 @@ impl Supervisor {
             Input::Signalled(signal) => self.on_signal(now, signal),
             Input::Asked { request, ask } => self.on_asked(now, request, ask),
             Input::UpgradeChecked { request, verdict } => self.on_upgrade_checked(request, verdict),
-            Input::Unwatched { workers, limit } => self.emit(Event::Unwatched { workers, limit }),
+            Input::Unwatched { workers, limit } => self.on_unwatched(workers, limit),
             Input::Failed {
                 what,
                 worker,
@@ -168,6 +169,10 @@ impl Supervisor {
     /// The next event to publish, oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.out.next_event()
+    }
+
+    fn on_unwatched(&mut self, workers: u32, limit: u64) {
+        self.emit(Event::Unwatched { workers, limit });
     }
 
     fn ceiling_of(&self, worker: &Worker) -> Option<Bytes> {

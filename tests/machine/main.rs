@@ -15,6 +15,7 @@ mod client_failures;
 mod client_gunicorn;
 mod clock;
 mod container;
+mod copies;
 mod drains;
 mod ended_services;
 mod examples;

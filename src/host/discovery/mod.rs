@@ -94,8 +94,11 @@ impl Discovery {
         self.watch_forks_of(&masters);
     }
 
-    pub(super) fn hand_over(&self) -> Option<SearchState> {
-        self.search.as_ref().map(Search::hand_over)
+    /// `waiting`: copies that accept connections and are not known to be ready, so that the new
+    /// binary has to find them again.
+    pub(super) fn hand_over(&self, waiting: &[i32]) -> Option<SearchState> {
+        let search = self.search.as_ref();
+        search.map(|search| search.hand_over(waiting))
     }
 
     /// The command is about to be started.

@@ -95,8 +95,9 @@ enum Known {
 }
 
 impl Search {
-    pub(super) fn hand_over(&self) -> SearchState {
-        let known = |kin: &Kin| match kin.role {
+    pub(super) fn hand_over(&self, waiting: &[i32]) -> SearchState {
+        let known = |pid: i32, kin: &Kin| match kin.role {
+            Role::Accepting if waiting.contains(&pid) => Known::Spawned,
             // Its heartbeat file is found again.
             Role::Fork | Role::Booting { .. } => Known::Fork,
             Role::Serving { inode } => Known::Serving { inode },
@@ -110,7 +111,7 @@ impl Search {
             starttime: kin.starttime,
             start_stack: kin.start_stack,
             forked: kin.forked,
-            known: known(kin),
+            known: known(*pid, kin),
         });
         SearchState {
             root: self.root,

@@ -15,7 +15,7 @@ use crate::{
     units::{RunId, Timestamp},
 };
 use backlog::{Backlog, Closed, reopen_all};
-pub(super) use backlog::{Service, listens, ready_port};
+pub(super) use backlog::{Service, accepted, listens, ready_port};
 pub(super) use listeners::{ListenerState, Listeners, Passing, Placed, VARIABLES};
 
 /// See the module.

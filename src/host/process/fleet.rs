@@ -41,7 +41,7 @@ use nix::{
 use super::keeper::ended;
 use crate::{
     host::{clock, listen::Passing},
-    servers::fleet::TITLE,
+    servers::fleet::{ONE_FEWER, TITLE},
     supervisor::{input::Ended, spec::Spec},
     units::{Signal, Timestamp},
 };
@@ -171,6 +171,7 @@ fn handled(stop: Signal) -> SigSet {
         signal::SIGUSR1,
         signal::SIGUSR2,
         signal::SIGWINCH,
+        signal::SIGPWR,
         signal::SIGTTIN,
         signal::SIGTTOU,
     ] {
@@ -195,6 +196,7 @@ fn on_signal(fleet: &mut Fleet, signal: Signal, stop: Signal) {
         }
         Signal::TTIN => fleet.scale(true),
         Signal::TTOU => fleet.scale(false),
+        ONE_FEWER => fleet.expect_end(),
         Signal::CHLD => {}
         _ => {
             for pid in fleet.pids() {
@@ -271,6 +273,8 @@ struct Fleet {
     wanted: usize,
     /// Oldest first.
     copies: Vec<Copy>,
+    /// Copies that the supervisor stops itself, and that are not replaced.
+    leaving: usize,
     is_stopping: bool,
     /// Ends when the last copy has ended by itself.
     ends: bool,
@@ -292,6 +296,7 @@ impl Fleet {
         Self {
             wanted,
             copies: Vec::new(),
+            leaving: 0,
             is_stopping: false,
             ends,
             ended: None,
@@ -339,9 +344,21 @@ impl Fleet {
         };
     }
 
+    /// The supervisor stops a copy, and wants one fewer.
+    fn expect_end(&mut self) {
+        if self.wanted > 1 {
+            self.wanted -= 1;
+            self.leaving += 1;
+        }
+    }
+
     /// The copies that are too many and were not told to stop yet, the oldest first.
     fn take_excess(&mut self) -> Vec<i32> {
-        let stays = if self.is_stopping { 0 } else { self.wanted };
+        let stays = if self.is_stopping {
+            0
+        } else {
+            self.wanted.saturating_add(self.leaving)
+        };
         let excess = self.copies.len().saturating_sub(stays);
         let mut told = Vec::new();
         for copy in self.copies.iter_mut().take(excess) {
@@ -367,12 +384,20 @@ impl Fleet {
             return;
         };
         let copy = self.copies.remove(at);
+        if !copy.is_told {
+            self.leaving = self.leaving.saturating_sub(1);
+        }
+        // The others were started before it.
+        let was_newest = at == self.copies.len();
         if self.ends && self.copies.is_empty() && !copy.is_told && !self.is_stopping {
             self.ended = Some(ended);
         }
         let in_vain = now.since(copy.since) < LASTS && !copy.is_told;
         match (in_vain, well) {
             (true, false) => self.on_failure(now),
+            // The supervisor has stopped the copy that it had started last, which was not ready; or
+            // the program ends at once.
+            (true, true) if was_newest && !self.copies.is_empty() => self.on_failure(now),
             // The supervisor may have stopped it, or it has nothing to do.
             (true, true) => {
                 self.pause = Duration::ZERO;

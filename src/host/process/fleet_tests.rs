@@ -69,6 +69,35 @@ fn a_copy_that_exits_well_is_replaced_soon_and_the_pause_does_not_grow() {
 }
 
 #[test]
+fn a_new_copy_that_is_stopped_soon_again_and_again_is_started_after_a_pause_that_grows() {
+    let (mut fleet, mut now) = fleet();
+    fleet.scale(true);
+    let mut pauses = Vec::new();
+    for pid in 3..6 {
+        fleet.on_start(pid, now);
+        fleet.on_end(pid, WELL, now);
+        let pause = fleet.next_start(now).unwrap();
+        pauses.push(pause);
+        now = now.later(pause);
+    }
+    assert_eq!(pauses, [PAUSE_MIN, PAUSE_MIN * 2, PAUSE_MIN * 4]);
+}
+
+#[test]
+fn a_copy_that_the_supervisor_stops_is_not_replaced_and_no_other_is_stopped_for_it() {
+    let (mut fleet, now) = fleet();
+    fleet.scale(true);
+    fleet.on_start(3, now);
+    fleet.expect_end();
+    assert!(fleet.take_excess().is_empty());
+    fleet.on_end(3, WELL, now);
+    let later = now.later(PAUSE_MAX);
+    assert!(!fleet.wants_one(later) && fleet.take_excess().is_empty());
+    fleet.on_end(2, FAILED, later);
+    assert!(fleet.wants_one(later.later(PAUSE_MAX)), "the others are");
+}
+
+#[test]
 fn a_fleet_that_stops_tells_every_copy_and_is_over_when_the_last_has_ended() {
     let (mut fleet, now) = fleet();
     fleet.stop();

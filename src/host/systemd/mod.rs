@@ -1,6 +1,7 @@
 //! Messages to the service manager, and the readiness of the command: systemd's notification
 //! protocol in both directions, probes of the service, and a container's termination message.
 
+mod copies;
 mod notify_socket;
 mod probe;
 mod sd_notify;
@@ -15,16 +16,20 @@ use std::{
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{context::Context, kernel_events::Source, process::users};
+use super::{
+    context::Context, kernel_events::Source, memory::procfs::Proc, process::users,
+};
 use crate::{
     escape,
+    servers::profile::Workers,
     supervisor::{
         action::Notice,
         input::Effect,
-        spec::{ReadyWhen, Spec},
+        spec::{Kind, ReadyWhen, Spec},
     },
     units::Timestamp,
 };
+use copies::Copies;
 pub(super) use notify_socket::NotifyMessage;
 use notify_socket::NotifySocket;
 use probe::Probe;
@@ -39,6 +44,7 @@ pub(super) struct Systemd {
     /// Wakes the loop when a probe was answered.
     waker: Arc<EventFd>,
     probe: Option<Probe>,
+    copies: Copies,
     /// The socket for messages of the command, with its token.
     notify_socket: Option<(NotifySocket, u64)>,
 }
@@ -51,6 +57,7 @@ impl Systemd {
             termination_message,
             waker: Arc::new(EventFd::from_flags(flags)?),
             probe: None,
+            copies: Copies::default(),
             notify_socket: None,
         })
     }
@@ -116,15 +123,19 @@ impl Systemd {
         self.notify_socket.as_ref().map(|(socket, _)| socket.path())
     }
 
-    /// Starts to probe the service, if the settings ask for it.
+    /// Starts to probe the service, if the settings ask for it. A fleet is ready when a copy is.
     pub(super) fn start_probe(&mut self, spec: &Spec) {
-        self.probe = Probe::start(&spec.ready.when, Arc::clone(&self.waker));
+        if !is_fleet(spec) {
+            self.probe = Probe::of_service(&spec.ready.when, Arc::clone(&self.waker));
+        }
     }
 
-    /// Whether a probe was answered since the last call.
+    /// Whether the probe of the service was answered since the last call.
     pub(super) fn take_answer(&self) -> bool {
         let _ = self.waker.read();
-        self.probe.as_ref().is_some_and(Probe::take)
+        self.probe
+            .as_ref()
+            .is_some_and(|probe| probe.take().is_some())
     }
 
     /// The messages of the command since the last call, or the first of them if there are many.
@@ -133,13 +144,44 @@ impl Systemd {
         socket.map_or_else(Vec::new, |(socket, _)| socket.take())
     }
 
+    /// A process of the command has sent its readiness message. Returns whether the service is
+    /// ready: a fleet is ready when a copy is.
+    pub(super) fn on_ready_message(&mut self, context: &Context, sender: Option<i32>) -> bool {
+        if let Some(sender) = sender {
+            self.copies.on_notified(context.proc(), &[sender]);
+        }
+        !is_fleet(context.spec())
+    }
+
+    /// A worker accepts connections. Returns whether it is ready, too: for a copy of a fleet, the
+    /// settings may ask for more.
+    pub(super) fn is_ready(&mut self, context: &Context, pid: i32) -> bool {
+        let (spec, how) = (context.spec(), &context.spec().ready.when);
+        !is_fleet(spec) || self.copies.accepts((how, &self.waker), context.proc(), pid)
+    }
+
+    /// The copies of a fleet that have become ready, or have answered with the status of a failure.
+    pub(super) fn take_copies(&mut self, proc: &Proc) -> Vec<(i32, Result<(), u16>)> {
+        self.copies.take(proc)
+    }
+
+    /// The copies that accept connections and are not known to be ready.
+    pub(super) fn waiting_copies(&self) -> Vec<i32> {
+        self.copies.waiting()
+    }
+
     /// Ends probes and the socket for messages, at the end of this start of the command.
     pub(super) fn end_start(&mut self, context: &mut Context) {
         self.probe = None;
+        self.copies.clear();
         if let Some((socket, token)) = self.notify_socket.take() {
             context.watches_mut().unwatch(&socket, token);
         }
     }
+}
+
+fn is_fleet(spec: &Spec) -> bool {
+    matches!(spec.kind, Kind::Server(profile) if profile.workers == Workers::Copies)
 }
 
 fn notify_path(spec: &Spec) -> PathBuf {

@@ -121,10 +121,8 @@ impl Supervisor {
 
     /// Whether the service is ready as soon as its first worker is ready.
     pub(crate) const fn is_ready_by_workers(&self) -> bool {
-        matches!(
-            (self.spec.kind, &self.spec.ready.when),
-            (Kind::Server(_), ReadyWhen::Auto)
-        )
+        let is_auto = matches!(self.spec.ready.when, ReadyWhen::Auto);
+        self.is_fleet() || (is_auto && self.profile().is_some())
     }
 
     /// Observes a server's number of workers.

@@ -206,7 +206,8 @@ impl Supervisor {
         self.suspend(now, why, true);
     }
 
-    fn suspend(&mut self, now: Timestamp, why: &str, down: bool) {
+    /// Suspends recycling: the application cannot start. `down`: the service went down.
+    pub(crate) fn suspend(&mut self, now: Timestamp, why: &str, down: bool) {
         if self.state.starts.fail(now, why, down) {
             self.emit(Event::Suspended {
                 why: why.to_owned(),

@@ -293,16 +293,16 @@ impl Supervisor {
         } else if !self.state.service.warned_unready && now.since(since) >= self.spec.ready.timeout
         {
             self.state.service.warned_unready = true;
-            self.emit(Event::Warning(format!(
-                "the service is not ready after {}s",
-                self.spec.ready.timeout.as_secs()
-            )));
+            let seconds = self.spec.ready.timeout.as_secs();
+            let text = format!("the service is not ready after {seconds}s");
+            self.emit(Event::Warning(text));
         }
     }
 
     /// The time after which the command counts as ready. `None`: readiness is detected otherwise.
     const fn ready_after(&self) -> Option<Duration> {
         match &self.spec.ready.when {
+            _ if self.is_fleet() => None,
             ReadyWhen::Delay(delay) => Some(*delay),
             ReadyWhen::Auto if self.is_whole_program() => Some(UP_AFTER),
             ReadyWhen::Auto | ReadyWhen::Notify | ReadyWhen::Tcp(_) | ReadyWhen::Http(_) => None,

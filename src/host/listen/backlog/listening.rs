@@ -134,6 +134,23 @@ impl Tables {
     }
 }
 
+/// The inode of the socket at the server's end of a connection. `None`: it is not accepted yet.
+/// `pid`: a process in its network namespace.
+pub(in crate::host) fn accepted(
+    proc: &Proc,
+    pid: i32,
+    server: SocketAddr,
+    client: SocketAddr,
+) -> Option<u64> {
+    let plain = |one: SocketAddr| SocketAddr::new(one.ip().to_canonical(), one.port());
+    let (server, client) = (plain(server), plain(client));
+    let all = Tables::read(proc, pid).connections;
+    let mut ours = all
+        .into_iter()
+        .filter(|(own, other, _)| (*own, *other) == (server, client));
+    ours.find_map(|(_, _, inode)| (inode > 0).then_some(inode))
+}
+
 /// Whether one of these sockets listens. `pid`: a process in their network namespace.
 pub(in crate::host) fn listens(proc: &Proc, pid: i32, sockets: &[u64]) -> bool {
     let listening = Tables::read(proc, pid).listening;

@@ -28,8 +28,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::{host::memory::procfs::Proc, supervisor::spec::ReadyWhen, units::Timestamp};
 pub(super) use closing::{Closed, reopen_all};
 use closing::{close_file, copy_socket, refuse_new_connections};
-pub(in crate::host) use listening::listens;
 use listening::{Listening, Tables, has_handshake};
+pub(in crate::host) use listening::{accepted, listens};
 pub(in crate::host) use own::Service;
 use own::{Tree, choose};
 
