@@ -178,6 +178,61 @@ fn copies_are_not_recycled_while_the_application_cannot_start() {
     assert_recycles_of_wait((port, &command), (&options, 1), 2);
 }
 
+/// The database is away for so long that the pauses between two starts get long. `copies`: a fleet
+/// of two, or a single program.
+#[track_caller]
+fn assert_a_long_outage_loses_nothing(copies: &[&str], count: usize) {
+    let _turn = turn::loaded();
+    let (database, port) = (Database::new(), free_port());
+    let address = format!("127.0.0.1:{port}");
+    let fixed = ["--listen", &address, "--ceiling", "90M", "--cap", "1G"];
+    let options = [
+        &fixed[..],
+        &["--min-age", "1s", "--surge-idle", "1s"],
+        copies,
+    ]
+    .concat();
+    let command = [NEWEST.bin("uvicorn"), "needs_database:asgi_app".to_owned()];
+    let service = database.plan(&options, &command).start();
+    if count == 1 {
+        service.wait("the program to be seen to accept", SOON, || {
+            service.events_of("server-found").pop()
+        });
+    }
+    let before = service.ready(count);
+    database.goes_away();
+    let leaks = load(port, "/").start();
+    // After 0.25, 0.5, 1, 2, 4 and 8 s, and the time of each start.
+    failed_starts(&service, 6);
+    let outcome = leaks.finish();
+    assert_eq!(outcome.failed(), 0, "{outcome}");
+    let others = load(port, "/pid").start();
+    let status = service.status().unwrap();
+    assert_eq!(recycles(&status, "ceiling"), 0, "{status:#}");
+    database.comes_back();
+    service.wait("all old copies to be replaced", SOON, || {
+        let now = pids(&service.status()?);
+        let replaced = pids(&before).iter().all(|pid| !now.contains(pid));
+        (replaced && now.len() == count).then_some(())
+    });
+    let outcome = others.finish();
+    assert_eq!(outcome.failed(), 0, "{outcome}");
+    service.ready(count);
+    assert_eq!(service.events_of("recycling-suspended").len(), 1);
+    assert_eq!(service.events_of("recycling-resumed").len(), 1);
+    assert_eq!(service.stop(SOON).code(), Some(0));
+}
+
+#[test]
+fn a_fleet_loses_nothing_and_gets_no_copy_more_while_the_application_cannot_start_for_long() {
+    assert_a_long_outage_loses_nothing(&["-n", "2"], 2);
+}
+
+#[test]
+fn a_single_program_at_a_held_socket_serves_on_while_it_could_not_start() {
+    assert_a_long_outage_loses_nothing(&[], 1);
+}
+
 #[test]
 fn the_last_worker_of_hypercorn_is_not_recycled_while_the_application_cannot_start() {
     let port = free_port();
