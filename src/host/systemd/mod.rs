@@ -16,9 +16,7 @@ use std::{
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{
-    context::Context, kernel_events::Source, memory::procfs::Proc, process::users,
-};
+use super::{context::Context, kernel_events::Source, memory::procfs::Proc, process::users};
 use crate::{
     escape,
     servers::profile::Workers,
