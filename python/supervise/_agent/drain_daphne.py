@@ -6,12 +6,15 @@ are closed.
 
 import time
 
-from . import drain, page
+from . import drain, page, servers
 
 # Checks in a row that must find nothing to wait for.
 QUIET = 3
 
 _draining = False
+
+# The listening ports of twisted. daphne itself keeps none of them.
+_ports = []
 
 
 def server(module):
@@ -28,6 +31,7 @@ def server(module):
             drained.callback(None)
         return drained
 
+    servers.before(module.Server, "listen_success", lambda server, port: _ports.append(port))
     module.Server.kill_all_applications = kill_all_applications
     drain.installed()
 
@@ -58,8 +62,8 @@ def _begin(server, reactor, drained):
     end = time.monotonic() + drain.LINGER
 
     def close_listeners():
-        for listener in server.listeners:
-            listener.addCallback(_stop_listening)
+        for port in _ports:
+            port.stopListening()
 
     def is_any(transports):
         return any(isinstance(it, tcp.Server) for it in transports)
@@ -84,11 +88,6 @@ def _begin(server, reactor, drained):
     # Meanwhile the reactor accepts the connections in the queue.
     reactor.callLater(drain.SETTLE, close_listeners)
     reactor.callLater(drain.SETTLE + drain.TICK, check)
-
-
-def _stop_listening(port):
-    port.stopListening()
-    return port
 
 
 def _is_answering(connection):
