@@ -26,7 +26,7 @@ macro_rules! modules {
 }
 
 /// The modules of the package.
-pub(super) const MODULES: [(&str, &str); 52] = modules![
+pub(super) const MODULES: [(&str, &str); 53] = modules![
     "__init__.py",
     "advice.py",
     "after_drain.py",
@@ -72,6 +72,7 @@ pub(super) const MODULES: [(&str, &str); 52] = modules![
     "source_locations.py",
     "state.py",
     "steps.py",
+    "streams.py",
     "suspects.py",
     "targets.py",
     "tasks.py",

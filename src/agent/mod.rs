@@ -125,13 +125,14 @@ impl Agent {
             path.push(":");
             path.push(before);
         }
-        let mut variables: Vec<(OsString, OsString)> = vec![
-            ("PYTHONPATH".into(), path),
-            ("SUPERVISE_AGENT".into(), directory),
-        ];
+        let mut variables: Vec<(OsString, OsString)> = vec![("PYTHONPATH".into(), path)];
+        variables.push(("SUPERVISE_AGENT".into(), directory));
         if !spec.agent.drain.is_zero() {
             let seconds = spec.agent.drain.as_secs_f64().to_string();
             variables.push(("SUPERVISE_AGENT_DRAIN".into(), seconds.into()));
+            let (streams, all) = (spec.stop.stream_grace, spec.stop.grace);
+            let seconds = format!("{} {}", streams.as_secs_f64(), all.as_secs_f64());
+            variables.push(("SUPERVISE_AGENT_STREAMS".into(), seconds.into()));
         }
         if !spec.agent.ignore_paths.is_empty() {
             let paths = spec.agent.ignore_paths.join(",");

@@ -11,7 +11,8 @@ use crate::{
     supervisor::{
         pool::spec::{Call, PoolSettings},
         spec::{
-            AgentLoad, CommandSpec, LeaksSpec, MemorySpec, ReadyWhen, Rlimit, Spec, TerminationLog,
+            AgentLoad, CommandSpec, LeaksSpec, MemorySpec, ReadyWhen, Rlimit, Spec, StopSpec,
+            TerminationLog,
         },
     },
     units::RLIMITS,
@@ -74,6 +75,10 @@ pub(super) fn service(
     };
     let runtime_dir = |settings: &mut Settings| runtime_directory(environ, facts, settings);
     spec.control.socket = socket(&spec.name, facts, settings, runtime_dir);
+    if settings.origin("stop.stream_grace") == Origin::Default {
+        let stop = &mut spec.stop;
+        stop.stream_grace = stop.stream_grace.min(stop.grace / 3);
+    }
     make_absolute(&mut spec, facts);
     check(&spec, settings);
     spec
@@ -153,10 +158,26 @@ fn check(spec: &Spec, settings: &mut Settings) {
         let text = "recycle.max_age is below recycle.min_age; raise the first or lower the second";
         settings.error_of_both("recycle.max_age", "recycle.min_age", text);
     }
+    check_stream_grace(&spec.stop, settings);
     if spec.restart.delay_max < spec.restart.delay_min {
         let text =
             "restart.delay_max is below restart.delay_min; raise the first or lower the second";
         settings.error_of_both("restart.delay_max", "restart.delay_min", text);
+    }
+}
+
+/// Clients of streams are told after `stream_grace`, which takes a part of the rest of `grace`.
+fn check_stream_grace(stop: &StopSpec, settings: &mut Settings) {
+    let longest = stop.grace / 4 * 3;
+    if stop.stream_grace > longest {
+        let text = format!(
+            "stop.stream_grace is {}, and clients are told before stop.grace ({}) is over; \
+             set stop.stream_grace to {} or less, or raise stop.grace",
+            humantime::format_duration(stop.stream_grace),
+            humantime::format_duration(stop.grace),
+            humantime::format_duration(longest),
+        );
+        settings.error_of_both("stop.stream_grace", "stop.grace", text);
     }
 }
 

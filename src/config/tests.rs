@@ -103,6 +103,19 @@ fn check(table: &str, cases: &[(&str, &str)]) {
     assert_eq!(errors.lines().count(), cases.len(), "{errors}");
 }
 
+#[test]
+fn the_default_time_of_streams_is_at_most_a_third_of_the_grace_period() {
+    let times = |text| {
+        let stop = spec(text).stop;
+        (stop.grace.as_secs(), stop.stream_grace.as_secs())
+    };
+    assert_eq!(times(""), (30, 10));
+    assert_eq!(times("[stop]\ngrace = \"12s\""), (12, 4));
+    assert_eq!(times("[stop]\ngrace = \"0s\""), (0, 0));
+    let both = "[stop]\ngrace = \"1m\"\nstream_grace = \"45s\"";
+    assert_eq!(times(both), (60, 45));
+}
+
 fn spec(text: &str) -> Spec {
     load_all(Some(text), &[], &[], &["python"]).unwrap().spec
 }
@@ -284,6 +297,11 @@ fn the_error_of_two_contradicting_keys_is_located_at_the_later_one() {
         (
             "[restart]\ndelay_min = \"1m\"",
             "2: restart.delay_min: restart.delay_max is below",
+        ),
+        (
+            "[stop]\ngrace = \"20s\"\nstream_grace = \"16s\"",
+            "3: stop.stream_grace: stop.stream_grace is 16s, and clients are told before \
+             stop.grace (20s) is over; set stop.stream_grace to 15s or less",
         ),
     ] {
         let (errors, status) = diagnostics(text);

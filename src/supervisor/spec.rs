@@ -319,6 +319,9 @@ pub struct StopSpec {
     pub signal: Signal,
     /// The time between this signal and SIGKILL, for a worker and for the whole service.
     pub grace: Duration,
+    /// The time between this signal and the end of event streams and WebSockets. It is shorter than
+    /// `grace`, because clients are told in the rest.
+    pub stream_grace: Duration,
     /// How much more time a worker or the command may get by `EXTEND_TIMEOUT_USEC=`.
     pub extend_max: Duration,
 }
@@ -474,6 +477,7 @@ impl Spec {
             stop: StopSpec {
                 signal: Signal::TERM,
                 grace: Duration::ZERO,
+                stream_grace: Duration::ZERO,
                 extend_max: Duration::ZERO,
             },
             ready: ReadySpec {

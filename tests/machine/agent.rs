@@ -321,6 +321,11 @@ fn the_agent_finds_the_route_of_each_request() {
 }
 
 #[test]
+fn streams_are_ended_and_other_answers_are_not() {
+    assert_passes("test_streams.py");
+}
+
+#[test]
 fn a_request_that_comes_while_another_is_answered_is_answered_too() {
     assert_passes("test_ask.py");
 }

@@ -62,6 +62,7 @@ mod signals;
 mod start_in_group;
 mod status;
 mod stops;
+mod streams;
 mod suggest;
 mod task_output;
 mod tcp_port;

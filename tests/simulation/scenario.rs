@@ -217,7 +217,7 @@ fn spec(chance: &mut Chance, single: bool, memory: MemorySpec) -> Spec {
         stop: StopSpec {
             signal: Signal::TERM,
             grace: seconds(chance, 1.0, 30.0),
-            extend_max: base.stop.extend_max,
+            ..base.stop
         },
         ready: ReadySpec {
             when,

@@ -14,6 +14,9 @@ IGNORED = frozenset(p for p in os.environ.get("SUPERVISE_AGENT_IGNORE", "").spli
 
 COUNTS = os.environ.get("SUPERVISE_AGENT_COUNT") != "0"
 
+# Makes a `send` that follows the streams of an application (`streams.py`). None: the server does not drain.
+follow = None
+
 
 def _renew():
     """Starts the counters at zero, in the slot that this process has now."""
@@ -192,11 +195,19 @@ def asgi(app):
         slot[started] = begun()
         slot[begun_ns] = monotonic_ns()
         _begin_named(scope.get("path"))
+        followed = None
+        if follow is not None:
+            followed = send = follow(scope, receive, send)
         try:
             return await app(scope, receive, send)
+        except BaseException as error:
+            if followed is None or not followed.explains(error):
+                raise
         finally:
             finish()
             routes.asgi(scope)
+            if followed is not None and followed.stream is not None:
+                await followed.stream.returned()
 
     return _with_attributes(counted, app)
 

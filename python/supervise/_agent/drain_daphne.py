@@ -1,12 +1,13 @@
 """The drain of daphne. Before its reactor stops, daphne cancels all running applications and closes all connections.
 
-With the drain, it first stops accepting, finishes its answers, and gives its clients the linger. After that, websockets
-are closed.
+With the drain, it first stops accepting, finishes its answers, and gives its clients the linger. Event streams and
+WebSockets are ended after their time.
 """
 
+import asyncio
 import time
 
-from . import drain, page, servers
+from . import drain, page, servers, streams
 
 # Checks in a row that must find nothing to wait for.
 QUIET = 3
@@ -33,7 +34,20 @@ def server(module):
 
     servers.before(module.Server, "listen_success", lambda server, port: _ports.append(port))
     module.Server.kill_all_applications = kill_all_applications
+    streams.install()
     drain.installed()
+
+
+def websocket(module):
+    original = module.WebSocketProtocol.serverClose
+
+    def serverClose(self, code=None):
+        if code == streams.RESTART:
+            # sendClose() refuses the codes that are not the application's own.
+            return self.sendCloseFrame(code=code, isReply=False)
+        return original(self, code)
+
+    module.WebSocketProtocol.serverClose = serverClose
 
 
 def protocol(module):
@@ -59,7 +73,9 @@ def _begin(server, reactor, drained):
 
     _draining = True
     drain.begin()
-    end = time.monotonic() + drain.LINGER
+    begun = time.monotonic()
+    end = begun + drain.LINGER
+    ending = asyncio.ensure_future(_end_streams(server, begun))
 
     def close_listeners():
         for port in _ports:
@@ -70,7 +86,8 @@ def _begin(server, reactor, drained):
 
     def check(quiet=0):
         try:
-            lingers = time.monotonic() < end and is_any(reactor.getReaders())
+            until = max(end, ending.result()) if ending.done() else end
+            lingers = not ending.done() or time.monotonic() < until and is_any(reactor.getReaders())
             # An application may be done before its answer is sent.
             sends = is_any(reactor.getWriters())
             waits = lingers or sends or any(map(_is_answering, list(server.connections.items())))
@@ -88,6 +105,18 @@ def _begin(server, reactor, drained):
     # Meanwhile the reactor accepts the connections in the queue.
     reactor.callLater(drain.SETTLE, close_listeners)
     reactor.callLater(drain.SETTLE + drain.TICK, check)
+
+
+async def _end_streams(server, begun):
+    """Returns the moment until which the clients of streams can close their connections."""
+    try:
+        await asyncio.sleep(drain.SETTLE)
+        while time.monotonic() < begun + drain.LINGER and server.connections:
+            await asyncio.sleep(drain.TICK)
+        return time.monotonic() + await streams.drain(begun)
+    except Exception:
+        page.swallowed()
+        return begun
 
 
 def _is_answering(connection):

@@ -7,7 +7,7 @@ import asyncio
 import sys
 import time
 
-from . import drain, page
+from . import drain, page, streams
 
 
 def asgi(module):
@@ -35,6 +35,8 @@ def asgi(module):
     def _will_close(self, request, response_requires_close):
         if not draining:
             return will_close(self, request, response_requires_close)
+        if getattr(self, "_supervise_ended_stream", False):
+            return True
         # gunicorn asks before it sends the head of an answer, and may ask again after the answer, in
         # keepalive_after_response(). The head can no longer change then: close only if it announced that, or if
         # gunicorn itself would.
@@ -47,17 +49,38 @@ def asgi(module):
 
     worker_class.handle_exit_signal = handle_exit_signal
     protocol._will_close = _will_close
+    streams.before_end, streams.after_end = _close_after_stream, _disconnect
+    streams.install()
     drain.installed()
+
+
+def _close_after_stream(receive):
+    """The connection of an event stream that was ended serves no other request."""
+    protocol = getattr(getattr(receive, "__self__", None), "protocol", None)
+    if protocol is not None:
+        protocol._supervise_ended_stream = True
+
+
+def _disconnect(receive):
+    """gunicorn tells an application only of the end of the connection, and not of the end of its answer."""
+    signal = getattr(getattr(receive, "__self__", None), "signal_disconnect", None)
+    if signal is not None:
+        signal()
 
 
 async def _linger(worker, stop):
     try:
-        end = time.monotonic() + drain.LINGER
+        begun = time.monotonic()
+        end = begun + drain.LINGER
         await asyncio.sleep(drain.SETTLE)
         for server in worker.servers:
             server.close()
         while worker.alive and worker.nr_conns > 0 and time.monotonic() < end:
             await asyncio.sleep(drain.TICK)
+        # Until then `alive` is true, and gunicorn sends heartbeats. When the whole server stops, its master kills the
+        # workers at the end of its graceful timeout.
+        limit = worker.cfg.graceful_timeout - streams.AFTER
+        await streams.drain(begun, is_aborted=lambda: not worker.alive, limit=limit)
     except Exception:
         page.swallowed()
     finally:

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 
-from . import drain, page, protocol
+from . import drain, page, protocol, streams
 
 # Seconds.
 LONG = 86400.0
@@ -72,6 +72,7 @@ def worker(module):
 
     module.worker_serve = worker_serve
     module.raise_shutdown = lingering_shutdown
+    streams.install()
     drain.installed()
 
 
@@ -110,7 +111,8 @@ async def _drain(serve):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # hypercorn closes a connection after this many requests, with `Connection: close`.
     config.keep_alive_max_requests = 0
-    end = time.monotonic() + drain.LINGER
+    begun = time.monotonic()
+    end = begun + drain.LINGER
     alone = config.workers == 0
     if not alone and not _leaves:
         await _until_idle(tasks, end)
@@ -124,6 +126,8 @@ async def _drain(serve):
         await asyncio.sleep(0)
     await asyncio.sleep(drain.TICK)
     await _until_idle(tasks, max(end, time.monotonic() + drain.SETTLE))
+    lingers = await streams.drain(begun)
+    await _until_idle(tasks, time.monotonic() + lingers)
 
 
 async def _until_idle(tasks, end):

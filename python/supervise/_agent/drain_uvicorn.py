@@ -7,7 +7,7 @@ connection after an answer with `Connection: close`. So the drain adds the heade
 import asyncio
 import time
 
-from . import drain, page
+from . import drain, page, serving, streams
 
 CLOSE = (b"connection", b"close")
 
@@ -23,6 +23,7 @@ def server(module):
         return await original(self, sockets)
 
     module.Server.shutdown = shutdown
+    streams.install()
     drain.installed()
 
 
@@ -60,7 +61,8 @@ def parent(module):
 
 async def _drain(server, sockets):
     drain.begin()
-    end = time.monotonic() + drain.LINGER
+    begun = time.monotonic()
+    end = begun + drain.LINGER
     state = server.server_state
     _announce_close(state)
     if sockets is None and server.config.fd is None:
@@ -75,13 +77,31 @@ async def _drain(server, sockets):
         listener.close()
     seen = set()
     while time.monotonic() < end and not server.force_exit:
-        # A websocket has no next request to wait for. uvicorn closes it.
+        # A websocket has no next request to wait for.
         waiting = [c for c in state.connections if hasattr(c, "cycle")]
         seen.update(waiting)
         if not waiting:
             break
         await asyncio.sleep(drain.TICK)
+    # gunicorn's worker sends no heartbeat during the shutdown.
+    lingers = await streams.drain(
+        begun, beat=serving.beat, is_aborted=lambda: server.force_exit, limit=_time_limit(server)
+    )
+    end = time.monotonic() + lingers
+    while time.monotonic() < end and state.connections and not server.force_exit:
+        await asyncio.sleep(drain.TICK)
     drain.count_closed(sum(1 for c in seen.difference(state.connections) if _got_close_header(c)))
+
+
+def _time_limit(server):
+    """The time that the servers themselves leave to streams."""
+    limits = [streams.GRACE]
+    if server.config.timeout_graceful_shutdown is not None:
+        limits.append(server.config.timeout_graceful_shutdown)
+    if serving.worker is not None:
+        # When gunicorn stops, its master kills the workers at the end of this time.
+        limits.append(serving.worker.cfg.graceful_timeout - streams.AFTER)
+    return min(limits)
 
 
 def _announce_close(state):

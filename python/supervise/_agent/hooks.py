@@ -17,6 +17,7 @@ HOOKS = {
     "uvicorn.supervisors.multiprocess": ("boot_failures_uvicorn.parent", "drain_uvicorn.parent"),
     "daphne.server": ("servers.daphne", "drain_daphne.server"),
     "daphne.http_protocol": ("drain_daphne.protocol",),
+    "daphne.ws_protocol": ("drain_daphne.websocket",),
     "hypercorn.app_wrappers": ("servers.hypercorn",),
     "hypercorn.config": ("drain_hypercorn.config",),
     "hypercorn.run": ("boot_failures_hypercorn.parent",),

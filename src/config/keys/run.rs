@@ -83,6 +83,13 @@ pub(super) const KEYS: &[Key] = &[
         field!(Duration, stop.grace),
     ),
     key(
+        "stop.stream_grace",
+        ("stream-grace", "DUR"),
+        ("10s", "20s"),
+        "Time for event streams and WebSockets of a worker before they are closed; by default at most a third of stop.grace",
+        field!(Duration, stop.stream_grace),
+    ),
+    key(
         "stop.extend_max",
         ("extend-max", "DUR"),
         ("1h", "5m"),
