@@ -26,7 +26,7 @@ macro_rules! modules {
 }
 
 /// The modules of the package.
-pub(super) const MODULES: [(&str, &str); 53] = modules![
+pub(super) const MODULES: [(&str, &str); 55] = modules![
     "__init__.py",
     "advice.py",
     "after_drain.py",
@@ -72,7 +72,9 @@ pub(super) const MODULES: [(&str, &str); 53] = modules![
     "source_locations.py",
     "state.py",
     "steps.py",
+    "stream_grace.py",
     "streams.py",
+    "streams_wsgi.py",
     "suspects.py",
     "targets.py",
     "tasks.py",

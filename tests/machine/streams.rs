@@ -15,7 +15,7 @@ use super::{
     client::Load,
     service::{Plan, Service, free_port, recycles},
     turn,
-    venv::{Gunicorn, NEWEST, OTHERS, UVICORN, programs, python},
+    venv::{G23, Gunicorn, NEWEST, OTHERS, UVICORN, Venv, programs, python},
 };
 
 /// The longest time from the end of `stop.stream_grace` to the last client that is told. The agent
@@ -31,7 +31,8 @@ const ROUNDED: f64 = 0.01;
 
 /// How many streams of each kind, and how often all of two workers are recycled.
 struct Scale {
-    streams: usize,
+    event_streams: usize,
+    websockets: usize,
     rounds: u64,
     grace: f64,
     /// More options of `supervise`.
@@ -39,14 +40,16 @@ struct Scale {
 }
 
 const SHORT: Scale = Scale {
-    streams: 6,
+    event_streams: 6,
+    websockets: 6,
     rounds: 1,
     grace: 2.5,
     options: &[],
 };
 
 const LONG: Scale = Scale {
-    streams: 100,
+    event_streams: 100,
+    websockets: 100,
     rounds: 10,
     grace: 5.0,
     options: &[],
@@ -60,10 +63,19 @@ struct Clients {
 
 impl Clients {
     /// Starts it, and waits until all streams are open.
-    fn start(port: u16, streams: usize, path: &str) -> Self {
-        let (port, streams) = (port.to_string(), streams.to_string());
+    fn start(port: u16, scale: &Scale, path: &str) -> Self {
+        let numbers = [scale.event_streams, scale.websockets].map(|number| number.to_string());
+        let [event_streams, websockets] = &numbers;
+        let port = port.to_string();
         let mut child = Command::new(python())
-            .args(["streams_client.py", &port, &streams, &streams, "2", path])
+            .args([
+                "streams_client.py",
+                &port,
+                event_streams,
+                websockets,
+                "2",
+                path,
+            ])
             .current_dir(programs())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -137,7 +149,7 @@ fn recycle(plan: impl FnOnce(u16, &[&str]) -> Plan, scale: &Scale, path: &str) -
     options.extend(scale.options);
     let service = plan(port, &options).start();
     service.ready(2);
-    let clients = Clients::start(port, scale.streams, path);
+    let clients = Clients::start(port, scale, path);
     let load = Load {
         path: "/pid".to_owned(),
         rate: Some(50.0),
@@ -156,7 +168,8 @@ fn recycle(plan: impl FnOnce(u16, &[&str]) -> Plan, scale: &Scale, path: &str) -
         assert_eq!(outcome.failed(), 0, "{outcome}\n{}", service.log());
     }
     let status = service.status().unwrap();
-    assert_eq!(recycles(&status, "request"), 2 * scale.rounds);
+    // The surge worker is recycled, too.
+    assert!(recycles(&status, "request") >= 2 * scale.rounds);
     let drains = drains(&service);
     Recycled {
         service,
@@ -182,9 +195,15 @@ fn streams_are_told(plan: impl FnOnce(u16, &[&str]) -> Plan, scale: &Scale, path
         wrong.len(),
         ends.len()
     );
-    for kind in ["event_stream", "websocket"] {
+    for (kind, count) in [
+        ("event_stream", scale.event_streams),
+        ("websocket", scale.websockets),
+    ] {
+        if count == 0 {
+            continue;
+        }
         let after = ended_after(kind, &ends, &drains);
-        let least = scale.streams * usize::try_from(scale.rounds).unwrap();
+        let least = count * usize::try_from(scale.rounds).unwrap();
         assert!(after.len() >= least, "{} of {least}", after.len());
         let (first, last) = (after[0], after[after.len() - 1]);
         println!(
@@ -297,6 +316,57 @@ fn streams_of_copies_of_daphne_are_told_at_a_recycle() {
 #[test]
 fn a_handler_that_never_returns_does_not_keep_its_worker() {
     streams_are_told(uvicorn_copies, &SHORT, "/silent");
+}
+
+fn gunicorn_threads(venv: Venv) -> impl Fn(u16, &[&str]) -> Plan {
+    move |port, options| {
+        let (gunicorn, address) = (venv.bin("gunicorn"), format!("127.0.0.1:{port}"));
+        let fixed = ["-k", "gthread", "--threads", "30", "-w", "2", "-b"];
+        let command = words(
+            gunicorn,
+            &[&fixed[..], &[&address, "streams_wsgi:app"]].concat(),
+        );
+        Plan::supervise(options, &command)
+    }
+}
+
+/// WSGI has no WebSockets.
+const WSGI: Scale = Scale {
+    websockets: 0,
+    ..SHORT
+};
+
+#[test]
+fn event_streams_of_gthread_workers_are_told_at_a_recycle() {
+    streams_are_told(gunicorn_threads(NEWEST), &WSGI, "/events");
+}
+
+#[test]
+fn event_streams_of_gthread_workers_of_gunicorn_23_are_told_at_a_recycle() {
+    streams_are_told(gunicorn_threads(G23), &WSGI, "/events");
+}
+
+#[test]
+fn event_streams_of_gthread_workers_that_wait_are_told_at_a_recycle() {
+    let scale = Scale {
+        // The generator keeps its worker until that is killed.
+        options: &["--grace", "8s"],
+        ..WSGI
+    };
+    let _turn = turn::loaded();
+    let Recycled { ends, drains, .. } = recycle(gunicorn_threads(NEWEST), &scale, "/silent");
+    let streams: Vec<_> = ends
+        .iter()
+        .filter(|end| end["kind"] == "event_stream")
+        .collect();
+    assert!(
+        streams.iter().all(|end| end["how"] == "told"),
+        "{streams:#?}"
+    );
+    let after = ended_after("event_stream", &ends, &drains);
+    assert!(after.len() >= scale.event_streams, "{after:?}");
+    assert!(after[0] >= scale.grace - ROUNDED, "{after:?}");
+    assert!(after[after.len() - 1] <= scale.grace + SPREAD, "{after:?}");
 }
 
 #[test]

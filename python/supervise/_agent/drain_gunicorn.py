@@ -7,7 +7,7 @@ import asyncio
 import sys
 import time
 
-from . import drain, page, streams
+from . import drain, page, stream_grace, streams
 
 
 def asgi(module):
@@ -79,7 +79,7 @@ async def _linger(worker, stop):
             await asyncio.sleep(drain.TICK)
         # Until then `alive` is true, and gunicorn sends heartbeats. When the whole server stops, its master kills the
         # workers at the end of its graceful timeout.
-        limit = worker.cfg.graceful_timeout - streams.AFTER
+        limit = worker.cfg.graceful_timeout - stream_grace.AFTER
         await streams.drain(begun, is_aborted=lambda: not worker.alive, limit=limit)
     except Exception:
         page.swallowed()

@@ -7,7 +7,7 @@ connection after an answer with `Connection: close`. So the drain adds the heade
 import asyncio
 import time
 
-from . import drain, page, serving, streams
+from . import drain, page, serving, stream_grace, streams
 
 CLOSE = (b"connection", b"close")
 
@@ -95,12 +95,12 @@ async def _drain(server, sockets):
 
 def _time_limit(server):
     """The time that the servers themselves leave to streams."""
-    limits = [streams.GRACE]
+    limits = [stream_grace.GRACE]
     if server.config.timeout_graceful_shutdown is not None:
         limits.append(server.config.timeout_graceful_shutdown)
     if serving.worker is not None:
         # When gunicorn stops, its master kills the workers at the end of this time.
-        limits.append(serving.worker.cfg.graceful_timeout - streams.AFTER)
+        limits.append(serving.worker.cfg.graceful_timeout - stream_grace.AFTER)
     return min(limits)
 
 

@@ -6,10 +6,10 @@ import sys
 # Module of the server -> functions of the agent, each with its file.
 HOOKS = {
     "gunicorn.arbiter": ("boot_failures.arbiter", "prepare.gunicorn"),
-    "gunicorn.workers.base": ("servers.gunicorn", "boot_failures.worker", "after_drain.gunicorn"),
+    "gunicorn.workers.base": ("servers.gunicorn", "boot_failures.worker", "after_drain.gunicorn", "streams_wsgi.worker"),
     "gunicorn.workers.gasgi": ("servers.gunicorn_asgi", "drain_gunicorn.asgi", "after_drain.gunicorn_asgi"),
     "gunicorn.asgi.lifespan": ("after_drain.lifespan",),
-    "gunicorn.workers.gthread": ("drain_gunicorn.gthread",),
+    "gunicorn.workers.gthread": ("drain_gunicorn.gthread", "streams_wsgi.gthread"),
     "uvicorn.config": ("servers.uvicorn", "drain_uvicorn.config"),
     "uvicorn.server": ("servers.uvicorn_server", "after_drain.uvicorn", "drain_uvicorn.server"),
     "uvicorn.lifespan.on": ("after_drain.lifespan",),
@@ -49,7 +49,7 @@ HOOKS = {
 def apply(module):
     """Hooks a module of a server that has just been imported."""
     for hook in HOOKS[module.__name__]:
-        if not hook.startswith("drain") or _drains():
+        if not hook.startswith(("drain", "stream")) or _drains():
             _call(hook, module)
 
 

@@ -9,25 +9,11 @@ Other answers are never ended here: a client would take the part of a download f
 """
 
 import asyncio
-import os
 import time
 
 from . import counting, page
 from .drain import LINGER, TICK
-
-# The time for streams, and the time after which the supervisor kills this process.
-GRACE, _limit = map(float, os.environ.get("SUPERVISE_AGENT_STREAMS", "0 0").split())
-_rest = max(_limit - GRACE, 0)
-
-# The time in which all clients are told, in this number of batches.
-SPREAD = min(2.0, _rest / 5)
-BATCHES = 20
-
-# The time after that for applications to finish an event and to return. Those that do not are cancelled.
-PATIENCE = min(5.0, _rest / 4)
-
-# The longest time from the end of `GRACE` until `drain()` returns.
-AFTER = SPREAD + PATIENCE * 1.5
+from .stream_grace import BATCHES, GRACE, PATIENCE, SPREAD, end_of_last_event, is_between_events
 
 # Interval between two heartbeats.
 BEAT = 1.0
@@ -218,7 +204,7 @@ class EventStream(_Stream):
                 return message
             body = bytes(message.get("body", b""))
             if self.ends and not self.is_encoded:
-                end = _end_of_last_event(self.tail, body)
+                end = end_of_last_event(self.tail, body)
                 if end is not None:
                     self._mark_told()
                     return {**message, "body": body[:end], "more_body": False}
@@ -226,7 +212,7 @@ class EventStream(_Stream):
         return message
 
     def is_between_events(self):
-        return self.is_encoded or not self.tail or _end_of_last_event(b"", self.tail) == len(self.tail)
+        return self.is_encoded or is_between_events(self.tail)
 
 
 def _is_event_stream(message):
@@ -242,14 +228,6 @@ def _is_event_stream(message):
         # The server refuses these headers.
         pass
     return False
-
-
-def _end_of_last_event(tail, body):
-    """The length of the part of `body` up to the last blank line, which ends an event. `tail` was sent before."""
-    text = tail + body
-    ends = [text.rfind(blank) + len(blank) for blank in (b"\n\n", b"\r\n\r\n", b"\r\r") if blank in text]
-    end = max(ends, default=0) - len(tail)
-    return end if end > 0 else None
 
 
 def _task_of(request):
