@@ -115,11 +115,18 @@ class Streams(unittest.IsolatedAsyncioTestCase):
         async def app(scope, receive, send):
             await send({"type": "websocket.accept"})
             await receive()
+            try:
+                # The server would refuse this.
+                await send({"type": "websocket.send", "text": "a"})
+            except OSError as error:
+                raised.append(error)
 
-        server = Server(app, "websocket")
+        raised = []
+        server = Server(app, "websocket", "2.4")
         await asyncio.sleep(0)
         await drain()
         await server.task
+        self.assertEqual(raised, [])
         self.assertEqual(server.sent[1:], [{"type": "websocket.close", "code": 1012, "reason": ""}])
 
     async def test_a_download_is_not_ended_and_not_waited_for(self):

@@ -24,6 +24,9 @@ RESTART = 1012
 # The version of the ASGI specification from which on `send` raises an OSError after a disconnect.
 RAISES = (2, 4)
 
+# The time after the end in which other messages of the application are ignored.
+IGNORED = 1.0
+
 # The streams that are open, and those that were ended and whose application has not returned.
 _open = set()
 
@@ -118,11 +121,8 @@ class _Stream:
                 await self.end()
 
     def _refuse(self):
-        version = str(self.request.scope.get("asgi", {}).get("spec_version", "2.0"))
-        raises = tuple(int(part) for part in version.split(".")) >= RAISES
-        # Servers of the older specification ignore what is sent after a disconnect. An application that goes on
-        # nevertheless would do so without end.
-        if raises or time.monotonic() > self.told_at + 1:
+        # An application that goes on nevertheless would do so without end.
+        if self.raises_at_once() or time.monotonic() > self.told_at + IGNORED:
             raise Ended("the server restarts, and the stream was closed")
 
     async def end(self, is_last_call=False):
@@ -178,6 +178,10 @@ class _Stream:
 class WebSocket(_Stream):
     LAST = {"type": "websocket.close", "code": RESTART, "reason": ""}
 
+    def raises_at_once(self):
+        # `receive` tells the application. Many do not expect an error of `send`, and would log it.
+        return False
+
     def pass_on(self, message):
         if message["type"] == "websocket.close":
             self.over()
@@ -194,6 +198,11 @@ class EventStream(_Stream):
         super().__init__(request)
         self.tail = b""
         self.is_encoded = False
+
+    def raises_at_once(self):
+        # Servers of an older specification ignore what is sent after a disconnect.
+        version = self.request.scope.get("asgi", {}).get("spec_version", "2.0")
+        return tuple(map(int, version.split("."))) >= RAISES
 
     def pass_on(self, message):
         if message["type"] == "http.response.start":
