@@ -33,6 +33,7 @@ impl Host {
                 self.workers.arm_threshold(context, worker, room)
             }
             Action::Sample { worker, how } => self.workers.sample(context, now, worker, how),
+            Action::ListProcesses { worker } => self.workers.list_processes(context, now, worker),
             Action::SignalCommand { run, signal } => self.signal_command(run, signal),
             Action::SignalWorker { worker, signal } => {
                 self.workers.signal(context, worker, signal);

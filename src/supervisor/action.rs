@@ -67,6 +67,11 @@ pub enum Action {
         /// The kind of sample.
         how: SampleKind,
     },
+    /// Find the largest processes of a worker. Answered by `ProcessesListed`.
+    ListProcesses {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// Send a signal to the command's main process.
     SignalCommand {
         /// The run of the command.

@@ -87,6 +87,8 @@ pub enum Event {
     /// Such a process is being ended, because it has used no CPU for this long. `None`: because
     /// memory is short.
     LeftoverEnded(Left, Option<Duration>),
+    /// The processes of a worker share one ceiling and are close to it. Emitted once.
+    CeilingShared(SharedCeiling),
     /// A worker's allocations are traced for a while.
     Armed {
         /// The worker.
@@ -220,6 +222,34 @@ pub struct Suggested {
     pub cap: Option<Bytes>,
     /// For people.
     pub text: String,
+}
+
+/// A tree of processes under one ceiling.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct SharedCeiling {
+    /// The worker.
+    pub worker: WorkerId,
+    /// The number of its processes.
+    pub processes: u32,
+    /// Their memory.
+    pub memory: Bytes,
+    /// The ceiling.
+    pub ceiling: Bytes,
+    /// Nothing says that the ceiling is meant for all of them together.
+    pub guessed: bool,
+    /// The largest of them, the largest first.
+    pub largest: Vec<ProcessSize>,
+}
+
+/// A process and its memory.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ProcessSize {
+    /// Its pid.
+    pub pid: i32,
+    /// Its command line, for people.
+    pub command: String,
+    /// Its anonymous pages.
+    pub memory: Bytes,
 }
 
 /// A process that outlived the worker that started it.

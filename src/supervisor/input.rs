@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::servers::profile::Profile;
-use crate::supervisor::cause::Cause;
+use crate::supervisor::{cause::Cause, event::ProcessSize};
 use crate::units::{Bytes, ReportId, RequestId, RunId, Signal, Timestamp, WorkerId};
 
 pub use super::ask::{Ask, Stop};
@@ -156,6 +156,8 @@ pub enum Input {
         /// The figures.
         sample: Sample,
     },
+    /// The largest processes of a worker, the largest first.
+    ProcessesListed(WorkerId, Vec<ProcessSize>),
     /// The charge of a worker's cgroup has reached its threshold, so a sample is due at once.
     ThresholdReached {
         /// The worker.

@@ -121,6 +121,7 @@ impl Supervisor {
             Input::HelperKilled { worker, oom, whole } => self.on_helper_killed(worker, oom, whole),
             Input::Sampled { worker, sample } => self.on_sampled(now, worker, sample),
             Input::CapHigher { worker, limit } => self.on_cap_higher(worker, limit),
+            Input::ProcessesListed(worker, largest) => self.on_processes_listed(worker, largest),
             Input::ThresholdReached { worker } => self.on_threshold_reached(now, worker),
             Input::ServerSampled { private } => self.state.usage.on_server_sampled(private),
             Input::Held { held } => self.on_held(held),

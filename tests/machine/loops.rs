@@ -133,11 +133,45 @@ fn a_process_tree_that_needs_more_than_its_ceiling_is_recycled_at_most_twice() {
         service.warnings("recycling cannot help").pop()
     });
     assert!(warning.contains("over the ceiling of"), "{warning}");
-    let tree = service.warnings("processes share one ceiling of 100M and hold");
+    let tree = service.events_of("ceiling-shared");
     assert_eq!(tree.len(), 1, "{tree:?}");
-    assert!(tree[0].contains("6 processes"), "{tree:?}");
+    assert_eq!(tree[0]["processes"], 6, "{tree:?}");
     let status = service.status().expect("a status");
     let times = recycles(&status, "ceiling");
     assert!(times <= 2, "{times} recycles: {}", service.log());
     assert_eq!(status["workers"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_tree_that_is_perhaps_no_single_worker_is_told_and_not_killed_for_a_ceiling_meant_for_one() {
+    let _turn = turn::beside();
+    // Five processes of 30 MB: the derived cap would be 120M for all of them.
+    let options = ["--ceiling", "60M", "--min-age", "1s"];
+    let service = Plan::supervise(&options, &[&python(), "tree.py"]).start();
+    let event = service.wait("the event", LIMIT, || {
+        service.events_of("ceiling-shared").pop()
+    });
+    let message = event["message"].as_str().expect("a message");
+    let told = "w1: 6 processes share one ceiling of 60M and hold ";
+    assert!(message.starts_with(told), "{message}");
+    assert!(
+        message.contains("hint: give a --ceiling for all"),
+        "{message}"
+    );
+    let largest = event["largest"].as_str().expect("a list");
+    assert_eq!(largest.matches("pid ").count(), 5, "{largest}");
+    assert!(largest.ends_with("; 1 more"), "{largest}");
+    let all = 150 << 20;
+    let status = service.wait("all processes to be large", LIMIT, || {
+        let status = service.status()?;
+        let memory = status["workers"][0]["memory"]["private"].as_u64()?;
+        (memory > all).then_some(status)
+    });
+    assert_eq!(status["workers"][0]["id"], "w1", "{status:#}");
+    assert_eq!(
+        status["ends"].as_array().map(Vec::len),
+        Some(0),
+        "{status:#}"
+    );
+    assert_eq!(recycles(&status, "ceiling"), 0, "{status:#}");
 }

@@ -288,8 +288,7 @@ impl World {
                 }
             }
             Action::SetThreshold { worker, room } => {
-                let fails = self.yes(self.scenario.faults.threshold);
-                if fails {
+                if self.yes(self.scenario.faults.threshold) {
                     self.fail("set the threshold", Some(worker), Effect::Threshold);
                 } else if self.scenario.machine.threshold {
                     let now = self.now;
@@ -333,6 +332,7 @@ impl World {
             | Action::CheckUpgrade { .. }
             | Action::Upgrade
             | Action::Prioritize { .. }
+            | Action::ListProcesses { .. }
             | Action::Notify(_)
             | Action::TerminationMessage { .. }
             | Action::Reply { .. }

@@ -5,6 +5,7 @@ mod actions;
 pub mod agents;
 mod kills;
 mod leftovers;
+mod processes;
 mod tracked;
 mod waiting;
 

@@ -17,9 +17,10 @@ macro_rules! emit {
     ($target:expr, $level:ident, $values:expr, $message:expr) => {
         emit!(@ $target, $level, $values, $message,
             after_s age_s at available baseline budget budget_from cap cap_from cause ceiling
-            ceiling_from command configured cut drain_s dry_run ends event freed from id idle_s
-            in_progress killed killed_in_s last limit memory peak pid ran report request
-            request_age_s run server status summary tasks times version why window_s worker workers)
+            ceiling_from command configured cut drain_s dry_run ends event freed from guessed id
+            idle_s in_progress killed killed_in_s largest last limit memory peak pid processes
+            ran report request request_age_s run server status summary tasks times version why
+            window_s worker workers)
     };
     (@ $target:expr, $level:ident, $values:expr, $message:expr, $($name:ident)*) => {
         tracing::event!(

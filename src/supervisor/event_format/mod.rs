@@ -1,6 +1,7 @@
 //! The format of events: each event has a kind, a level, a sentence for people and typed fields for
 //! programs. The log, `supervise events` and the control API all take them from here.
 
+mod processes;
 mod sentences;
 
 #[cfg(test)]
@@ -80,6 +81,7 @@ impl Event {
             Self::Rescued { .. } => "rescued",
             Self::LeftBehind(_) => "left-behind",
             Self::LeftoverEnded(..) => "leftover-ended",
+            Self::CeilingShared(_) => "ceiling-shared",
             Self::Armed { .. } => "armed",
             Self::Reported { .. } => "reported",
             Self::Pressed { .. } => "pressed",
@@ -133,6 +135,7 @@ impl Event {
             | Self::Suggested(_)
             | Self::Unwatched { workers: 0, .. } => Level::Info,
             Self::Pressed { .. }
+            | Self::CeilingShared(_)
             | Self::Killed { .. }
             | Self::Restarting { .. }
             | Self::Suspended { .. }
@@ -180,6 +183,7 @@ impl Event {
             } => sentences::rescue_message(*worker, *freed, *memory, *times),
             Self::LeftBehind(left) => sentences::left_message(left),
             Self::LeftoverEnded(left, idle) => sentences::leftover_message(left, *idle),
+            Self::CeilingShared(shared) => processes::shared_message(shared),
             Self::Armed {
                 worker,
                 memory,
@@ -255,6 +259,7 @@ impl Event {
             } => sentences::rescue_fields(*worker, *freed, *memory, *times),
             Self::LeftBehind(left) => sentences::left_fields(left, None),
             Self::LeftoverEnded(left, idle) => sentences::left_fields(left, *idle),
+            Self::CeilingShared(shared) => processes::shared_fields(shared),
             Self::Armed {
                 worker,
                 memory,

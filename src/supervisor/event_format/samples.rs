@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::{
     supervisor::cause::Cause,
     supervisor::event::{
-        Effective, End, Event, Left, Limits, Running, StopExtended, Suggested, Who,
+        Effective, End, Event, Left, Limits, ProcessSize, Running, SharedCeiling, StopExtended,
+        Suggested, Who,
     },
     units::{Bytes, ReportId, RunId, Timestamp, WorkerId},
 };
@@ -51,6 +52,18 @@ fn others() -> Vec<Event> {
             time: Duration::from_secs(120),
             status: Some("writing batch 7".to_owned()),
             cut: false,
+        }),
+        Event::CeilingShared(SharedCeiling {
+            worker: WorkerId::FIRST,
+            processes: 6,
+            memory: Bytes::mib(768),
+            ceiling: Bytes::mib(400),
+            guessed: true,
+            largest: vec![ProcessSize {
+                pid: 4243,
+                command: "python load.py".to_owned(),
+                memory: Bytes::mib(152),
+            }],
         }),
         Event::LeftBehind(left.clone()),
         Event::LeftoverEnded(left, Some(Duration::from_secs(5))),

@@ -27,7 +27,7 @@ const SETTLED: f64 = 3.0;
 const EARLY_NOT_GROWING: f64 = 1.5;
 /// A tree of processes passes its ceiling early below this age: its processes start one another,
 /// which takes time on a busy machine.
-const EARLY_TREE: Duration = Duration::from_secs(60);
+pub(crate) const EARLY_TREE: Duration = Duration::from_secs(60);
 /// Early recycles in a row that are allowed for each wanted worker.
 const EARLY_MAX: u32 = 2;
 /// After those, workers that have done no task may be recycled close to their cap this many times.
@@ -44,9 +44,7 @@ const SERIES: Duration = Duration::from_secs(60);
 const BUDGET_WAIT_MIN: Duration = Duration::from_secs(60);
 const BUDGET_WAIT_MAX: Duration = Duration::from_secs(600);
 /// A worker of this many processes is a tree under one ceiling.
-const TREE_PROCESSES: u32 = 3;
-/// A tree is warned about when it holds this part of its ceiling.
-const TREE_WARNING: f64 = 0.75;
+pub(crate) const TREE_PROCESSES: u32 = 3;
 
 /// The recycles that did not help.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -205,16 +203,15 @@ impl Supervisor {
         if !self.is_early(worker, now) {
             return Outlook::Helps;
         }
-        let cap = self.state.limits.cap.bytes;
         let early = Early {
             memory: candidate.memory,
             ceiling,
-            cap: cap.unwrap_or(ceiling.scaled(2.0)),
+            cap: self.cap_of_early(worker, ceiling),
             grows: worker.memory().still_grows(),
             worked: worker.counters().done().is_some_and(|done| done > 0),
             settled: worker.age(now) >= self.spec.recycle.min_age.mul_f64(SETTLED),
         };
-        match self.state.in_vain.judge(early, self.early_max()) {
+        match self.state.in_vain.judge(early, self.early_max(worker)) {
             Verdict::Recycle => Outlook::Helps,
             Verdict::Wait => Outlook::TooSoon(early),
             Verdict::Stop => Outlook::Never,
@@ -228,11 +225,17 @@ impl Supervisor {
         match outlook {
             Outlook::Helps => {}
             Outlook::TooSoon(early) => {
-                self.warn_of_early_recycles(now, candidate, early);
+                if !self.is_ceiling_guessed(candidate.worker) {
+                    self.warn_of_early_recycles(now, candidate, early);
+                }
                 self.wake_at(now, soon);
             }
             Outlook::Never => {
-                self.stop_recycling(candidate, candidate.limit.unwrap_or(candidate.memory));
+                if self.is_ceiling_guessed(candidate.worker) {
+                    self.lift_guessed_ceiling(candidate.worker);
+                } else {
+                    self.stop_recycling(candidate, candidate.limit.unwrap_or(candidate.memory));
+                }
                 // Its limits on tasks and age still apply, but no deadline is set for them yet.
                 self.wake_at(now, soon);
             }
@@ -258,13 +261,13 @@ impl Supervisor {
 
     /// A worker begins to drain. Counts the recycle if it is for the worker's memory.
     pub(crate) fn on_replaced(&mut self, now: Timestamp, candidate: &Candidate) {
-        let most = self.early_max();
-        if candidate.cause == Cause::Budget {
-            self.state.in_vain.on_budget(now, most);
-        }
         let Some(worker) = self.state.workers.get(&candidate.worker) else {
             return;
         };
+        let most = self.early_max(worker);
+        if candidate.cause == Cause::Budget {
+            self.state.in_vain.on_budget(now, most);
+        }
         if candidate.cause != Cause::Ceiling {
             return;
         }
@@ -331,7 +334,7 @@ impl Supervisor {
             standing.on_proved();
             self.state.in_vain.on_help();
         }
-        self.warn_of_tree(worker);
+        self.check_shared_ceiling(worker);
     }
 
     /// A worker that passes its ceiling before this time passes it early.
@@ -347,23 +350,15 @@ impl Supervisor {
         worker.seen().later(early.max(least))
     }
 
-    fn is_early(&self, worker: &Worker, now: Timestamp) -> bool {
+    pub(crate) fn is_early(&self, worker: &Worker, now: Timestamp) -> bool {
         worker.ceiling_state().over_since().unwrap_or(now) < self.early_until(worker)
     }
 
-    /// The command has only started a tree of processes, and may turn out to be a server. Its
-    /// ceiling was perhaps meant for each of the server's workers, so it does not apply to the
-    /// whole tree yet, and neither does a cap that is derived from it.
-    pub(crate) fn may_be_server(&self, now: Timestamp, worker: &Worker) -> bool {
-        self.spec.kind_is_guessed
-            && self.is_whole_program()
-            && !self.is_job()
-            && worker.memory().processes() >= TREE_PROCESSES
-            && worker.age(now) < EARLY_TREE
-    }
-
     /// The number of early recycles in a row that are allowed.
-    fn early_max(&self) -> u32 {
+    fn early_max(&self, worker: &Worker) -> u32 {
+        if self.has_guessed_ceiling(worker) {
+            return 0;
+        }
         let workers = match self.spec.kind {
             Kind::Server(_) => self.state.surge.wanted().unwrap_or(1).max(1),
             Kind::Single => 1,
@@ -423,30 +418,6 @@ impl Supervisor {
                  the {times} workers before it: recycling does not help so soon; such workers are \
                  kept until they are close to their cap of {cap}. hint: give a larger --ceiling",
                 candidate.worker
-            )
-        });
-    }
-
-    /// Warns that the processes of a tree share one ceiling, in case the ceiling was meant for each
-    /// process.
-    fn warn_of_tree(&mut self, id: WorkerId) {
-        let Some(worker) = self.state.workers.get(&id) else {
-            return;
-        };
-        let processes = worker.memory().processes();
-        let (memory, sure) = (worker.memory().value(), worker.memory().is_sure());
-        let Some(ceiling) = self.state.limits.ceiling.bytes else {
-            return;
-        };
-        let is_tree = processes >= TREE_PROCESSES && sure && !self.is_job();
-        if !is_tree || memory < ceiling.scaled(TREE_WARNING) {
-            return;
-        }
-        self.warn_once("tree", || {
-            format!(
-                "{id}: {processes} processes share one ceiling of {ceiling} and hold {memory}. \
-                 hint: all processes that a program starts are one worker: give a --ceiling for \
-                 all of them together"
             )
         });
     }

@@ -23,6 +23,7 @@ impl Supervisor {
             available,
             workers,
             job: self.is_job(),
+            lifted: self.is_whole_program() && self.state.service.is_ceiling_lifted(),
         };
         let limits = derive(&self.spec.memory, here);
         if limits != self.state.limits {
@@ -58,6 +59,8 @@ pub(crate) struct Circumstances {
     pub(crate) workers: Option<u32>,
     /// The service is a job, which is not recycled.
     pub(crate) job: bool,
+    /// The command is a tree of processes to which the ceiling does not apply.
+    pub(crate) lifted: bool,
 }
 
 /// Derives the limits from the settings. The ceiling is never above the cap, and the cap never
@@ -78,13 +81,20 @@ pub(crate) fn derive(settings: &MemorySpec, here: Circumstances) -> Limits {
         fair_share(budget.bytes.unwrap_or(here.available), cap, here)
     });
     let mut cap = asked_cap.unwrap_or_else(|| match (ceiling.bytes, budget.bytes) {
-        (Some(ceiling), _) => effective(ceiling.plus(ceiling), "twice the ceiling".to_owned()),
-        (None, Some(budget)) => effective(budget, "the budget".to_owned()),
-        (None, None) => Effective {
+        (Some(ceiling), _) if !here.lifted => {
+            effective(ceiling.plus(ceiling), "twice the ceiling".to_owned())
+        }
+        (_, Some(budget)) => effective(budget, "the budget".to_owned()),
+        (_, None) => Effective {
             bytes: None,
-            from: "no ceiling, no budget".to_owned(),
+            from: "no ceiling applies, no budget".to_owned(),
         },
     });
+    if here.lifted && ceiling.bytes.is_some() {
+        ceiling
+            .from
+            .push_str(", but not for several processes together");
+    }
     hold_below(&mut cap, &budget, "the budget");
     hold_below(&mut ceiling, &cap, "the cap");
     Limits {
@@ -179,6 +189,7 @@ mod tests {
             available: Bytes::mib(1000),
             workers,
             job,
+            lifted: false,
         };
         let limits = derive(&settings, here);
         let mib = |limit: &Effective| limit.bytes.map(|bytes| bytes.get() >> 20);

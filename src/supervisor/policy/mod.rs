@@ -7,5 +7,6 @@ pub(crate) mod limits;
 pub(crate) mod plan;
 pub(crate) mod restart;
 mod rollout;
+mod shared_ceiling;
 pub(crate) mod surge;
 pub(crate) mod suspension;

@@ -38,6 +38,7 @@ impl Pool {
             available,
             workers: Some(self.spec.workers),
             job: false,
+            lifted: false,
         };
         let mut limits = derive(&self.spec.memory, here);
         if (self.spec.memory.ceiling, self.spec.memory.cap) == (Limit::Auto, Limit::Auto) {

@@ -30,6 +30,15 @@ impl Service {
         }
     }
 
+    /// The command is a tree of processes that was over its ceiling from its start.
+    pub(crate) const fn on_ceiling_lifted(&mut self) {
+        self.ceiling_lifted = true;
+    }
+
+    pub(crate) const fn is_ceiling_lifted(&self) -> bool {
+        self.ceiling_lifted
+    }
+
     /// The server that the command was found to run.
     pub(crate) fn server_found(&self) -> Option<&'static Profile> {
         let name = self.found.as_deref()?;

@@ -131,14 +131,79 @@ fn a_command_that_leaves_stays_one_worker() {
 fn a_tree_that_starts_is_not_limited_by_a_ceiling_that_was_perhaps_meant_for_its_workers() {
     let mut service = service(|_| {});
     sample(&mut service, 4, (1, 30));
-    let grown = sample(&mut service, 20, (4, 60));
+    let grown = sample(&mut service, 20, (4, 20));
     assert_eq!(cap_of(&grown), Some(None), "the cap is lifted");
-    sample(&mut service, 21, (4, 60));
-    assert!(!service.due(Cause::Ceiling));
-    assert!(service.warned("4 processes share one ceiling"));
-    let later = sample(&mut service, 70, (4, 60));
+    let later = sample(&mut service, 70, (4, 20));
     let cap = Bytes::mib(2 * CEILING);
     assert_eq!(cap_of(&later), Some(Some(cap)), "it is no server");
+    for second in [100, 101] {
+        sample(&mut service, second, (4, 60));
+    }
+    assert!(service.due(Cause::Ceiling), "it has grown since");
+}
+
+/// The last cap of the command after it has been a tree of 240M for two minutes.
+fn cap_of_tree(service: &mut Service) -> Option<Bytes> {
+    sample(service, 4, (1, 30));
+    let mut cap = None;
+    for second in 20..140 {
+        let actions = sample(service, second, (4, 60));
+        let listed = Action::ListProcesses { worker: COMMAND };
+        if actions.contains(&listed) {
+            let largest = Vec::new();
+            service.happens(second, Input::ProcessesListed(COMMAND, largest));
+        }
+        let derived = Action::Cap {
+            worker: COMMAND,
+            cap: Some(Bytes::mib(2 * CEILING)),
+        };
+        let is_capped = service.decider.spec().kind_is_guessed && actions.contains(&derived);
+        assert!(!is_capped, "{second}: {actions:?}");
+        cap = cap_of(&actions).unwrap_or(cap);
+    }
+    cap
+}
+
+#[test]
+fn a_tree_that_needs_more_than_a_ceiling_meant_for_one_process_is_neither_recycled_nor_capped() {
+    let mut service = service(|_| {});
+    let cap = cap_of_tree(&mut service);
+    let budget = Bytes::mib(2000);
+    assert_eq!(cap, Some(budget));
+    assert!(!service.due(Cause::Ceiling));
+    let shared = |event: &&Event| matches!(event, Event::CeilingShared(_));
+    let told: Vec<_> = service.events.iter().filter(shared).collect();
+    let [Event::CeilingShared(shared)] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!((shared.processes, shared.memory), (4, Bytes::mib(240)));
+    assert!(shared.guessed);
+    let warned = |event: &&Event| matches!(event, Event::Warning(_));
+    assert_eq!(service.events.iter().filter(warned).count(), 0);
+    // The next start is not killed at a cap that is derived from that ceiling, either.
+    let limits = service.decider.snapshot(Timestamp::default()).limits;
+    assert_eq!(limits.cap.bytes, Some(budget));
+    assert!(limits.ceiling.from.contains("several processes"));
+}
+
+#[test]
+fn a_tree_that_grows_from_its_start_on_is_recycled_only_close_to_the_budget() {
+    let mut service = service(|_| {});
+    sample(&mut service, 4, (1, 30));
+    for second in 20..70 {
+        sample(&mut service, second, (4, 5 * (second - 10)));
+    }
+    assert!(!service.due(Cause::Ceiling), "1180M of 2000M");
+    for second in 70..90 {
+        sample(&mut service, second, (4, 5 * (second - 10)));
+    }
+    assert!(service.due(Cause::Ceiling));
+}
+
+#[test]
+fn a_ceiling_that_is_said_to_be_for_the_whole_tree_applies_to_it() {
+    let mut service = service(|spec| spec.kind_is_guessed = false);
+    cap_of_tree(&mut service);
     assert!(service.due(Cause::Ceiling));
 }
 

@@ -56,6 +56,9 @@ pub(crate) struct Service {
     /// What the command, which is not a worker, says about itself (`STATUS=` of sd_notify(3)).
     #[serde(default)]
     status_text: Option<String>,
+    /// The command is a tree of processes that was over its ceiling from its start.
+    #[serde(default)]
+    ceiling_lifted: bool,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -98,6 +101,7 @@ impl Service {
             planned: false,
             loops: None,
             status_text: None,
+            ceiling_lifted: false,
         }
     }
 

@@ -5,7 +5,6 @@ use crate::supervisor::{
     action::Action,
     event::Event,
     input::{CapMechanism, Effect, Sample},
-    spec::Limit,
     worker::kernel::CAP_STEP,
 };
 use crate::units::{Bytes, Timestamp, WorkerId};
@@ -104,7 +103,8 @@ impl Supervisor {
             .machine
             .as_ref()
             .is_some_and(|machine| machine.caps != CapMechanism::Rlimit);
-        let uncapped = self.may_be_uncapped_server(id);
+        let worker = self.state.workers.get(&id);
+        let uncapped = worker.is_some_and(|worker| self.is_without_derived_cap(worker));
         let Some(worker) = self.state.workers.get_mut(&id) else {
             return;
         };
@@ -118,19 +118,6 @@ impl Supervisor {
         if worker.kernel_mut().set_cap(cap) {
             self.act(Action::Cap { worker: id, cap });
         }
-    }
-
-    /// The command may turn out to be a server, and its cap is derived from a ceiling that was
-    /// perhaps meant for each of the server's workers.
-    fn may_be_uncapped_server(&self, id: WorkerId) -> bool {
-        let Some(worker) = self.state.workers.get(&id) else {
-            return false;
-        };
-        let at = worker
-            .memory()
-            .last()
-            .map_or(worker.seen(), |sample| sample.at);
-        self.spec.memory.cap == Limit::Auto && self.may_be_server(at, worker)
     }
 
     /// The worker's cgroup already holds more than the limit that the supervisor asked for, so the

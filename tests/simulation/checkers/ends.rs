@@ -44,6 +44,7 @@ impl Checker for GoneTargets {
             let (worker, run) = match action {
                 Action::Cap { worker, .. }
                 | Action::SetThreshold { worker, .. }
+                | Action::ListProcesses { worker }
                 | Action::Sample { worker, .. }
                 | Action::SignalWorker { worker, .. }
                 | Action::KillWorker { worker }
