@@ -34,6 +34,7 @@ pub mod routes;
 mod service;
 pub mod snapshot;
 pub mod spec;
+mod spec_base;
 pub mod state;
 mod termination_message;
 #[cfg(test)]

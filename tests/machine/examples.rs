@@ -9,9 +9,9 @@ use std::{
 
 use super::{
     client::Load,
-    service::{Plan, free_port},
+    service::{Plan, Service, free_port},
     turn,
-    venv::NEWEST,
+    venv::{CELERY, NEWEST, OTHERS, Venv},
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -23,7 +23,10 @@ fn copy(name: &str, port: u16) -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
     let address = format!("127.0.0.1:{port}");
-    fs::write(&path, text.replace("127.0.0.1:8000", &address)).unwrap();
+    let text = text.replace("127.0.0.1:8000", &address);
+    let text = text.replace("\"8000\"", &format!("\"{port}\""));
+    let own = dir.path().display().to_string();
+    fs::write(&path, text.replace("/var/lib/celery", &own)).unwrap();
     let path = path.display().to_string();
     (dir, path)
 }
@@ -58,6 +61,48 @@ fn the_fleet_example_answers_requests() {
 }
 
 #[test]
+fn the_granian_example_answers_requests() {
+    assert_serves("granian.toml", 2);
+}
+
+#[test]
+fn the_hypercorn_example_answers_requests() {
+    assert_serves("hypercorn.toml", 2);
+}
+
+#[test]
+fn the_uwsgi_example_answers_requests() {
+    assert_serves("uwsgi.toml", 2);
+}
+
+/// Starts an example of celery whose tasks are files in this directory.
+fn start_celery(name: &str, queue: &Path) -> (tempfile::TempDir, Service) {
+    fs::create_dir_all(queue.join("control")).unwrap();
+    let (dir, path) = copy(name, 0);
+    let plan = Plan::supervise(&["--metrics", "none", "run", &path], &NONE)
+        .env("PATH", search_path())
+        .env("QUEUE_DIRECTORY", queue.display());
+    (dir, plan.start())
+}
+
+#[test]
+fn the_celery_example_runs_the_tasks_that_the_beat_example_sends() {
+    let _turn = turn::beside();
+    let queue = tempfile::tempdir().unwrap();
+    let (_beat_dir, beat) = start_celery("celery-beat.toml", queue.path());
+    let (_dir, workers) = start_celery("celery.toml", queue.path());
+    workers.ready(4);
+    // celery writes what a task prints to its log.
+    workers.wait("the output of a task", SOON, || {
+        workers.log().contains("reported").then_some(())
+    });
+    let before = beat.ready(1);
+    assert_eq!(before["mode"], "fleet", "{before:#}");
+    assert_eq!(beat.stop(SOON).code(), Some(0));
+    assert_eq!(workers.stop(SOON).code(), Some(0));
+}
+
+#[test]
 fn the_job_example_completes() {
     let _turn = turn::beside();
     let (_dir, path) = copy("etl.toml", 0);
@@ -73,7 +118,7 @@ fn every_example_is_valid() {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|end| end == "toml"))
         .collect();
-    assert!(examples.len() >= 4, "{examples:?}");
+    assert!(examples.len() >= 9, "{examples:?}");
     for path in examples {
         // In the file with every key the command is commented out.
         let text = fs::read_to_string(&path).unwrap();
@@ -111,9 +156,13 @@ fn the_file_printed_by_config_is_valid() {
 
 /// The PATH with the programs of the examples, as in an activated environment.
 fn search_path() -> String {
-    let gunicorn = PathBuf::from(NEWEST.bin("gunicorn"));
-    let bin = gunicorn.parent().unwrap().display().to_string();
-    format!("{bin}:{}", std::env::var("PATH").unwrap_or_default())
+    let bin = |venv: Venv| {
+        let python = PathBuf::from(venv.bin("python"));
+        python.parent().unwrap().display().to_string()
+    };
+    let [newest, others, celery] = [NEWEST, OTHERS, CELERY].map(bin);
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{newest}:{others}:{celery}:{path}")
 }
 
 fn folder() -> PathBuf {

@@ -56,6 +56,13 @@ pub(crate) const QUEUES: Venv = Venv {
     python: None,
 };
 
+/// celery with a broker that needs no other process.
+pub(crate) const CELERY: Venv = Venv {
+    name: "celery",
+    requirements: "celery",
+    python: None,
+};
+
 /// The options of a gunicorn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gunicorn {
