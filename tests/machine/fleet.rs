@@ -44,6 +44,27 @@ fn copies_of_hypercorn_are_recycled_without_loss() {
     );
 }
 
+/// By itself, hypercorn would cut it after three seconds.
+#[test]
+fn a_long_request_of_a_copy_of_hypercorn_is_finished_at_a_recycle() {
+    let _turn = turn::beside();
+    let (port, hypercorn) = (free_port(), OTHERS.bin("hypercorn"));
+    let bind = ["--workers", "0", "--bind", "fd://{fd}", "leaky_asgi:app"];
+    let service = fleet(port, &[], &[&[&*hypercorn], &bind[..]].concat()).start();
+    service.ready(2);
+    let load = Load {
+        timeout: SOON,
+        ..Load::on(port)
+    };
+    let answer = std::thread::scope(|scope| {
+        let running = scope.spawn(|| load.once("/sleep?s=10"));
+        let answer = service.client(&["recycle", "--all"]);
+        assert!(answer.status.success(), "{answer:?}");
+        running.join().unwrap()
+    });
+    assert!(answer.is_ok(), "{answer:?}\n{}", service.log());
+}
+
 #[test]
 fn copies_of_daphne_are_recycled_without_loss() {
     let daphne = OTHERS.bin("daphne");

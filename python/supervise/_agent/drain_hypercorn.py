@@ -18,6 +18,9 @@ from . import drain, page, protocol, streams
 # Seconds.
 LONG = 86400.0
 
+# hypercorn's own `graceful_timeout`, in seconds, unless it is configured.
+DEFAULT_TIMEOUT = 3.0
+
 # Turns of the event loop from the accept of a connection to its task, with some to spare.
 TURNS = 10
 
@@ -114,6 +117,9 @@ async def _drain(serve):
     begun = time.monotonic()
     end = begun + drain.LINGER
     alone = config.workers == 0
+    if alone and config.graceful_timeout == DEFAULT_TIMEOUT:
+        # A request that takes longer would be cut. The supervisor limits the time.
+        config.graceful_timeout = LONG
     if not alone and not _leaves:
         await _until_idle(tasks, end)
     for sock in _listeners(sockets):
