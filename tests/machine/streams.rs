@@ -369,6 +369,33 @@ fn event_streams_of_gthread_workers_that_wait_are_told_at_a_recycle() {
     assert!(after[after.len() - 1] <= scale.grace + SPREAD, "{after:?}");
 }
 
+/// Stops a service while streams are open, and asserts that their clients are told.
+#[track_caller]
+fn streams_are_told_at_a_stop(plan: impl FnOnce(u16, &[&str]) -> Plan) {
+    let _turn = turn::loaded();
+    let port = free_port();
+    let service = plan(port, &["--ceiling", "400M", "--stream-grace", "1s"]).start();
+    service.ready(2);
+    let clients = Clients::start(port, &SHORT, "/events");
+    assert_eq!(service.stop(Duration::from_secs(20)).code(), Some(0));
+    let mut ends = clients.finish();
+    // The clients begin again, and are refused. Such an attempt has no process.
+    ends.retain(|end| !end["pid"].is_null());
+    let all = SHORT.event_streams + SHORT.websockets;
+    assert_eq!(ends.len(), all, "{ends:#?}");
+    assert!(ends.iter().all(|end| end["how"] == "told"), "{ends:#?}");
+}
+
+#[test]
+fn streams_of_uvicorn_workers_are_told_at_a_stop() {
+    streams_are_told_at_a_stop(uvicorn_workers);
+}
+
+#[test]
+fn streams_of_gunicorn_asgi_workers_are_told_at_a_stop() {
+    streams_are_told_at_a_stop(gunicorn("asgi"));
+}
+
 #[test]
 fn streams_without_a_drain_do_not_get_their_time() {
     let _turn = turn::loaded();
@@ -384,25 +411,25 @@ fn streams_without_a_drain_do_not_get_their_time() {
 }
 
 #[test]
-#[ignore = "four minutes: cargo test --test machine -- --ignored --nocapture hundreds_of_streams"]
+#[ignore = "three minutes: cargo test --test machine -- --ignored --nocapture hundreds_of_streams"]
 fn hundreds_of_streams_of_uvicorn_workers_are_told_at_twenty_recycles() {
     streams_are_told(uvicorn_workers, &LONG, "/events");
 }
 
 #[test]
-#[ignore = "four minutes: cargo test --test machine -- --ignored --nocapture hundreds_of_streams"]
+#[ignore = "three minutes: cargo test --test machine -- --ignored --nocapture hundreds_of_streams"]
 fn hundreds_of_streams_of_copies_of_uvicorn_are_told_at_twenty_recycles() {
     streams_are_told(uvicorn_copies, &LONG, "/events");
 }
 
 #[test]
-#[ignore = "four minutes: cargo test --test machine -- --ignored --nocapture hundreds_of_streams"]
+#[ignore = "three minutes: cargo test --test machine -- --ignored --nocapture hundreds_of_streams"]
 fn hundreds_of_streams_of_gunicorn_asgi_workers_are_told_at_twenty_recycles() {
     streams_are_told(gunicorn("asgi"), &LONG, "/events");
 }
 
 #[test]
-#[ignore = "four minutes: cargo test --test machine -- --ignored --nocapture hundreds_of_streams"]
+#[ignore = "three minutes: cargo test --test machine -- --ignored --nocapture hundreds_of_streams"]
 fn hundreds_of_streams_of_gunicorn_uvicorn_workers_are_told_at_twenty_recycles() {
     streams_are_told(gunicorn(UVICORN), &LONG, "/events");
 }

@@ -15,6 +15,9 @@ import time
 # A stream whose message does not arrive in this time has failed.
 PATIENCE = 20
 
+# A WebSocket whose client only listens gets nothing until its worker is recycled.
+SILENCE = 300
+
 # The time that an upload takes, in this number of parts.
 UPLOAD, PARTS = 4.0, 40
 
@@ -84,7 +87,7 @@ def frame(opcode, payload):
 
 
 async def read_frame(reader):
-    first, length = await asyncio.wait_for(reader.readexactly(2), PATIENCE)
+    first, length = await asyncio.wait_for(reader.readexactly(2), SILENCE)
     if length > 125:
         raise ValueError("a long frame")
     return first & 0x0F, await asyncio.wait_for(reader.readexactly(length), PATIENCE)
