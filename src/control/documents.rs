@@ -37,6 +37,10 @@ pub struct Status {
     #[serde(default)]
     pub recycling: RecyclingDoc,
     #[serde(default)]
+    pub helpers: Vec<HelperDoc>,
+    #[serde(default)]
+    pub helpers_limited: bool,
+    #[serde(default)]
     pub leftovers: Vec<LeftoverDoc>,
     pub totals: TotalsDoc,
     #[serde(default)]
@@ -144,6 +148,19 @@ pub struct WorkerDoc {
     #[serde(default)]
     pub killed_in_s: Option<f64>,
     pub memory: MemoryDoc,
+}
+
+/// A process of a server that is neither its main process nor a worker.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "fields are named as in the snapshot, which documents them"
+)]
+pub struct HelperDoc {
+    pub pid: i32,
+    pub name: String,
+    pub command: String,
+    pub memory: u64,
 }
 
 /// A process that outlived its worker, with its descendants.

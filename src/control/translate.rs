@@ -7,15 +7,16 @@ use crate::{
         event::{Effective, End, Limits, Who},
         input::{Agent, CapMechanism},
         snapshot::{
-            LeftoverView, MemoryView, PoolView, RouteView, Snapshot, SuspendedView, WorkerView,
+            HelperView, LeftoverView, MemoryView, PoolView, RouteView, Snapshot, SuspendedView,
+            WorkerView,
         },
     },
     units::{Bytes, Timestamp},
 };
 
 use super::documents::{
-    AgentDoc, CapsDoc, EndDoc, LeftoverDoc, LimitDoc, LimitsDoc, Mechanism, MemoryDoc, PoolDoc,
-    RecyclingDoc, RouteDoc, Status, TotalsDoc, UpgradesDoc, WorkerDoc, millis,
+    AgentDoc, CapsDoc, EndDoc, HelperDoc, LeftoverDoc, LimitDoc, LimitsDoc, Mechanism, MemoryDoc,
+    PoolDoc, RecyclingDoc, RouteDoc, Status, TotalsDoc, UpgradesDoc, WorkerDoc, millis,
 };
 
 /// Information about the supervisor that a snapshot does not have.
@@ -77,6 +78,8 @@ impl Status {
                     failed_in_a_row: suspended.failures,
                 },
             ),
+            helpers: (snapshot.helpers.iter().map(HelperDoc::from)).collect(),
+            helpers_limited: snapshot.helpers_limited,
             leftovers: (snapshot.leftovers.iter().map(LeftoverDoc::from)).collect(),
             totals: TotalsDoc {
                 recycles: snapshot.recycles.clone(),
@@ -136,6 +139,8 @@ impl TryFrom<Status> for Snapshot {
                 lasts: duration(status.recycling.suspended_s.unwrap_or_default()),
                 failures: status.recycling.failed_in_a_row,
             }),
+            helpers: status.helpers.into_iter().map(HelperView::from).collect(),
+            helpers_limited: status.helpers_limited,
             leftovers: (status.leftovers.into_iter().map(LeftoverView::try_from))
                 .collect::<Result<_, _>>()?,
             leftovers_ended: status.totals.leftovers_ended,
@@ -349,7 +354,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use crate::{
-        control::growth,
+        control::{growth, translate_processes},
         supervisor::cause::Cause,
         units::{ReportId, WorkerId, golden},
     };
@@ -451,6 +456,8 @@ mod tests {
                 failures: 2,
             }),
             failed_starts: 4,
+            helpers: vec![translate_processes::sample()],
+            helpers_limited: true,
             leftovers: vec![leftover()],
             leftovers_ended: 4,
             routes: vec![growth::sample()],

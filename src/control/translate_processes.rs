@@ -1,9 +1,12 @@
 //! Translates the processes that are not workers, and back.
 
-use crate::{supervisor::snapshot::LeftoverView, units::Bytes};
+use crate::{
+    supervisor::snapshot::{HelperView, LeftoverView},
+    units::Bytes,
+};
 
 use super::{
-    documents::LeftoverDoc,
+    documents::{HelperDoc, LeftoverDoc},
     translate::{InvalidStatus, duration, seconds},
 };
 
@@ -32,5 +35,38 @@ impl TryFrom<LeftoverDoc> for LeftoverView {
             processes: left.processes,
             idle: duration(left.idle_s),
         })
+    }
+}
+
+impl From<&HelperView> for HelperDoc {
+    fn from(helper: &HelperView) -> Self {
+        Self {
+            pid: helper.pid,
+            name: helper.name.clone(),
+            command: helper.command.clone(),
+            memory: helper.memory.get(),
+        }
+    }
+}
+
+impl From<HelperDoc> for HelperView {
+    fn from(helper: HelperDoc) -> Self {
+        Self {
+            pid: helper.pid,
+            name: helper.name,
+            command: helper.command,
+            memory: Bytes(helper.memory),
+        }
+    }
+}
+
+/// A helper, for tests.
+#[cfg(test)]
+pub(super) fn sample() -> HelperView {
+    HelperView {
+        pid: 44,
+        name: "dirty worker".to_owned(),
+        command: "gunicorn shop:app".to_owned(),
+        memory: Bytes(8),
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use super::{
     Host,
     cgroup::Group,
-    discovery::Finding,
+    discovery::{Finding, helpers},
     listen::{Service, ready_port},
     process::{
         ChildRole, Keeper, fleet,
@@ -454,8 +454,11 @@ impl Host {
 
     /// Reports the memory of the server's own processes.
     pub(super) fn tell_server_memory(&mut self) {
-        if let Some(masters) = self.discovery.masters() {
-            self.cgroups.tell_server_memory(&mut self.context, &masters);
+        if let Some(mut pids) = self.discovery.masters() {
+            let helpers = helpers::of_server(&self.context, &self.discovery.helpers());
+            pids.extend(helpers.iter().map(|helper| helper.pid));
+            self.context.tell(Input::ServerHelpers(helpers));
+            self.cgroups.tell_server_memory(&mut self.context, &pids);
         }
     }
 

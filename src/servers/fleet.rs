@@ -30,4 +30,5 @@ pub static PROFILE: Profile = Profile {
     boot_failures: &[],
     is_guarded: false,
     guard: None,
+    helpers: None,
 };

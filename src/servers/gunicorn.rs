@@ -1,7 +1,7 @@
 //! gunicorn 20 to 27. The signals of its master and its workers are documented in its
 //! `docs/signals`, and checked in `arbiter.py` of 20.1, 23.0 and 27.0.
 
-use super::profile::{Found, Profile, Replacement, Retires, Signals, Workers};
+use super::profile::{Found, Helpers, Profile, Replacement, Retires, Signals, Workers};
 use crate::units::Signal;
 
 /// The signals of its master.
@@ -32,4 +32,8 @@ pub static PROFILE: Profile = Profile {
     boot_failures: &[3, 4],
     is_guarded: true,
     guard: None,
+    helpers: Some(Helpers {
+        name: "dirty arbiter",
+        children: "dirty worker",
+    }),
 };

@@ -24,4 +24,5 @@ pub static PROFILE: Profile = Profile {
     boot_failures: &[1],
     is_guarded: true,
     guard: None,
+    helpers: None,
 };

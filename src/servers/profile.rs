@@ -31,6 +31,17 @@ pub struct Profile {
     /// The server stops all its workers when one exits, unless the agent prevents that. Then its
     /// main process handles this signal.
     pub guard: Option<Signal>,
+    /// What its forks are that are not workers.
+    pub helpers: Option<Helpers>,
+}
+
+/// The names of a server's forks that are not workers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Helpers {
+    /// Of the forks themselves.
+    pub name: &'static str,
+    /// Of the processes below them.
+    pub children: &'static str,
 }
 
 /// By what a server is recognised.
@@ -154,6 +165,7 @@ impl Profile {
         boot_failures: &[],
         is_guarded: false,
         guard: None,
+        helpers: None,
     };
 
     /// The signals that its main process handles. Another program with workers like these does not

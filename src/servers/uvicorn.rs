@@ -29,4 +29,5 @@ pub static PROFILE: Profile = Profile {
     boot_failures: &[3],
     is_guarded: true,
     guard: None,
+    helpers: None,
 };

@@ -26,4 +26,5 @@ pub static PROFILE: Profile = Profile {
     boot_failures: &[],
     is_guarded: false,
     guard: None,
+    helpers: None,
 };

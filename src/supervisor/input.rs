@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::servers::profile::Profile;
-use crate::supervisor::{cause::Cause, event::ProcessSize};
+use crate::supervisor::{cause::Cause, event::ProcessSize, snapshot::HelperView};
 use crate::units::{Bytes, ReportId, RequestId, RunId, Signal, Timestamp, WorkerId};
 
 pub use super::ask::{Ask, Stop};
@@ -99,6 +99,8 @@ pub enum Input {
         /// Its command line, for people.
         String,
     ),
+    /// All such children and the processes below them. Comes periodically.
+    ServerHelpers(Vec<HelperView>),
     /// A command that counts as one worker has started a known server.
     ServerFound {
         /// The pid of the server's main process.

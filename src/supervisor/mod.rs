@@ -109,6 +109,7 @@ impl Supervisor {
             Input::WorkerSeen { run, pid } => self.on_worker_seen(now, run, pid),
             Input::NoWorker { worker } => self.on_no_worker(now, worker),
             Input::ServerHelper(pid, name) => self.emit(Event::ServerHelper { pid, command: name }),
+            Input::ServerHelpers(found) => self.state.usage.on_helpers(found),
             Input::LeftBehind(found) => self.on_left_behind(now, found),
             Input::SignalUnhandled(worker) => self.on_signal_unhandled(worker),
             Input::CopyFails(worker, status) => self.on_copy_fails(now, worker, status),

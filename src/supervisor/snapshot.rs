@@ -62,6 +62,10 @@ pub struct Snapshot {
     pub suspended: Option<SuspendedView>,
     /// Starts of replacements that failed.
     pub failed_starts: u64,
+    /// The server's processes that are neither its main process nor workers, with those below them.
+    pub helpers: Vec<HelperView>,
+    /// The kernel limits these by the budget. Otherwise nothing limits them.
+    pub helpers_limited: bool,
     /// Processes that outlived their worker.
     pub leftovers: Vec<LeftoverView>,
     /// The number of leftovers that the supervisor has ended.
@@ -113,6 +117,19 @@ pub struct SuspendedView {
     pub lasts: Duration,
     /// Failed starts in a row.
     pub failures: u32,
+}
+
+/// A process of a server that is neither its main process nor a worker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HelperView {
+    /// Its pid.
+    pub pid: i32,
+    /// What it is: `dirty arbiter`, `dirty worker`, `helper`.
+    pub name: String,
+    /// Its command line, for people.
+    pub command: String,
+    /// Its anonymous pages.
+    pub memory: Bytes,
 }
 
 /// A process that outlived its worker, with its descendants.
@@ -224,6 +241,8 @@ impl Supervisor {
             rescues: self.state.agents.rescues(),
             suspended: self.state.starts.view(now),
             failed_starts: self.state.starts.total(),
+            helpers: self.state.usage.helpers().to_vec(),
+            helpers_limited: machine.budget && self.state.limits.budget.bytes.is_some(),
             leftovers: self.state.leftovers.view(),
             leftovers_ended: self.state.leftovers.ended(),
             pool: None,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::supervisor::input::Contents;
+use crate::supervisor::{input::Contents, snapshot::HelperView};
 use crate::units::{Bytes, Timestamp};
 
 /// The least time between two events about memory pressure.
@@ -19,6 +19,9 @@ pub(super) struct Usage {
     held: Bytes,
     #[serde(skip)]
     contents: Contents,
+    /// The server's processes that are neither its main process nor workers.
+    #[serde(skip)]
+    helpers: Vec<HelperView>,
     /// No earlier event about pressure.
     #[serde(skip)]
     next_pressure_event: Timestamp,
@@ -31,6 +34,14 @@ impl Usage {
 
     pub(super) const fn on_server_sampled(&mut self, private: Bytes) {
         self.server = private;
+    }
+
+    pub(super) fn helpers(&self) -> &[HelperView] {
+        &self.helpers
+    }
+
+    pub(super) fn on_helpers(&mut self, helpers: Vec<HelperView>) {
+        self.helpers = helpers;
     }
 
     pub(super) const fn held(&self) -> Bytes {

@@ -33,7 +33,7 @@ fn wait_for_warning(service: &Service, text: &str) {
 }
 
 #[test]
-fn the_dirty_arbiter_of_gunicorn_is_not_a_worker() {
+fn the_dirty_processes_of_gunicorn_are_no_workers_and_are_shown_by_name() {
     let _turn = turn::beside();
     let mut command = NEWEST.gunicorn(free_port(), app("dirty_app:app"));
     let dirty = ["--dirty-app", "dirty_app:Model", "--dirty-workers", "1"];
@@ -48,6 +48,21 @@ fn the_dirty_arbiter_of_gunicorn_is_not_a_worker() {
     let status = service.ready(2);
     let is_worker = |it: &Value| it["pid"] == helper["pid"];
     assert!(!workers(&status).iter().any(is_worker), "{status:#}");
+    let status = service.wait("both dirty processes", SOON, || {
+        let status = service.status()?;
+        (status["helpers"].as_array()?.len() == 2).then_some(status)
+    });
+    let helpers = status["helpers"].as_array().expect("helpers");
+    assert_eq!(helpers[0]["name"], "dirty arbiter", "{status:#}");
+    assert_eq!(helpers[0]["pid"], helper["pid"], "{status:#}");
+    assert_eq!(helpers[1]["name"], "dirty worker", "{status:#}");
+    let large = |it: &Value| it["memory"].as_u64().is_some_and(|memory| memory > 1 << 20);
+    assert!(helpers.iter().all(large), "{status:#}");
+    let has_budget = status["caps"]["mechanism"] != "rlimit";
+    assert_eq!(status["helpers_limited"], has_budget, "{status:#}");
+    let page = service.client(&["status"]);
+    let page = String::from_utf8_lossy(&page.stdout).into_owned();
+    assert!(page.contains("dirty worker pid "), "{page}");
 }
 
 #[test]

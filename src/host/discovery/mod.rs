@@ -16,6 +16,7 @@
 
 pub(super) mod forks;
 pub mod heartbeat;
+pub(super) mod helpers;
 mod kin;
 mod overlap;
 mod search;
@@ -134,6 +135,14 @@ impl Discovery {
     /// The master that gets signals.
     pub(super) fn main_master(&self) -> Option<i32> {
         self.search.as_ref()?.main_master()
+    }
+
+    /// See [`Search::helpers`].
+    pub(super) fn helpers(&self) -> Vec<(i32, bool)> {
+        self.search
+            .as_ref()
+            .map(Search::helpers)
+            .unwrap_or_default()
     }
 
     /// Whether this is a master or a child of one.

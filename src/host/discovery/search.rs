@@ -189,6 +189,15 @@ impl Search {
         self.masters.first().map(|master| master.pid)
     }
 
+    /// The children of the masters that were reported not to be workers, and whether they are forks
+    /// that run the server's own code.
+    pub(super) fn helpers(&self) -> Vec<(i32, bool)> {
+        let helpers = self.kin.iter();
+        let helpers =
+            helpers.filter(|(_, kin)| matches!(kin.role, Role::Helper { reported: true }));
+        helpers.map(|(pid, kin)| (*pid, kin.forked)).collect()
+    }
+
     /// Whether this is a master or a child of one.
     pub(super) fn is_master_or_child(&self, pid: i32) -> bool {
         self.kin.contains_key(&pid) || self.masters.iter().any(|master| master.pid == pid)

@@ -20,7 +20,7 @@ use crate::{
 use super::text_layout::{Column, TextLayout};
 
 use rows::{
-    ENDED, ROUTE, TASKS, WORKER, counts, end_row, growing, known, leftovers, measure,
+    ENDED, ROUTE, TASKS, WORKER, counts, end_row, growing, helpers, known, leftovers, measure,
     missing_agents, progress, route_row, status_texts, tasks, waiting, worker_row,
 };
 
@@ -158,6 +158,7 @@ impl Page {
             row
         });
         self.0.grid(&columns, rows.collect());
+        self.titled_unless_empty("helpers", &helpers(snapshot));
         self.titled_unless_empty("waits for", &waiting(snapshot));
         self.titled_unless_empty("status", &status_texts(snapshot));
         // No worker of a pool has an agent.

@@ -8,7 +8,9 @@ use crate::{
         event::End,
         event_format::span,
         input::Agent,
-        snapshot::{LeftoverView, MemoryView, PoolView, RouteView, Snapshot, WorkerView},
+        snapshot::{
+            HelperView, LeftoverView, MemoryView, PoolView, RouteView, Snapshot, WorkerView,
+        },
     },
     units::{Bytes, Timestamp},
 };
@@ -172,6 +174,29 @@ fn bounded(all: impl Iterator<Item = String>) -> String {
         all.push(format!("{others} more"));
     }
     all.join("; ")
+}
+
+/// `dirty arbiter pid 12: 30M; dirty worker pid 13: 152M (only the budget limits them)`.
+pub(super) fn helpers(snapshot: &Snapshot) -> String {
+    let named = |one: &HelperView| {
+        let command = if one.name == "helper" {
+            format!(" (`{}`)", one.command)
+        } else {
+            String::new()
+        };
+        format!("{} pid {}{command}: {}", one.name, one.pid, one.memory)
+    };
+    let all = bounded(snapshot.helpers.iter().map(named));
+    let limit = if snapshot.helpers_limited {
+        "only the budget limits them"
+    } else {
+        "no limit holds for them"
+    };
+    if all.is_empty() {
+        all
+    } else {
+        format!("{all} ({limit})")
+    }
 }
 
 /// `3 processes of ended workers, 90.0M: pid 123 of w1 (30.0M, idle 4.0s, `chrome`)`.

@@ -7,7 +7,7 @@ use crate::{
         cause::Cause,
         event::{Limits, Who},
         input::Agent,
-        snapshot::{MemoryView, PoolView, RouteView, WorkerView},
+        snapshot::{HelperView, MemoryView, PoolView, RouteView, WorkerView},
     },
     units::{Bytes, ReportId, WorkerId},
 };
@@ -138,6 +138,23 @@ fn what_is_waited_for_and_what_programs_say_is_shown_with_its_time() {
     let shown = page(&snapshot, 100);
     let both = "waits for  the command, killed in 30s; w2, killed in 2m 0s\n";
     assert!(shown.contains(both), "{shown}");
+}
+
+#[test]
+fn helpers_of_a_server_are_shown_with_what_limits_them() {
+    let mut snapshot = snapshot();
+    let helper = |pid, name: &str, memory| HelperView {
+        pid,
+        name: name.to_owned(),
+        command: "python tracker.py".to_owned(),
+        memory: Bytes::mib(memory),
+    };
+    snapshot.helpers = vec![helper(12, "dirty worker", 152), helper(13, "helper", 9)];
+    let shown = page(&snapshot, 100);
+    let line = "helpers    dirty worker pid 12: 152M; helper pid 13 (`python tracker.py`): 9M";
+    assert!(shown.contains(&format!("{line} (no limit")), "{shown}");
+    snapshot.helpers_limited = true;
+    assert!(page(&snapshot, 100).contains("(only the"), "{shown}");
 }
 
 #[test]

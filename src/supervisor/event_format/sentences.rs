@@ -291,7 +291,7 @@ pub(super) fn process_fields(pid: i32, name: &'static str, value: &str) -> Field
 pub(super) fn helper_message(pid: i32, command: &str) -> String {
     format!(
         "pid {pid} (`{command}`) is a child of the server but not a worker: its memory counts as \
-         the server's, and only the budget limits it"
+         the server's, and it has no cap of its own"
     )
 }
 

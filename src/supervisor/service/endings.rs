@@ -273,6 +273,7 @@ impl Supervisor {
             Phase::Starting | Phase::Running { .. } => self.what_follows(now, Ended::Unseen),
             Phase::Idle | Phase::Waiting { .. } | Phase::Over => return,
         };
+        self.state.usage.on_helpers(Vec::new());
         // No process of the run is alive. Workers without a known end have ended unseen.
         let left: Vec<_> = self.state.workers.keys().copied().collect();
         for worker in left {
