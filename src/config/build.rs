@@ -59,6 +59,7 @@ pub(super) fn service(
     settings.apply(Mode::Service, &mut spec);
     spec.command = command::build(command_line, environ, facts, settings);
     (spec.kind, spec.kind_is_guessed) = command::kind(&spec.command.argv, settings);
+    (spec.copies, spec.copies_up_to) = command::copies(facts, settings);
     if spec.copies.is_some() {
         command::multiply(&mut spec, settings);
     }

@@ -17,7 +17,7 @@ use super::{
     diagnostic::{Diagnostic, ErrorKind},
     environment::Environ,
     listen, parsers, paths,
-    settings::{CommandLine, Origin, Settings},
+    settings::{CommandLine, Origin, Settings, Value},
 };
 
 /// The directories in which programs are searched without a PATH (execvp(3)).
@@ -147,6 +147,17 @@ pub(super) fn kind(argv: &[OsString], settings: &mut Settings) -> (Kind, bool) {
     let kind = set
         .unwrap_or_else(|| servers::recognise(&words_of(argv)).map_or(Kind::Single, Kind::Server));
     (kind, set.is_none())
+}
+
+/// The number of copies at the start, and for `auto` the number of cores.
+pub(super) fn copies(facts: &dyn Facts, settings: &mut Settings) -> (Option<u64>, Option<u32>) {
+    let parse = |value: &Value| {
+        if matches!(value, Value::Untyped(text) | Value::Text(text) if text == "auto") {
+            return Ok((Some(1), Some(facts.cores())));
+        }
+        parsers::maybe_count(value).map(|number| (number, None))
+    };
+    settings.optional("copies", parse).unwrap_or_default()
 }
 
 /// Makes the command a fleet of copies.

@@ -67,6 +67,11 @@ pub trait Facts {
     /// directory above it. `None`: it can be used. If the directory does not exist yet, its
     /// existing ancestors are checked.
     fn unusable(&self, path: &Path) -> Option<String>;
+    /// The number of cores that the service may use: by its affinity and its CPU quota.
+    fn cores(&self) -> u32 {
+        let cores = std::thread::available_parallelism();
+        cores.map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+    }
 }
 
 /// This machine. The caller provides the functions that need system calls.

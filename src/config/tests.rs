@@ -490,3 +490,15 @@ fn the_replacement_of_a_single_program_with_sockets_may_start_first_unless_a_set
         assert!(!overlaps(&[listen, other], &[], &python), "{other:?}");
     }
 }
+
+#[test]
+fn an_automatic_number_of_copies_begins_with_one_and_is_at_most_that_of_the_cores() {
+    let copies = |number: &str| {
+        let loaded = load_all(None, &[("copies", number)], &[], &["python"]);
+        loaded.map(|loaded| (loaded.spec.copies, loaded.spec.copies_up_to))
+    };
+    assert_eq!(copies("auto").unwrap(), (Some(1), Some(Pretend.cores())));
+    assert_eq!(copies("3").unwrap(), (Some(3), None));
+    assert_eq!(copies("none").unwrap(), (None, None));
+    assert!(copies("many").unwrap_err().to_string().contains("copies"));
+}

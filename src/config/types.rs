@@ -207,7 +207,7 @@ fn list(of: &[String]) -> Option<Shown> {
     (!of.is_empty()).then(list)
 }
 
-fn or_none(count: Option<u64>) -> Shown {
+pub(super) fn or_none(count: Option<u64>) -> Shown {
     count.map_or_else(
         || "none".into(),
         |count| i64::try_from(count).unwrap_or(i64::MAX).into(),

@@ -116,6 +116,13 @@ pub enum Event {
         /// The budget, if there is one.
         budget: Option<Bytes>,
     },
+    /// The number of copies of a fleet was chosen (`copies = "auto"`).
+    Chosen {
+        /// The number.
+        workers: u32,
+        /// The figures that it follows from.
+        why: String,
+    },
     /// A surge worker is started before another worker is replaced.
     Raised,
     /// A worker is retired to end the surge.

@@ -282,8 +282,9 @@ impl Supervisor {
     }
 
     pub(crate) fn refuse_asks(&mut self, why: &str) {
-        if let Some(scaling) = self.operator.scaling.take() {
-            self.refuse(scaling.request(), why);
+        let scaling = self.operator.scaling.take();
+        if let Some(request) = scaling.and_then(|scaling| scaling.request()) {
+            self.refuse(request, why);
         }
         for waiting in std::mem::take(&mut self.operator.waiting) {
             if let Some(request) = waiting.request {

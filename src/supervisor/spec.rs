@@ -23,6 +23,8 @@ pub struct Spec {
     pub kind_is_guessed: bool,
     /// The number of copies of the command. `None`: it is not multiplied.
     pub copies: Option<u64>,
+    /// The number of copies is chosen when the first one is measured: at most this one.
+    pub copies_up_to: Option<u32>,
     /// A single program that gets listening sockets, and whose replacement may start first.
     pub overlap: bool,
     /// Limits on memory.

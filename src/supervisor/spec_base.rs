@@ -34,6 +34,7 @@ impl Spec {
             kind: Kind::Single,
             kind_is_guessed: false,
             copies: None,
+            copies_up_to: None,
             overlap: false,
             command,
             memory,

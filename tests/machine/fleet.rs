@@ -108,6 +108,26 @@ fn a_copy_that_ignores_its_socket_causes_a_warning() {
 }
 
 #[test]
+fn as_many_copies_as_cores_and_memory_allow_are_started() {
+    let _turn = turn::beside();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let (port, uvicorn) = (free_port(), NEWEST.bin("uvicorn"));
+    let address = format!("127.0.0.1:{port}");
+    for (budget, count, why) in [("8G", cores, "cores"), ("60M", 1, "1 fit into")] {
+        let options = ["-n", "auto", "--listen", &address, "--budget", budget];
+        let service = Plan::supervise(&options, &[&*uvicorn, "leaky_asgi:app"]).start();
+        let chosen = service.wait("the number of copies", SOON, || {
+            service.events_of("copies-chosen").pop()
+        });
+        assert_eq!(chosen["workers"], count, "{chosen:#}");
+        let message = chosen["message"].as_str().unwrap();
+        assert!(message.contains(why), "{message}");
+        service.ready(count);
+        assert_eq!(service.stop(SOON).code(), Some(0));
+    }
+}
+
+#[test]
 fn a_hangup_replaces_all_copies() {
     let _turn = turn::loaded();
     let (uvicorn, port) = (NEWEST.bin("uvicorn"), free_port());

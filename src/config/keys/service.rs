@@ -6,7 +6,7 @@ use super::{Key, derived, field, key};
 use crate::{
     config::{
         parsers::SERVERS,
-        types::{Count, Switch, lossy, name_of, text},
+        types::{Switch, lossy, name_of, or_none, text},
     },
     supervisor::spec::Spec,
 };
@@ -39,10 +39,13 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "copies",
-        ("copies", "N"),
+        ("copies", "N|auto"),
         ("none", "4"),
-        "Run N copies of COMMAND as workers, usually with --listen",
-        field!(Count, copies),
+        "Number of copies of COMMAND to run; auto: as many as fit",
+        derived(|spec| {
+            let auto = spec.copies_up_to.map(|_| "auto".into());
+            Some(auto.unwrap_or_else(|| or_none(spec.copies)))
+        }),
     )
     .short('n')
     .basic(),

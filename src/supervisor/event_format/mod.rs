@@ -85,6 +85,7 @@ impl Event {
             Self::Armed { .. } => "armed",
             Self::Reported { .. } => "reported",
             Self::Pressed { .. } => "pressed",
+            Self::Chosen { .. } => "copies-chosen",
             Self::Raised => "raised",
             Self::Lowered => "lowered",
             Self::Suspended { .. } => "recycling-suspended",
@@ -125,6 +126,7 @@ impl Event {
             | Self::LeftoverEnded(..)
             | Self::Armed { .. }
             | Self::Reported { .. }
+            | Self::Chosen { .. }
             | Self::Raised
             | Self::Lowered
             | Self::Resumed { .. }
@@ -196,6 +198,7 @@ impl Event {
                 summary,
             } => format!("memory report {report} of {worker} ({cause}): {summary}"),
             Self::Pressed { memory, budget } => sentences::pressed_message(*memory, *budget),
+            Self::Chosen { workers, why } => format!("copies: {workers} ({why})"),
             Self::Raised => "starting the replacement first".to_owned(),
             Self::Lowered => "retiring the surge worker".to_owned(),
             Self::Suspended { why, down } => sentences::suspended_message(why, *down),
@@ -224,9 +227,7 @@ impl Event {
     pub fn fields(&self) -> Fields {
         match self {
             Self::Limits(limits) => sentences::limits_fields(limits),
-            Self::Started { run, pid } => {
-                vec![("run", Field::Number(run.0)), ("pid", number(*pid))]
-            }
+            Self::Started { run, pid } => sentences::started_fields(*run, *pid),
             Self::Ready { run, after } | Self::Restarting { run, after } => {
                 vec![("run", Field::Number(run.0)), seconds("after_s", *after)]
             }
@@ -278,6 +279,7 @@ impl Event {
             Self::Pressed { memory, budget } => sentences::pressed_fields(*memory, *budget),
             Self::StopExtended(extended) => sentences::extended_fields(extended),
             Self::Killed { worker } => vec![("worker", text(worker))],
+            Self::Chosen { workers, why } => sentences::chosen_fields(*workers, why),
             Self::Ended(end) => sentences::end_fields(end),
             Self::GaveUp { ends, window, last } => sentences::gave_up_fields(*ends, *window, last),
             Self::Upgraded { version, from } => sentences::upgraded_fields(version, from),

@@ -138,6 +138,10 @@ fn every() -> Vec<Event> {
             version: "0.2.0".to_owned(),
             from: "0.1.0".to_owned(),
         },
+        Event::Chosen {
+            workers: 2,
+            why: "2 cores".to_owned(),
+        },
         Event::Raised,
         Event::Lowered,
         Event::Draining { worker, cause },

@@ -283,6 +283,15 @@ pub(super) fn server_message(pid: i32, server: &str) -> String {
     )
 }
 
+pub(super) fn started_fields(run: RunId, pid: i32) -> Fields {
+    vec![("run", Field::Number(run.0)), ("pid", number(pid))]
+}
+
+pub(super) fn chosen_fields(workers: u32, why: &str) -> Fields {
+    let workers = Field::Number(u64::from(workers));
+    vec![("workers", workers), ("why", text(&why))]
+}
+
 /// The fields of a process, with one that says more.
 pub(super) fn process_fields(pid: i32, name: &'static str, value: &str) -> Fields {
     vec![("pid", number(pid)), (name, text(&value))]

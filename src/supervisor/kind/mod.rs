@@ -6,6 +6,7 @@
 
 mod fleet;
 mod job;
+mod number;
 pub(crate) mod scale;
 mod server;
 mod stays;
@@ -150,6 +151,7 @@ impl Supervisor {
             Kind::Server(profile) => {
                 self.set_boot_priority(now, candidates);
                 self.warn_of_unready(now);
+                self.choose_number(now);
                 self.replace_worker(now, profile, candidates);
             }
         }

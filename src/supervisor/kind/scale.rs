@@ -18,7 +18,8 @@ const ROUNDS: u32 = 3;
 /// A change of the number of workers that is in progress.
 #[derive(Debug)]
 pub(crate) struct Scaling {
-    request: RequestId,
+    /// `None`: the supervisor itself has chosen the number.
+    request: Option<RequestId>,
     goal: u32,
     /// Signals that are still to be sent, for one worker more each or, if negative, one fewer.
     left: i64,
@@ -28,7 +29,17 @@ pub(crate) struct Scaling {
 }
 
 impl Scaling {
-    pub(crate) const fn request(&self) -> RequestId {
+    pub(crate) const fn to(goal: u32, request: Option<RequestId>, now: Timestamp) -> Self {
+        Self {
+            request,
+            goal,
+            left: 0,
+            next: now,
+            rounds: 0,
+        }
+    }
+
+    pub(crate) const fn request(&self) -> Option<RequestId> {
         self.request
     }
 }
@@ -40,13 +51,7 @@ impl Supervisor {
             self.refuse(request, &why);
             return;
         }
-        self.operator.scale(Scaling {
-            request,
-            goal,
-            left: 0,
-            next: now,
-            rounds: 0,
-        });
+        self.operator.scale(Scaling::to(goal, Some(request), now));
         self.plan.touch();
     }
 
@@ -91,11 +96,15 @@ impl Supervisor {
             let (request, goal) = (scaling.request, scaling.goal);
             if scaling.left == 0 && self.has_all_workers() {
                 let answer = Answer::Done(format!("the number of workers is {goal}"));
-                self.act(Action::Reply { request, answer });
+                if let Some(request) = request {
+                    self.act(Action::Reply { request, answer });
+                }
                 return;
             }
             if scaling.rounds > ROUNDS {
-                self.refuse(request, "the server does not keep this number of workers");
+                if let Some(request) = request {
+                    self.refuse(request, "the server does not keep this number of workers");
+                }
                 return;
             }
         }

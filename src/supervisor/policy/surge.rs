@@ -64,6 +64,9 @@ pub(crate) struct Surge {
     most: u32,
     no_raise_before: Timestamp,
     last_recycle: Timestamp,
+    /// The number of copies of a fleet was chosen since the server was started.
+    #[serde(default)]
+    chosen: bool,
 }
 
 /// The number of workers in each state.
@@ -96,6 +99,7 @@ impl Surge {
             most: 0,
             no_raise_before: now,
             last_recycle: now,
+            chosen: false,
         }
     }
 
@@ -134,6 +138,14 @@ impl Surge {
     /// A lower bound of the number of workers that the server wants.
     pub(crate) const fn most_seen(&self) -> u32 {
         self.most
+    }
+
+    pub(crate) const fn choose(&mut self) {
+        self.chosen = true;
+    }
+
+    pub(crate) const fn has_chosen(&self) -> bool {
+        self.chosen
     }
 
     pub(crate) const fn on_change(&mut self, now: Timestamp) {

@@ -197,6 +197,14 @@ impl Life {
         matches!(self, Self::Serving { .. })
     }
 
+    /// Since when it serves.
+    pub(crate) const fn serving_since(self) -> Option<Timestamp> {
+        match self {
+            Self::Serving { since, .. } => Some(since),
+            Self::Starting { .. } | Self::Draining(_) => None,
+        }
+    }
+
     pub(crate) const fn drain(self) -> Option<Drain> {
         match self {
             Self::Draining(drain) => Some(drain),
