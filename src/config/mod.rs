@@ -6,6 +6,8 @@
 
 mod build;
 mod command;
+#[cfg(test)]
+mod copies_tests;
 mod diagnostic;
 #[cfg(test)]
 mod documents_tests;
