@@ -19,6 +19,8 @@ from .stream_grace import AFTER, BATCHES, GRACE, SPREAD, end_of_last_event, is_b
 # Interval at which the thread looks for streams that wait.
 LOOK = 0.1
 
+# Has one entry until the worker gets TERM.
+_first = iter((True,))
 _ends_at = None
 _numbers = itertools.count()
 
@@ -35,9 +37,11 @@ def gthread(module):
 def _begin(stopping, *_):
     """The worker gets TERM. Until then, responses are written as without the agent."""
     global _ends_at
-    module = sys.modules.get("gunicorn.http.wsgi")
-    if _ends_at is not None or module is None:
+    # RACE: gunicorn repeats TERM, and the second one may interrupt this function: next() is one step. A response that
+    # is wrapped twice would wait for its own lock.
+    if not next(_first, False):
         return
+    module = sys.modules["gunicorn.http.wsgi"]
     # When the whole server stops, its master kills the workers at the end of its graceful timeout.
     _ends_at = time.monotonic() + max(min(GRACE, stopping.cfg.graceful_timeout - AFTER), 0)
     response_class = module.Response
