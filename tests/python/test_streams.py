@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import time
+import types
 import unittest
 
 PACKAGE = sys.argv.pop(1)
@@ -27,7 +28,7 @@ with open(HOME.name + "/page", "wb") as file:
     file.write(header)
     file.truncate(8 * protocol.FIRST_AREA)
 
-from _agent import counting, page, streams  # noqa: E402
+from _agent import counting, page, streams, streams_wsgi  # noqa: E402
 
 streams.install()
 
@@ -235,6 +236,33 @@ class Streams(unittest.IsolatedAsyncioTestCase):
         server = Server(app)
         with self.assertRaises(KeyError):
             await server.task
+
+
+class Response:
+    """A response of gunicorn."""
+
+    headers = [("Content-Type", "text/event-stream")]
+
+    def write(self, data):
+        raise NotImplementedError
+
+
+class Stopping:
+    """A worker that gets a second TERM while it handles the first."""
+
+    @property
+    def cfg(self):
+        streams_wsgi._begin(self)
+        return types.SimpleNamespace(graceful_timeout=30)
+
+
+class WsgiStreams(unittest.TestCase):
+    def test_a_second_term_does_not_wrap_the_responses_twice(self):
+        original = Response.write
+        sys.modules["gunicorn.http.wsgi"] = types.SimpleNamespace(Response=Response)
+        streams_wsgi._begin(Stopping())
+        wrapped = [cell.cell_contents for cell in Response.write.__closure__]
+        self.assertEqual(wrapped, [original])
 
 
 if __name__ == "__main__":
