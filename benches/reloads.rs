@@ -58,7 +58,8 @@ const ROWS: [Row; 8] = [
         program: || OTHERS.bin("granian"),
         options: &[],
         held: "--interface asgi --workers 2 leaky_asgi:app",
-        bare: "--interface asgi --workers 2 --port {port} leaky_asgi:app",
+        // Without a time limit, it does not always end at TERM.
+        bare: "--interface asgi --workers 2 --workers-kill-timeout 5 --port {port} leaky_asgi:app",
     },
     Row {
         name: "uvicorn, two copies",

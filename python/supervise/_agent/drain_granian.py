@@ -131,23 +131,23 @@ def _stop(event):
 
 def _linger(event):
     until = time.monotonic() + drain.LINGER
+    polls = []
     try:
         polls = _stop_accepting()
-        while time.monotonic() < until and (polls is None or any(_has_connections(poll) for poll in polls)):
-            time.sleep(drain.TICK)
     except Exception:
         page.swallowed()
+    while time.monotonic() < until and (not polls or any(map(_has_connections, polls))):
+        time.sleep(drain.TICK)
     event.set()
 
 
 def _stop_accepting():
     """Removes the shared listener from the event loops of this process. Returns their descriptors."""
-    if _listener is None:
-        return None
+    name = "socket:[%s]" % _listener
     polls = []
     for poll in _polls():
         for fd in _watched(poll):
-            if os.fstat(fd).st_ino == _listener:
+            if _name(fd) == name:
                 select.epoll.fromfd(os.dup(poll)).unregister(fd)
                 polls.append(poll)
     # An accept that has begun meanwhile becomes a connection that is watched.
@@ -165,8 +165,12 @@ def _has_connections(poll):
 
 def _watched(poll):
     """The descriptors that an epoll instance watches (proc_pid_fdinfo(5): `tfd`)."""
-    with open("/proc/self/fdinfo/%d" % poll) as file:
-        return [int(line.split()[1]) for line in file if line.startswith("tfd:")]
+    try:
+        with open("/proc/self/fdinfo/%d" % poll) as file:
+            return [int(line.split()[1]) for line in file if line.startswith("tfd:")]
+    except OSError:
+        # It was closed meanwhile.
+        return []
 
 
 def _name(fd):
