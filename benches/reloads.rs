@@ -7,81 +7,75 @@ use nix::sys::signal::Signal;
 
 use super::{
     client::{BUCKET, Load, Outcome},
+    servers::program,
     service::{Plan, free_port},
-    venv::{NEWEST, OTHERS},
 };
 
 const GRACE: Duration = Duration::from_secs(60);
 /// How often each server is reloaded.
 const TIMES: usize = 20;
 
-/// A server: its name, its program, its words with `supervise`, and its words without.
-struct Row {
-    name: &'static str,
-    program: fn() -> String,
-    options: &'static [&'static str],
-    held: &'static str,
-    bare: &'static str,
-}
+/// A name, the options of `supervise`, the command line with it, and the one without.
+type Row = (
+    &'static str,
+    &'static [&'static str],
+    &'static str,
+    &'static str,
+);
+
+const TWO: &[&str] = &["--copies", "2"];
+const WHOLE: &[&str] = &["--copies", "1", "--server", "none"];
 
 const ROWS: [Row; 8] = [
-    Row {
-        name: "gunicorn gthread",
-        program: || NEWEST.bin("gunicorn"),
-        options: &[],
-        held: "-w 2 -k gthread --threads 4 leaky_flask:app",
-        bare: "-w 2 -k gthread --threads 4 -b {address} leaky_flask:app",
-    },
-    Row {
-        name: "gunicorn `--preload`, as a whole",
-        program: || NEWEST.bin("gunicorn"),
-        options: &["--copies", "1", "--server", "none"],
-        held: "-w 2 --preload leaky_flask:app",
-        bare: "-w 2 --preload -b {address} leaky_flask:app",
-    },
-    Row {
-        name: "uvicorn",
-        program: || NEWEST.bin("uvicorn"),
-        options: &[],
-        held: "--workers 2 leaky_asgi:app",
-        bare: "--workers 2 --port {port} leaky_asgi:app",
-    },
-    Row {
-        name: "hypercorn",
-        program: || OTHERS.bin("hypercorn"),
-        options: &[],
-        held: "-w 2 --bind fd://{fd} leaky_asgi:app",
-        bare: "-w 2 --bind {address} leaky_asgi:app",
-    },
-    Row {
-        name: "granian",
-        program: || OTHERS.bin("granian"),
-        options: &[],
-        held: "--interface asgi --workers 2 leaky_asgi:app",
+    (
+        "gunicorn gthread",
+        &[],
+        "gunicorn -w 2 -k gthread --threads 4 leaky_flask:app",
+        "gunicorn -w 2 -k gthread --threads 4 -b {address} leaky_flask:app",
+    ),
+    (
+        "gunicorn `--preload`, as a whole",
+        WHOLE,
+        "gunicorn -w 2 --preload leaky_flask:app",
+        "gunicorn -w 2 --preload -b {address} leaky_flask:app",
+    ),
+    (
+        "uvicorn",
+        &[],
+        "uvicorn --workers 2 leaky_asgi:app",
+        "uvicorn --workers 2 --port {port} leaky_asgi:app",
+    ),
+    (
+        "hypercorn",
+        &[],
+        "hypercorn -w 2 --bind fd://{fd} leaky_asgi:app",
+        "hypercorn -w 2 --bind {address} leaky_asgi:app",
+    ),
+    (
+        "granian",
+        &[],
+        "granian --interface asgi --workers 2 leaky_asgi:app",
         // Without a time limit, it does not always end at TERM.
-        bare: "--interface asgi --workers 2 --workers-kill-timeout 5 --port {port} leaky_asgi:app",
-    },
-    Row {
-        name: "uvicorn, two copies",
-        program: || NEWEST.bin("uvicorn"),
-        options: &["--copies", "2"],
-        held: "leaky_asgi:app",
-        bare: "--workers 2 --port {port} leaky_asgi:app",
-    },
-    Row {
-        name: "hypercorn, two copies",
-        program: || OTHERS.bin("hypercorn"),
-        options: &["--copies", "2"],
-        held: "--workers 0 --bind fd://{fd} leaky_asgi:app",
-        bare: "-w 2 --bind {address} leaky_asgi:app",
-    },
-    Row {
-        name: "daphne, two copies",
-        program: || OTHERS.bin("daphne"),
-        options: &["--copies", "2"],
-        held: "--fd {fd} leaky_asgi:app",
-        bare: "-p {port} leaky_asgi:app",
-    },
+        "granian --interface asgi --workers 2 --workers-kill-timeout 5 --port {port} leaky_asgi:app",
+    ),
+    (
+        "uvicorn, two copies",
+        TWO,
+        "uvicorn leaky_asgi:app",
+        "uvicorn --workers 2 --port {port} leaky_asgi:app",
+    ),
+    (
+        "hypercorn, two copies",
+        TWO,
+        "hypercorn --workers 0 --bind fd://{fd} leaky_asgi:app",
+        "hypercorn -w 2 --bind {address} leaky_asgi:app",
+    ),
+    (
+        "daphne, two copies",
+        TWO,
+        "daphne --fd {fd} leaky_asgi:app",
+        "daphne -p {port} leaky_asgi:app",
+    ),
 ];
 
 /// Prints the table. Arguments are how often to reload, and a word to choose rows.
@@ -94,14 +88,14 @@ pub(crate) fn run(words: &[String]) {
          failed in {times} plain restarts | longest time without an answer s |"
     );
     println!("|---|---|---|---|---|---|---|---|");
-    let is_chosen = |row: &&Row| chosen.is_none_or(|chosen| row.name.contains(chosen.as_str()));
+    let is_chosen = |row: &&Row| chosen.is_none_or(|chosen| row.0.contains(chosen.as_str()));
     for row in ROWS.iter().filter(is_chosen) {
         for keep_alive in [false, true] {
-            let held = reloaded(row, keep_alive, times);
-            let bare = restarted(row, keep_alive, times);
+            let held = reloaded(*row, keep_alive, times);
+            let bare = restarted(*row, keep_alive, times);
             println!(
                 "| {} | {} | {} | **{}** | {:.1} | {:.0} | {} | {:.1} |",
-                row.name,
+                row.0,
                 if keep_alive { "on" } else { "off" },
                 held.ok,
                 held.failed(),
@@ -117,13 +111,12 @@ pub(crate) fn run(words: &[String]) {
     }
 }
 
-/// The program and its words.
-fn command(row: &Row, words: &str, port: u16) -> Vec<String> {
-    let filled = words
+/// The words of a command line.
+fn command(line: &str, port: u16) -> Vec<String> {
+    let filled = line
         .replace("{address}", &format!("127.0.0.1:{port}"))
         .replace("{port}", &port.to_string());
-    let words = filled.split(' ').map(str::to_owned);
-    [(row.program)()].into_iter().chain(words).collect()
+    filled.split(' ').map(program).collect()
 }
 
 fn load(port: u16, keep_alive: bool) -> Load {
@@ -136,12 +129,12 @@ fn load(port: u16, keep_alive: bool) -> Load {
 }
 
 /// With `supervise`, which holds the socket.
-fn reloaded(row: &Row, keep_alive: bool, times: usize) -> Outcome {
+fn reloaded((_, options, line, _): Row, keep_alive: bool, times: usize) -> Outcome {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
-    let options = [&["--listen", &address], row.options].concat();
-    let service = Plan::supervise(&options, &command(row, row.held, port)).start();
-    service.ready(if row.options.contains(&"none") { 1 } else { 2 });
+    let all = [&["--listen", &address], options].concat();
+    let service = Plan::supervise(&all, &command(line, port)).start();
+    service.ready(if options == WHOLE { 1 } else { 2 });
     let running = load(port, keep_alive).start();
     for _ in 0..times {
         let answer = service.client(&["reload"]);
@@ -153,9 +146,9 @@ fn reloaded(row: &Row, keep_alive: bool, times: usize) -> Outcome {
 }
 
 /// Without `supervise`: stopped, waited for, and started again.
-fn restarted(row: &Row, keep_alive: bool, times: usize) -> Outcome {
+fn restarted((.., line): Row, keep_alive: bool, times: usize) -> Outcome {
     let port = free_port();
-    let words = command(row, row.bare, port);
+    let words = command(line, port);
     let start = || {
         let server = Plan::bare(&words).start();
         let answers = load(port, false);

@@ -57,9 +57,9 @@ const ROWS: [(&str, Form, &str); 10] = [
 ];
 
 /// A word of a command line, as the path of the program if it is one.
-fn program(word: &str) -> String {
+pub(super) fn program(word: &str) -> String {
     match word {
-        "uvicorn" => NEWEST.bin(word),
+        "gunicorn" | "uvicorn" => NEWEST.bin(word),
         "hypercorn" | "pyuwsgi" | "granian" | "daphne" | "python" => OTHERS.bin(word),
         _ => word.to_owned(),
     }

@@ -374,18 +374,9 @@ mod tests {
 
     fn worker() -> WorkerView {
         WorkerView {
-            id: WorkerId::FIRST,
-            pid: 41,
-            slot: 0,
-            state: "ready".to_owned(),
-            age: Duration::from_millis(1500),
-            tasks: Some(120),
-            tasks_per_s: Some(2.5),
-            bytes_per_task: Some(4096.0),
             agent: Agent::Absent("python 2.7".to_owned()),
             traced: true,
             rescues: 1,
-            processes: 1,
             status_text: Some("writing batch 7".to_owned()),
             killed_in: Some(Duration::from_secs(5)),
             memory: MemoryView {
@@ -394,6 +385,7 @@ mod tests {
                 to_ceiling: Some(Duration::from_secs(9)),
                 ..MemoryView::default()
             },
+            ..WorkerView::for_test()
         }
     }
 

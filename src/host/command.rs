@@ -255,7 +255,7 @@ impl Host {
         if let Some((worker, _)) = run.worker().filter(|_| is_stop)
             && would_end(self.context.proc(), pid, signal)
         {
-            self.context.tell(Input::SignalUnhandled(worker));
+            self.context.tell(Input::LeavesBadly(worker));
         }
         let sent = PidFd::open(pid).and_then(|process| process.signal(signal));
         if let Err(error) = sent.or_else(gone_is_fine) {
@@ -323,8 +323,8 @@ impl Host {
                 },
                 Finding::Ready { pid } => match self.workers.worker_of(pid) {
                     Some(worker) => {
-                        if self.must_not_leave(pid) {
-                            self.context.tell(Input::SignalUnhandled(worker));
+                        if self.leaves_badly(pid) {
+                            self.context.tell(Input::LeavesBadly(worker));
                         }
                         if !self.systemd.is_ready(&self.context, pid) {
                             continue;
@@ -353,10 +353,10 @@ impl Host {
         }
     }
 
-    /// Whether a worker does not handle the signal that makes it leave, or its server would stop. A
-    /// copy of a program is asked in any case, because it may have nothing to finish, but its end
-    /// is explained.
-    fn must_not_leave(&self, pid: i32) -> bool {
+    /// Whether a worker does not handle the signal that makes it leave, or its server would stop
+    /// then. A copy of a program is asked in any case, because it may have nothing to finish, but
+    /// its end is explained.
+    fn leaves_badly(&self, pid: i32) -> bool {
         let Kind::Server(profile) = self.context.spec().kind else {
             return false;
         };

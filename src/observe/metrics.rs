@@ -392,7 +392,7 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, time::Duration};
+    use std::collections::BTreeSet;
 
     use crate::{
         supervisor::event::Effective,
@@ -413,24 +413,12 @@ mod tests {
             requests: Some(345),
             workers: vec![WorkerView {
                 id: WorkerId::FIRST.next(),
-                pid: 41,
-                slot: 0,
-                state: "ready".to_owned(),
-                age: Duration::from_millis(1500),
-                tasks: Some(120),
-                tasks_per_s: Some(2.5),
-                bytes_per_task: Some(4096.0),
-                agent: Agent::Loaded,
-                traced: false,
-                rescues: 0,
-                processes: 1,
-                status_text: None,
-                killed_in: None,
                 memory: MemoryView {
                     private: Bytes(7),
                     slope_bps: Some(-3.5),
                     ..MemoryView::default()
                 },
+                ..WorkerView::for_test()
             }],
             routes: vec![RouteView {
                 route: "/users/<id>".to_owned(),

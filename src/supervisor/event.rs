@@ -327,6 +327,28 @@ pub struct End {
     pub running: Option<Running>,
 }
 
+impl End {
+    /// An end of which nothing else is known.
+    pub const fn of(who: Who, pid: i32, cause: Cause, at: Timestamp) -> Self {
+        Self {
+            who,
+            pid,
+            cause,
+            memory: Bytes::ZERO,
+            peak: Bytes::ZERO,
+            limit: None,
+            age: Duration::ZERO,
+            tasks: None,
+            drain: None,
+            killed: false,
+            at,
+            report: None,
+            ran: None,
+            running: None,
+        }
+    }
+}
+
 /// A request or task in progress.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Running {

@@ -111,9 +111,9 @@ pub enum Input {
     /// All processes that outlived the worker that started them. Comes periodically while there are
     /// any, and once more with an empty list when the last one has ended.
     LeftBehind(Vec<Leftover>),
-    /// A worker does not handle the signal that would make it leave. For a single program this
-    /// comes when that signal is sent.
-    SignalUnhandled(WorkerId),
+    /// A worker does not leave well when it is asked: it does not handle the signal, or its server
+    /// would stop all its workers. For a single program this comes when the signal is sent.
+    LeavesBadly(WorkerId),
     /// A worker is ready to serve.
     WorkerReady {
         /// The worker.

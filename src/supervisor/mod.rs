@@ -111,7 +111,7 @@ impl Supervisor {
             Input::ServerHelper(pid, name) => self.emit(Event::ServerHelper { pid, command: name }),
             Input::ServerHelpers(found) => self.state.usage.on_helpers(found),
             Input::LeftBehind(found) => self.on_left_behind(now, found),
-            Input::SignalUnhandled(worker) => self.on_signal_unhandled(worker),
+            Input::LeavesBadly(worker) => self.on_leaves_badly(worker),
             Input::CopyFails(worker, status) => self.on_copy_fails(now, worker, status),
             Input::WorkerReady { worker } => self.on_worker_ready(now, worker),
             Input::WorkerEnded {

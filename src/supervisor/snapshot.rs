@@ -184,6 +184,33 @@ pub struct WorkerView {
     pub memory: MemoryView,
 }
 
+#[cfg(test)]
+impl WorkerView {
+    /// A worker that serves.
+    pub(crate) fn for_test() -> Self {
+        Self {
+            id: WorkerId::FIRST,
+            pid: 41,
+            slot: 0,
+            state: "ready".to_owned(),
+            age: Duration::from_millis(1500),
+            tasks: Some(120),
+            tasks_per_s: Some(2.5),
+            bytes_per_task: Some(4096.0),
+            agent: Agent::Loaded,
+            traced: false,
+            rescues: 0,
+            processes: 1,
+            status_text: None,
+            killed_in: None,
+            memory: MemoryView {
+                private: Bytes(7),
+                ..MemoryView::default()
+            },
+        }
+    }
+}
+
 /// One worker's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct MemoryView {

@@ -233,63 +233,39 @@ fn a_single_program_at_a_held_socket_serves_on_while_it_could_not_start() {
     assert_a_long_outage_loses_nothing(&[], 1);
 }
 
+/// The same for two workers of another server, of which the last one stays: the first recycle finds
+/// out that the application cannot start. `line`: its command line, with `{address}` and `{port}`.
+#[track_caller]
+fn assert_the_last_one_stays(line: &str) {
+    let port = free_port();
+    let line = line
+        .replace("{address}", &format!("127.0.0.1:{port}"))
+        .replace("{port}", &port.to_string());
+    let mut words: Vec<_> = line.split(' ').map(str::to_owned).collect();
+    words[0] = OTHERS.bin(&words[0]);
+    assert_recycles_of_wait((port, &words), (&[], 1), 1);
+}
+
 #[test]
 fn the_last_worker_of_hypercorn_is_not_recycled_while_the_application_cannot_start() {
-    let port = free_port();
-    let address = format!("127.0.0.1:{port}");
-    let hypercorn = OTHERS.bin("hypercorn");
-    // The first recycle finds out that the application cannot start. hypercorn stops all workers if
-    // one exits with another status than 0.
-    let command = [
-        &*hypercorn,
-        "-w",
-        "2",
-        "-b",
-        &address,
-        "needs_database:asgi_app",
-    ];
-    assert_recycles_of_wait((port, &command.map(str::to_owned)), (&[], 1), 1);
+    // It stops all workers if one exits with another status than 0.
+    assert_the_last_one_stays("hypercorn -w 2 -b {address} needs_database:asgi_app");
 }
 
 #[test]
 fn the_last_worker_of_granian_is_not_recycled_while_the_application_cannot_start() {
-    let port = free_port();
-    let number = port.to_string();
-    let command = [
-        &*OTHERS.bin("granian"),
-        "--interface",
-        "asgi",
-        "--workers",
-        "2",
-        "--port",
-        &number,
-        "needs_database:asgi_app",
-    ];
-    assert_recycles_of_wait((port, &command.map(str::to_owned)), (&[], 1), 1);
+    // It stops all workers if one exits.
+    let line = "granian --interface asgi --workers 2 --port {port} needs_database:asgi_app";
+    assert_the_last_one_stays(line);
 }
 
 #[test]
 fn the_last_worker_of_uwsgi_is_not_recycled_while_the_application_cannot_start() {
-    let port = free_port();
-    let address = format!("127.0.0.1:{port}");
     // With need-app it stops as a whole if a worker cannot load the application; without, the
     // worker would answer with errors.
-    for need in [&["--need-app"][..], &[]] {
-        let fixed = [
-            &*OTHERS.bin("pyuwsgi"),
-            "--master",
-            "--lazy-apps",
-            "-p",
-            "2",
-            "--http",
-            &address,
-            "-w",
-            "needs_database:app",
-        ];
-        let command = [&fixed[..], need].concat();
-        let command: Vec<_> = command.into_iter().map(str::to_owned).collect();
-        assert_recycles_of_wait((port, &command), (&[], 1), 1);
-    }
+    let line = "pyuwsgi --master --lazy-apps -p 2 --http {address} -w needs_database:app";
+    assert_the_last_one_stays(line);
+    assert_the_last_one_stays(&format!("{line} --need-app"));
 }
 
 /// One of two workers dies while no other can start. The other one continues to serve, the dead one

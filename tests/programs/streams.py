@@ -5,6 +5,8 @@ import asyncio
 import itertools
 import os
 
+from leaky_asgi import lifespan
+
 PID = os.getpid()
 
 # The time between two events.
@@ -77,11 +79,3 @@ async def echo(receive, send):
             print("a WebSocket was told", flush=True)
             return
         await send({"type": "websocket.send", "text": message["text"]})
-
-
-async def lifespan(receive, send):
-    while True:
-        message = await receive()
-        await send({"type": message["type"] + ".complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

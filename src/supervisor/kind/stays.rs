@@ -11,10 +11,10 @@ const SWITCH: &str = "`--server none`, which recycles the program as a whole";
 
 impl Supervisor {
     /// A worker, or the command, does not handle the signal that would make it leave, so it dies
-    /// from it.
-    pub(crate) fn on_signal_unhandled(&mut self, worker: WorkerId) {
+    /// from it; or its server would stop.
+    pub(crate) fn on_leaves_badly(&mut self, worker: WorkerId) {
         if let Some(worker) = self.state.workers.get_mut(&worker) {
-            worker.kernel_mut().on_signal_unhandled();
+            worker.kernel_mut().on_leaves_badly();
         }
     }
 
@@ -26,7 +26,7 @@ impl Supervisor {
             Replacement::Never { hint } => Some(format!(
                 "{name} stops all its workers when one exits. hint: {hint}; or {SWITCH}"
             )),
-            Replacement::Signal { retire } if worker.kernel().is_signal_unhandled() => {
+            Replacement::Signal { retire } if worker.kernel().leaves_badly() => {
                 let id = worker.id();
                 let what = match profile.guard {
                     Some(_) => format!("{name} stops all its workers when one exits"),

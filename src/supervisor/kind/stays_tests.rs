@@ -21,7 +21,7 @@ fn server(profile: &'static Profile, handles: bool) -> Service {
         spec.memory.ceiling = Limit::At(Size::Bytes(Bytes::mib(100)));
     });
     if !handles {
-        service.happens(10, Input::SignalUnhandled(FIRST));
+        service.happens(10, Input::LeavesBadly(FIRST));
     }
     service
 }

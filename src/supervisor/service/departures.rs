@@ -161,7 +161,7 @@ impl Supervisor {
         let signal = self.retire_signal();
         let asked = worker.drain().is_some() || self.state.service.stop.is_some();
         let ours = self.is_whole_program() || self.is_fleet();
-        let unhandled = worker.kernel().is_signal_unhandled();
+        let unhandled = worker.kernel().leaves_badly();
         if !(ours && asked && unhandled && ended == Ended::Signal(signal)) {
             return;
         }

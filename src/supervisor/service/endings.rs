@@ -15,7 +15,7 @@ use crate::supervisor::{
     spec::RestartWhen,
     worker::Worker,
 };
-use crate::units::{Bytes, RunId, Timestamp};
+use crate::units::{RunId, Timestamp};
 
 const ENOENT: i32 = 2;
 const ENOEXEC: i32 = 8;
@@ -94,20 +94,10 @@ impl Supervisor {
 
     fn record_server_end(&mut self, now: Timestamp, (pid, since): (i32, Timestamp), cause: Cause) {
         self.record_end(End {
-            who: Who::Server,
-            pid,
-            cause,
             memory: self.state.usage.server(),
             peak: self.state.usage.server(),
-            limit: None,
             age: now.since(since),
-            tasks: None,
-            drain: None,
-            killed: false,
-            at: now,
-            report: None,
-            ran: None,
-            running: None,
+            ..End::of(Who::Server, pid, cause, now)
         });
     }
 
@@ -308,22 +298,7 @@ impl Supervisor {
             .awaited
             .take()
             .map_or(Who::Server, Who::Worker);
-        self.record_end(End {
-            who,
-            pid: 0,
-            cause: Cause::StartFailed,
-            memory: Bytes::ZERO,
-            peak: Bytes::ZERO,
-            limit: None,
-            age: Duration::ZERO,
-            tasks: None,
-            drain: None,
-            killed: false,
-            at: now,
-            report: None,
-            ran: None,
-            running: None,
-        });
+        self.record_end(End::of(who, 0, Cause::StartFailed, now));
         let next = match errno {
             ENOENT => Next::Exit(127),
             EACCES | ENOEXEC => Next::Exit(126),

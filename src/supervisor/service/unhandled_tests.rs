@@ -37,7 +37,7 @@ fn ends(service: &mut Service, second: u64, signal: Signal) {
 fn a_job_that_dies_of_the_stop_signal_is_told_with_a_hint() {
     let mut service = program(|spec| spec.restart.when = RestartWhen::Never);
     service.happens(5, Input::Signalled(Signal::TERM));
-    service.happens(5, Input::SignalUnhandled(FIRST));
+    service.happens(5, Input::LeavesBadly(FIRST));
     ends(&mut service, 5, Signal::TERM);
     assert!(service.warned(HINT));
     assert!(service.warned("`--stop-signal`"));
@@ -48,7 +48,7 @@ fn a_program_that_is_recycled_and_dies_of_the_stop_signal_is_told_with_a_hint() 
     let mut service = program(|_| {});
     let (request, ask) = (RequestId(1), Ask::Recycle(FIRST));
     service.happens(5, Input::Asked { request, ask });
-    service.happens(5, Input::SignalUnhandled(FIRST));
+    service.happens(5, Input::LeavesBadly(FIRST));
     ends(&mut service, 5, Signal::TERM);
     assert!(service.warned(HINT));
 }
@@ -64,12 +64,12 @@ fn a_program_that_handles_the_stop_signal_and_then_ends_by_it_gives_no_warning()
 #[test]
 fn a_program_that_another_process_ends_gives_no_warning() {
     let mut service = program(|_| {});
-    service.happens(5, Input::SignalUnhandled(FIRST));
+    service.happens(5, Input::LeavesBadly(FIRST));
     ends(&mut service, 5, Signal::TERM);
     assert!(!service.warned(HINT));
     let mut killed = program(|_| {});
     killed.happens(5, Input::Signalled(Signal::TERM));
-    killed.happens(5, Input::SignalUnhandled(FIRST));
+    killed.happens(5, Input::LeavesBadly(FIRST));
     ends(&mut killed, 15, Signal::KILL);
     assert!(!killed.warned(HINT));
 }

@@ -16,9 +16,9 @@ pub(crate) struct KernelSettings {
     /// Setting its cap has failed.
     cap_failed: bool,
     threshold: Option<Threshold>,
-    /// It does not handle the signal that would make it leave.
+    /// It does not leave well when it is asked: it would die, or its server would stop.
     #[serde(default)]
-    signal_unhandled: bool,
+    leaves_badly: bool,
 }
 
 impl KernelSettings {
@@ -29,16 +29,16 @@ impl KernelSettings {
             cap,
             cap_failed: false,
             threshold: None,
-            signal_unhandled: false,
+            leaves_badly: false,
         }
     }
 
-    pub(crate) const fn is_signal_unhandled(&self) -> bool {
-        self.signal_unhandled
+    pub(crate) const fn leaves_badly(&self) -> bool {
+        self.leaves_badly
     }
 
-    pub(crate) const fn on_signal_unhandled(&mut self) {
-        self.signal_unhandled = true;
+    pub(crate) const fn on_leaves_badly(&mut self) {
+        self.leaves_badly = true;
     }
 
     pub(crate) const fn cap(&self) -> Option<Bytes> {
