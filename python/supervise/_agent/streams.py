@@ -121,7 +121,7 @@ class _Stream:
                 await self.end()
 
     def _refuse(self):
-        # An application that goes on nevertheless would do so without end.
+        # An application that goes on in spite of this would do so without end.
         if self.raises_at_once() or time.monotonic() > self.told_at + IGNORED:
             raise Ended("the server restarts, and the stream was closed")
 
