@@ -71,6 +71,21 @@ fn hypercorn_workers_answer_on_a_held_socket_after_a_recycle() {
 }
 
 #[test]
+fn granian_workers_answer_on_a_held_socket_after_a_recycle() {
+    let program = OTHERS.bin("granian");
+    let words = [
+        &*program,
+        "--interface",
+        "asgi",
+        "--workers",
+        "2",
+        "leaky_asgi:app",
+    ];
+    let replacements = [&["recycle", "--all"][..]];
+    assert_served_again(free_port(), (&words.map(str::to_owned), 2), &replacements);
+}
+
+#[test]
 fn a_socket_from_the_service_manager_is_served_again_after_a_restart() {
     let _turn = turn::beside();
     let socket = TcpListener::bind(("127.0.0.1", 0)).unwrap();

@@ -162,6 +162,33 @@ fn workers_of_granian_are_recycled_without_loss() {
     }
 }
 
+/// The number of sockets that listen at this port (proc(5), `/proc/net/tcp`: state 0A).
+fn listeners(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let listens = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (own, state) = (fields.next().unwrap_or_default(), fields.nth(1));
+        own.ends_with(&format!(":{port:04X}")) && state == Some("0A")
+    };
+    table.lines().filter(listens).count()
+}
+
+/// With a listener each, the connections in the queue of one are reset when its worker exits.
+#[test]
+fn workers_of_granian_share_one_listener() {
+    let _turn = turn::beside();
+    for (agent, expected) in [("auto", 1), ("off", 2)] {
+        let port = free_port();
+        let options = ["--ceiling", "300M", "--agent", agent];
+        let service = Plan::supervise(&options, &granian(port, "asgi")).start();
+        service.ready(2);
+        service.wait("its listeners", SOON, || {
+            (listeners(port) == expected).then_some(())
+        });
+        assert_eq!(service.stop(SOON).code(), Some(0));
+    }
+}
+
 #[test]
 fn workers_of_granian_without_the_agent_stay_and_the_reason_and_the_switch_are_told() {
     let _turn = turn::loaded();
